@@ -1,0 +1,1 @@
+"""normdrop: does batch normalization go before dropout, or after?"""
