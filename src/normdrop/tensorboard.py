@@ -1,8 +1,8 @@
 """What a person sees in TensorBoard: written from a condition's finished tables, never while it trains.
 
-A condition is one run, named by its folder: the curves are means over the seeds that did not diverge, with a band from
-the 10 % to the 90 % quantile. Its seeds are runs below it (`seeds/07`), one HPARAMS session each, all in one session
-group, so that TensorBoard's own average over a group is the mean over seeds. Nothing here imports torch.
+A condition is one run, named by its folder: its curves are means over the seeds that did not diverge, with a band from
+the 10 % to the 90 % quantile (`whiskers/...`). Its seeds are runs below it (`seeds/07`), each an HPARAMS session, all in
+one session group, so that TensorBoard's own average over a group is the mean over seeds. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,35 +31,35 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 LOGGING = ("minimal", "full", "per_seed")
 
-# The metrics of a session, in the order of HPARAMS' columns (it shows the first five until asked for more).
+# The metrics of a session by tag, with their columns in replicates.csv, in the order of HPARAMS' columns (it shows the
+# first five until asked for more). Losses are mean NLL in nats, in evaluation mode.
 METRICS = {
-    "test_acc": "test accuracy",
-    "test_nll": "test NLL",
-    "test_ece": "test ECE",
-    "gap": "accuracy gap",
-    "steps_to_level": "steps to level",
-    "shift": "variance shift",
-    "recal_test_acc": "recalibrated test accuracy",
-    "recal_test_nll": "recalibrated test NLL",
-    "nll_gap": "NLL gap",
-    "train_acc": "training accuracy",
-    "train_nll": "training NLL",
-    "train_mode_acc": "training accuracy, training mode",
-    "val_acc": "validation accuracy",
-    "val_nll": "validation NLL",
-    "reliance": "accuracy lost to silenced units",
-    "diverged": "diverged",
+    "test/acc": ("test_acc", "test accuracy"),
+    "test/loss": ("test_nll", "test NLL"),
+    "test/ece": ("test_ece", "test ECE"),
+    "test/acc_gap": ("gap", "accuracy gap, train minus test"),
+    "train/steps_to_level": ("steps_to_level", "steps to level"),
+    "test/acc_recalibrated": ("recal_test_acc", "test accuracy, recalibrated"),
+    "test/loss_recalibrated": ("recal_test_nll", "test NLL, recalibrated"),
+    "test/loss_gap": ("nll_gap", "NLL gap, test minus train"),
+    "train/acc": ("train_acc", "training accuracy"),
+    "train/acc_train_mode": ("train_mode_acc", "training accuracy, training mode"),
+    "train/nll": ("train_nll", "training NLL"),
+    "val/acc": ("val_acc", "validation accuracy"),
+    "val/loss": ("val_nll", "validation NLL"),
+    "test/reliance": ("reliance", "accuracy lost to silenced units"),
+    "variance_shift/mean": ("shift", "variance shift, mean over layers"),
+    "train/diverged": ("diverged", "diverged"),
 }
-# Tags of the curves, by column of history.csv, and of the means that are known only at the end.
-_CURVES = {"train_loss": "train/loss", "val_nll": "val/loss", "val_acc": "val/acc", "loss_gap": "gap/loss"}
-_FINAL = {
-    "train_acc": "train/acc",
-    "test_acc": "test/acc",
-    "test_nll": "test/loss",
-    "test_ece": "test/ece",
-    "gap": "gap/acc",
-}
+# The curves by column of history.csv. train/loss is the loss that was minimised, in training mode.
+_CURVES = {"train_loss": "train/loss", "val_nll": "val/loss", "val_acc": "val/acc", "loss_gap": "val/loss_gap"}
 _BAND = {"lower": 0.1, "upper": 0.9}
+_MARGINS = {
+    "Loss": {"validation loss": "val/loss", "training loss": "train/loss"},
+    "Accuracy": {"validation accuracy": "val/acc"},
+    "Generalisation gap": {"validation loss minus training loss": "val/loss_gap"},
+    "Variance shift": {"variance shift by layer (x axis: layer)": "variance_shift/by_layer"},
+}
 
 _COLUMNS: dict[str, tuple[str, ...]] = {  # hyperparameters of every condition, with the values a string can take
     "dataset": (),
@@ -100,54 +100,59 @@ def write_condition(
     _clear(directory)
     shutil.rmtree(directory / "seeds", ignore_errors=True)
 
-    sound = replicates[~replicates["diverged"].astype(bool)]
-    history = history.assign(loss_gap=history["val_nll"] - history["train_loss"]).sort_values(["seed", "step"])
-    curves = history[history["seed"].isin(sound["seed"])].groupby("step")[list(_CURVES)]
+    history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
+    history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).sort_values(["seed", "step"])
     shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
-    shift = shift.astype({"layer": int, "seed": int, "measured": float})
-    shift = shift[shift["seed"].isin(sound["seed"])]
-    at_end = shift[shift["epoch"] == "end"]
-    finals = replicates.reindex(columns=["seed", *METRICS]).set_index("seed").astype(float)
-    finals["shift"] = at_end.groupby("seed")["measured"].mean().reindex(finals.index)
-    last = int(history["step"].max()) if len(history) else 0
+    shift = shift[shift["epoch"] == "end"].drop(columns="epoch").astype(float)
 
-    # Replicates train side by side, so a step has one time for all of them.
-    end = time.time()
+    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in METRICS.values()])
+    finals = finals.set_axis(list(METRICS), axis=1).astype(float)
+    finals["variance_shift/mean"] = shift.groupby("seed")["measured"].mean()
+    finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
+    sound = finals.index[finals["train/diverged"] == 0]
+
+    last = int(max(history["step"], default=0))
+    seconds, end = float(record["wall_seconds"]), time.time()
 
     def event(step: int, *summaries: Summary) -> Event:
-        merged = Summary(value=[value for summary in summaries for value in summary.value])
-        elapsed = step / last if last else 1.0
-        return Event(wall_time=end - (1 - elapsed) * float(record["wall_seconds"]), step=step, summary=merged)
+        # Replicates train side by side, so a step has one time for all of them.
+        elapsed = seconds * min(step / max(last, 1), 1)
+        value = [value for summary in summaries for value in summary.value]
+        return Event(wall_time=end - seconds + elapsed, step=step, summary=Summary(value=value))
+
+    def points(table: pd.DataFrame) -> Iterator[Event]:
+        return (event(int(step), _scalars(row)) for step, row in table.iterrows())  # type: ignore[call-overload]
+
+    def ending(curves: pd.DataFrame, final: pd.Series) -> pd.DataFrame:
+        # A final metric takes the place of its curve's last point: HPARAMS shows the last point of a tag.
+        curves = curves.reindex(index=curves.index.union([last]), columns=curves.columns.union(final.index))
+        curves.loc[last, final.index] = final
+        return curves
 
     hparams = _hparams(record, replicates)
-    # Two studies below one `--logdir` may share a condition's name; they are not one group.
-    trial = f"{record['config']['name']}/{record['condition']}"
-    session = hparams_pb(hparams, trial_id=trial, start_time_secs=end - float(record["wall_seconds"]))
-    means = finals.mean()
+    # Two studies below one --logdir may each have a condition of this name: they are not one group.
+    trial = f"{record['condition']}@{record['config']['name']}"
+    session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=end - seconds))
 
-    def condition_events() -> Iterator[Event]:
-        yield event(0, _experiment(record, hparams), _layout(sorted(at_end["layer"].unique())))
-        if logging == "minimal":
-            yield event(0, session)
-            yield event(last, _scalars(means.add_prefix("final/")))
-        yield from (event(step, summary) for step, summary in _banded(curves, _CURVES))
-        yield event(last, _scalars(means[list(_FINAL)].rename(_FINAL)))
-        # The x axis of this one chart is the layer, from 1: the shift of a whole network is one line.
-        by_layer = at_end.groupby("layer")[["measured"]]
-        yield from (event(layer, summary) for layer, summary in _banded(by_layer, {"measured": "shift/by_layer"}))
-        yield event(last, histogram_pb("seeds/test_acc", sound["test_acc"], buckets=12))
-        for tag, steps in (activations or {}).items():
-            yield from (event(step, histogram_pb(tag, values)) for step, values in sorted(steps.items()))
-
-    _write(directory, condition_events())
+    curves = _with_band(history[history["seed"].isin(sound)].set_index("step").drop(columns="seed"))
+    by_layer = shift[shift["seed"].isin(sound)].set_index("layer")[["measured"]]
+    by_layer = _with_band(by_layer.set_axis(["variance_shift/by_layer"], axis=1))
+    accuracies = finals["test/acc"].dropna()
+    events = [
+        event(0, _experiment(record, hparams), _layout(shifts=len(by_layer) > 0)),
+        *points(ending(curves, finals.mean())),
+        *points(by_layer),  # the x axis of this one is the layer, from 1: the shift of a whole network is one line
+        event(last, histogram_pb("test/acc_over_seeds", accuracies, buckets=12)),
+    ]
+    for tag, steps in (activations or {}).items():
+        events += [event(step, histogram_pb(tag, values)) for step, values in sorted(steps.items())]
+    _write(directory, [session, *events] if logging == "minimal" else events)
     if logging == "minimal":
         return
-    for seed, final in zip(finals.index.astype(int), finals.to_dict("records"), strict=True):
-        events = [event(0, session), event(last, _scalars(pd.Series(final).add_prefix("final/")))]
-        if logging == "per_seed":
-            curve = history[history["seed"] == seed].set_index("step")[list(_CURVES)].rename(columns=_CURVES)
-            events += [event(step, _scalars(values)) for step, values in curve.iterrows()]  # type: ignore[arg-type]
-        _write(directory / "seeds" / f"{seed:02d}", events)
+    for seed, final in finals.iterrows():
+        own = history[history["seed"] == seed] if logging == "per_seed" else history.head(0)
+        own = own.set_index("step").drop(columns="seed")
+        _write(directory / "seeds" / f"{seed:02d}", [session, *points(ending(own, final))])
 
 
 def write_report(directory: Path, figures: Mapping[str, Path], tables_markdown: Mapping[str, str]) -> None:
@@ -191,19 +196,16 @@ def _scalars(values: pd.Series) -> Summary:
     return Summary(value=[Summary.Value(tag=str(t), simple_value=v) for t, v in values.items() if np.isfinite(v)])
 
 
-def _banded(groups: Any, tags: Mapping[str, str]) -> Iterator[tuple[int, Summary]]:
-    """For each group (a step, or a layer) the mean of each column and its band."""
-    mean = groups.mean().rename(columns=tags)
-    bands = [
-        groups.quantile(q).rename(columns={c: _band(t, side) for c, t in tags.items()}) for side, q in _BAND.items()
-    ]
-    for step, values in pd.concat([mean, *bands], axis=1).iterrows():
-        yield int(step), _scalars(values)  # type: ignore[arg-type]
+def _with_band(table: pd.DataFrame) -> pd.DataFrame:
+    """For each value of the index (a step, or a layer) the mean of each column and the ends of its band."""
+    groups = table.groupby(level=0)
+    bands = [groups.quantile(q).rename(columns={tag: _band(tag, side) for tag in table}) for side, q in _BAND.items()]
+    return pd.concat([groups.mean(), *bands], axis=1)
 
 
 def _band(tag: str, side: str) -> str:
-    """A group of its own keeps the bands away from the curves in SCALARS."""
-    return f"band/{tag}/{side}"
+    """The tag of a band's end, in a group that sorts behind all others in SCALARS."""
+    return f"whiskers/{tag}/{side}"
 
 
 def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> dict[str, Any]:
@@ -231,8 +233,7 @@ def _experiment(record: Mapping[str, Any], hparams: Mapping[str, Any]) -> Summar
             info.type = api_pb2.DATA_TYPE_FLOAT64
         infos.append(info)
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"final/{key}"), display_name=name)
-        for key, name in METRICS.items()
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in METRICS.items()
     ]
     data = plugin_data_pb2.HParamsPluginData(experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics))
     value = Summary.Value(
@@ -243,38 +244,21 @@ def _experiment(record: Mapping[str, Any], hparams: Mapping[str, Any]) -> Summar
     return Summary(value=[value])
 
 
-def _layout(layers: Sequence[int]) -> Summary:
+def _layout(shifts: bool) -> Summary:
     """CUSTOM SCALARS' margin charts. TensorBoard merges the layouts of all runs and drops equal charts."""
-
-    def category(title: str, charts: Mapping[str, str]) -> layout_pb2.Category:
-        return layout_pb2.Category(
-            title=title,
-            chart=[
-                layout_pb2.Chart(
-                    title=name,
-                    margin=layout_pb2.MarginChartContent(
-                        series=[
-                            layout_pb2.MarginChartContent.Series(
-                                value=tag, lower=_band(tag, "lower"), upper=_band(tag, "upper")
-                            )
-                        ]
-                    ),
-                )
-                for name, tag in charts.items()
-            ],
-        )
-
-    categories = [
-        category("Loss", {"training loss": "train/loss", "validation loss": "val/loss"}),
-        category("Accuracy", {"validation accuracy": "val/acc"}),
-        category("Generalisation gap", {"validation loss minus training loss": "gap/loss"}),
-    ]
-    if layers:
-        categories.append(category("Variance shift", {"by layer (x axis: layer)": "shift/by_layer"}))
-    content = layout_pb2.Layout(category=categories).SerializeToString()
+    layout = layout_pb2.Layout()
+    for title, charts in _MARGINS.items():
+        if title == "Variance shift" and not shifts:
+            continue
+        category = layout.category.add(title=title)
+        for name, tag in charts.items():
+            series = layout_pb2.MarginChartContent.Series(
+                value=tag, lower=_band(tag, "lower"), upper=_band(tag, "upper")
+            )
+            category.chart.add(title=name, margin=layout_pb2.MarginChartContent(series=[series]))
     value = Summary.Value(
         tag=custom_scalar.CONFIG_SUMMARY_TAG,
         metadata=custom_scalar.create_summary_metadata(),
-        tensor=TensorProto(dtype="DT_STRING", string_val=[content], tensor_shape=TensorShapeProto()),
+        tensor=TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto()),
     )
     return Summary(value=[value])
