@@ -23,7 +23,6 @@ from normdrop.report.statistics import (
     holm,
     refusal,
     slopes,
-    trend,
     verdict,
 )
 
@@ -379,7 +378,7 @@ def test_slope_is_that_of_a_straight_line_and_a_missing_rung_leaves_the_replicat
 def test_a_planted_trend_is_found():
     rng = np.random.default_rng(5)
     values = 0.02 * np.arange(4) + rng.normal(scale=0.02, size=(30, 4))
-    c = trend(values, range(4), rope=0.005, test_train_ratio=0.25)
+    c = compare(slopes(values, range(4)), 0.0, rope=0.005, test_train_ratio=0.25)
     assert c.estimate == pytest.approx(np.polyfit(range(4), values.mean(axis=0), 1)[0])
     assert verdict(c, c.p_value) == "better"
 

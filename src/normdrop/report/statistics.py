@@ -236,7 +236,7 @@ def compare_ratio(a: ArrayLike, b: ArrayLike, *, rope: float, fresh: bool = Fals
 
 
 def slopes(values: ArrayLike, rungs: ArrayLike) -> Floats:
-    """Least-squares slope of each replicate along a ladder; compare them with 0 to test a trend.
+    """Least-squares slope of each replicate along a ladder; `compare` them with 0 to test a trend.
 
     values: (replicates, rungs), in the metric's unit; a replicate with a missing value has slope NaN.
     rungs: (rungs,), the ladder's numbers, at least two of them different. Returns (replicates,), unit per rung.
@@ -248,22 +248,6 @@ def slopes(values: ArrayLike, rungs: ArrayLike) -> Floats:
             f"values of shape {values.shape} along rungs {rungs.tolist()}: need one column per rung, two different"
         )
     return values @ centred / (centred @ centred)
-
-
-def trend(
-    values: ArrayLike,
-    rungs: ArrayLike,
-    *,
-    rope: float,
-    test_train_ratio: float,
-    fresh: bool = False,
-    alpha: float = 0.05,
-    seed: int = 0,
-) -> Comparison:
-    """The mean slope of the replicates along a ladder, compared with 0: see `slopes` and `compare`."""
-    return compare(
-        slopes(values, rungs), 0.0, rope=rope, test_train_ratio=test_train_ratio, fresh=fresh, alpha=alpha, seed=seed
-    )
 
 
 def holm(p_values: ArrayLike) -> Floats:
