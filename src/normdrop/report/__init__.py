@@ -1,0 +1,1 @@
+"""The report: records on disk → statistics → verdicts → figures → page. Imports nothing that trains."""

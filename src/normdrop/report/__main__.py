@@ -1,0 +1,83 @@
+"""normdrop-report DIRECTORY [--against REFERENCE]: write DIRECTORY/report and print the short answer."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from normdrop.report import page
+from normdrop.report.against import read_reference
+from normdrop.report.answer import interval, number
+from normdrop.report.records import Found, load
+from normdrop.report.verdicts import EXPLORATORY
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn finished conditions into an answer.")
+    parser.add_argument("directory", type=Path, help="outputs/<experiment>, or a folder of several experiments")
+    parser.add_argument(
+        "--against", type=Path, metavar="REFERENCE", help="say where this run differs from a reference's"
+    )
+    options = parser.parse_args(arguments)
+    command = shlex.join(["normdrop-report", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        found = load(options.directory)
+        reference = None if options.against is None else read_reference(options.against)
+        sections = page.write(found, command, reference)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    _print(found, sections)
+    return 0
+
+
+def _print(found: Found, sections: list[page.Section]) -> None:
+    console = Console(highlight=False)
+    for section in sections:
+        alpha = section.study.declaration["alpha"]
+        a, b = (" or ".join(side) for side in section.study.sides)
+        primary = section.rows[section.rows["metric"] == section.study.declaration["metric"]]
+        table = Table(title=f"{section.slug}: {a} − {b}, {section.study.declaration['metric']}", title_justify="left")
+        for column in (
+            "data set",
+            "position",
+            "setting",
+            "comparison",
+            "A − B",
+            f"{100 * (1 - alpha):g} % interval",
+            "verdict",
+        ):
+            table.add_column(column)
+        for row in primary.itertuples():
+            comparison = row.comparison.replace("_", " ") + (
+                f" {row.rate_a:g}" if row.comparison == "same_rate" else ""
+            )
+            verdict = row.verdict + (" (exploratory)" if row.family == EXPLORATORY else "")
+            effect = [number(row.estimate, row), interval(row.ci_low, row.ci_high, row)]
+            table.add_row(row.dataset, row.position, row.setting, comparison, *effect, verdict)
+        console.print(table)
+        for alarm in section.answer.alarms:
+            console.print(f"Alarm: {alarm}", style="bold red", markup=False)
+        console.print(_plain(f"{section.answer.word}. {section.answer.sentence}"), style="bold", markup=False)
+        for line in section.answer.beside:
+            console.print(_plain(line), markup=False)
+        if section.study.missing:
+            console.print(f"{len(section.study.missing)} points of the declared grid are not finished.")
+    for what, names in (("failed", found.failed), ("not finished", found.unfinished), ("damaged", found.damaged)):
+        for name, reason in names.items():
+            console.print(f"{what}: {name}: {reason}", markup=False)
+    console.print(f"Report: {found.directory / 'report' / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\*\*|`", "", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

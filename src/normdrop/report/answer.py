@@ -1,0 +1,218 @@
+"""A study's verdicts in words: the answer in one sentence, and what must be said beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from normdrop.report.records import Study, setting_value
+from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
+from normdrop.report.verdicts import DECLARED, HARNESS, unit, units_in
+
+CHOSEN = {
+    "best_vs_best": "each side at the values its own validation part prefers",
+    "same_rate": "both at the same rate",
+}
+
+
+@dataclass
+class Answer:
+    word: str
+    """Yes, No, … : of the claim, over the declared family at the base setting"""
+    sentence: str
+    beside: list[str] = field(default_factory=list)
+    """what belongs to the answer: other metrics, other settings, what was held fixed"""
+    alarms: list[str] = field(default_factory=list)
+    """reasons to distrust the whole report"""
+    caveats: list[str] = field(default_factory=list)
+
+
+def say(verdict: str) -> str:
+    """The first word of a verdict: better, worse, equivalent, inconclusive or refused."""
+    return verdict.partition(",")[0].partition(":")[0]
+
+
+def answer(study: Study, rows: pd.DataFrame) -> Answer:
+    declaration = study.declaration
+    a, b = (" or ".join(side) for side in study.sides)
+    family = rows[rows["family"] == DECLARED]
+    base = family[family["setting"].isin(_base_settings(study, family))]
+    what = unit(declaration["metric"])[0]
+    if declaration["kind"] in ("spread", "loss"):
+        what = f"the {declaration['kind']} of {what} over {declaration['over']}"
+    if base.empty:
+        result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
+    elif len(base) == 1:
+        result = Answer(_word(base["verdict"]), _one(base.iloc[0], study, a, b, what))
+    else:
+        result = Answer(_word(base["verdict"]), _several(base, study, a, b, what))
+    result.beside += _metrics(study, rows, base, a)
+    others = family[~family.index.isin(base.index)]
+    if len(others) and len(base):
+        result.beside.append(
+            f"Under the other {others['setting'].nunique()} settings ({len(others)} comparisons of the same family): "
+            f"{_tally(others['verdict'])}."
+        )
+    result.beside.append(_held_fixed(study))
+    harness = rows[rows["family"] == HARNESS]
+    for row in harness[harness["verdict"].map(say).isin(["better", "worse"])].itertuples():
+        result.alarms.append(
+            f"The A/A row claims a difference of {row.a} against itself ({row.dataset}, {row.position}, rate "
+            f"{row.rate_a:g}: {number(row.estimate, row)}, p = {row.p_value:.3g}). At alpha {declaration['alpha']:g} one in "
+            f"{1 / declaration['alpha']:.0f} such rows does by chance; until that is ruled out, distrust what follows."
+        )
+    result.caveats = _caveats(study, rows, harness, base)
+    return result
+
+
+def number(value: float, row: pd.Series | object) -> str:
+    """A value of the row's unit, as text."""
+    symbol, scale = units_in(row)
+    if pd.isna(value):
+        return "unknown"
+    return f"×{value:.3g}" if symbol == "×" else f"{value * scale:+.{3 if symbol == 'nats' else 2}f} {symbol}"
+
+
+def interval(low: float, high: float, row: pd.Series | object) -> str:
+    symbol, scale = units_in(row)
+    if pd.isna(low):
+        return "–"
+    if symbol == "×":
+        return f"{low:.3g} to {high:.3g}"
+    digits = 3 if symbol == "nats" else 2
+    return f"{low * scale:+.{digits}f} to {high * scale:+.{digits}f}"
+
+
+def _base_settings(study: Study, family: pd.DataFrame) -> list[str]:
+    """Of a ladder the trend is the answer, elsewhere the base setting is."""
+    base = study.settings[0]
+    if study.declaration["kind"] == "ladder":
+        return [",".join(filter(None, [base, f"trend over {study.over}"]))]
+    return [base]
+
+
+def _word(verdicts: pd.Series) -> str:
+    words = Counter(map(say, verdicts))
+    total = len(verdicts)
+    small = all("practically" in v for v in verdicts if say(v) in ("better", "worse"))
+    if words["refused"] == total:
+        return "Refused"
+    if words["better"] and words["worse"]:
+        return "It depends"
+    if words["better"]:
+        return ("Yes" if words["better"] == total else "Partly") + (", but too little to matter" if small else "")
+    if words["worse"]:
+        part = "No: the opposite" if words["worse"] == total else "No: in part the opposite"
+        return part + (", though too little to matter" if small else "")
+    return "No practical difference" if words["equivalent"] == total else "Not shown"
+
+
+def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
+    level = f"{100 * (1 - study.declaration['alpha']):g} %"
+    return (
+        f"On {row['dataset']} ({row['position']}), {CHOSEN[row['comparison']]}, {a} against {b} is **{row['verdict']}** "
+        f"on {what}: {number(row['estimate'], row)} ({level} interval {interval(row['ci_low'], row['ci_high'], row)}; "
+        f"{row['n']} paired replicates; for new data like it: {row['verdict_new_data']})."
+    )
+
+
+def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str:
+    low, high = base["estimate"].min(), base["estimate"].max()
+    row = base.iloc[0]
+    return (
+        f"On {what}, {CHOSEN[study.declaration['family']]}, {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
+        f"comparisons (data set × position); the estimates run from {number(low, row)} to {number(high, row)}."
+    )
+
+
+def _tally(verdicts: pd.Series) -> str:
+    words = Counter(map(say, verdicts))
+    return ", ".join(f"**{word}** in {words[word]}" for word in sorted(words, key=lambda w: -words[w]))
+
+
+def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> list[str]:
+    """Where a secondary metric says something else than the primary one."""
+    lines, agreeing = [], []
+    primary = unit(study.declaration["metric"])[0]
+    place = ["dataset", "position", "setting"]
+    for metric in study.declaration["secondary"]:
+        other = rows[(rows["metric"] == metric) & (rows["comparison"] == study.declaration["family"])]
+        both = base.merge(other, on=place, suffixes=("", "_other"))
+        if both.empty:
+            continue
+        first, second = both["verdict"].map(say), both["verdict_other"].map(say)
+        directed = second.isin(["better", "worse"])
+        opposite = directed & first.isin(["better", "worse"]) & (first != second)
+        alone = directed & ~first.isin(["better", "worse"])
+        name = unit(metric)[0]
+        if opposite.any():
+            places = ", ".join(f"{r.dataset} ({r.position})" for r in both[opposite].itertuples())
+            lines.append(f"**{primary} and {name} disagree** on {places}: {a} is {second[opposite].iloc[0]} on {name}.")
+        if alone.any():
+            words = Counter(second[alone])
+            found = " and ".join(f"{word} in {count}" for word, count in words.items())
+            lines.append(
+                f"{name} shows a difference that {primary} does not: {a} is {found} of {len(both)} (exploratory)."
+            )
+        if not opposite.any() and not alone.any():
+            agreeing.append(name)
+    if agreeing:
+        lines.append(f"{' and '.join(agreeing)} do{'es' if len(agreeing) == 1 else ''} not contradict {primary}.")
+    return lines
+
+
+def _held_fixed(study: Study) -> str:
+    tuned = study.declaration["tuned"]
+    if any(key.startswith("optimizer") for key in tuned):
+        return f"Tuned for each arrangement on validation, with an equal budget: {', '.join(tuned)}."
+    used = {
+        f"{setting_value(record, 'optimizer.name')}, learning rate {setting_value(record, 'optimizer.lr')}"
+        for record in study.records
+    }
+    return f"The optimizer and the learning rate were held fixed ({'; '.join(sorted(used))}), not tuned for each arrangement."
+
+
+def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.DataFrame) -> list[str]:
+    lines = list(study.told_apart)
+    if lines:
+        lines.append("Those conditions are told apart above by these keys, and never compared with each other.")
+    own = study.replicates[~study.replicates["stands_in"]]
+    diverged = own[own["diverged"].astype(bool)]
+    if len(diverged):
+        counts = diverged.groupby("condition").size().to_dict()
+        worst = sorted(counts, key=lambda c: -counts[c])[:8]
+        named = "; ".join(f"{c} ({counts[c]})" for c in worst) + ("; …" if len(counts) > 8 else "")
+        lines.append(
+            f"{len(diverged)} of {len(own)} replicates diverged: {named}. A pair with one of them is left out."
+        )
+    else:
+        lines.append(f"None of {len(own)} replicates diverged.")
+    refused = rows[rows["verdict"].str.startswith("refused")]
+    for reason, group in refused.groupby("verdict"):
+        lines.append(f"{len(group)} rows {reason}.")
+    if harness.empty:
+        lines.append(
+            "There is no A/A row: nothing was trained twice (`rerun=1`), so the harness itself went untested here."
+        )
+    names = study.replicates["dataset"].nunique()
+    if names < MIN_DATA_SETS:
+        lines.append(
+            f"No pooled test over data sets: there are {names}, and the mean of fewer than {MIN_DATA_SETS} says little "
+            "about data sets at large. Replicates of one data set are not a sample of data sets."
+        )
+    if (base["position"] == "around").any() and {"bn_dropout", "dropout_bn"} <= {*study.sides[0], *study.sides[1]}:
+        lines.append(
+            "`around` compares BN → ReLU → dropout with ReLU → dropout → BN: it moves batch normalization across the ReLU "
+            "and swaps the order, so its difference is not of the order alone."
+        )
+    lines.append(
+        "Intervals and p-values are for these rows, re-split, unless a column says new data: that scope uses the corrected "
+        "resampled t test, which no number of replicates makes narrow. Where every replicate drew fresh rows the two are one."
+    )
+    lines.append(
+        f"Rows outside the declared family are exploratory: not adjusted for their number. Fewer than {MIN_REPLICATES} "
+        "replicates get no verdict."
+    )
+    return lines

@@ -1,0 +1,412 @@
+"""The figures of a study. Colours are Okabe and Ito's, and a marker says the same, for print and colour-blind readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from normdrop.report.records import Study, read_history
+from normdrop.report.verdicts import CENSORED, DECLARED, blocks, higher_is_better, sides_at, tuned, unit, values_of
+
+ARRANGEMENTS = {
+    "none": ("#7A7A7A", "o"),
+    "dropout": ("#E69F00", "s"),
+    "bn": ("#56B4E9", "^"),
+    "bn_dropout": ("#0072B2", "D"),
+    "dropout_bn": ("#D55E00", "v"),
+}
+POSITIONS = {"after": ("#0072B2", "o"), "before": ("#D55E00", "s"), "around": ("#009E73", "^")}
+# More panels than this cannot be read on one page; the tables have every row.
+MAX_PANELS = 12
+MAX_ROWS = 40
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "savefig.dpi": 140,
+}
+
+
+def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+    """Each figure that the study has data for: a name for its file, a caption, the figure."""
+    contrast = f"{' or '.join(study.sides[0])} − {' or '.join(study.sides[1])}"
+    metric = unit(study.declaration["metric"])[0]
+    with matplotlib.rc_context(STYLE):
+        if (figure := _forest(study, rows)) is not None:
+            yield (
+                "effects",
+                f"The declared family: {_effect_name(study)} of {metric}, {contrast}, with intervals. The shaded band is "
+                "the region of practical equivalence.",
+                figure,
+            )
+        if study.over is None and (figure := _difference(study, rows)) is not None:
+            yield (
+                "difference",
+                f"{_effect_name(study).capitalize()} of {metric}, {contrast}, at each dropout rate and at each side's own "
+                "best rate, with intervals. The shaded band is the region of practical equivalence.",
+                figure,
+            )
+        if study.over and (figure := _by_grid(study)) is not None:
+            yield (
+                "grid",
+                f"{metric[0].upper()}{metric[1:]} along {study.over}, every arrangement at its own best rate; "
+                "means with 95 % intervals.",
+                figure,
+            )
+        if study.declaration["kind"] != "ladder" and (figure := _pairs(study)) is not None:
+            yield (
+                "pairs",
+                "Every replicate as one point, best against best: same split, same initial weights, same batch order on "
+                "both axes. On the diagonal the two are equal.",
+                figure,
+            )
+        if study.over is None and (figure := _by_rate(study)) is not None:
+            yield (
+                "by_rate",
+                f"{metric[0].upper()}{metric[1:]} against the dropout rate; means with 95 % intervals.",
+                figure,
+            )
+        if (figure := _curves(study)) is not None:
+            yield (
+                "curves",
+                "Validation accuracy while training, each arrangement at the rate it chose most often; mean over replicates "
+                "and the band from the 10th to the 90th percentile.",
+                figure,
+            )
+        if (figure := _who_beats_whom(study)) is not None:
+            yield (
+                "who_beats_whom",
+                f"How often the row's arrangement beats the column's on {metric}, replicate by replicate, each at its own "
+                "best rate (ties count ½).",
+                figure,
+            )
+        if len(shift) and (figure := _shift(shift)) is not None:
+            yield (
+                "shift",
+                "Variance shift at each BN layer at the end of training: measured against predicted. Below 1, the layer "
+                "sees less variance in evaluation than in training.",
+                figure,
+            )
+
+
+def _effect_name(study: Study) -> str:
+    names = {"spread": "difference in the spread", "loss": "difference in the loss"}
+    if study.declaration["metric"] == CENSORED and study.over is None:
+        return "median paired ratio"
+    return names.get(study.declaration["kind"], "paired difference")
+
+
+def _panels(count: int, width: float = 3.1, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(max(columns * width, 4.6), lines * height + 0.5), layout="constrained")
+    axes = [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
+    return figure, axes
+
+
+def _legend(figure: Figure, axes: list[Axes]) -> None:
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5))
+
+
+def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
+    metric = study.declaration["metric"]
+    rope, scale = study.declaration["rope"].get(metric), unit(metric)[2]
+    ratio = metric == CENSORED and study.over is None
+    null = 1.0 if ratio else 0.0
+    band = ax.axhspan if horizontal else ax.axvspan
+    if rope:
+        low, high = (1 / rope, rope) if ratio else (-rope * scale, rope * scale)
+        band(low, high, color="#000000", alpha=0.09, lw=0)
+    (ax.axhline if horizontal else ax.axvline)(null, color="#000000", lw=0.8)
+    if ratio:
+        (ax.set_yscale if horizontal else ax.set_xscale)("log")
+
+
+def _scale(study: Study) -> float:
+    """Ratios have no unit."""
+    metric = study.declaration["metric"]
+    return 1.0 if metric == CENSORED else unit(metric)[2]
+
+
+def _axis(study: Study) -> str:
+    name, symbol, _ = unit(study.declaration["metric"])
+    if study.declaration["metric"] == CENSORED and study.over is None:
+        return f"{name}, ratio A / B"
+    return f"{_effect_name(study)} ({symbol})"
+
+
+def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
+    family = rows[(rows["family"] == DECLARED) & rows["ci_low"].notna()].head(MAX_ROWS)
+    if family.empty:
+        return None
+    scale = _scale(study)
+    figure = Figure(figsize=(7.2, 0.27 * len(family) + 1.0), layout="constrained")
+    ax = figure.add_subplot()
+    _rope(ax, study, horizontal=False)
+    for y, row in enumerate(family.itertuples()):
+        color, marker = POSITIONS.get(row.position, ("#000000", "o"))
+        low, high = row.ci_low * scale, row.ci_high * scale
+        ax.plot([low, high], [y, y], color=color, lw=1.6)
+        ax.plot([row.estimate * scale], [y], marker, color=color, ms=5)
+    ax.set_yticks(
+        range(len(family)), [" · ".join(filter(None, [r.dataset, r.position, r.setting])) for r in family.itertuples()]
+    )
+    ax.set_ylim(len(family) - 0.4, -0.6)
+    ax.set_xlabel(_axis(study))
+    return figure
+
+
+def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
+    base = study.settings[0]
+    metric, scale = study.declaration["metric"], _scale(study)
+    rows = rows[
+        (rows["metric"] == metric) & (rows["setting"] == base) & rows["comparison"].isin(["same_rate", "best_vs_best"])
+    ]
+    rates = sorted({max(r.rate_a, r.rate_b) for r in rows.itertuples() if r.comparison == "same_rate"})
+    if len(rates) < 2:
+        return None
+    names = sorted(rows["dataset"].unique())[:MAX_PANELS]
+    figure, axes = _panels(len(names))
+    places = {rate: i for i, rate in enumerate(rates)}
+    for ax, dataset in zip(axes, names, strict=True):
+        _rope(ax, study, horizontal=True)
+        present = [p for p in POSITIONS if p in set(rows.loc[rows["dataset"] == dataset, "position"])]
+        for k, position in enumerate(present):
+            color, marker = POSITIONS[position]
+            here = rows[(rows["dataset"] == dataset) & (rows["position"] == position)]
+            nudge = 0.16 * (k - (len(present) - 1) / 2)
+            for row in here.itertuples():
+                best = row.comparison == "best_vs_best"
+                x = (len(rates) + 0.4 if best else places[max(row.rate_a, row.rate_b)]) + nudge
+                ax.plot([x, x], [row.ci_low * scale, row.ci_high * scale], color=color, lw=1.4)
+                ax.plot(x, row.estimate * scale, marker, color=color, ms=5, label=position)
+        ax.axvline(len(rates) - 0.3, color="#000000", lw=0.5, ls=":")
+        ax.set_xticks([*range(len(rates)), len(rates) + 0.4], [*(f"{rate:g}" for rate in rates), "best"])
+        ax.set_title(dataset)
+        ax.set_xlabel("dropout rate")
+        ax.set_ylabel(_axis(study))
+    _legend(figure, axes)
+    return figure
+
+
+def _base_blocks(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
+    base = study.settings[0]
+    found = [(d, p, block) for d, p, setting, block in blocks(study) if setting == base]
+    return sorted(found, key=lambda f: (f[0], list(POSITIONS).index(f[1])))[:MAX_PANELS]
+
+
+def _pairs(study: Study) -> Figure | None:
+    metric = study.declaration["metric"]
+    scale, ratio = _scale(study), metric == CENSORED
+    found = []
+    for dataset, position, block in _base_blocks(study):
+        sides = sides_at(study, block, None)
+        for _, a, b in values_of(study, *sides, metric) if sides else ():
+            if (np.isfinite(a) & np.isfinite(b)).sum() > 1:
+                found.append((f"{dataset} · {position}", a * scale, b * scale))
+    if not found:
+        return None
+    figure, axes = _panels(len(found), width=2.7, height=2.7)
+    for ax, (title, a, b) in zip(axes, found, strict=True):
+        kept = np.isfinite(a) & np.isfinite(b)
+        a, b = a[kept], b[kept]
+        low, high = min(a.min(), b.min()), max(a.max(), b.max())
+        pad = 0.06 * (high - low or 1.0)
+        limits = (low * 0.9, high * 1.1) if ratio else (low - pad, high + pad)
+        if ratio:
+            ax.loglog()
+        ax.plot(limits, limits, color="#000000", lw=0.8)
+        ax.scatter(b, a, s=22, color="#0072B2", alpha=0.55, linewidths=0)
+        ax.set(
+            xlim=limits,
+            ylim=limits,
+            title=title,
+            xlabel=" or ".join(study.sides[1]),
+            ylabel=" or ".join(study.sides[0]),
+        )
+        ax.set_box_aspect(1)
+    name, symbol, _ = unit(metric)
+    figure.suptitle(f"{name} ({symbol}), best against best", fontsize=9.5)
+    return figure
+
+
+def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
+    """Mean and the half-width of its 95 % t interval."""
+    values = values.dropna()
+    if len(values) < 2:
+        return float(values.mean()) if len(values) else math.nan, 0.0
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.sem())
+
+
+def _by_rate(study: Study) -> Figure | None:
+    metric = study.declaration["metric"]
+    name, symbol, scale = unit(metric)
+    found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
+    if not found:
+        return None
+    figure, axes = _panels(len(found))
+    for ax, (dataset, position, block) in zip(axes, found, strict=True):
+        rates = sorted(block["rate"].unique())
+        for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
+            rows = block[block["arrangement"] == arrangement]
+            points = {rate: _mean_and_interval(group[metric] * scale) for rate, group in rows.groupby("rate")}
+            if not points:
+                continue
+            if len(points) == 1:
+                mean, half = next(iter(points.values()))
+                ax.axhspan(mean - half, mean + half, color=color, alpha=0.18, lw=0)
+                ax.plot(
+                    [rates[0], rates[-1]], [mean, mean], color=color, ls="--", marker=marker, ms=4, label=arrangement
+                )
+            else:
+                x = np.array(list(points)) + 0.006 * (k - 2)
+                mean, half = np.array(list(points.values())).T
+                ax.errorbar(x, mean, half, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
+        ax.set(title=f"{dataset} · {position}", xlabel="dropout rate", ylabel=f"{name} ({symbol})")
+    _legend(figure, axes)
+    return figure
+
+
+def _by_grid(study: Study) -> Figure | None:
+    metric, over = study.declaration["metric"], study.over
+    name, symbol, scale = unit(metric)
+    found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
+    if not found:
+        return None
+    figure, axes = _panels(len(found))
+    for ax, (dataset, position, block) in zip(axes, found, strict=True):
+        rungs = sorted(block[over].unique())
+        for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
+            rows = block[block["arrangement"] == arrangement]
+            if rows.empty:
+                continue
+            best = tuned(study, rows, study.declaration["tuned"])
+            points = [_mean_and_interval(best.loc[best[over] == rung, metric] * scale) for rung in rungs]
+            x = np.arange(len(rungs)) + 0.05 * (k - 2)
+            ax.errorbar(x, *np.array(points).T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
+        ax.set_xticks(range(len(rungs)), [f"{r:g}" if isinstance(r, float | int) else str(r) for r in rungs])
+        ax.set(title=f"{dataset} · {position}", xlabel=over, ylabel=f"{name} ({symbol})")
+    _legend(figure, axes)
+    return figure
+
+
+def _curves(study: Study) -> Figure | None:
+    keys = ["arrangement", "rate", "condition"]
+    found: dict[str, pd.DataFrame] = {}
+    for dataset, _, block in _base_blocks(study):
+        found.setdefault(dataset, block)
+    found = dict(list(found.items())[:6])
+    if not found:
+        return None
+    records = {record["condition"]: record for record in study.records}
+    figure, axes = _panels(len(found))
+    for ax, (dataset, block) in zip(axes, found.items(), strict=True):
+        if study.over:
+            block = block[block[study.over] == sorted(block[study.over].unique())[0]]
+        for arrangement, (color, marker) in ARRANGEMENTS.items():
+            rows = block[block["arrangement"] == arrangement]
+            if rows.empty:
+                continue
+            chosen = tuned(study, rows, study.declaration["tuned"])
+            if chosen.empty:
+                continue
+            condition = chosen[keys].value_counts().index[0][2]
+            history = read_history(study, records[condition])
+            by_epoch = history.groupby("epoch")["val_acc"]
+            low, high = by_epoch.quantile(0.1) * 100, by_epoch.quantile(0.9) * 100
+            mean = by_epoch.mean() * 100
+            ax.fill_between(mean.index, low, high, color=color, alpha=0.13, lw=0)
+            every = max(1, len(mean) // 6)
+            ax.plot(mean.index, mean, color=color, lw=1.4, marker=marker, ms=4, markevery=every, label=arrangement)
+        ax.set(title=f"{dataset} · {block['position'].iloc[0]}", xlabel="epoch", ylabel="validation accuracy (%)")
+    _legend(figure, axes)
+    return figure
+
+
+def _who_beats_whom(study: Study) -> Figure | None:
+    metric = study.declaration["metric"]
+    found = []
+    for dataset, position, block in _base_blocks(study):
+        if metric not in block:
+            continue
+        if study.over:
+            block = block[block[study.over] == sorted(block[study.over].unique())[0]]
+        best = {
+            name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
+            for name, rows in ((n, block[block["arrangement"] == n]) for n in ARRANGEMENTS)
+            if len(rows)
+        }
+        if len(best) > 2:
+            found.append((f"{dataset} · {position}", best))
+    if not found:
+        return None
+    sign = 1 if higher_is_better(metric, "difference") else -1
+    found = found[:6]
+    figure, axes = _panels(len(found), width=3.4, height=3.0)
+    for ax, (title, best) in zip(axes, found, strict=True):
+        names = list(best)
+        matrix = np.full((len(names), len(names)), np.nan)
+        for i, row in enumerate(names):
+            for j, column in enumerate(names):
+                difference = sign * (best[row] - best[column]).dropna()
+                if i != j and len(difference):
+                    matrix[i, j] = (difference > 0).mean() + (difference == 0).mean() / 2
+        ax.imshow(matrix, cmap="PuOr_r", vmin=0, vmax=1)
+        for i, j in np.argwhere(np.isfinite(matrix)):
+            value = matrix[i, j]
+            ax.text(
+                j,
+                i,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="w" if abs(value - 0.5) > 0.33 else "k",
+            )
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        ax.set_yticks(range(len(names)), names)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set_title(title)
+    return figure
+
+
+def _shift(shift: pd.DataFrame) -> Figure | None:
+    known = shift.dropna(subset=["measured", "predicted"])
+    if known.empty:
+        return None
+    figure, (ax,) = _panels(1, width=4.6, height=4.0)
+    for arrangement, (color, marker) in ARRANGEMENTS.items():
+        rows = known[known["arrangement"] == arrangement]
+        if len(rows):
+            ax.scatter(
+                rows["predicted"],
+                rows["measured"],
+                s=24,
+                color=color,
+                marker=marker,
+                alpha=0.7,
+                label=arrangement,
+                linewidths=0,
+            )
+    both = known[["predicted", "measured"]].to_numpy()
+    limits = (max(0, both.min() - 0.05), both.max() + 0.05)
+    ax.plot(limits, limits, color="#000000", lw=0.8)
+    ax.set(xlim=limits, ylim=limits, xlabel="predicted Δ", ylabel="measured Δ = eval variance / train variance")
+    _legend(figure, [ax])
+    return figure

@@ -1,0 +1,74 @@
+"""Is the harm of an order variance shift? What recalibration removes, and the shift itself, layer by layer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from normdrop.report.records import Study
+from normdrop.report.verdicts import blocks, rates_of, sides_at
+
+
+def recalibration(study: Study) -> pd.DataFrame:
+    """The order effect on test accuracy before and after the running statistics were estimated again.
+
+    One row per data set, position, setting and comparison: n, before, after (means of A - B), share = 1 - after /
+    before, the part of the effect that recalibration removes, and its 95 % percentile bootstrap interval over
+    replicates. The share is NaN where the interval of the effect itself contains 0: there is nothing to explain.
+    Empty unless both sides of the contrast have batch normalization and were recalibrated.
+    """
+    rows = []
+    both_have_bn = all("bn" in arrangement for side in study.sides for arrangement in side)
+    if not both_have_bn or study.over or "recal_test_acc" not in study.replicates:
+        return pd.DataFrame()
+    for dataset, position, setting, block in blocks(study):
+        for rate in [None, *rates_of(study, block)]:
+            sides = sides_at(study, block, rate)
+            if sides is None:
+                continue
+            a, b = (side.set_index("seed")[["test_acc", "recal_test_acc"]] for side in sides)
+            effect = (a - b).dropna().to_numpy(dtype=float)
+            if len(effect) < 2:
+                continue
+            before, after = effect.mean(axis=0)
+            low, high = stats.ttest_1samp(effect[:, 0], 0.0).confidence_interval(0.95)
+            share, share_low, share_high = math.nan, math.nan, math.nan
+            if low > 0 or high < 0:
+                share = 1 - after / before
+                draws = np.random.default_rng(0).integers(len(effect), size=(9999, len(effect)))
+                means = effect[draws].mean(axis=1)
+                share_low, share_high = np.quantile(1 - means[:, 1] / means[:, 0], [0.025, 0.975])
+            rows.append(
+                {"dataset": dataset, "position": position, "setting": setting}
+                | {"comparison": "best_vs_best" if rate is None else "same_rate", "rate": rate, "n": len(effect)}
+                | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
+            )
+    return pd.DataFrame(rows)
+
+
+def shifts(study: Study) -> pd.DataFrame:
+    """Variance shift at the end of training, averaged over replicates: one row per condition, BN layer and case.
+
+    measured: eval-mode variance of the layer's input over its train-mode variance; running: over its running variance;
+    predicted: PROTOCOL.md's formula (NaN where none applies); seeds: replicates measured.
+    """
+    place = ["dataset", "arrangement", "position", "rate", "setting"]
+    rows = [
+        {key: record[key] for key in place[:4]}
+        | {"setting": ",".join(f"{k}={v}" for k, v in record["setting"].items())}
+        | entry
+        for record in study.records
+        for entry in record.get("shift") or []
+        if entry.get("epoch", "end") == "end"
+    ]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    for column in ("measured", "predicted", "running"):
+        table[column] = pd.to_numeric(table[column] if column in table else math.nan)
+    table["case"] = table["case"] if "case" in table else ""
+    means = table.groupby([*place, "layer", "case"], dropna=False)[["measured", "predicted", "running"]].mean()
+    return means.assign(seeds=table.groupby([*place, "layer", "case"], dropna=False)["seed"].nunique()).reset_index()

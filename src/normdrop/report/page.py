@@ -1,0 +1,299 @@
+"""The page: what was declared, answered and drawn, as report.html, report.md and tables beside them."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import pandas as pd
+
+from normdrop.report import figures, mechanism
+from normdrop.report.against import compare_runs
+from normdrop.report.answer import Answer, answer, interval, number, say
+from normdrop.report.records import Found, Study
+from normdrop.report.verdicts import DECLARED, HARNESS, verdicts
+
+HEADER = ["data set", "position", "setting", "comparison", "metric", "n", "A − B", "interval", "d_z", "P(A > B)"]
+HEADER += ["p", "p (Holm)", "p (TOST)", "verdict", "verdict, new data"]
+
+
+@dataclass
+class Table:
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class Section:
+    """One study on the page."""
+
+    study: Study
+    rows: pd.DataFrame
+    answer: Answer
+    declared: list[tuple[str, str]]
+    family: Table
+    others: Table
+    mechanism: Table | None
+    shift: Table | None
+    figures: list[tuple[str, str, str]]
+    """file name, caption, the PNG in base64"""
+    reproduce: list[tuple[str, str]]
+    slug: str
+
+
+def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> list[Section]:
+    """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step."""
+    target = found.directory / "report"
+    folder = Path(tempfile.mkdtemp(prefix=".report-", dir=found.directory))
+    try:
+        sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
+        rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
+        rows.to_csv(folder / "verdicts.csv", index=False)
+        replicates = [s.study.replicates.assign(study=s.slug) for s in sections]
+        (pd.concat(replicates) if replicates else pd.DataFrame()).to_csv(folder / "replicates.csv", index=False)
+        context = {
+            "sections": sections,
+            "found": found,
+            "command": command,
+            "against": None if reference is None else _against(rows, reference),
+            "title": "normdrop: "
+            + (sections[0].study.declaration["claim"] if len(sections) == 1 else found.directory.name),
+        }
+        for name in ("report.html", "report.md"):
+            (folder / name).write_text(_templates(name).get_template(f"{name}.j2").render(context))
+        folder.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=".report-old-", dir=found.directory))
+            target.rename(old / "report")
+            folder.rename(target)
+            shutil.rmtree(old)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return sections
+
+
+def _templates(name: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("normdrop.report", "templates"),
+        autoescape=name.endswith("html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["rich_text"] = _rich_text
+    environment.filters["say"] = say
+    return environment
+
+
+def _rich_text(text: str) -> markupsafe.Markup:
+    """The two marks of Markdown that the answers use, as HTML."""
+    safe = str(markupsafe.escape(text))
+    safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
+    return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))
+
+
+def _slugs(found: Found) -> list[str]:
+    """A name for each study: its claim, with the folder or a number where that is not enough."""
+    slugs: list[str] = []
+    for study in found.studies:
+        claim = study.declaration["claim"]
+        names = [claim, f"{study.root.name}-{claim}", *(f"{claim}-{i}" for i in range(2, len(found.studies) + 2))]
+        slugs.append(next(name for name in names if name not in slugs))
+    return slugs
+
+
+def _section(study: Study, slug: str, folder: Path) -> Section:
+    rows = verdicts(study)
+    shift = mechanism.shifts(study)
+    pictures = []
+    for name, caption, figure in figures.draw(study, rows, shift):
+        file = f"{slug}-{name}.png"
+        figure.savefig(folder / file)
+        pictures.append((file, caption, base64.b64encode((folder / file).read_bytes()).decode()))
+    family = rows["comparison"].eq(study.declaration["family"]) | rows["family"].isin([DECLARED, HARNESS])
+    return Section(
+        study=study,
+        rows=rows,
+        answer=answer(study, rows),
+        declared=_declared(study),
+        family=_table(rows[family]),
+        others=_table(rows[~family]),
+        mechanism=_recalibration_table(mechanism.recalibration(study)),
+        shift=_shift_table(shift),
+        figures=pictures,
+        reproduce=_reproduce(study),
+        slug=slug,
+    )
+
+
+def _comparison(row: Any) -> str:
+    if row.comparison == "a/a":
+        return f"A/A: {row.a} again, rate {row.rate_a:g}"
+    rates = f"{row.rate_a:g}" if row.rate_a == row.rate_b else f"{row.rate_a:g} / {row.rate_b:g}"
+    if row.comparison == "way_out":
+        return f"way out: {row.a}"
+    if row.comparison == "same_rate":
+        return f"same rate {rates}"
+    return "data set means" if pd.isna(row.rate_a) else f"best vs best (mostly {rates})"
+
+
+def _p(value: float) -> str:
+    return "–" if pd.isna(value) else "< .0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _table(rows: pd.DataFrame) -> Table:
+    cells = [
+        [
+            row.dataset,
+            row.position,
+            row.setting or "–",
+            _comparison(row),
+            row.metric,
+            f"{row.n}" + (f" (−{row.left_out})" if row.left_out else ""),
+            number(row.estimate, row),
+            interval(row.ci_low, row.ci_high, row),
+            "–" if pd.isna(row.d_z) else f"{row.d_z:.2f}",
+            "–" if pd.isna(row.p_superior) else f"{row.p_superior:.2f}",
+            _p(row.p_value),
+            _p(row.p_holm),
+            _p(row.p_tost),
+            row.verdict + (" (exploratory)" if row.family == "exploratory" else ""),
+            row.verdict_new_data,
+        ]
+        for row in rows.itertuples()
+    ]
+    return Table(HEADER, cells)
+
+
+def _recalibration_table(table: pd.DataFrame) -> Table | None:
+    if table.empty:
+        return None
+    header = [
+        "data set",
+        "position",
+        "setting",
+        "comparison",
+        "n",
+        "before (pp)",
+        "after (pp)",
+        "share explained",
+        "interval",
+    ]
+    rows = [
+        [
+            r.dataset,
+            r.position,
+            r.setting or "–",
+            "best vs best" if r.comparison == "best_vs_best" else f"same rate {r.rate:g}",
+            str(r.n),
+            f"{100 * r.before:+.2f}",
+            f"{100 * r.after:+.2f}",
+            "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
+            "–" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
+        ]
+        for r in table.itertuples()
+    ]
+    return Table(header, rows)
+
+
+def _shift_table(table: pd.DataFrame) -> Table | None:
+    if table.empty:
+        return None
+    header = ["data set", "arrangement", "position", "rate", "setting", "BN layer", "case", "measured Δ", "predicted Δ"]
+    header += ["Δ against running", "replicates"]
+    rows = [
+        [r.dataset, r.arrangement, r.position, f"{r.rate:g}", r.setting or "–", str(r.layer), str(r.case)]
+        + ["–" if pd.isna(v) else f"{v:.3f}" for v in (r.measured, r.predicted, r.running)]
+        + [str(r.seeds)]
+        for r in table.itertuples()
+    ]
+    return Table(header, rows)
+
+
+def _declared(study: Study) -> list[tuple[str, str]]:
+    d = study.declaration
+    a, b = (" or ".join(side) for side in study.sides)
+    better_of = ", the better of the two by validation, within each replicate" if len(study.sides[1]) > 1 else ""
+    grids = [
+        "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in grid.items()) for grid in d["grid"] if grid
+    ]
+    measures = {
+        "difference": "mean paired difference",
+        "ratio": "median paired ratio, runs that never reach the level counted as longer than any",
+        "spread": f"standard deviation over {study.over} within each replicate, then the mean paired difference",
+        "loss": f"value at the first {study.over} minus the mean of the others within each replicate, then the paired difference",
+        "ladder": f"paired difference at each {study.over}, and its change from the first to the last along a fitted line",
+        "mechanism": "mean paired difference before and after recalibration",
+    }
+    return [
+        ("Contrast", f"A = {a}, B = {b}{better_of}; the position is the same on both sides"),
+        ("Measured as", measures[d["kind"]]),
+        ("Primary metric", d["metric"]),
+        ("Secondary metrics", ", ".join(d["secondary"]) or "none"),
+        (
+            "Practical equivalence (ROPE)",
+            ", ".join(_rope(metric, rope) for metric, rope in d["rope"].items()) or "none",
+        ),
+        (
+            "Family under Holm",
+            f"every data set × position × setting, {d['family']}, {d['metric']}; all else is exploratory",
+        ),
+        ("Alpha", f"{d['alpha']:g}"),
+        ("Tuned on validation", ", ".join(d["tuned"])),
+        ("Grid", " — and — ".join(grids) or "not recorded"),
+    ]
+
+
+def _rope(metric: str, rope: float) -> str:
+    return f"{metric} within ×{1 / rope:.3g} to ×{rope:g}" if rope > 1 else f"{metric} ± {rope:g}"
+
+
+def _reproduce(study: Study) -> list[tuple[str, str]]:
+    def distinct(values: list[str]) -> str:
+        return "; ".join(sorted(set(values)))
+
+    records = study.records
+    wall = sum(record.get("wall_seconds") or 0.0 for record in records)
+    versions = [", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()) for record in records]
+    return [
+        ("Command", distinct([record.get("command") or "not recorded" for record in records])),
+        ("Versions", distinct(versions)),
+        ("Hardware", distinct([f"{r.get('hardware') or 'not recorded'} ({r.get('device') or '?'})" for r in records])),
+        ("Training time", f"{wall / 60:.1f} minutes of wall clock, summed over {len(records)} conditions"),
+        ("Replicates", distinct([str(len(record["seeds"])) for record in records]) + " per condition"),
+    ]
+
+
+def _against(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+    both = compare_runs(rows, reference)
+    header = ["claim", "data set", "position", "setting", "comparison", "metric", "here", "reference", "z", "p (Holm)"]
+    header += ["verdict here", "verdict there"]
+    shown = both[both["differs"] | both["verdict_differs"]] if len(both) else both
+    cells = [
+        [
+            r.claim,
+            r.dataset,
+            r.position,
+            r.setting or "–",
+            r.comparison + (f" {r.rate:g}" if r.rate >= 0 else ""),
+            r.metric,
+        ]
+        + [number(r.estimate, r), number(r.estimate_reference, r), f"{r.z:+.1f}", _p(r.p_holm)]
+        + [r.verdict, r.verdict_reference]
+        for r in shown.itertuples()
+    ]
+    return {
+        "compared": len(both),
+        "differ": int(both["differs"].sum()) if len(both) else 0,
+        "verdicts_differ": int(both["verdict_differs"].sum()) if len(both) else 0,
+        "table": Table(header, cells),
+    }

@@ -1,0 +1,253 @@
+"""What a sweep left behind: finished conditions found, checked, told apart, and laid out as one table per study."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+FORMAT = 1
+TABLES = ("replicates.csv", "history.csv")
+REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
+WITH_DROPOUT = {"dropout", "bn_dropout", "dropout_bn"}
+# The kinds of study that consume one key of the grid instead of giving a verdict for each of its values.
+CONSUMING = ("spread", "loss", "ladder")
+# What may differ between two conditions that are compared, and what has no influence on a result.
+_FREE = ("arrangement", "position", "rate", "seeds", "replicates", "rerun", "name", "logging", "study", "experiment")
+
+
+@dataclass
+class Study:
+    """All finished conditions that one declaration governs."""
+
+    root: Path
+    declaration: dict[str, Any]
+    """the study block of the config, its grid the list of all grids that were swept under it"""
+    records: list[dict[str, Any]]
+    replicates: pd.DataFrame
+    """one row per replicate and (arrangement, position) it stands for; see `_layout`"""
+    missing: list[str]
+    """points of the declared grid for which no finished condition stands"""
+    told_apart: list[str]
+    """one line for each config key that differs though the sweep did not name it"""
+
+    @property
+    def over(self) -> str | None:
+        return self.declaration["over"] if self.declaration["kind"] in CONSUMING else None
+
+    @property
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The contrast's arrangements; a side of several is the better of them, by validation."""
+        a, b = self.declaration["contrast"]["a"], self.declaration["contrast"]["b"]
+        return [a] if isinstance(a, str) else list(a), [b] if isinstance(b, str) else list(b)
+
+    @property
+    def settings(self) -> list[str]:
+        """Every setting, the base one (the first values of the grid, or none at all) first."""
+        grid = {key: [str(value) for value in values] for g in self.declaration["grid"] for key, values in g.items()}
+
+        def rank(setting: str) -> tuple[int, list[int], str]:
+            pairs = [part.partition("=") for part in setting.split(",") if part]
+            places = [grid[k].index(v) if v in grid.get(k, []) else len(grid.get(k, [])) + 1 for k, _, v in pairs]
+            return len(pairs), places, setting
+
+        return sorted(self.replicates["setting"].unique(), key=rank)
+
+
+@dataclass
+class Found:
+    """Everything under one directory. The last three map a condition's path to why it is not in a study."""
+
+    directory: Path
+    studies: list[Study] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    unfinished: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def load(directory: Path) -> Found:
+    """Read every condition under `directory`.
+
+    A condition with a record is finished; one whose record or tables cannot be trusted is named as damaged and left
+    out. Raises ValueError if there is no such directory or nothing in it.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no such directory")
+    found = Found(directory)
+    by_study: dict[tuple[Path, str], list[tuple[dict[str, Any], pd.DataFrame]]] = defaultdict(list)
+    for here, folders, files in os.walk(directory):
+        # A report of ours also holds a replicates.csv; it is no condition.
+        folders[:] = sorted(f for f in folders if f != "report" and not f.startswith(".report"))
+        folder, name = Path(here), os.path.relpath(here, directory)
+        if "record.json" in files:
+            try:
+                record, table = _read(folder)
+            except ValueError as error:
+                found.damaged[name] = str(error)
+                continue
+            root = folder.parents[len(Path(record["condition"]).parts) - 1]
+            declaration = {k: v for k, v in record["study"].items() if k != "grid"}
+            by_study[root, json.dumps(declaration, sort_keys=True)].append((record, table))
+        elif "error.txt" in files:
+            lines = (folder / "error.txt").read_text(errors="replace").splitlines()
+            found.failed[name] = lines[0] if lines else "no reason was recorded"
+        elif ".hydra" in folders or "replicates.csv" in files or "history.csv" in files:
+            found.unfinished[name] = "no record yet"
+        folders[:] = [f for f in folders if f != ".hydra"]
+    found.studies = [_study(root, conditions) for (root, _), conditions in sorted(by_study.items())]
+    if not (found.studies or found.failed or found.unfinished or found.damaged):
+        raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
+    return found
+
+
+def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
+    """The learning curves of one condition: seed, epoch, step, train_loss, val_nll, val_acc."""
+    return pd.read_csv(study.root / record["condition"] / "history.csv")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    try:
+        record = json.loads((folder / "record.json").read_text())
+        if record["format"] != FORMAT:
+            raise ValueError(f"record.json has format {record['format']}; this report reads {FORMAT}")
+        declared = {"claim", "contrast", "metric", "kind", "family"} - set(record["study"])
+        if declared:
+            raise ValueError(f"its study declares no {', '.join(sorted(declared))}")
+        contents = {name: (folder / name).read_bytes() for name in TABLES}
+        expected = {name: record["tables"][name] for name in TABLES}
+        needed = ("condition", "dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows")
+        record = {**{key: record[key] for key in needed}, **record}
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError("record.json is not readable JSON") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"record.json lacks {error}") from None
+    except FileNotFoundError as error:
+        raise ValueError(f"{Path(error.filename).name} is missing") from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != expected[name]:
+            raise ValueError(f"{name} does not match its checksum")
+    if folder.parts[-len(Path(record["condition"]).parts) :] != Path(record["condition"]).parts:
+        raise ValueError(f"its record is of another condition, {record['condition']}")
+    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]))
+    if lacking := REQUIRED - set(table.columns):
+        raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
+    return record, table
+
+
+def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:
+    records = [record for record, _ in conditions]
+    defaults = {"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05}
+    declaration = {**defaults, **records[0]["study"]}
+    grids = {json.dumps(record["study"].get("grid") or {}, sort_keys=True) for record in records}
+    declaration["grid"] = [json.loads(grid) for grid in sorted(grids)]
+    # Keys with a column of their own: a grid's values of these are candidates or rungs, not separate verdicts.
+    own_column = [key for key in declaration["tuned"] if key != "rate"]
+    if declaration["kind"] in CONSUMING:
+        own_column.append(declaration["over"])
+    settings, told_apart = _settings(records, own_column)
+    replicates = pd.concat(
+        [_layout(r, t, s, own_column) for (r, t), s in zip(conditions, settings, strict=True)], ignore_index=True
+    )
+    # A network also stands for positions that nobody asked for.
+    asked = {p for grid in declaration["grid"] for p in grid.get("position", [])} or {r["position"] for r in records}
+    replicates = replicates[replicates["position"].isin(asked)]
+    # Two networks may stand for one point (none was trained at two positions, say): the one trained there counts.
+    point = ["dataset", "arrangement", "position", "rate", "setting", *own_column, "rerun", "seed"]
+    replicates = replicates.sort_values([*point, "stands_in"], kind="stable").drop_duplicates(point)
+    return Study(
+        root, declaration, records, replicates.reset_index(drop=True), _missing(declaration, records), told_apart
+    )
+
+
+def _layout(record: dict[str, Any], table: pd.DataFrame, setting: str, own_column: Iterable[str]) -> pd.DataFrame:
+    """The condition's replicates, once for each (arrangement, position) that the network stands for.
+
+    Added columns: those of `own_column`, condition (the folder), stands_in (True where the network was trained under
+    another name), test_train_ratio and fresh_rows.
+    """
+    columns = {key: setting_value(record, key) for key in own_column} | {
+        "dataset": record["dataset"],
+        "rate": float(record["rate"]),
+        "setting": setting,
+        "rerun": int(setting_value(record, "rerun") or 0),
+        "condition": record["condition"],
+        "test_train_ratio": record["rows"]["test"] / record["rows"]["train"],
+        "fresh_rows": bool(record.get("fresh_rows", False)),
+    }
+    itself = (record["arrangement"], record["position"])
+    pairs = dict.fromkeys([itself, *((a, p) for a, p in record["stands_for"])])
+    return pd.concat(
+        [table.assign(**columns, arrangement=a, position=p, stands_in=(a, p) != itself) for a, p in pairs],
+        ignore_index=True,
+    )
+
+
+def setting_value(record: dict[str, Any], key: str) -> Any:
+    """The condition's value of a config key: as the sweep named it, else as the resolved config has it."""
+    if key in record["setting"]:
+        return record["setting"][key]
+    node: Any = record["config"]
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _settings(records: list[dict[str, Any]], own_column: list[str]) -> tuple[list[str], list[str]]:
+    """Each record's setting, and a line on every key that had to be added to it to tell configs apart."""
+    free = (*_FREE, *own_column)
+    under_free = tuple(f"{key}." for key in free)
+    named = [{k: v for k, v in r["setting"].items() if k not in free} for r in records]
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, (record, setting) in enumerate(zip(records, named, strict=True)):
+        groups[record["dataset"], json.dumps(setting, sort_keys=True)].append(i)
+    told_apart = {}
+    for (dataset, _), members in groups.items():
+        flat = [
+            {k: v for k, v in _flatten(records[i]["config"]).items() if not f"{k}.".startswith(under_free)}
+            for i in members
+        ]
+        for key in sorted(set().union(*flat)):
+            values = [json.dumps(f.get(key)) for f in flat]
+            if len(set(values)) > 1:
+                told_apart[dataset, key] = f"{dataset}: {key} is {' in some conditions, '.join(sorted(set(values)))}"
+                for i, value in zip(members, values, strict=True):
+                    named[i] = {**named[i], key: json.loads(value)}
+    return [",".join(f"{k}={v}" for k, v in setting.items()) for setting in named], list(told_apart.values())
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _missing(declaration: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
+    """The declared grid minus what finished conditions stand for, each distinct network once."""
+    missing: dict[tuple[Any, ...], str] = {}
+    for grid in declaration["grid"]:
+        keys = list(grid)
+        done = set()
+        for record in records:
+            values = {"data": record["dataset"], "rate": float(record["rate"])}
+            for arrangement, position in record["stands_for"]:
+                values |= {"arrangement": arrangement, "position": position}
+                done.add(tuple(str(values.get(k, setting_value(record, k))) for k in keys))
+        for values_at in itertools.product(*grid.values()):
+            at = dict(zip(keys, values_at, strict=True))
+            arrangement = at.get("arrangement")
+            if "rate" in at:
+                at["rate"] = float(at["rate"]) if arrangement is None or arrangement in WITH_DROPOUT else 0.0
+            point = tuple(str(value) for value in at.values())
+            if point not in done:
+                missing[point] = ", ".join(f"{k}={v}" for k, v in at.items())
+    return list(missing.values())
