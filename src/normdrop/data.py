@@ -205,9 +205,7 @@ def openml(
     which: dict[str, Any] = {"data_id": dataset} if _is_int(dataset) else {"name": dataset, "version": "active"}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="(?s).*ersions of"
-            )  # several active versions: the oldest is taken
+            warnings.simplefilter("ignore")  # each retry; that the oldest of several active versions is taken
             bunch = sklearn.datasets.fetch_openml(**which, target_column="default-target", as_frame=True, parser="auto")
     except OSError as error:  # URLError and its like
         raise ValueError(f"{where}: OpenML cannot be reached ({_line(error)}), and it is not in the cache") from error
@@ -260,6 +258,8 @@ def table(
     except Exception as error:
         raise ValueError(f"{where}: cannot be read: {_line(error)}") from error
     frame.columns = frame.columns.map(str)
+    if frame.columns.has_duplicates:
+        raise ValueError(f"{where}: two columns have the name {frame.columns[frame.columns.duplicated()][0]!r}")
     return _table_rows(frame, where, target, categorical, drop, impute)
 
 
@@ -287,7 +287,10 @@ def _read_npz(file: Path) -> pd.DataFrame:
             if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
                 raise ValueError(f"{name!r} is not an array of one value or more per row, of numbers or text")
             flat = array.reshape(len(array), -1)
-            columns |= {name: array} if array.ndim == 1 else {f"{name}_{i}": c for i, c in enumerate(flat.T)}
+            new = {name: array} if array.ndim == 1 else {f"{name}_{i}": c for i, c in enumerate(flat.T)}
+            if columns.keys() & new.keys():
+                raise ValueError(f"two of its arrays make a column {min(columns.keys() & new.keys())!r}")
+            columns |= new
     lengths = {name: len(array) for name, array in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays differ in length: {', '.join(f'{k} has {n}' for k, n in lengths.items())}")
@@ -341,7 +344,9 @@ def _table_rows(
     for name in features.columns:
         column = features[name]
         if name in categorical:
-            block = pd.get_dummies(column.astype("category").cat.remove_unused_categories()).to_numpy(np.float32)
+            block = pd.get_dummies(column.astype("category").cat.remove_unused_categories()).to_numpy(
+                np.float32, copy=True
+            )
             block[column.isna().to_numpy()] = np.nan
         else:
             with np.errstate(over="ignore"):
@@ -417,7 +422,7 @@ def _stratified(
     rare = int(counts.argmin())
     few = ValueError(
         f"data: class {rows.classes[rare]!r} has {counts[rare]} of the {len(index)} rows that the {part} part of "
-        f"{size} rows is drawn from; a stratified split needs rows of each of the {classes} classes in train, val and test"
+        f"{size} rows is drawn from; a stratified split needs each of the {classes} classes in train, val and test"
     )
     if counts[rare] < 2 or size < classes or (len(index) - size < classes and whole):
         raise few
