@@ -1,14 +1,13 @@
 """What a person sees in TensorBoard: written from a condition's finished tables, never while it trains.
 
 A condition is one run, named by its folder: its curves are means over the seeds that did not diverge, with a band from
-the 10 % to the 90 % quantile (`whiskers/...`). Its seeds are runs below it (`seeds/07`), each an HPARAMS session, all in
-one session group, so that TensorBoard's own average over a group is the mean over seeds. Nothing here imports torch.
+the 10 % to the 90 % quantile (`whiskers/...`). Its seeds are runs below it (`seeds/07`), each an HPARAMS session, all
+in one session group, so that TensorBoard's own average over a group is the mean over seeds. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import shutil
-import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -134,17 +133,22 @@ def write_condition(
     trial = f"{record['condition']}@{record['config']['name']}"
     session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=end - seconds))
 
-    curves = _with_band(history[history["seed"].isin(sound)].set_index("step").drop(columns="seed"))
+    history_of_sound = history[history["seed"].isin(sound)].set_index("step").drop(columns="seed")
+    curves = _with_band(history_of_sound)
     by_layer = shift[shift["seed"].isin(sound)].set_index("layer")[["measured"]]
     by_layer = _with_band(by_layer.set_axis(["variance_shift/by_layer"], axis=1))
-    accuracies = finals["test/acc"].dropna()
     events = [
         event(0, _experiment(record, hparams), _layout(shifts=len(by_layer) > 0)),
         *points(ending(curves, finals.mean())),
         *points(by_layer),  # the x axis of this one is the layer, from 1: the shift of a whole network is one line
-        event(last, histogram_pb("test/acc_over_seeds", accuracies, buckets=12)),
     ]
-    for tag, steps in (activations or {}).items():
+    # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
+    histograms: dict[str, Mapping[int, Any]] = {
+        "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
+        "val/acc_over_seeds": {s: history_of_sound.loc[[s], "val/acc"].dropna() for s in curves.index.astype(int)},
+        **(activations or {}),
+    }
+    for tag, steps in histograms.items():
         events += [event(step, histogram_pb(tag, values)) for step, values in sorted(steps.items())]
     _write(directory, [session, *events] if logging == "minimal" else events)
     if logging == "minimal":
@@ -161,12 +165,10 @@ def write_report(directory: Path, figures: Mapping[str, Path], tables_markdown: 
     `directory` is the report's folder, and its name the run's; event files that stand there are replaced.
     """
     _clear(directory)
-    images = []
-    for tag, path in figures.items():
-        png = path.read_bytes()
-        width, height = struct.unpack(">II", png[16:24])  # the PNG header, https://www.w3.org/TR/png-3/#11IHDR
-        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        images.append(Summary.Value(tag=tag, image=image))
+    images = [
+        Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=path.read_bytes()))
+        for tag, path in figures.items()
+    ]
     texts = [text_pb(tag, markdown).value[0] for tag, markdown in tables_markdown.items()]
     _write(directory, [Event(wall_time=time.time(), summary=Summary(value=[value])) for value in [*texts, *images]])
 
@@ -199,7 +201,9 @@ def _scalars(values: pd.Series) -> Summary:
 def _with_band(table: pd.DataFrame) -> pd.DataFrame:
     """For each value of the index (a step, or a layer) the mean of each column and the ends of its band."""
     groups = table.groupby(level=0)
-    bands = [groups.quantile(q).rename(columns={tag: _band(tag, side) for tag in table}) for side, q in _BAND.items()]
+    bands = [
+        groups.quantile(q).rename(columns={tag: _band(str(tag), side) for tag in table}) for side, q in _BAND.items()
+    ]
     return pd.concat([groups.mean(), *bands], axis=1)
 
 
