@@ -2,7 +2,7 @@
 
 A source is a function that returns `Rows`. Each replicate draws its own train, validation and test part from them and
 standardises all three with the statistics of its training part. All parts of all replicates are stacked and stay in
-memory (on the device, after `ReplicateData.to`), so that a batch is no more than a tensor of row numbers.
+memory (on the device, after `Part.to`), so that a batch is no more than a tensor of row numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning
 import numpy as np
@@ -232,6 +232,7 @@ def table(
     In an NPZ each array is a column, or several if it has more than one dimension. categorical: columns to make
     one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
     """
+    _check("data.impute", impute, isinstance(impute, bool), "true or false")
     if path is None:
         raise ValueError("data.path is not given: data=table reads a .csv, .parquet or .npz file")
     file = Path(path).expanduser()
@@ -305,16 +306,17 @@ def _table_rows(
         raise ValueError(f"{where}: the table has no rows")
     if target is None:
         raise ValueError(f"data.target is not given: the column to predict; {where} has: {_listed(frame.columns)}")
-    target = str(target)
+    for key, names in {"categorical": categorical, "drop": drop}.items():
+        _check(f"data.{key}", names, isinstance(names, (list, tuple)), "a list of columns, e.g. [a, b]")
+    # A column named 0 comes from the command line as a number.
+    target, categorical, drop = str(target), [*map(str, categorical)], [*map(str, drop)]
     for key, names in {"target": [target], "categorical": categorical, "drop": drop}.items():
-        if isinstance(names, str):
-            raise ValueError(f"data.{key}={names!r}: a list of columns is needed, e.g. data.{key}=[{names}]")
         for name in names:
             if name not in frame.columns:
-                near = difflib.get_close_matches(str(name), list(frame.columns), n=1)
+                near = difflib.get_close_matches(name, list(frame.columns), n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(
-                    f"data.{key}={str(name)!r}: the table has no such column{hint}; it has: {_listed(frame.columns)}"
+                    f"data.{key}={name!r}: the table has no such column{hint}; it has: {_listed(frame.columns)}"
                 )
             if key != "target" and name == target:
                 raise ValueError(f"data.{key}={name!r}: this column is the target")
@@ -344,9 +346,8 @@ def _table_rows(
     for name in features.columns:
         column = features[name]
         if name in categorical:
-            block = pd.get_dummies(column.astype("category").cat.remove_unused_categories()).to_numpy(
-                np.float32, copy=True
-            )
+            levels = column.astype("category").cat.remove_unused_categories()
+            block = pd.get_dummies(levels).to_numpy(np.float32, copy=True)
             block[column.isna().to_numpy()] = np.nan
         else:
             with np.errstate(over="ignore"):
@@ -544,6 +545,7 @@ class ReplicateData(lightning.LightningDataModule):
     def setup(self, stage: str = "fit") -> None:
         if hasattr(self, "parts"):  # Lightning calls this again for each stage
             return
+        _check("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
         rows = None if self.fresh else self.source()
@@ -572,13 +574,9 @@ class ReplicateData(lightning.LightningDataModule):
         self.parts = {name: Part(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
         self.order = BatchOrder(self.seeds, self.parts["train"].y.shape[1], self.batch_size, self.rerun)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the parts, and the batches to come, to a device."""
-        self.parts = {name: part.to(device) for name, part in self.parts.items()}
-        self.order.device = device
-        return self
-
     def train_dataloader(self) -> BatchOrder:
+        if self.trainer is not None:  # a whole epoch's order moves at once: one transfer, not one a step
+            self.order.device = self.trainer.strategy.root_device
         return self.order
 
     def val_dataloader(self) -> range:
