@@ -1,0 +1,301 @@
+"""Variance shift: how far evaluation is from what batch normalization saw in training; predicted; removed.
+
+Dropout before a BN layer makes the variance of its input differ between the two modes (Li, Chen, Hu, Yang, CVPR 2019).
+Δ is Var[input in eval mode] / Var[input in train mode], for each unit; a layer's figure is the median over its units.
+
+What a prediction assumes. The nearest noise above a BN layer is integrated out in closed form, with independent
+factors for all units. What enters that noise is taken as it is in each mode (measured, in train mode with the noise and
+the batch statistics of the blocks above), since those blocks shift it too: below the first noise there is nothing to
+take over, and the prediction follows from eval mode alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normdrop.arrangement import ACTIVATIONS
+from normdrop.data import Part
+from normdrop.module import accuracy
+from normdrop.replicates import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise, _unpadded, stream
+
+# Passes over the training rows with noise on. On 1,000 rows they leave an error of a few percent in a unit's variance,
+# of some tenths of a percent in the median over 256 units; more would cost more than a tenth of 30 epochs of training.
+PASSES = 4
+
+DIRECT = "noise→bn"
+LINEAR = "noise→linear→bn"
+APPROXIMATE = "noise→linear→activation→bn (approximate)"
+NO_NOISE = "no noise above"
+NO_FORMULA = "no formula"
+
+
+@torch.no_grad()
+def recalibrated(network: StackedNetwork, x: Tensor) -> StackedNetwork:
+    """A copy in eval mode with the running statistics of training rows x (replicates, rows, features), noise off.
+
+    Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at once, the
+    variance unbiased as in BatchNorm1d's running_var.
+    """
+    network = copy.deepcopy(network).eval()
+    values = x.transpose(1, 2)
+    for layer in network.layers:
+        if isinstance(layer, StackedBatchNorm):
+            mean, variance = _mean_and_variance(values)
+            rows = values.shape[-1]
+            layer.running_mean.copy_(mean.flatten())
+            layer.running_var.copy_(variance.flatten() * rows / (rows - 1))
+        values = layer(values)
+    return network
+
+
+@torch.no_grad()
+def measure(
+    network: StackedNetwork, parts: Mapping[str, Part], batch_size: int, rerun: int, epoch: int | str
+) -> list[dict[str, Any]]:
+    """The shift at every BN layer of every replicate: one entry each, layers from 1, None where a number is not finite.
+
+    Train mode is estimated afresh on the training rows, in random batches of `batch_size`, with draws of its own:
+    nothing of the network or of its streams changes. All are medians over the layer's units:
+
+    measured: eval-mode variance over train-mode variance; predicted: the same by closed form, see `case`; running:
+    eval-mode variance over the running variance, which adds the moving average's lag and noise (and, below a BN layer,
+    (rows − 1)/rows of a batch: running variances are unbiased, the normalisation in training is not); mean_shift,
+    running_mean_shift: the absolute difference of the means in standard deviations of that reference. With val_ before:
+    validation rows in eval mode against the same references. units: those counted; set_aside: those whose variance in
+    either mode is below the layer's eps, which BN does not normalise.
+    """
+    own = copy.deepcopy(network)
+    layers = list(own.layers)
+    paths = {p: _Path(layers, p) for p, layer in enumerate(layers) if isinstance(layer, StackedBatchNorm)}
+    if not paths:
+        return []
+    own.eval()
+    seen = {name: _eval_moments(layers, parts[name].x, paths) for name in ("train", "val")}
+    _measuring(own, batch_size, rerun)
+    train = {p: _Moments() for p in paths}
+    batches = _batches(own, parts["train"].x, batch_size, rerun, PASSES)
+    in_a_pass = math.ceil(parts["train"].x.shape[1] / batch_size)
+    for number, (_, batch) in enumerate(batches):
+        for position, values in _inputs(layers, batch, max(paths)):
+            if position in train:
+                train[position].add(values)
+            # One pass is enough here: no mask of the nearest noise is drawn.
+            for path in paths.values():
+                if path.noise_at == position and number < in_a_pass:
+                    path.add(values)
+
+    entries = []
+    for number, (position, path) in enumerate(paths.items(), start=1):
+        layer = network.layers[position]
+        assert isinstance(layer, StackedBatchNorm)
+        running = [s.double().view(layer.replicates, -1) for s in (layer.running_mean, layer.running_var)]
+        references = {"": (train[position].mean, train[position].variance), "running_": tuple(running)}
+        here = seen["train"][position]
+        counted = ((here.variance >= layer.eps) & (train[position].variance >= layer.eps)).cpu().numpy()
+        figures = {}
+        for prefix, name in (("", "train"), ("val_", "val")):
+            moments = seen[name][position]
+            for which, (mean, variance) in references.items():
+                figures[prefix + ("running" if which else "measured")] = moments.variance / variance
+                figures[f"{prefix}{which}mean_shift"] = (moments.mean - mean).abs() / variance.sqrt()
+        predicted = path.ratio(here.variance, seen["train"].get(position - 1))
+        if predicted is not None:
+            figures["predicted"] = predicted
+        arrays = {key: value.cpu().numpy() for key, value in figures.items()}
+        for replicate, seed in enumerate(network.seeds):
+            mask = counted[replicate]
+            medians = {key: _median(values[replicate][mask]) for key, values in arrays.items()}
+            entry: dict[str, Any] = {"layer": number, "seed": seed, "epoch": epoch, "case": path.case}
+            entry |= {"units": int(mask.sum()), "set_aside": int((~mask).sum()), "predicted": None}
+            entries.append(entry | medians)
+    return entries
+
+
+@torch.no_grad()
+def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, rerun: int) -> Tensor:
+    """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes nothing."""
+    own = copy.deepcopy(network)
+    _measuring(own, batch_size, rerun)
+    index = torch.arange(len(own.seeds), device=part.x.device)[:, None]
+    batches = list(_batches(own, part.x, batch_size, rerun, passes=1))
+    logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1)
+    return accuracy(logits, part.y[index, torch.cat([rows for rows, _ in batches], dim=1)])
+
+
+class _Moments:
+    """Mean and biased variance, (replicates, units), of all that was added."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.sum: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """values: (replicates, units, rows)."""
+        rows = values.shape[-1]
+        mean, variance = _mean_and_variance(values)
+        mean = mean.double()
+        self.rows += rows
+        self.sum = self.sum + rows * mean
+        self.squares = self.squares + rows * (variance + mean.square())
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.sum / self.rows)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.as_tensor(self.squares / self.rows - self.mean.square()).clamp_min(0)
+
+
+class _Path:
+    """The layers from the nearest noise above a BN layer down to it, and what they make of the noise's variance."""
+
+    def __init__(self, layers: Sequence[nn.Module], bn_at: int) -> None:
+        self.case, self.noise_at = NO_NOISE, -1
+        self.before: nn.Module = nn.Identity()  # an activation between the noise and what follows: still unit by unit
+        self.linear: StackedLinear | None = None
+        self.after: nn.Module | None = None
+        self.signal = _Moments()
+        self.noise = _Moments()
+        between: list[nn.Module] = []
+        for position in reversed(range(bn_at)):
+            layer = layers[position]
+            if not isinstance(layer, StackedNoise):
+                between.insert(0, layer)
+            elif layer.rate != 0:
+                self.noise_at, self.points = position, _noise_points(layer)
+                break
+        else:
+            return
+        activations = tuple(ACTIVATIONS.values())
+        if between and isinstance(between[0], activations):
+            self.before = between.pop(0)
+        match between:
+            case []:
+                self.case = DIRECT
+            case [StackedLinear() as linear]:
+                self.case, self.linear = LINEAR, linear
+            case [StackedLinear() as linear, nn.Module() as activation] if isinstance(activation, activations):
+                self.case, self.linear, self.after = APPROXIMATE, linear, activation
+            case _:
+                self.case = NO_FORMULA
+
+    def add(self, values: Tensor) -> None:
+        """Take in the noise's input in train mode, (replicates, units, rows)."""
+        if self.case == NO_FORMULA:
+            return
+        # Over the noise alone: each unit's mean, which passes through the Linear, and its variance.
+        outcomes = [(weight, self.before(factor * values)) for factor, weight in self.points]
+        mean = sum(weight * outcome for weight, outcome in outcomes)
+        variance = sum(weight * (outcome - mean).square() for weight, outcome in outcomes)
+        self.signal.add(self.linear(mean) if self.linear else mean)  # type: ignore[arg-type]
+        self.noise.add(variance)  # type: ignore[arg-type]
+
+    def ratio(self, variance: Tensor, above: _Moments | None) -> Tensor | None:
+        """Δ for each unit: `variance` is that of BN's input in eval mode, `above` has the input of the layer before."""
+        if self.case == NO_FORMULA:
+            return None
+        if self.case == NO_NOISE:
+            return torch.ones_like(variance)
+        noise = self.noise.mean
+        if self.linear:
+            weight = _unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in)).double()
+            noise = (weight.square() @ noise[..., None]).squeeze(-1)
+        train_variance = self.signal.variance + noise
+        if self.after is None:
+            return variance / train_variance
+        assert above is not None
+        return _activated_variance(self.after, above.mean, above.variance) / _activated_variance(
+            self.after, self.signal.mean, train_variance
+        )
+
+
+def _noise_points(noise: StackedNoise) -> list[tuple[float, float]]:
+    """(factor, weight) of a noise: all there are of Bernoulli; Gauss-Legendre of uniform, exact to degree 9."""
+    rate: float = noise.rate  # type: ignore[assignment]
+    if noise.uniform:
+        nodes, weights = np.polynomial.legendre.leggauss(5)
+        return [(1 + rate * node, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
+    keep = 1 - round(rate * 2**16) / 2**16  # as StackedNoise realises it
+    return [(0.0, 1 - keep), (1 / keep, keep)]
+
+
+def _activated_variance(activation: nn.Module, mean: Tensor, variance: Tensor) -> Tensor:
+    """Variance of an activation of a Gaussian.
+
+    ReLU and leaky ReLU exactly, by the moments of the rectified Gaussian (Frey and Hinton, Neural Computation 11,
+    1999); smooth activations by Gauss-Hermite quadrature.
+    """
+    sd = variance.clamp_min(1e-30).sqrt()
+    if isinstance(activation, nn.ReLU | nn.LeakyReLU):
+        slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
+        a = mean / sd
+        above, density = torch.special.ndtr(a), torch.exp(-a.square() / 2) / math.sqrt(2 * math.pi)
+        second = mean.square() + variance
+        first = slope * mean + (1 - slope) * (mean * above + sd * density)
+        return slope**2 * second + (1 - slope**2) * (second * above + mean * sd * density) - first.square()
+    nodes, weights = (torch.from_numpy(a).to(mean) for a in np.polynomial.hermite_e.hermegauss(40))
+    values = activation(mean[..., None] + sd[..., None] * nodes)
+    weights = weights / weights.sum()
+    centre = (weights * values).sum(dim=-1, keepdim=True)
+    return (weights * (values - centre).square()).sum(dim=-1)
+
+
+def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
+    """(position, its input) of each layer up to position `last`; values: (replicates, features, rows)."""
+    for position in range(last + 1):
+        yield position, values
+        if position < last:
+            values = layers[position](values)
+
+
+def _eval_moments(layers: Sequence[nn.Module], x: Tensor, paths: Mapping[int, _Path]) -> dict[int, _Moments]:
+    """Moments of the input of each BN layer and, where a prediction needs it, of the activation before it."""
+    positions = set(paths) | {position - 1 for position, path in paths.items() if path.after is not None}
+    moments = {position: _Moments() for position in positions}
+    for chunk in x.split(512, dim=1):
+        for position, values in _inputs(layers, chunk.transpose(1, 2), max(paths)):
+            if position in moments:
+                moments[position].add(values)
+    return moments
+
+
+def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
+    """Put a copy in train mode with noise from the streams of this room."""
+    network.train()
+    noises = [layer for layer in network.layers if isinstance(layer, StackedNoise)]
+    for number, layer in enumerate(noises, start=1):
+        streams = [stream(seed, "shift", rerun=rerun, layer=number) for seed in network.seeds]
+        layer.bits, layer.batch_size = type(layer.bits)(streams), batch_size
+
+
+def _batches(
+    network: StackedNetwork, x: Tensor, batch_size: int, rerun: int, passes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(row numbers (replicates, batch), values (replicates, features, batch)), each pass in another random order."""
+    orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
+    index = torch.arange(len(orders), device=x.device)[:, None]
+    for _ in itertools.repeat(None, passes):
+        order = torch.from_numpy(np.stack([generator.permutation(x.shape[1]) for generator in orders])).to(x.device)
+        for rows in order.split(batch_size, dim=1):
+            yield rows, x[index, rows].transpose(1, 2)
+
+
+def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Over the last axis, the variance biased; torch.var_mean takes 20 times as long on a CPU."""
+    mean = values.mean(dim=-1)
+    return mean, (values - mean[..., None]).square().mean(dim=-1)
+
+
+def _median(values: np.ndarray) -> float | None:
+    median = float(np.median(values)) if len(values) else math.nan
+    return median if math.isfinite(median) else None
