@@ -1,7 +1,5 @@
 """Hydra's basic grid sweep, planned as a study: each distinct condition once, checked before any of them trains."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field
 from typing import Any

@@ -81,6 +81,10 @@ RULES: dict[str, Rule] = {
     "optimizer.schedule": _one_of("constant", "cosine"),
     "trainer.max_epochs": _integer(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
+    "trainer.val_check_interval": (
+        lambda v: (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
+        "an integer ≥ 1 (optimizer steps) or a float > 0 and ≤ 1 (share of an epoch)",
+    ),
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -89,15 +93,19 @@ RULES: dict[str, Rule] = {
     "data.fresh": _FLAG,
 }
 
+# Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
+TRAINER = ("max_steps", "limit_train_batches", "deterministic", "profiler", "detect_anomaly", "benchmark")
+
 # What changes no number in a replicate's row: who trains beside it, where, and under which name.
 _NOT_HASHED = ("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
-    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items() if key != "hydra"}
+    return {str(key): value for key, value in resolved.items()}
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -107,6 +115,11 @@ def check(config: Mapping[str, Any]) -> None:
         if not allowed(value):
             raise ValueError(
                 f"{key}={value}: must be {text}{_nearest(value, text.removeprefix('one of ').split(', '))}"
+            )
+    for key in config["trainer"]:
+        if f"trainer.{key}" not in RULES and key not in TRAINER:
+            raise ValueError(
+                f"trainer.{key}: is not open here; add one of {', '.join(TRAINER)}{_nearest(key, [*TRAINER])}"
             )
     width, depth = lookup(config, "model.width"), lookup(config, "model.depth")
     if isinstance(width, list) and len(width) != depth:

@@ -90,8 +90,8 @@ class StackedBatchNorm(nn.Module):
 class StackedNoise(nn.Module):
     """Dropout or uniform noise with one random stream per replicate: (replicates, features, batch), same out.
 
-    A unit's factor comes from 16 random bits. The streams advance by whole training steps of `batch_size` rows, whatever
-    the size of the batch at hand, so that a short last batch moves no later mask.
+    A unit's factor comes from 16 random bits. The streams advance by whole training steps of `batch_size` rows,
+    whatever the size of the batch at hand, so that a short last batch moves no later mask.
     """
 
     def __init__(self, layer: nn.Module, features: int, batch_size: int, seeds: Sequence[int], rerun: int, number: int):
@@ -157,7 +157,7 @@ class StackedNetwork(nn.Module):
     """N plain networks of one shape as one: x (replicates, batch, features) → logits (replicates, batch, classes).
 
     `networks` are Sequentials of Linear, BatchNorm1d, Dropout or UniformNoise, and activations, one for each seed. The
-    noise of replicate k in training comes from the stream of its own seed; nothing of a replicate depends on the others.
+    noise of replicate k in training comes from the stream of its own seed; nothing of a replicate depends on the rest.
     `batch_size` is the rows of a full training batch.
     """
 

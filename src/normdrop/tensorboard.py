@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,10 @@ def write_condition(
         value = [value for summary in summaries for value in summary.value]
         return Event(wall_time=end - seconds + elapsed, step=step, summary=Summary(value=value))
 
-    def points(table: pd.DataFrame) -> Iterator[Event]:
-        return (event(int(step), _scalars(row)) for step, row in table.iterrows())  # type: ignore[call-overload]
-
-    def ending(curves: pd.DataFrame, final: pd.Series) -> pd.DataFrame:
+    def points(curves: Mapping[Any, Mapping[Any, float]], final: Mapping[Any, float] | None = None) -> list[Event]:
         # A final metric takes the place of its curve's last point: HPARAMS shows the last point of a tag.
-        curves = curves.reindex(index=curves.index.union([last]), columns=curves.columns.union(final.index))
-        curves.loc[last, final.index] = final
-        return curves
+        rows = {**curves, last: {**curves.get(last, {}), **final}} if final else curves
+        return [event(int(step), _scalars(values)) for step, values in rows.items()]
 
     hparams = _hparams(record, replicates)
     # Two studies below one --logdir may each have a condition of this name: they are not one group.
@@ -139,8 +135,10 @@ def write_condition(
     by_layer = _with_band(by_layer.set_axis(["variance_shift/by_layer"], axis=1))
     events = [
         event(0, _experiment(record, hparams), _layout(shifts=len(by_layer) > 0)),
-        *points(ending(curves, finals.mean())),
-        *points(by_layer),  # the x axis of this one is the layer, from 1: the shift of a whole network is one line
+        *points(curves.to_dict("index"), finals.mean().to_dict()),
+        *points(
+            by_layer.to_dict("index")
+        ),  # the x axis of this one is the layer, from 1: the shift of a whole network is one line
     ]
     # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
     histograms: dict[str, Mapping[int, Any]] = {
@@ -149,28 +147,44 @@ def write_condition(
         **(activations or {}),
     }
     for tag, steps in histograms.items():
-        events += [event(step, histogram_pb(tag, values)) for step, values in sorted(steps.items())]
+        events += [event(step, _histogram(tag, values)) for step, values in sorted(steps.items())]
     _write(directory, [session, *events] if logging == "minimal" else events)
     if logging == "minimal":
         return
-    for seed, final in finals.iterrows():
+    for seed, final in finals.to_dict("index").items():
         own = history[history["seed"] == seed] if logging == "per_seed" else history.head(0)
-        own = own.set_index("step").drop(columns="seed")
-        _write(directory / "seeds" / f"{seed:02d}", [session, *points(ending(own, final))])
+        own_curves = own.set_index("step").drop(columns="seed").to_dict("index")
+        _write(directory / "seeds" / f"{seed:02d}", [session, *points(own_curves, final)])
 
 
-def write_report(directory: Path, figures: Mapping[str, Path], tables_markdown: Mapping[str, str]) -> None:
-    """Write the report's figures (PNG files, by tag) as images and its tables (Markdown, by tag) as text.
+def write_report(
+    directory: Path,
+    figures: Mapping[str, Path],
+    tables_markdown: Mapping[str, str],
+    replicates: pd.DataFrame | None = None,
+) -> None:
+    """Write the report's run, in place of event files that stand there.
 
-    `directory` is the report's folder, and its name the run's; event files that stand there are replaced.
+    Args:
+        directory: the report's folder; its path below `--logdir` is the run's name.
+        figures: PNG files by tag, for IMAGES.
+        tables_markdown: Markdown by tag, for TEXT.
+        replicates: the study's replicates, all conditions in one table: for DISTRIBUTIONS, test accuracy over seeds
+            against the rate in percent, which stands where the step usually is.
     """
     _clear(directory)
-    images = [
-        Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=path.read_bytes()))
-        for tag, path in figures.items()
-    ]
-    texts = [text_pb(tag, markdown).value[0] for tag, markdown in tables_markdown.items()]
-    _write(directory, [Event(wall_time=time.time(), summary=Summary(value=[value])) for value in [*texts, *images]])
+    summaries = [text_pb(tag, markdown) for tag, markdown in tables_markdown.items()]
+    for tag, path in figures.items():
+        image = Summary.Image(encoded_image_string=path.read_bytes())
+        summaries.append(Summary(value=[Summary.Value(tag=tag, image=image)]))
+    now = time.time()
+    events = [Event(wall_time=now, summary=summary) for summary in summaries]
+    if replicates is not None:
+        table = replicates.fillna({"setting": ""}).dropna(subset="test_acc")
+        for (*key, rate), rows in table.groupby(["dataset", "arrangement", "position", "setting", "rate"]):
+            tag = "/".join(["test_acc_by_rate", *filter(None, key)])
+            events.append(Event(wall_time=now, step=round(100 * rate), summary=_histogram(tag, rows["test_acc"])))
+    _write(directory, events)
 
 
 def _clear(run: Path) -> None:
@@ -193,9 +207,13 @@ def _write(run: Path, events: Iterable[Event]) -> None:
             writer.write(event.SerializeToString())
 
 
-def _scalars(values: pd.Series) -> Summary:
+def _scalars(values: Mapping[Any, float]) -> Summary:
     """The finite ones of the values as scalars; a missing metric leaves no point, so no mean counts it."""
-    return Summary(value=[Summary.Value(tag=str(t), simple_value=v) for t, v in values.items() if np.isfinite(v)])
+    return Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items() if np.isfinite(v)])
+
+
+def _histogram(tag: str, values: Any) -> Summary:
+    return histogram_pb(tag, values, buckets=12)  # thirty seeds fill no more
 
 
 def _with_band(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from normdrop.report import page
 from normdrop.report.against import read_reference
 from normdrop.report.answer import interval, number
 from normdrop.report.records import Found, load
-from normdrop.report.verdicts import EXPLORATORY
+from normdrop.report.verdicts import EXPLORATORY, each
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,18 +43,18 @@ def _print(found: Found, sections: list[page.Section]) -> None:
         alpha = section.study.declaration["alpha"]
         a, b = (" or ".join(side) for side in section.study.sides)
         primary = section.rows[section.rows["metric"] == section.study.declaration["metric"]]
-        table = Table(title=f"{section.slug}: {a} − {b}, {section.study.declaration['metric']}", title_justify="left")
+        table = Table(title=f"{section.slug}: {a} - {b}, {section.study.declaration['metric']}", title_justify="left")
         for column in (
             "data set",
             "position",
             "setting",
             "comparison",
-            "A − B",
+            "A - B",
             f"{100 * (1 - alpha):g} % interval",
             "verdict",
         ):
             table.add_column(column)
-        for row in primary.itertuples():
+        for row in each(primary):
             comparison = row.comparison.replace("_", " ") + (
                 f" {row.rate_a:g}" if row.comparison == "same_rate" else ""
             )
@@ -67,11 +67,11 @@ def _print(found: Found, sections: list[page.Section]) -> None:
         console.print(_plain(f"{section.answer.word}. {section.answer.sentence}"), style="bold", markup=False)
         for line in section.answer.beside:
             console.print(_plain(line), markup=False)
-        if section.study.missing:
-            console.print(f"{len(section.study.missing)} points of the declared grid are not finished.")
     for what, names in (("failed", found.failed), ("not finished", found.unfinished), ("damaged", found.damaged)):
-        for name, reason in names.items():
-            console.print(f"{what}: {name}: {reason}", markup=False)
+        for name, reason in list(names.items())[:20]:
+            console.print(f"{what}: {name}: {reason}", markup=False, soft_wrap=True)
+        if len(names) > 20:
+            console.print(f"{what}: {len(names) - 20} more, in the report")
     console.print(f"Report: {found.directory / 'report' / 'report.html'}", markup=False, soft_wrap=True)
 
 

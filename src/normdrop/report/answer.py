@@ -9,7 +9,7 @@ import pandas as pd
 
 from normdrop.report.records import Study, setting_value
 from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
-from normdrop.report.verdicts import DECLARED, HARNESS, unit, units_in
+from normdrop.report.verdicts import DECLARED, HARNESS, each, unit, units_in
 
 CHOSEN = {
     "best_vs_best": "each side at the values its own validation part prefers",
@@ -42,7 +42,10 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     what = unit(declaration["metric"])[0]
     if declaration["kind"] in ("spread", "loss"):
         what = f"the {declaration['kind']} of {what} over {declaration['over']}"
-    if base.empty:
+    if declaration["family"] is None:
+        sentence = "No study was declared for these conditions: every row is exploratory, and none is an answer."
+        result = Answer("Nothing declared", sentence)
+    elif base.empty:
         result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
     elif len(base) == 1:
         result = Answer(_word(base["verdict"]), _one(base.iloc[0], study, a, b, what))
@@ -57,7 +60,8 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
         )
     result.beside.append(_held_fixed(study))
     harness = rows[rows["family"] == HARNESS]
-    for row in harness[harness["verdict"].map(say).isin(["better", "worse"])].itertuples():
+    claiming = harness[harness["verdict"].map(say).isin(["better", "worse"])]
+    for row in each(claiming):
         result.alarms.append(
             f"The A/A row claims a difference of {row.a} against itself ({row.dataset}, {row.position}, rate "
             f"{row.rate_a:g}: {number(row.estimate, row)}, p = {row.p_value:.3g}). At alpha {declaration['alpha']:g} one in "
@@ -71,14 +75,14 @@ def number(value: float, row: pd.Series | object) -> str:
     """A value of the row's unit, as text."""
     symbol, scale = units_in(row)
     if pd.isna(value):
-        return "unknown"
+        return "—"
     return f"×{value:.3g}" if symbol == "×" else f"{value * scale:+.{3 if symbol == 'nats' else 2}f} {symbol}"
 
 
 def interval(low: float, high: float, row: pd.Series | object) -> str:
     symbol, scale = units_in(row)
     if pd.isna(low):
-        return "–"
+        return "—"
     if symbol == "×":
         return f"{low:.3g} to {high:.3g}"
     digits = 3 if symbol == "nats" else 2
@@ -148,7 +152,7 @@ def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> li
         alone = directed & ~first.isin(["better", "worse"])
         name = unit(metric)[0]
         if opposite.any():
-            places = ", ".join(f"{r.dataset} ({r.position})" for r in both[opposite].itertuples())
+            places = ", ".join(f"{r.dataset} ({r.position})" for r in each(both[opposite]))
             lines.append(f"**{primary} and {name} disagree** on {places}: {a} is {second[opposite].iloc[0]} on {name}.")
         if alone.any():
             words = Counter(second[alone])

@@ -1,4 +1,4 @@
-"""The figures of a study. Colours are Okabe and Ito's, and a marker says the same, for print and colour-blind readers."""
+"""The figures of a study. Colours are Okabe and Ito's, and markers say the same without colour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from normdrop.report.records import Study, read_history
-from normdrop.report.verdicts import CENSORED, DECLARED, blocks, higher_is_better, sides_at, tuned, unit, values_of
+from normdrop.report.verdicts import (
+    CENSORED,
+    DECLARED,
+    blocks,
+    each,
+    higher_is_better,
+    ladder,
+    sides_at,
+    tuned,
+    unit,
+    values_of,
+)
 
 ARRANGEMENTS = {
     "none": ("#7A7A7A", "o"),
@@ -27,20 +38,22 @@ POSITIONS = {"after": ("#0072B2", "o"), "before": ("#D55E00", "s"), "around": ("
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 12
 MAX_ROWS = 40
-STYLE = {
+DPI = 150
+WIDTH = 7.2  # inches: one column of the page
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "legend.frameon": False,
-    "savefig.dpi": 140,
+    "savefig.dpi": DPI,
 }
 
 
 def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
     """Each figure that the study has data for: a name for its file, a caption, the figure."""
-    contrast = f"{' or '.join(study.sides[0])} − {' or '.join(study.sides[1])}"
+    contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     metric = unit(study.declaration["metric"])[0]
     with matplotlib.rc_context(STYLE):
         if (figure := _forest(study, rows)) is not None:
@@ -107,12 +120,11 @@ def _effect_name(study: Study) -> str:
     return names.get(study.declaration["kind"], "paired difference")
 
 
-def _panels(count: int, width: float = 3.1, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
     columns = min(columns, count)
     lines = math.ceil(count / columns)
-    figure = Figure(figsize=(max(columns * width, 4.6), lines * height + 0.5), layout="constrained")
-    axes = [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
-    return figure, axes
+    figure = Figure(figsize=(WIDTH, lines * height + 0.4), layout="constrained")
+    return figure, [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
 
 
 def _legend(figure: Figure, axes: list[Axes]) -> None:
@@ -120,7 +132,7 @@ def _legend(figure: Figure, axes: list[Axes]) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
 
 
 def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
@@ -155,16 +167,16 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
     if family.empty:
         return None
     scale = _scale(study)
-    figure = Figure(figsize=(7.2, 0.27 * len(family) + 1.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.27 * len(family) + 1.0), layout="constrained")
     ax = figure.add_subplot()
     _rope(ax, study, horizontal=False)
-    for y, row in enumerate(family.itertuples()):
+    for y, row in enumerate(each(family)):
         color, marker = POSITIONS.get(row.position, ("#000000", "o"))
         low, high = row.ci_low * scale, row.ci_high * scale
         ax.plot([low, high], [y, y], color=color, lw=1.6)
         ax.plot([row.estimate * scale], [y], marker, color=color, ms=5)
     ax.set_yticks(
-        range(len(family)), [" · ".join(filter(None, [r.dataset, r.position, r.setting])) for r in family.itertuples()]
+        range(len(family)), [" · ".join(filter(None, [r.dataset, r.position, r.setting])) for r in each(family)]
     )
     ax.set_ylim(len(family) - 0.4, -0.6)
     ax.set_xlabel(_axis(study))
@@ -177,7 +189,7 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
     rows = rows[
         (rows["metric"] == metric) & (rows["setting"] == base) & rows["comparison"].isin(["same_rate", "best_vs_best"])
     ]
-    rates = sorted({max(r.rate_a, r.rate_b) for r in rows.itertuples() if r.comparison == "same_rate"})
+    rates = sorted({max(r.rate_a, r.rate_b) for r in each(rows) if r.comparison == "same_rate"})
     if len(rates) < 2:
         return None
     names = sorted(rows["dataset"].unique())[:MAX_PANELS]
@@ -190,7 +202,7 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
             color, marker = POSITIONS[position]
             here = rows[(rows["dataset"] == dataset) & (rows["position"] == position)]
             nudge = 0.16 * (k - (len(present) - 1) / 2)
-            for row in here.itertuples():
+            for row in each(here):
                 best = row.comparison == "best_vs_best"
                 x = (len(rates) + 0.4 if best else places[max(row.rate_a, row.rate_b)]) + nudge
                 ax.plot([x, x], [row.ci_low * scale, row.ci_high * scale], color=color, lw=1.4)
@@ -221,7 +233,7 @@ def _pairs(study: Study) -> Figure | None:
                 found.append((f"{dataset} · {position}", a * scale, b * scale))
     if not found:
         return None
-    figure, axes = _panels(len(found), width=2.7, height=2.7)
+    figure, axes = _panels(len(found))
     for ax, (title, a, b) in zip(axes, found, strict=True):
         kept = np.isfinite(a) & np.isfinite(b)
         a, b = a[kept], b[kept]
@@ -290,7 +302,7 @@ def _by_grid(study: Study) -> Figure | None:
         return None
     figure, axes = _panels(len(found))
     for ax, (dataset, position, block) in zip(axes, found, strict=True):
-        rungs = sorted(block[over].unique())
+        rungs = [rung for rung in sorted(ladder(study)) if rung in set(block[over])]
         for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
@@ -317,7 +329,7 @@ def _curves(study: Study) -> Figure | None:
     figure, axes = _panels(len(found))
     for ax, (dataset, block) in zip(axes, found.items(), strict=True):
         if study.over:
-            block = block[block[study.over] == sorted(block[study.over].unique())[0]]
+            block = block[block[study.over] == ladder(study)[0]]
         for arrangement, (color, marker) in ARRANGEMENTS.items():
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
@@ -345,7 +357,7 @@ def _who_beats_whom(study: Study) -> Figure | None:
         if metric not in block:
             continue
         if study.over:
-            block = block[block[study.over] == sorted(block[study.over].unique())[0]]
+            block = block[block[study.over] == ladder(study)[0]]
         best = {
             name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
             for name, rows in ((n, block[block["arrangement"] == n]) for n in ARRANGEMENTS)
@@ -357,7 +369,7 @@ def _who_beats_whom(study: Study) -> Figure | None:
         return None
     sign = 1 if higher_is_better(metric, "difference") else -1
     found = found[:6]
-    figure, axes = _panels(len(found), width=3.4, height=3.0)
+    figure, axes = _panels(len(found), height=2.6)
     for ax, (title, best) in zip(axes, found, strict=True):
         names = list(best)
         matrix = np.full((len(names), len(names)), np.nan)
@@ -390,7 +402,7 @@ def _shift(shift: pd.DataFrame) -> Figure | None:
     known = shift.dropna(subset=["measured", "predicted"])
     if known.empty:
         return None
-    figure, (ax,) = _panels(1, width=4.6, height=4.0)
+    figure, (ax,) = _panels(1, height=3.6)
     for arrangement, (color, marker) in ARRANGEMENTS.items():
         rows = known[known["arrangement"] == arrangement]
         if len(rows):
@@ -408,5 +420,6 @@ def _shift(shift: pd.DataFrame) -> Figure | None:
     limits = (max(0, both.min() - 0.05), both.max() + 0.05)
     ax.plot(limits, limits, color="#000000", lw=0.8)
     ax.set(xlim=limits, ylim=limits, xlabel="predicted Δ", ylabel="measured Δ = eval variance / train variance")
+    ax.set_box_aspect(1)
     _legend(figure, [ax])
     return figure

@@ -68,7 +68,7 @@ def shifts(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame(rows)
     for column in ("measured", "predicted", "running"):
-        table[column] = pd.to_numeric(table[column] if column in table else math.nan)
-    table["case"] = table["case"] if "case" in table else ""
+        table[column] = pd.to_numeric(table.get(column, math.nan))
+    table["case"] = table.get("case", "")
     means = table.groupby([*place, "layer", "case"], dropna=False)[["measured", "predicted", "running"]].mean()
     return means.assign(seeds=table.groupby([*place, "layer", "case"], dropna=False)["seed"].nunique()).reset_index()

@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,20 @@ from normdrop.report import figures, mechanism
 from normdrop.report.against import compare_runs
 from normdrop.report.answer import Answer, answer, interval, number, say
 from normdrop.report.records import Found, Study
-from normdrop.report.verdicts import DECLARED, HARNESS, verdicts
-
-HEADER = ["data set", "position", "setting", "comparison", "metric", "n", "A − B", "interval", "d_z", "P(A > B)"]
-HEADER += ["p", "p (Holm)", "p (TOST)", "verdict", "verdict, new data"]
+from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, each, verdicts
 
 
 @dataclass
 class Table:
     header: list[str]
     rows: list[list[str]]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, str]]) -> Table:
+        """The rows' cells under their keys; a column in which no row says anything is left out."""
+        cells = list(rows)
+        header = [key for key in (cells[0] if cells else {}) if any(row[key] != "—" for row in cells)]
+        return cls(header, [[row[key] for key in header] for row in cells])
 
 
 @dataclass
@@ -40,8 +45,8 @@ class Section:
     declared: list[tuple[str, str]]
     family: Table
     others: Table
-    mechanism: Table | None
-    shift: Table | None
+    mechanism: Table
+    shift: Table
     figures: list[tuple[str, str, str]]
     """file name, caption, the PNG in base64"""
     reproduce: list[tuple[str, str]]
@@ -147,76 +152,72 @@ def _comparison(row: Any) -> str:
 
 
 def _p(value: float) -> str:
-    return "–" if pd.isna(value) else "< .0001" if value < 0.0001 else f"{value:.4f}"
+    return "—" if pd.isna(value) else "< .0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _table(rows: pd.DataFrame) -> Table:
-    cells = [
-        [
-            row.dataset,
-            row.position,
-            row.setting or "–",
-            _comparison(row),
-            row.metric,
-            f"{row.n}" + (f" (−{row.left_out})" if row.left_out else ""),
-            number(row.estimate, row),
-            interval(row.ci_low, row.ci_high, row),
-            "–" if pd.isna(row.d_z) else f"{row.d_z:.2f}",
-            "–" if pd.isna(row.p_superior) else f"{row.p_superior:.2f}",
-            _p(row.p_value),
-            _p(row.p_holm),
-            _p(row.p_tost),
-            row.verdict + (" (exploratory)" if row.family == "exploratory" else ""),
-            row.verdict_new_data,
-        ]
-        for row in rows.itertuples()
-    ]
-    return Table(HEADER, cells)
+    return Table.of(
+        {
+            "data set": row.dataset,
+            "position": row.position,
+            "setting": row.setting or "—",
+            "comparison": _comparison(row),
+            "metric": row.metric,
+            "A - B": number(row.estimate, row),
+            "interval": interval(row.ci_low, row.ci_high, row),
+            "verdict": row.verdict + (" (exploratory)" if row.family == EXPLORATORY else ""),
+            "new data": row.verdict_new_data,
+            "n": f"{row.n}" + (f" ({row.left_out} left out)" if row.left_out else ""),
+            "d_z": _decimals(row.d_z),
+            "P(A > B)": _decimals(row.p_superior),
+            "p": _p(row.p_value),
+            "p (Holm)": _p(row.p_holm),
+            "p (TOST)": _p(row.p_tost),
+            "BCa interval": interval(row.bca_low, row.bca_high, row),
+            "interval, new data": interval(row.new_low, row.new_high, row),
+        }
+        for row in each(rows)
+    )
 
 
-def _recalibration_table(table: pd.DataFrame) -> Table | None:
-    if table.empty:
-        return None
-    header = [
-        "data set",
-        "position",
-        "setting",
-        "comparison",
-        "n",
-        "before (pp)",
-        "after (pp)",
-        "share explained",
-        "interval",
-    ]
-    rows = [
-        [
-            r.dataset,
-            r.position,
-            r.setting or "–",
-            "best vs best" if r.comparison == "best_vs_best" else f"same rate {r.rate:g}",
-            str(r.n),
-            f"{100 * r.before:+.2f}",
-            f"{100 * r.after:+.2f}",
-            "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
-            "–" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
-        ]
-        for r in table.itertuples()
-    ]
-    return Table(header, rows)
+def _decimals(value: float, digits: int = 2) -> str:
+    return "—" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _shift_table(table: pd.DataFrame) -> Table | None:
-    if table.empty:
-        return None
-    header = ["data set", "arrangement", "position", "rate", "setting", "BN layer", "case", "measured Δ", "predicted Δ"]
-    header += ["Δ against running", "replicates"]
-    rows = [
-        [r.dataset, r.arrangement, r.position, f"{r.rate:g}", r.setting or "–", str(r.layer), str(r.case)]
-        + ["–" if pd.isna(v) else f"{v:.3f}" for v in (r.measured, r.predicted, r.running)]
-        + [str(r.seeds)]
-        for r in table.itertuples()
-    ]
-    return Table(header, rows)
+def _recalibration_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "data set": r.dataset,
+            "position": r.position,
+            "setting": r.setting or "—",
+            "comparison": "best vs best" if r.comparison == "best_vs_best" else f"same rate {r.rate:g}",
+            "n": str(r.n),
+            "before (pp)": f"{100 * r.before:+.2f}",
+            "after (pp)": f"{100 * r.after:+.2f}",
+            "share explained": "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
+            "interval": "—" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
+        }
+        for r in each(table)
+    )
+
+
+def _shift_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "data set": r.dataset,
+            "arrangement": r.arrangement,
+            "position": r.position,
+            "rate": f"{r.rate:g}",
+            "setting": r.setting or "—",
+            "BN layer": str(r.layer),
+            "case": str(r.case),
+            "measured Δ": _decimals(r.measured, 3),
+            "predicted Δ": _decimals(r.predicted, 3),
+            "Δ against running": _decimals(r.running, 3),
+            "replicates": str(r.seeds),
+        }
+        for r in each(table)
+    )
 
 
 def _declared(study: Study) -> list[tuple[str, str]]:
@@ -275,25 +276,22 @@ def _reproduce(study: Study) -> list[tuple[str, str]]:
 
 def _against(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
     both = compare_runs(rows, reference)
-    header = ["claim", "data set", "position", "setting", "comparison", "metric", "here", "reference", "z", "p (Holm)"]
-    header += ["verdict here", "verdict there"]
-    shown = both[both["differs"] | both["verdict_differs"]] if len(both) else both
-    cells = [
-        [
-            r.claim,
-            r.dataset,
-            r.position,
-            r.setting or "–",
-            r.comparison + (f" {r.rate:g}" if r.rate >= 0 else ""),
-            r.metric,
-        ]
-        + [number(r.estimate, r), number(r.estimate_reference, r), f"{r.z:+.1f}", _p(r.p_holm)]
-        + [r.verdict, r.verdict_reference]
-        for r in shown.itertuples()
-    ]
-    return {
-        "compared": len(both),
-        "differ": int(both["differs"].sum()) if len(both) else 0,
-        "verdicts_differ": int(both["verdict_differs"].sum()) if len(both) else 0,
-        "table": Table(header, cells),
-    }
+    table = Table.of(
+        {
+            "claim": r.claim,
+            "data set": r.dataset,
+            "position": r.position,
+            "setting": r.setting or "—",
+            "comparison": r.comparison + (f" {r.rate:g}" if r.rate >= 0 else ""),
+            "metric": r.metric,
+            "here": number(r.estimate, r),
+            "reference": number(r.estimate_reference, r),
+            "z": f"{r.z:+.1f}",
+            "p (Holm)": _p(r.p_holm),
+            "verdict": r.verdict,
+            "verdict there": r.verdict_reference,
+        }
+        for r in each(both[both["differs"] | both["verdict_differs"]])
+    )
+    counts = {name: int(both[name].sum()) for name in ("differs", "verdict_differs")}
+    return {"compared": len(both), **counts, "table": table}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import os
 from collections import defaultdict
@@ -22,7 +21,20 @@ WITH_DROPOUT = {"dropout", "bn_dropout", "dropout_bn"}
 # The kinds of study that consume one key of the grid instead of giving a verdict for each of its values.
 CONSUMING = ("spread", "loss", "ladder")
 # What may differ between two conditions that are compared, and what has no influence on a result.
-_FREE = ("arrangement", "position", "rate", "seeds", "replicates", "rerun", "name", "logging", "study", "experiment")
+_FREE = (
+    *("arrangement", "position", "rate", "seeds", "replicates", "rerun", "replicates_at_a_time", "name", "logging"),
+    *("study", "measure", "trainer.accelerator", "trainer.devices"),
+)
+# Conditions trained without an experiment: the table is worth showing, but nothing was declared.
+UNDECLARED = {
+    "claim": "undeclared",
+    "sentence": "",
+    "contrast": {"a": "bn_dropout", "b": "dropout_bn"},
+    "metric": "test_acc",
+    "secondary": ["test_nll", "test_ece"],
+    "kind": "difference",
+    "family": None,
+}
 
 
 @dataclass
@@ -35,8 +47,6 @@ class Study:
     records: list[dict[str, Any]]
     replicates: pd.DataFrame
     """one row per replicate and (arrangement, position) it stands for; see `_layout`"""
-    missing: list[str]
-    """points of the declared grid for which no finished condition stands"""
     told_apart: list[str]
     """one line for each config key that differs though the sweep did not name it"""
 
@@ -65,10 +75,12 @@ class Study:
 
 @dataclass
 class Found:
-    """Everything under one directory. The last three map a condition's path to why it is not in a study."""
+    """Everything under one directory. The last three map a condition's path to what is wrong or not there yet."""
 
     directory: Path
     studies: list[Study] = field(default_factory=list)
+    planned: int = 0
+    finished: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     unfinished: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -84,29 +96,47 @@ def load(directory: Path) -> Found:
         raise ValueError(f"{directory}: no such directory")
     found = Found(directory)
     by_study: dict[tuple[Path, str], list[tuple[dict[str, Any], pd.DataFrame]]] = defaultdict(list)
+    plans: dict[str, int] = {}
     for here, folders, files in os.walk(directory):
-        # A report of ours also holds a replicates.csv; it is no condition.
-        folders[:] = sorted(f for f in folders if f != "report" and not f.startswith(".report"))
         folder, name = Path(here), os.path.relpath(here, directory)
-        if "record.json" in files:
+        if "plan.json" in files:
+            plans |= _planned(folder, name)
+        if "error.txt" in files:
+            lines = (folder / "error.txt").read_text(errors="replace").splitlines()
+            found.failed[name] = lines[0] if lines else "no reason was recorded"
+        if "record.json" in files or "record.json.new" in files:
             try:
                 record, table = _read(folder)
             except ValueError as error:
                 found.damaged[name] = str(error)
                 continue
+            found.finished += 1
             root = folder.parents[len(Path(record["condition"]).parts) - 1]
             declaration = {k: v for k, v in record["study"].items() if k != "grid"}
             by_study[root, json.dumps(declaration, sort_keys=True)].append((record, table))
-        elif "error.txt" in files:
-            lines = (folder / "error.txt").read_text(errors="replace").splitlines()
-            found.failed[name] = lines[0] if lines else "no reason was recorded"
-        elif ".hydra" in folders or "replicates.csv" in files or "history.csv" in files:
-            found.unfinished[name] = "no record yet"
-        folders[:] = [f for f in folders if f != ".hydra"]
+            if len(table) < plans.get(name, 0):
+                found.unfinished[name] = f"{len(table)} of {plans[name]} planned replicates"
+        elif "error.txt" not in files and (".hydra" in folders or "history.csv" in files or "replicates.csv" in files):
+            found.unfinished[name] = "begun"
+        # A report of ours also holds a replicates.csv; it is no condition.
+        folders[:] = sorted(f for f in folders if f != "report" and not f.startswith("."))
+    seen = {*found.failed, *found.damaged, *found.unfinished}
+    seen |= {os.path.relpath(root / r["condition"], directory) for (root, _), c in by_study.items() for r, _ in c}
+    found.unfinished |= {name: "planned, not begun" for name in plans if name not in seen}
+    found.planned = len(plans)
     found.studies = [_study(root, conditions) for (root, _), conditions in sorted(by_study.items())]
     if not (found.studies or found.failed or found.unfinished or found.damaged):
         raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
     return found
+
+
+def _planned(root: Path, name: str) -> dict[str, int]:
+    """Every condition that was asked for and its number of replicates, as the sweeper wrote them down."""
+    try:
+        conditions = json.loads((root / "plan.json").read_text())["conditions"]
+        return {os.path.normpath(f"{name}/{path}"): len(planned["seeds"]) for path, planned in conditions.items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
@@ -115,37 +145,54 @@ def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A condition's record and its replicates. Raises ValueError with what is damaged."""
     try:
-        record = json.loads((folder / "record.json").read_text())
+        record, contents = _contents(folder)
         if record["format"] != FORMAT:
             raise ValueError(f"record.json has format {record['format']}; this report reads {FORMAT}")
-        declared = {"claim", "contrast", "metric", "kind", "family"} - set(record["study"])
-        if declared:
-            raise ValueError(f"its study declares no {', '.join(sorted(declared))}")
-        contents = {name: (folder / name).read_bytes() for name in TABLES}
-        expected = {name: record["tables"][name] for name in TABLES}
-        needed = ("condition", "dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows")
-        record = {**{key: record[key] for key in needed}, **record}
+        changed = [name for name in TABLES if hashlib.sha256(contents[name]).hexdigest() != record["tables"][name]]
+        if changed:
+            # A running sweep may have replaced the tables between our reads of them and of the record.
+            record, contents = _contents(folder)
+        for name in TABLES:
+            if hashlib.sha256(contents[name]).hexdigest() != record["tables"][name]:
+                raise ValueError(f"{name} does not match its checksum")
+        for key in ("dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows", "seeds"):
+            record[key]
+        if not set(record["study"]) - {"grid"}:
+            record["study"] = {**UNDECLARED, **record["study"]}
+        if lacking := {"claim", "contrast", "metric", "kind", "family"} - set(record["study"]):
+            raise ValueError(f"its study declares no {', '.join(sorted(lacking))}")
+        condition = Path(record["condition"]).parts
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError("record.json is not readable JSON") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"record.json lacks {error}") from None
     except FileNotFoundError as error:
         raise ValueError(f"{Path(error.filename).name} is missing") from None
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != expected[name]:
-            raise ValueError(f"{name} does not match its checksum")
-    if folder.parts[-len(Path(record["condition"]).parts) :] != Path(record["condition"]).parts:
+    if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
-    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]))
+    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]), float_precision="round_trip")
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table
 
 
+def _contents(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The record and the bytes of its tables. Once record.json.new is there, the files ending in .new count."""
+    suffix = ".new" if (folder / "record.json.new").exists() else ""
+
+    def read(name: str) -> bytes:
+        new = folder / f"{name}{suffix}"
+        return (new if new.exists() else folder / name).read_bytes()
+
+    contents = {name: read(name) for name in TABLES}
+    return json.loads(read("record.json")), contents
+
+
 def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:
     records = [record for record, _ in conditions]
-    defaults = {"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05}
+    defaults: dict[str, Any] = {"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05}
     declaration = {**defaults, **records[0]["study"]}
     grids = {json.dumps(record["study"].get("grid") or {}, sort_keys=True) for record in records}
     declaration["grid"] = [json.loads(grid) for grid in sorted(grids)]
@@ -158,14 +205,12 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
         [_layout(r, t, s, own_column) for (r, t), s in zip(conditions, settings, strict=True)], ignore_index=True
     )
     # A network also stands for positions that nobody asked for.
-    asked = {p for grid in declaration["grid"] for p in grid.get("position", [])} or {r["position"] for r in records}
+    asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
     replicates = replicates[replicates["position"].isin(asked)]
     # Two networks may stand for one point (none was trained at two positions, say): the one trained there counts.
     point = ["dataset", "arrangement", "position", "rate", "setting", *own_column, "rerun", "seed"]
     replicates = replicates.sort_values([*point, "stands_in"], kind="stable").drop_duplicates(point)
-    return Study(
-        root, declaration, records, replicates.reset_index(drop=True), _missing(declaration, records), told_apart
-    )
+    return Study(root, declaration, records, replicates.reset_index(drop=True), told_apart)
 
 
 def _layout(record: dict[str, Any], table: pd.DataFrame, setting: str, own_column: Iterable[str]) -> pd.DataFrame:
@@ -208,7 +253,9 @@ def _settings(records: list[dict[str, Any]], own_column: list[str]) -> tuple[lis
     named = [{k: v for k, v in r["setting"].items() if k not in free} for r in records]
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, (record, setting) in enumerate(zip(records, named, strict=True)):
-        groups[record["dataset"], json.dumps(setting, sort_keys=True)].append(i)
+        # With the values of own columns: other keys may follow them by interpolation.
+        values = setting | {key: setting_value(record, key) for key in own_column}
+        groups[record["dataset"], json.dumps(values, sort_keys=True)].append(i)
     told_apart = {}
     for (dataset, _), members in groups.items():
         flat = [
@@ -219,8 +266,8 @@ def _settings(records: list[dict[str, Any]], own_column: list[str]) -> tuple[lis
             values = [json.dumps(f.get(key)) for f in flat]
             if len(set(values)) > 1:
                 told_apart[dataset, key] = f"{dataset}: {key} is {' in some conditions, '.join(sorted(set(values)))}"
-                for i, value in zip(members, values, strict=True):
-                    named[i] = {**named[i], key: json.loads(value)}
+                for i, text in zip(members, values, strict=True):
+                    named[i] = {**named[i], key: json.loads(text)}
     return [",".join(f"{k}={v}" for k, v in setting.items()) for setting in named], list(told_apart.values())
 
 
@@ -229,25 +276,3 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _missing(declaration: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
-    """The declared grid minus what finished conditions stand for, each distinct network once."""
-    missing: dict[tuple[Any, ...], str] = {}
-    for grid in declaration["grid"]:
-        keys = list(grid)
-        done = set()
-        for record in records:
-            values = {"data": record["dataset"], "rate": float(record["rate"])}
-            for arrangement, position in record["stands_for"]:
-                values |= {"arrangement": arrangement, "position": position}
-                done.add(tuple(str(values.get(k, setting_value(record, k))) for k in keys))
-        for values_at in itertools.product(*grid.values()):
-            at = dict(zip(keys, values_at, strict=True))
-            arrangement = at.get("arrangement")
-            if "rate" in at:
-                at["rate"] = float(at["rate"]) if arrangement is None or arrangement in WITH_DROPOUT else 0.0
-            point = tuple(str(value) for value in at.values())
-            if point not in done:
-                missing[point] = ", ".join(f"{k}={v}" for k, v in at.items())
-    return list(missing.values())

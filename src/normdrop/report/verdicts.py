@@ -13,12 +13,12 @@ import pandas as pd
 from normdrop.report.records import WITH_DROPOUT, Study
 from normdrop.report.statistics import MIN_DATA_SETS, Comparison, compare, compare_ratio, holm, slopes, verdict
 
-COLUMNS = (
-    "claim dataset position comparison rate_a rate_b metric n estimate ci_low ci_high d_z p_superior p_value p_holm "
-    "p_tost verdict p_new_data verdict_new_data "
+COLUMNS = [
+    *("claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high"),
+    *("d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data"),
     # Beyond the contract of the first nineteen.
-    "setting left_out bca_low bca_high new_low new_high family a b"
-).split()
+    *("setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b"),
+]
 # Counts of steps are compared as a ratio, runs that never reached the level counted as longer than any that did.
 CENSORED = "steps_to_level"
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
@@ -43,6 +43,11 @@ def unit(metric: str) -> tuple[str, str, float]:
     return (words, "nats", 1.0) if metric.endswith("nll") or metric == "nll_gap" else (words, "pp", 100.0)
 
 
+def each(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a table of many types."""
+    return table.itertuples(index=False)
+
+
 def units_in(row: Any) -> tuple[str, float]:
     """Unit and factor of a row's estimate: a ratio has none."""
     _, symbol, scale = unit(row.metric)
@@ -61,11 +66,11 @@ def verdicts(study: Study) -> pd.DataFrame:
     declared = table["family"] == DECLARED
     table.loc[declared, "p_holm"] = holm(table.loc[declared, "p_value"])
     table.loc[declared, "p_holm_new"] = holm(table.loc[declared, "p_new_data"])
-    for i, row in table.iterrows():
-        comparison: Comparison = row["result"]
+    for i, row in enumerate(each(table)):
+        comparison: Comparison = row.result
         # A row outside the family is exploratory: it is judged by its own p-value, and labelled.
-        p, p_new = (row["p_holm"], row["p_holm_new"]) if declared[i] else (row["p_value"], row["p_new_data"])
-        good = higher_is_better(row["metric"], kind if row["family"] != HARNESS else "difference")
+        p, p_new = (row.p_holm, row.p_holm_new) if declared[i] else (row.p_value, row.p_new_data)
+        good = higher_is_better(row.metric, "difference" if row.family == HARNESS else kind)
         table.loc[i, "verdict"] = verdict(comparison, p, alpha=alpha, higher_is_better=good)
         table.loc[i, "verdict_new_data"] = verdict(
             comparison, p_new, alpha=alpha, higher_is_better=good, scope="new data"
@@ -114,7 +119,7 @@ def blocks(study: Study) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     """Data set, position, setting and their replicates; a pair of networks that two positions share comes once."""
     first = study.replicates[study.replicates["rerun"] == 0]
     settings, positions = study.settings, ["after", "before", "around"]
-    groups = {key: block for key, block in first.groupby(["dataset", "position", "setting"])}
+    groups: dict[Any, pd.DataFrame] = {key: block for key, block in first.groupby(["dataset", "position", "setting"])}
     seen = set()
     for dataset, position, setting in sorted(groups, key=lambda k: (settings.index(k[2]), k[0], positions.index(k[1]))):
         block = groups[dataset, position, setting]
@@ -137,7 +142,7 @@ def _contrast_rows(study: Study) -> Iterator[dict[str, Any]]:
         comparisons: list[tuple[str, float | None]] = [("best_vs_best", None)]
         comparisons += [("same_rate", rate) for rate in rates_of(study, block)]
         if study.declaration["tuned"] == ["rate"] and rates_of(study, block) == [0.0]:
-            comparisons = [(family, None)]  # nothing to tune: the two comparisons are one
+            comparisons = [(family or "same_rate", None)]  # nothing to tune: the two comparisons are one
         for comparison, rate in comparisons:
             sides = sides_at(study, block, rate)
             if sides is None:
@@ -174,34 +179,37 @@ def values_of(
     over, kind = study.over, study.declaration["kind"]
     if over is None:
         seeds = sorted(set(a["seed"]) & set(b["seed"]))
-        yield "", *(side.set_index("seed")[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+        of_a, of_b = (side.set_index("seed")[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+        yield "", of_a, of_b
         return
     tables = [side.pivot(index="seed", columns=over, values=metric).astype(float) for side in (a, b)]
     tables[0], tables[1] = tables[0].align(tables[1], join="inner")
-    rungs = [value for value in _ladder(study) if value in tables[0].columns]
+    rungs = [value for value in ladder(study) if value in tables[0].columns]
     tables = [table[rungs] for table in tables]
     if len(rungs) < 2:
         return
     if kind == "spread":
         # A diverged replicate has no spread: skipna would make it look narrower.
-        yield "", *(table.std(axis=1, ddof=1, skipna=False).to_numpy() for table in tables)
+        of_a, of_b = (table.std(axis=1, ddof=1, skipna=False).to_numpy() for table in tables)
+        yield "", of_a, of_b
     elif kind == "loss":
         baseline, *others = rungs
-        yield "", *((table[baseline] - table[others].mean(axis=1, skipna=False)).to_numpy() for table in tables)
-    else:
+        of_a, of_b = ((table[baseline] - table[others].mean(axis=1, skipna=False)).to_numpy() for table in tables)
+        yield "", of_a, of_b
+    elif kind == "ladder":
         for rung in rungs:
             yield f"{over}={rung}", tables[0][rung].to_numpy(), tables[1][rung].to_numpy()
         # The fitted change from the first rung to the last, so that it has the metric's unit and ROPE.
         steps = np.arange(len(rungs))
-        first_to_last = [slopes(table.to_numpy(), steps) * steps[-1] for table in tables]
-        yield f"trend over {over}", *first_to_last
+        of_a, of_b = (slopes(table.to_numpy(), steps) * steps[-1] for table in tables)
+        yield f"trend over {over}", of_a, of_b
 
 
-def _ladder(study: Study) -> list[Any]:
-    """The values of `over` in declared order; the first is the baseline. Undeclared ones come last, sorted."""
-    declared = [value for grid in study.declaration["grid"] for value in grid.get(study.over, [])]
-    present = sorted(study.replicates[study.over].dropna().unique(), key=lambda v: (isinstance(v, str), v))
-    return [v for v in dict.fromkeys([*declared, *present]) if v in set(present)]
+def ladder(study: Study) -> list[Any]:
+    """The values of `over` from the smallest to the largest; a loss is counted from the one nearest 0."""
+    present = study.replicates[study.over].dropna().unique().tolist()
+    rungs = sorted(present, key=lambda value: (isinstance(value, str), value))
+    return sorted(rungs, key=abs) if study.declaration["kind"] == "loss" else rungs
 
 
 def _row(
@@ -263,5 +271,5 @@ def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
                 place = {"dataset": dataset, "position": position, "comparison": "way_out", "setting": setting}
                 place |= {"metric": study.declaration["metric"], "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
                 place |= {"a": arrangement, "b": f"{arrangement}, {base or 'as it was'}"}
-                values = (side[place["metric"]].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
-                yield _row(study, *values, rows, place, EXPLORATORY)
+                of_a, of_b = (side[place["metric"]].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+                yield _row(study, of_a, of_b, rows, place, EXPLORATORY)

@@ -1,0 +1,374 @@
+"""One condition from config to record: the Hydra application."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from normdrop import config as configs
+from normdrop import results, shift, tensorboard
+from normdrop.arrangement import same_network
+from normdrop.data import ReplicateData
+from normdrop.mlp import initialise, mlp
+from normdrop.module import SILENCED_FRACTIONS, ReplicatedClassifier
+from normdrop.replicates import StackedNetwork, stream
+
+CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
+
+# Measured on two CPUs: with more the weights leave the caches, with fewer the operations' overhead shows.
+AT_A_TIME = {"cpu": 10, "cuda": 128}
+
+
+def workers(accelerator: str) -> int:
+    """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
+    return 1 if accelerator != "cpu" and torch.cuda.is_available() else len(os.sched_getaffinity(0))
+
+
+OmegaConf.register_new_resolver("workers", workers, replace=True)
+
+
+def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
+    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
+    data = config["data"]
+    return ReplicateData(
+        instantiate(data["source"]),
+        seeds,
+        config["batch_size"],
+        **{key: data[key] for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca")},
+        batch_norm="bn" in config["arrangement"],
+        rerun=config["rerun"],
+    )
+
+
+def check_fit(config: Mapping[str, Any], seed: int) -> None:
+    """Raise ValueError for what only the data or the machine can tell to be wrong with a condition."""
+    accelerator, interval = config["trainer"]["accelerator"], config["trainer"]["val_check_interval"]
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
+    data = data_of(config, [seed])
+    data.setup()
+    steps = len(data.train_dataloader())
+    if type(interval) is int and interval > steps:
+        raise ValueError(
+            f"trainer.val_check_interval={interval}: must be at most the {steps} optimizer steps of an epoch"
+        )
+
+
+def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: list[int]) -> StackedNetwork:
+    """The stacked network of a condition, each replicate's weights drawn from its own stream."""
+    model = {key: value for key, value in config["model"].items() if key != "init_gain"}
+    placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
+        plain = mlp(features, classes, **placed, **model)
+    gain, rerun = config["model"]["init_gain"], config["rerun"]
+    networks = [initialise(copy.deepcopy(plain), stream(seed, "init", rerun=rerun), gain) for seed in seeds]
+    return StackedNetwork(networks, seeds, config["batch_size"], rerun)
+
+
+class _Hooks(pl.Callback):
+    """Tells how far the fit is, and measures variance shift after the epochs asked for."""
+
+    def __init__(self, config: Mapping[str, Any], progress: Callable[[float], None]):
+        self.config, self.progress = config, progress
+        self.shift: list[dict[str, Any]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        self.progress(epoch / (trainer.max_epochs or epoch))
+        if epoch in self.config["measure"]["shift_epochs"]:
+            assert isinstance(pl_module, ReplicatedClassifier)
+            self.shift += shift.measure(
+                pl_module.network, pl_module.parts, self.config["batch_size"], self.config["rerun"], epoch
+            )
+
+
+def train(
+    config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None] = lambda _: None
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Train one replicate for each seed: the tables of replicates and history, and what else goes on record."""
+    device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
+    todo, done = list(seeds), []
+    while todo:
+        group = todo[:at_a_time]
+        before = (len(seeds) - len(todo)) / len(seeds)
+        share = len(group) / len(seeds)
+        try:
+            done.append(_fit(config, group, lambda part: progress(before + share * part)))  # noqa: B023
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+            torch.cuda.empty_cache()
+            at_a_time = len(group) // 2
+            print(f"{config['arrangement']}: out of memory with {len(group)} replicates; going on with {at_a_time}")
+            continue
+        todo = todo[len(group) :]
+    replicates, histories, facts = zip(*done, strict=True)
+    merged = dict(facts[0]) | {"shift": [row for fact in facts for row in fact["shift"]]}
+    return pd.concat(replicates, ignore_index=True), pd.concat(histories, ignore_index=True), merged
+
+
+def _fit(
+    config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """One Lightning fit of the replicates that train together."""
+    data = data_of(config, seeds)
+    data.setup()
+    network = network_of(config, data.features, data.classes, seeds)
+    module = ReplicatedClassifier(network, data.parts, config["optimizer"], config["drift"])
+    hooks = _Hooks(config, progress)
+    trainer = pl.Trainer(
+        **config["trainer"],
+        devices=1,
+        logger=False,
+        callbacks=[hooks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=data)
+    module.to(module.parts["train"].x.device)  # Lightning leaves it on the CPU
+    history = _history(module, seeds)
+    replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module)})
+    level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
+    diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
+    replicates.insert(1, "diverged", diverged)
+    replicates.loc[diverged, replicates.columns[2:]] = float("nan")
+    replicates["steps_to_level"] = replicates["seed"].map(level).astype("Int64").where(~replicates["diverged"])
+    facts = {
+        "rows": {name: part.y.shape[1] for name, part in data.parts.items()}
+        | {"features": data.features, "classes": data.classes},
+        "shift": hooks.shift
+        + (
+            shift.measure(network, module.parts, config["batch_size"], config["rerun"], "end")
+            if _shifts(config)
+            else []
+        ),
+        "device": str(module.device),
+    }
+    return replicates, history, facts
+
+
+def _shifts(config: Mapping[str, Any]) -> bool:
+    return config["measure"]["shift"] and "bn" in config["arrangement"]
+
+
+def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
+    frames = [
+        pd.DataFrame({"seed": seeds} | {k: getattr(v, "numpy", lambda v=v: v)() for k, v in entry.items()})
+        for entry in module.history
+    ]
+    return pd.concat(frames, ignore_index=True).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+
+
+@torch.no_grad()
+def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier) -> dict[str, Any]:
+    """The columns of a replicate's row that are measured at the end of training, in eval mode."""
+    module.eval()
+    columns = {f"{name}_{metric}": value for name in module.parts for metric, value in module.evaluate(name).items()}
+    columns["gap"] = columns["train_acc"] - columns["test_acc"]
+    columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
+    if config["measure"]["silencing"]:
+        lost = []
+        for fraction in SILENCED_FRACTIONS:
+            silenced = module.silenced_accuracy(fraction)
+            columns[f"silenced_{round(100 * fraction)}"] = silenced
+            lost.append(columns["test_acc"] - silenced)
+        columns["reliance"] = torch.stack(lost).mean(dim=0)
+    if _shifts(config):
+        trained = module.network
+        module.network = shift.recalibrated(trained, module.parts["train"].x)
+        module.eval()
+        again = module.evaluate("test")
+        module.network = trained
+        columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
+    elif "bn" not in config["arrangement"]:  # nothing to recalibrate
+        columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
+    return {name: value.cpu().numpy() for name, value in columns.items()}
+
+
+# The first columns of replicates.csv, in this order; others follow.
+COLUMNS = (
+    *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
+    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_nll", "test_ece", "gap", "nll_gap"),
+    *("steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
+)
+
+
+def finish(
+    config: Mapping[str, Any], directory: Path, study: Mapping[str, Any], progress: Callable[[float], None]
+) -> None:
+    """Train the replicates that a condition's folder lacks and write its record; the caller holds the folder's lock."""
+    record, old = results.read(directory), None
+    seeds = configs.seeds(config)
+    if record is not None:
+        seeds = [seed for seed in seeds if seed not in record["seeds"]]
+        old = results.tables(directory)
+    if not seeds:
+        return
+    started = time.time()
+    replicates, history, facts = train(config, seeds, progress)
+    width = config["model"]["width"]
+    named = {
+        "dataset": config["data"]["name"],
+        "arrangement": config["arrangement"],
+        "position": config["position"],
+        "rate": config["rate"],
+        "setting": ",".join(f"{key}={value}" for key, value in study["setting"].items()),
+        "depth": config["model"]["depth"],
+        "width": width if isinstance(width, int) else "-".join(map(str, width)),
+        "rerun": config["rerun"],
+    }
+    replicates = replicates.assign(**named)
+    extra = [name for name in replicates if name not in COLUMNS]
+    replicates = replicates.reindex(columns=[*COLUMNS, *extra])
+    wall, shifts = time.time() - started, facts["shift"]
+    if record is not None and old is not None:
+        replicates = pd.concat([old[0], replicates]).sort_values("seed", kind="stable", ignore_index=True)
+        history = pd.concat([old[1], history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+        wall, shifts = wall + record["wall_seconds"], record["shift"] + shifts
+    merged = {
+        "format": 1,
+        "condition": study["condition"],
+        **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
+        "setting": study["setting"],
+        "stands_for": same_network(config["arrangement"], config["position"], config["model"]["activation"]),
+        "seeds": replicates["seed"].tolist(),
+        "config": dict(config),
+        "config_hash": configs.config_hash(config),
+        "study": dict(config["study"] or {}) | {"grid": study["grid"]},
+        "rows": facts["rows"],
+        "fresh_rows": config["data"]["fresh"],
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")},
+        "device": facts["device"],
+        "hardware": hardware(facts["device"]),
+        "wall_seconds": round(wall, 3),
+        "finished": time.time(),
+        "command": study["command"],
+        "shift": shifts,
+    }
+    tensorboard.write_condition(directory, merged, replicates, history, config["logging"])
+    results.write(directory, merged, replicates, history)
+
+
+def hardware(device: str) -> str:
+    """What the device is, in words."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return f"{os.cpu_count()} × {model or platform.machine()}"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One condition of a sweep, in the folder that the sweeper gave it; what goes wrong is kept in its error.txt."""
+    quiet()
+    runtime = HydraConfig.get()
+    directory = Path(runtime.runtime.output_dir)
+    root = Path(runtime.sweep.dir)
+    planned = json.loads((root / "plan.json").read_text(encoding="utf-8"))
+    study = planned["conditions"][runtime.sweep.subdir] | {
+        "condition": runtime.sweep.subdir,
+        "grid": planned["grid"],
+        "command": planned["command"],
+    }
+    note = root / ".progress" / runtime.sweep.subdir.replace("/", "+")
+    note.parent.mkdir(exist_ok=True)
+
+    def progress(part: float) -> None:
+        note.write_text(f"{part:.3f}")
+
+    try:
+        # The operating system frees the lock of a process that dies; a folder in other hands is left to them for now.
+        with FileLock(directory / ".lock", blocking=planned["wait"]):
+            (directory / results.ERROR).unlink(missing_ok=True)
+            progress(0.0)
+            finish(configs.plain(cfg), directory, study, progress)
+    except Timeout:
+        return
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        (directory / results.ERROR).write_text(
+            f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}", encoding="utf-8"
+        )
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def quiet() -> None:
+    """One thread for each process, no denormal numbers, and Lightning's remarks on how we use it left out."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+
+
+def main() -> None:
+    """Run the application; bad input gives one line on standard error and exit status 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
+    quiet()
+
+    def terminate(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        job()
+    except KeyboardInterrupt:
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        sys.exit(f"\nnormdrop: stopped. What is finished stays; go on with the same command: {command}")
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        sys.exit(f"normdrop: {_one_line(error)}")
+
+
+def _one_line(error: BaseException) -> str:
+    """What is wrong, in one line; Hydra's own messages with the names that come nearest."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return configs.unknown_key(unknown.group(1), hydra.compose("config"))
+    if missing := re.search(r"Could not find '([^']+)'", text):
+        group, _, name = missing.group(1).rpartition("/")
+        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+        return f"{group}={name}: must be one of {', '.join(names)}"
+    return text
+
+
+if __name__ == "__main__":
+    main()
