@@ -156,7 +156,8 @@ def fake_study(
     """
     rng = np.random.default_rng(seed)
     datasets, positions, rates, settings = list(datasets), list(positions), list(rates), list(settings)
-    grid = {"data": datasets, "arrangement": list(arrangements), "position": positions, "rate": rates}
+    grid: dict[str, list[Any]] = {"data": datasets, "arrangement": list(arrangements)}
+    grid |= {"position": positions, "rate": rates}
     for key in dict.fromkeys(key for setting in settings for key in setting):
         grid[key] = list(dict.fromkeys(setting[key] for setting in settings if key in setting))
     study = {**STUDY, **(study or {}), "grid": grid}
@@ -176,6 +177,11 @@ def fake_study(
                 table = fake_replicates(rng, mean, shared, own_sd, steps(arrangement, these), max_steps)
                 where = {"dataset": dataset, "arrangement": arrangement, "position": trained_at, "rate": q}
                 write_condition(root, table, setting=these, study=study, **where, **condition)
+    planned = {
+        str(path.parent.relative_to(root)): {"setting": {}, "seeds": list(range(replicates))}
+        for path in sorted(root.rglob("record.json"))
+    }
+    (root / "plan.json").write_text(json.dumps({"command": "normdrop", "grid": grid, "conditions": planned}))
     return root
 
 

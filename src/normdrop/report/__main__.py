@@ -8,12 +8,13 @@ import shlex
 import sys
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from normdrop.report import page
 from normdrop.report.against import read_reference
-from normdrop.report.answer import interval, number
+from normdrop.report.answer import interval, number, partial
 from normdrop.report.records import Found, load
 from normdrop.report.verdicts import EXPLORATORY, each
 
@@ -40,27 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
 def _print(found: Found, sections: list[page.Section]) -> None:
     console = Console(highlight=False)
     for section in sections:
-        alpha = section.study.declaration["alpha"]
+        declaration = section.study.declaration
         a, b = (" or ".join(side) for side in section.study.sides)
-        primary = section.rows[section.rows["metric"] == section.study.declaration["metric"]]
-        table = Table(title=f"{section.slug}: {a} - {b}, {section.study.declaration['metric']}", title_justify="left")
-        for column in (
-            "data set",
-            "position",
-            "setting",
-            "comparison",
-            "A - B",
-            f"{100 * (1 - alpha):g} % interval",
-            "verdict",
-        ):
-            table.add_column(column)
+        primary = section.rows[section.rows["metric"] == declaration["metric"]]
+        level = f"{100 * (1 - declaration['alpha']):g} % interval"
+        columns = ["data set", "position", "setting", "comparison", "difference", level, "verdict"]
+        if not primary["setting"].any():
+            columns.remove("setting")
+        title = f"{section.slug}: {a} - {b}, {declaration['metric']} (* exploratory)"
+        table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
         for row in each(primary):
             comparison = row.comparison.replace("_", " ") + (
                 f" {row.rate_a:g}" if row.comparison == "same_rate" else ""
             )
-            verdict = row.verdict + (" (exploratory)" if row.family == EXPLORATORY else "")
-            effect = [number(row.estimate, row), interval(row.ci_low, row.ci_high, row)]
-            table.add_row(row.dataset, row.position, row.setting, comparison, *effect, verdict)
+            cells = [row.dataset, row.position, *([row.setting] if "setting" in columns else []), comparison]
+            cells += [number(row.estimate, row), interval(row.ci_low, row.ci_high, row)]
+            table.add_row(*cells, row.verdict + ("*" if row.family == EXPLORATORY else ""))
         console.print(table)
         for alarm in section.answer.alarms:
             console.print(f"Alarm: {alarm}", style="bold red", markup=False)
@@ -72,6 +68,8 @@ def _print(found: Found, sections: list[page.Section]) -> None:
             console.print(f"{what}: {name}: {reason}", markup=False, soft_wrap=True)
         if len(names) > 20:
             console.print(f"{what}: {len(names) - 20} more, in the report")
+    if found.unfinished:
+        console.print(partial(found), style="bold")
     console.print(f"Report: {found.directory / 'report' / 'report.html'}", markup=False, soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from normdrop.report.records import Study, setting_value
+from normdrop.report.records import Found, Study, setting_value
 from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
 from normdrop.report.verdicts import DECLARED, HARNESS, each, unit, units_in
 
@@ -32,6 +32,14 @@ class Answer:
 def say(verdict: str) -> str:
     """The first word of a verdict: better, worse, equivalent, inconclusive or refused."""
     return verdict.partition(",")[0].partition(":")[0]
+
+
+def partial(found: Found) -> str:
+    """One line on a sweep that is not done, empty if it is."""
+    if not found.unfinished:
+        return ""
+    known = f" of {found.planned} planned" if found.planned else ""
+    return f"Partial: {found.finished}{known} conditions are finished, {len(found.unfinished)} are not."
 
 
 def answer(study: Study, rows: pd.DataFrame) -> Answer:
@@ -64,8 +72,8 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     for row in each(claiming):
         result.alarms.append(
             f"The A/A row claims a difference of {row.a} against itself ({row.dataset}, {row.position}, rate "
-            f"{row.rate_a:g}: {number(row.estimate, row)}, p = {row.p_value:.3g}). At alpha {declaration['alpha']:g} one in "
-            f"{1 / declaration['alpha']:.0f} such rows does by chance; until that is ruled out, distrust what follows."
+            f"{row.rate_a:g}: {number(row.estimate, row)}, p = {row.p_value:.3g}). By chance one such row in "
+            f"{1 / declaration['alpha']:.0f} does; until that is ruled out, distrust what follows."
         )
     result.caveats = _caveats(study, rows, harness, base)
     return result
@@ -115,9 +123,10 @@ def _word(verdicts: pd.Series) -> str:
 
 def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
     level = f"{100 * (1 - study.declaration['alpha']):g} %"
+    bounds = interval(row["ci_low"], row["ci_high"], row)
     return (
-        f"On {row['dataset']} ({row['position']}), {CHOSEN[row['comparison']]}, {a} against {b} is **{row['verdict']}** "
-        f"on {what}: {number(row['estimate'], row)} ({level} interval {interval(row['ci_low'], row['ci_high'], row)}; "
+        f"On {row['dataset']} ({row['position']}), {CHOSEN[row['comparison']]}, {a} against {b} is "
+        f"**{row['verdict']}** on {what}: {number(row['estimate'], row)} ({level} interval {bounds}; "
         f"{row['n']} paired replicates; for new data like it: {row['verdict_new_data']})."
     )
 
@@ -126,8 +135,8 @@ def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str
     low, high = base["estimate"].min(), base["estimate"].max()
     row = base.iloc[0]
     return (
-        f"On {what}, {CHOSEN[study.declaration['family']]}, {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
-        f"comparisons (data set × position); the estimates run from {number(low, row)} to {number(high, row)}."
+        f"On {what}, {CHOSEN[study.declaration['family']]}, {a} against {b} is {_tally(base['verdict'])} "
+        f"of {len(base)} comparisons (data set × position); the estimates run from {number(low, row)} to {number(high, row)}."
     )
 
 
@@ -175,7 +184,8 @@ def _held_fixed(study: Study) -> str:
         f"{setting_value(record, 'optimizer.name')}, learning rate {setting_value(record, 'optimizer.lr')}"
         for record in study.records
     }
-    return f"The optimizer and the learning rate were held fixed ({'; '.join(sorted(used))}), not tuned for each arrangement."
+    held = "; ".join(sorted(used))
+    return f"The optimizer and the learning rate were held fixed ({held}), not tuned for each arrangement."
 
 
 def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.DataFrame) -> list[str]:
@@ -208,12 +218,13 @@ def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.D
         )
     if (base["position"] == "around").any() and {"bn_dropout", "dropout_bn"} <= {*study.sides[0], *study.sides[1]}:
         lines.append(
-            "`around` compares BN → ReLU → dropout with ReLU → dropout → BN: it moves batch normalization across the ReLU "
-            "and swaps the order, so its difference is not of the order alone."
+            "`around` compares BN → ReLU → dropout with ReLU → dropout → BN: it moves batch normalization across the "
+            "ReLU and swaps the order, so its difference is not of the order alone."
         )
     lines.append(
-        "Intervals and p-values are for these rows, re-split, unless a column says new data: that scope uses the corrected "
-        "resampled t test, which no number of replicates makes narrow. Where every replicate drew fresh rows the two are one."
+        "Intervals and p-values are for these rows, re-split, unless a column says new data: that scope uses the "
+        "corrected resampled t test, which no number of replicates makes narrow. Where every replicate drew fresh rows "
+        "the two are one."
     )
     lines.append(
         f"Rows outside the declared family are exploratory: not adjusted for their number. Fewer than {MIN_REPLICATES} "

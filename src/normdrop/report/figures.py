@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
@@ -53,64 +53,52 @@ STYLE: Any = {
 
 def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
     """Each figure that the study has data for: a name for its file, a caption, the figure."""
+    effect = f"{_effect_name(study)} of {unit(study.declaration['metric'])[0]}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     metric = unit(study.declaration["metric"])[0]
+    band = "The shaded band is the region of practical equivalence."
+    drawings: list[tuple[str, Callable[[], Figure | None], str]] = [
+        ("effects", lambda: _forest(study, rows), f"The declared family: {effect}, {contrast}, with intervals. {band}"),
+        (
+            "difference",
+            lambda: _difference(study, rows),
+            f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals. {band}",
+        ),
+        (
+            "grid",
+            lambda: _by_grid(study),
+            f"The {metric} along {study.over}, each arrangement at its own best rate: means with 95 % intervals.",
+        ),
+        (
+            "pairs",
+            lambda: _pairs(study),
+            "Every replicate as one point, best against best: the same split, initial weights and batch order on both "
+            "axes. On the diagonal the two are equal.",
+        ),
+        ("by_rate", lambda: _by_rate(study), f"The {metric} against the dropout rate: means with 95 % intervals."),
+        (
+            "curves",
+            lambda: _curves(study),
+            "Validation accuracy while training, each arrangement at the rate it chose most often: the mean over "
+            "replicates, and a band from the 10th to the 90th percentile.",
+        ),
+        (
+            "who_beats_whom",
+            lambda: _who_beats_whom(study),
+            f"How often the row's arrangement beats the column's on {metric}, replicate by replicate, each at its own "
+            "best rate (ties count ½).",
+        ),
+        (
+            "shift",
+            lambda: _shift(shift),
+            "Variance shift at each BN layer at the end of training, measured against predicted. Below 1, the layer "
+            "sees less variance in evaluation than in training.",
+        ),
+    ]
     with matplotlib.rc_context(STYLE):
-        if (figure := _forest(study, rows)) is not None:
-            yield (
-                "effects",
-                f"The declared family: {_effect_name(study)} of {metric}, {contrast}, with intervals. The shaded band is "
-                "the region of practical equivalence.",
-                figure,
-            )
-        if study.over is None and (figure := _difference(study, rows)) is not None:
-            yield (
-                "difference",
-                f"{_effect_name(study).capitalize()} of {metric}, {contrast}, at each dropout rate and at each side's own "
-                "best rate, with intervals. The shaded band is the region of practical equivalence.",
-                figure,
-            )
-        if study.over and (figure := _by_grid(study)) is not None:
-            yield (
-                "grid",
-                f"{metric[0].upper()}{metric[1:]} along {study.over}, every arrangement at its own best rate; "
-                "means with 95 % intervals.",
-                figure,
-            )
-        if study.declaration["kind"] != "ladder" and (figure := _pairs(study)) is not None:
-            yield (
-                "pairs",
-                "Every replicate as one point, best against best: same split, same initial weights, same batch order on "
-                "both axes. On the diagonal the two are equal.",
-                figure,
-            )
-        if study.over is None and (figure := _by_rate(study)) is not None:
-            yield (
-                "by_rate",
-                f"{metric[0].upper()}{metric[1:]} against the dropout rate; means with 95 % intervals.",
-                figure,
-            )
-        if (figure := _curves(study)) is not None:
-            yield (
-                "curves",
-                "Validation accuracy while training, each arrangement at the rate it chose most often; mean over replicates "
-                "and the band from the 10th to the 90th percentile.",
-                figure,
-            )
-        if (figure := _who_beats_whom(study)) is not None:
-            yield (
-                "who_beats_whom",
-                f"How often the row's arrangement beats the column's on {metric}, replicate by replicate, each at its own "
-                "best rate (ties count ½).",
-                figure,
-            )
-        if len(shift) and (figure := _shift(shift)) is not None:
-            yield (
-                "shift",
-                "Variance shift at each BN layer at the end of training: measured against predicted. Below 1, the layer "
-                "sees less variance in evaluation than in training.",
-                figure,
-            )
+        for name, drawing, caption in drawings:
+            if (figure := drawing()) is not None:
+                yield name, caption, figure
 
 
 def _effect_name(study: Study) -> str:
@@ -184,6 +172,8 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
 
 
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
+    if study.over is not None:
+        return None
     base = study.settings[0]
     metric, scale = study.declaration["metric"], _scale(study)
     rows = rows[
@@ -223,6 +213,8 @@ def _base_blocks(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
 
 
 def _pairs(study: Study) -> Figure | None:
+    if study.declaration["kind"] == "ladder":
+        return None
     metric = study.declaration["metric"]
     scale, ratio = _scale(study), metric == CENSORED
     found = []
@@ -269,7 +261,7 @@ def _by_rate(study: Study) -> Figure | None:
     metric = study.declaration["metric"]
     name, symbol, scale = unit(metric)
     found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
-    if not found:
+    if study.over is not None or not found:
         return None
     figure, axes = _panels(len(found))
     for ax, (dataset, position, block) in zip(axes, found, strict=True):
@@ -297,6 +289,8 @@ def _by_rate(study: Study) -> Figure | None:
 def _by_grid(study: Study) -> Figure | None:
     metric, over = study.declaration["metric"], study.over
     name, symbol, scale = unit(metric)
+    if over is None:
+        return None
     found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
     if not found:
         return None
@@ -399,8 +393,7 @@ def _who_beats_whom(study: Study) -> Figure | None:
 
 
 def _shift(shift: pd.DataFrame) -> Figure | None:
-    known = shift.dropna(subset=["measured", "predicted"])
-    if known.empty:
+    if shift.empty or (known := shift.dropna(subset=["measured", "predicted"])).empty:
         return None
     figure, (ax,) = _panels(1, height=3.6)
     for arrangement, (color, marker) in ARRANGEMENTS.items():

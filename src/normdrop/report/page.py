@@ -17,7 +17,7 @@ import pandas as pd
 
 from normdrop.report import figures, mechanism
 from normdrop.report.against import compare_runs
-from normdrop.report.answer import Answer, answer, interval, number, say
+from normdrop.report.answer import Answer, answer, interval, number, partial, say
 from normdrop.report.records import Found, Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, each, verdicts
 
@@ -67,6 +67,7 @@ def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> 
             "sections": sections,
             "found": found,
             "command": command,
+            "partial": partial(found),
             "against": None if reference is None else _against(rows, reference),
             "title": "normdrop: "
             + (sections[0].study.declaration["claim"] if len(sections) == 1 else found.directory.name),
@@ -230,11 +231,13 @@ def _declared(study: Study) -> list[tuple[str, str]]:
     measures = {
         "difference": "mean paired difference",
         "ratio": "median paired ratio, runs that never reach the level counted as longer than any",
-        "spread": f"standard deviation over {study.over} within each replicate, then the mean paired difference",
-        "loss": f"value at the first {study.over} minus the mean of the others within each replicate, then the paired difference",
-        "ladder": f"paired difference at each {study.over}, and its change from the first to the last along a fitted line",
-        "mechanism": "mean paired difference before and after recalibration",
+        "spread": f"within each replicate the standard deviation over {study.over}; its mean paired difference",
+        "loss": f"within each replicate the value at {study.over} nearest 0 minus the mean of the others; its mean "
+        "paired difference",
+        "ladder": f"mean paired difference at each {study.over}, and its change from first to last along a fitted line",
+        "mechanism": "mean paired difference, before and after recalibration",
     }
+    family = f"every data set × position × setting, {d['family']}, {d['metric']}; all else is exploratory"
     return [
         ("Contrast", f"A = {a}, B = {b}{better_of}; the position is the same on both sides"),
         ("Measured as", measures[d["kind"]]),
@@ -246,7 +249,7 @@ def _declared(study: Study) -> list[tuple[str, str]]:
         ),
         (
             "Family under Holm",
-            f"every data set × position × setting, {d['family']}, {d['metric']}; all else is exploratory",
+            family if d["family"] else "none was declared: everything is exploratory",
         ),
         ("Alpha", f"{d['alpha']:g}"),
         ("Tuned on validation", ", ".join(d["tuned"])),

@@ -192,7 +192,14 @@ def _contents(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:
     records = [record for record, _ in conditions]
-    defaults: dict[str, Any] = {"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05}
+    defaults: dict[str, Any] = {
+        "sentence": "",
+        "secondary": [],
+        "over": None,
+        "tuned": ["rate"],
+        "rope": {},
+        "alpha": 0.05,
+    }
     declaration = {**defaults, **records[0]["study"]}
     grids = {json.dumps(record["study"].get("grid") or {}, sort_keys=True) for record in records}
     declaration["grid"] = [json.loads(grid) for grid in sorted(grids)]
@@ -263,10 +270,10 @@ def _settings(records: list[dict[str, Any]], own_column: list[str]) -> tuple[lis
             for i in members
         ]
         for key in sorted(set().union(*flat)):
-            values = [json.dumps(f.get(key)) for f in flat]
-            if len(set(values)) > 1:
-                told_apart[dataset, key] = f"{dataset}: {key} is {' in some conditions, '.join(sorted(set(values)))}"
-                for i, text in zip(members, values, strict=True):
+            texts = [json.dumps(f.get(key)) for f in flat]
+            if len(set(texts)) > 1:
+                told_apart[dataset, key] = f"{dataset}: {key} is {' in some conditions, '.join(sorted(set(texts)))}."
+                for i, text in zip(members, texts, strict=True):
                     named[i] = {**named[i], key: json.loads(text)}
     return [",".join(f"{k}={v}" for k, v in setting.items()) for setting in named], list(told_apart.values())
 
