@@ -116,7 +116,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "report").mkdir()
     figure.savefig(root / "report" / "rates.png")
     plt.close(figure)
-    tensorboard.write_report(root / "report", {"figures/rates": root / "report" / "rates.png"}, {"verdicts": VERDICT})
+    tables = pd.concat(replicates for _, replicates, _ in conditions(root).values())
+    figures = {"figures/rates": root / "report" / "rates.png"}
+    tensorboard.write_report(root / "report", figures, {"verdicts": VERDICT}, tables)
     return write(root)
 
 
@@ -222,6 +224,17 @@ def test_final_test_accuracy_over_seeds_is_a_histogram(study: Path, server: Serv
         assert sum(count for _, _, count in buckets) == replicates["test_acc"].count()
         assert buckets[0][0] == pytest.approx(replicates["test_acc"].min())
         assert buckets[-1][1] == pytest.approx(replicates["test_acc"].max())
+
+
+def test_the_reports_distributions_are_test_accuracy_over_seeds_by_rate(study: Path, server: Server) -> None:
+    tag = "test_acc_by_rate/digits/dropout_bn/after"
+    shown = server.ask("plugin/histograms/histograms", run="report", tag=tag)
+    of_arrangement = {
+        round(100 * record["rate"]): replicates["test_acc"].count()
+        for record, replicates, _ in conditions(study).values()
+        if record["arrangement"] == "dropout_bn"
+    }
+    assert {step: sum(count for _, _, count in buckets) for _, step, buckets in shown} == of_arrangement
 
 
 def test_writing_again_with_more_seeds_leaves_a_watching_server_no_duplicate_point(tmp_path: Path) -> None:

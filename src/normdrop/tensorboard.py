@@ -181,9 +181,13 @@ def write_report(
     events = [Event(wall_time=now, summary=summary) for summary in summaries]
     if replicates is not None:
         table = replicates.fillna({"setting": ""}).dropna(subset="test_acc")
-        for (*key, rate), rows in table.groupby(["dataset", "arrangement", "position", "setting", "rate"]):
-            tag = "/".join(["test_acc_by_rate", *filter(None, key)])
-            events.append(Event(wall_time=now, step=round(100 * rate), summary=_histogram(tag, rows["test_acc"])))
+        names = ["dataset", "arrangement", "position", "setting"]
+        swept = table.groupby(names)["rate"].transform("nunique") > 1  # a single rate is not drawn
+        for _, rows in table[swept].groupby([*names, "rate"]):
+            first = rows.iloc[0]
+            tag = "/".join(["test_acc_by_rate", *filter(None, first[names])])
+            percent = round(100 * first["rate"])
+            events.append(Event(wall_time=now, step=percent, summary=_histogram(tag, rows["test_acc"])))
     _write(directory, events)
 
 
@@ -213,7 +217,8 @@ def _scalars(values: Mapping[Any, float]) -> Summary:
 
 
 def _histogram(tag: str, values: Any) -> Summary:
-    return histogram_pb(tag, values, buckets=12)  # thirty seeds fill no more
+    """A histogram of about twice the square root of the number of values in buckets: ten for thirty seeds."""
+    return histogram_pb(tag, values, buckets=int(np.clip(2 * np.sqrt(np.size(values)), 5, 30)))
 
 
 def _with_band(table: pd.DataFrame) -> pd.DataFrame:
