@@ -3,10 +3,14 @@
 Dropout before a BN layer makes the variance of its input differ between the two modes (Li, Chen, Hu, Yang, CVPR 2019).
 Δ is Var[input in eval mode] / Var[input in train mode], for each unit; a layer's figure is the median over its units.
 
-What a prediction assumes. The nearest noise above a BN layer is integrated out in closed form, with independent
-factors for all units. What enters that noise is taken as it is in each mode (measured, in train mode with the noise and
-the batch statistics of the blocks above), since those blocks shift it too: below the first noise there is nothing to
-take over, and the prediction follows from eval mode alone.
+What a prediction assumes. The nearest noise above a BN layer is integrated out: factors independent between units, so
+that the noise adds to the variance of a row's value q/(1 − q) x² directly before BN and q/(1 − q) Σ wᵢ² xᵢ² behind a
+Linear layer with weights w (β²/3 in place of q/(1 − q) for uniform noise); averaged over the rows these are Li et al.'s
+forms. Where an activation follows the Linear layer, a row's value there is taken as Gaussian, with this variance: an
+approximation, the better the more units enter the sum. What enters the noise is taken as it is in each mode, measured
+(in train mode with the noise and the batch statistics of the blocks above), since those blocks shift it too. Below the
+first noise nothing is taken over: the prediction follows from eval mode alone. Without any noise above it is 1, which
+holds once running statistics have left their initial values.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ def measure(
     if not paths:
         return []
     own.eval()
-    seen = {name: _eval_moments(layers, parts[name].x, paths) for name in ("train", "val")}
+    seen = {name: _eval_moments(layers, parts[name].x, list(paths)) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
     train = {p: _Moments() for p in paths}
     batches = _batches(own, parts["train"].x, batch_size, rerun, PASSES)
@@ -106,7 +110,7 @@ def measure(
             for which, (mean, variance) in references.items():
                 figures[prefix + ("running" if which else "measured")] = moments.variance / variance
                 figures[f"{prefix}{which}mean_shift"] = (moments.mean - mean).abs() / variance.sqrt()
-        predicted = path.ratio(here.variance, seen["train"].get(position - 1))
+        predicted = path.ratio(here.variance)
         if predicted is not None:
             figures["predicted"] = predicted
         arrays = {key: value.cpu().numpy() for key, value in figures.items()}
@@ -193,30 +197,25 @@ class _Path:
         """Take in the noise's input in train mode, (replicates, units, rows)."""
         if self.case == NO_FORMULA:
             return
-        # Over the noise alone: each unit's mean, which passes through the Linear, and its variance.
+        # The mean and variance of each unit in each row, over the noise alone.
         outcomes = [(weight, self.before(factor * values)) for factor, weight in self.points]
-        mean = sum(weight * outcome for weight, outcome in outcomes)
-        variance = sum(weight * (outcome - mean).square() for weight, outcome in outcomes)
-        self.signal.add(self.linear(mean) if self.linear else mean)  # type: ignore[arg-type]
-        self.noise.add(variance)  # type: ignore[arg-type]
+        mean = torch.stack([weight * outcome for weight, outcome in outcomes]).sum(dim=0)
+        variance = torch.stack([weight * (outcome - mean).square() for weight, outcome in outcomes]).sum(dim=0)
+        if self.linear:
+            weight = _unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in))
+            mean, variance = self.linear(mean), weight.square() @ variance
+        if self.after:
+            mean, variance = _activated(self.after, mean, variance)
+        self.signal.add(mean)
+        self.noise.add(variance)
 
-    def ratio(self, variance: Tensor, above: _Moments | None) -> Tensor | None:
-        """Δ for each unit: `variance` is that of BN's input in eval mode, `above` has the input of the layer before."""
+    def ratio(self, variance: Tensor) -> Tensor | None:
+        """Δ for each unit, from the variance of BN's input in eval mode."""
         if self.case == NO_FORMULA:
             return None
         if self.case == NO_NOISE:
             return torch.ones_like(variance)
-        noise = self.noise.mean
-        if self.linear:
-            weight = _unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in)).double()
-            noise = (weight.square() @ noise[..., None]).squeeze(-1)
-        train_variance = self.signal.variance + noise
-        if self.after is None:
-            return variance / train_variance
-        assert above is not None
-        return _activated_variance(self.after, above.mean, above.variance) / _activated_variance(
-            self.after, self.signal.mean, train_variance
-        )
+        return variance / (self.signal.variance + self.noise.mean)  # the law of total variance
 
 
 def _noise_points(noise: StackedNoise) -> list[tuple[float, float]]:
@@ -229,8 +228,8 @@ def _noise_points(noise: StackedNoise) -> list[tuple[float, float]]:
     return [(0.0, 1 - keep), (1 / keep, keep)]
 
 
-def _activated_variance(activation: nn.Module, mean: Tensor, variance: Tensor) -> Tensor:
-    """Variance of an activation of a Gaussian.
+def _activated(activation: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of an activation of a Gaussian.
 
     ReLU and leaky ReLU exactly, by the moments of the rectified Gaussian (Frey and Hinton, Neural Computation 11,
     1999); smooth activations by Gauss-Hermite quadrature.
@@ -238,16 +237,18 @@ def _activated_variance(activation: nn.Module, mean: Tensor, variance: Tensor) -
     sd = variance.clamp_min(1e-30).sqrt()
     if isinstance(activation, nn.ReLU | nn.LeakyReLU):
         slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
-        a = mean / sd
-        above, density = torch.special.ndtr(a), torch.exp(-a.square() / 2) / math.sqrt(2 * math.pi)
-        second = mean.square() + variance
-        first = slope * mean + (1 - slope) * (mean * above + sd * density)
-        return slope**2 * second + (1 - slope**2) * (second * above + mean * sd * density) - first.square()
-    nodes, weights = (torch.from_numpy(a).to(mean) for a in np.polynomial.hermite_e.hermegauss(40))
-    values = activation(mean[..., None] + sd[..., None] * nodes)
-    weights = weights / weights.sum()
-    centre = (weights * values).sum(dim=-1, keepdim=True)
-    return (weights * (values - centre).square()).sum(dim=-1)
+        z = mean / sd
+        positive, density = torch.special.ndtr(z), torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        square = mean.square() + variance
+        first = slope * mean + (1 - slope) * (mean * positive + sd * density)
+        second = slope**2 * square + (1 - slope**2) * (square * positive + mean * sd * density)
+        return first, (second - first.square()).clamp_min(0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+    weights /= weights.sum()
+    values = [activation(mean + node * sd) for node in nodes.tolist()]
+    first = torch.stack([weight * value for weight, value in zip(weights.tolist(), values, strict=True)]).sum(dim=0)
+    squares = [weight * (value - first).square() for weight, value in zip(weights.tolist(), values, strict=True)]
+    return first, torch.stack(squares).sum(dim=0)
 
 
 def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
@@ -258,12 +259,11 @@ def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[
             values = layers[position](values)
 
 
-def _eval_moments(layers: Sequence[nn.Module], x: Tensor, paths: Mapping[int, _Path]) -> dict[int, _Moments]:
-    """Moments of the input of each BN layer and, where a prediction needs it, of the activation before it."""
-    positions = set(paths) | {position - 1 for position, path in paths.items() if path.after is not None}
+def _eval_moments(layers: Sequence[nn.Module], x: Tensor, positions: Sequence[int]) -> dict[int, _Moments]:
+    """Moments of the inputs of the layers at `positions`, for rows x (replicates, rows, features)."""
     moments = {position: _Moments() for position in positions}
     for chunk in x.split(512, dim=1):
-        for position, values in _inputs(layers, chunk.transpose(1, 2), max(paths)):
+        for position, values in _inputs(layers, chunk.transpose(1, 2), max(positions)):
             if position in moments:
                 moments[position].add(values)
     return moments
