@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ METRICS = {
     "test/acc": ("test_acc", "test accuracy"),
     "test/loss": ("test_nll", "test NLL"),
     "test/ece": ("test_ece", "test ECE"),
-    "test/acc_gap": ("gap", "accuracy gap, train minus test"),
+    "test/acc_gap": ("gap", "accuracy gap"),
     "train/steps_to_level": ("steps_to_level", "steps to level"),
     "test/acc_recalibrated": ("recal_test_acc", "test accuracy, recalibrated"),
     "test/loss_recalibrated": ("recal_test_nll", "test NLL, recalibrated"),
-    "test/loss_gap": ("nll_gap", "NLL gap, test minus train"),
+    "test/loss_gap": ("nll_gap", "NLL gap"),
     "train/acc": ("train_acc", "training accuracy"),
     "train/acc_train_mode": ("train_mode_acc", "training accuracy, training mode"),
     "train/nll": ("train_nll", "training NLL"),
@@ -60,16 +60,16 @@ _MARGINS = {
     "Variance shift": {"variance shift by layer (x axis: layer)": "variance_shift/by_layer"},
 }
 
-_COLUMNS: dict[str, tuple[str, ...]] = {  # hyperparameters of every condition, with the values a string can take
-    "dataset": (),
-    "arrangement": ("none", "dropout", "bn", "bn_dropout", "dropout_bn"),
-    "position": ("before", "after", "around"),
-    "rate": (),
-    "depth": (),
-    "width": (),
-    "rerun": (),
+# The hyperparameters of every condition, with their keys in a sweep's grid; what else a grid varies is added to them.
+_COLUMNS = {
+    "dataset": "data",
+    "arrangement": "arrangement",
+    "position": "position",
+    "rate": "rate",
+    "depth": "model.depth",
+    "width": "model.width",
+    "rerun": "rerun",
 }
-_GRID = {"dataset": "data", "depth": "model.depth", "width": "model.width"}  # a column's key in the declared grid
 
 
 def write_condition(
@@ -100,7 +100,7 @@ def write_condition(
     shutil.rmtree(directory / "seeds", ignore_errors=True)
 
     history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
-    history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).sort_values(["seed", "step"])
+    history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
     shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
     shift = shift[shift["epoch"] == "end"].drop(columns="epoch").astype(float)
 
@@ -109,52 +109,54 @@ def write_condition(
     finals["variance_shift/mean"] = shift.groupby("seed")["measured"].mean()
     finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
     sound = finals.index[finals["train/diverged"] == 0]
+    sound_history = history[history["seed"].isin(sound)].drop(columns="seed")
+    sound_shift = shift[shift["seed"].isin(sound)].set_index("layer")[["measured"]]
 
-    last = int(max(history["step"], default=0))
-    seconds, end = float(record["wall_seconds"]), time.time()
+    last = int(max(history.index, default=0))
+    seconds, finished = float(record["wall_seconds"]), float(record["finished"])
 
     def event(step: int, *summaries: Summary) -> Event:
         # Replicates train side by side, so a step has one time for all of them.
         elapsed = seconds * min(step / max(last, 1), 1)
         value = [value for summary in summaries for value in summary.value]
-        return Event(wall_time=end - seconds + elapsed, step=step, summary=Summary(value=value))
+        return Event(wall_time=finished - seconds + elapsed, step=step, summary=Summary(value=value))
 
-    def points(curves: Mapping[Any, Mapping[Any, float]], final: Mapping[Any, float] | None = None) -> list[Event]:
+    def points(curves: pd.DataFrame, final: Mapping[Any, float] | None = None) -> list[Event]:
         # A final metric takes the place of its curve's last point: HPARAMS shows the last point of a tag.
-        rows = {**curves, last: {**curves.get(last, {}), **final}} if final else curves
+        rows: dict[Any, Any] = curves.to_dict("index")
+        if final:
+            rows[last] = {**rows.get(last, {}), **final}
         return [event(int(step), _scalars(values)) for step, values in rows.items()]
 
-    hparams = _hparams(record, replicates)
+    columns, hparams = _hparams(record, replicates)
     # Two studies below one --logdir may each have a condition of this name: they are not one group.
     trial = f"{record['condition']}@{record['config']['name']}"
-    session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=end - seconds))
+    session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=finished - seconds))
 
-    history_of_sound = history[history["seed"].isin(sound)].set_index("step").drop(columns="seed")
-    curves = _with_band(history_of_sound)
-    by_layer = shift[shift["seed"].isin(sound)].set_index("layer")[["measured"]]
-    by_layer = _with_band(by_layer.set_axis(["variance_shift/by_layer"], axis=1))
-    events = [
-        event(0, _experiment(record, hparams), _layout(shifts=len(by_layer) > 0)),
-        *points(curves.to_dict("index"), finals.mean().to_dict()),
-        *points(
-            by_layer.to_dict("index")
-        ),  # the x axis of this one is the layer, from 1: the shift of a whole network is one line
-    ]
+    curves = _with_band(sound_history)
+    # The x axis of this one is the layer, from 1: the shift of a whole network is one line.
+    by_layer = _with_band(sound_shift.set_axis(["variance_shift/by_layer"], axis=1))
     # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
     histograms: dict[str, Mapping[int, Any]] = {
         "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
-        "val/acc_over_seeds": {s: history_of_sound.loc[[s], "val/acc"].dropna() for s in curves.index.astype(int)},
+        "val/acc_over_seeds": {
+            step: sound_history.loc[[step], "val/acc"].dropna() for step in curves.index.astype(int)
+        },
         **(activations or {}),
     }
-    for tag, steps in histograms.items():
-        events += [event(step, _histogram(tag, values)) for step, values in sorted(steps.items())]
-    _write(directory, [session, *events] if logging == "minimal" else events)
+    events = [
+        event(0, columns, _layout(shifts=len(by_layer) > 0)),
+        *points(curves, finals.mean().to_dict()),
+        *points(by_layer),
+        *(event(step, _histogram(tag, steps[step])) for tag, steps in histograms.items() for step in sorted(steps)),
+    ]
     if logging == "minimal":
+        _write(directory, [session, *events])
         return
+    _write(directory, events)
     for seed, final in finals.to_dict("index").items():
         own = history[history["seed"] == seed] if logging == "per_seed" else history.head(0)
-        own_curves = own.set_index("step").drop(columns="seed").to_dict("index")
-        _write(directory / "seeds" / f"{seed:02d}", [session, *points(own_curves, final)])
+        _write(directory / "seeds" / f"{seed:02d}", [session, *points(own.drop(columns="seed"), final)])
 
 
 def write_report(
@@ -197,7 +199,7 @@ def _clear(run: Path) -> None:
         path.unlink()
 
 
-def _write(run: Path, events: Iterable[Event]) -> None:
+def _write(run: Path, events: Sequence[Event]) -> None:
     """Write one run's one event file.
 
     A plain file, because the package's EventFileWriter starts a thread for each. The name is new each time: a server
@@ -206,7 +208,7 @@ def _write(run: Path, events: Iterable[Event]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     with open(run / f"events.out.tfevents.{time.time():.6f}.normdrop", "wb") as file:
         writer = RecordWriter(file)
-        writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        writer.write(Event(wall_time=events[0].wall_time, file_version="brain.Event:2").SerializeToString())
         for event in events:
             writer.write(event.SerializeToString())
 
@@ -235,40 +237,48 @@ def _band(tag: str, side: str) -> str:
     return f"whiskers/{tag}/{side}"
 
 
-def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> dict[str, Any]:
-    values = {key: replicates[key].iloc[0] for key in _COLUMNS}
-    values |= {key: value for key, value in record["setting"].items() if key not in _GRID.values()}
-    return {key: v if isinstance(v, bool | int | float | str | np.generic) else str(v) for key, v in values.items()}
+def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> tuple[Summary, dict[str, Any]]:
+    """What HPARAMS' columns are, and this condition's values in them.
 
-
-def _experiment(record: Mapping[str, Any], hparams: Mapping[str, Any]) -> Summary:
-    """What HPARAMS' columns are. TensorBoard takes the first run's that has one, so every condition carries it.
-
-    Without it the columns are found from the runs, metrics in alphabetical order and every curve among them.
+    TensorBoard takes the columns from the first run that describes them, so every condition does; were there none, it
+    would find them from the runs, the metrics in alphabetical order and every curve among them.
     """
-    grid = record["study"].get("grid") or {}
-    infos = []
-    for key, value in hparams.items():
-        swept = grid.get(_GRID.get(key, key), [])
-        info = api_pb2.HParamInfo(name=key, differs=len(swept) > 1 or key in record["setting"])
-        if isinstance(value, str):
-            info.type = api_pb2.DATA_TYPE_STRING
-            info.domain_discrete.extend(_COLUMNS.get(key) or sorted({value, *map(str, swept)}))
-        elif isinstance(value, bool | np.bool_):
+    grid = {key.lstrip("+"): values for key, values in (record["study"].get("grid") or {}).items()}
+    values = {name: replicates[name].iloc[0] for name in _COLUMNS}
+    for key in sorted({*grid, *record["setting"]} - set(_COLUMNS.values())):
+        values[key] = record["setting"].get(key, _lookup(record["config"], key))
+    infos, hparams = [], {}
+    for name, value in values.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        domain = {str(value), *map(str, grid.get(_COLUMNS.get(name, name), []))}
+        if name not in _COLUMNS and name not in record["setting"] and len(domain) == 1:
+            continue  # an override that is the same everywhere
+        hparams[name] = value if isinstance(value, bool | int | float) else str(value)
+        info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1)
+        if isinstance(value, bool):
             info.type = api_pb2.DATA_TYPE_BOOL
-        else:
+        elif isinstance(value, int | float):
             info.type = api_pb2.DATA_TYPE_FLOAT64
+        else:
+            info.type = api_pb2.DATA_TYPE_STRING
+            info.domain_discrete.extend(sorted(domain))
         infos.append(info)
     metrics = [
         api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in METRICS.items()
     ]
     data = plugin_data_pb2.HParamsPluginData(experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics))
-    value = Summary.Value(
+    columns = Summary.Value(
         tag=hparams_metadata.EXPERIMENT_TAG,
         metadata=hparams_metadata.create_summary_metadata(data),
         tensor=hparams_metadata.NULL_TENSOR,
     )
-    return Summary(value=[value])
+    return Summary(value=[columns]), hparams
+
+
+def _lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
 
 
 def _layout(shifts: bool) -> Summary:
