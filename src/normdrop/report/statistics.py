@@ -101,6 +101,10 @@ def compare(
     - new data: the corrected resampled t, t = mean / √(s² (1/n + n_test/n_train)) on n - 1 degrees of freedom
       (Nadeau & Bengio 2003, Machine Learning 52:239-281).
 
+    Sides that do not differ make A - B symmetric, and then the sign-flip test is exact. Where they differ in all but
+    their means, skewed differences are claimed somewhat too often: at skewness 1 and mean 0 in about 6 % of studies of
+    10 pairs; and 30 pairs call a difference of just the rope, on the long tail's side, equivalent in about 9 %.
+
     Differences that are all equal have no spread to test against: their interval is the value itself, d_z is 0 or
     infinite, and the t tests take their limits. With fewer than two pairs everything is NaN.
     Raises ValueError if the shapes differ or rope is not positive.
