@@ -162,8 +162,9 @@ def fake_study(
         grid[key] = list(dict.fromkeys(setting[key] for setting in settings if key in setting))
     study = {**STUDY, **(study or {}), "grid": grid}
     written: set[tuple[str, str, str, float, str]] = set()
+    shared_by = {dataset: rng.normal(0, shared_sd, replicates) for dataset in datasets}
     for dataset, setting in product(datasets, settings):
-        shared = rng.normal(0, shared_sd, replicates)
+        shared = shared_by[dataset]
         for arrangement, position, rate in product(grid["arrangement"], positions, rates):
             q = rate if "dropout" in arrangement else 0.0
             trained_at = canonical(arrangement, position)

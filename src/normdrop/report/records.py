@@ -172,7 +172,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise ValueError(f"{Path(error.filename).name} is missing") from None
     if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
-    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]), float_precision="round_trip")
+    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]))
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table
