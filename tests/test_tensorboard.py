@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import metadata
 
 from fake_study import fake_study
 from normdrop import tensorboard
@@ -131,9 +132,9 @@ def server(study: Path) -> Iterator[Server]:
 def test_session_groups_are_the_conditions_and_sessions_their_seeds(study: Path, server: Server) -> None:
     groups = server.groups()
     finished = conditions(study)
-    assert set(groups) == {f"{condition}@ordering" for condition in finished}
-    for condition, (_, replicates, _) in finished.items():
-        sessions = [session["name"] for session in groups[f"{condition}@ordering"]["sessions"]]
+    assert set(groups) == {f"{condition}@{record['config']['name']}" for condition, (record, _, _) in finished.items()}
+    for condition, (record, replicates, _) in finished.items():
+        sessions = [session["name"] for session in groups[f"{condition}@{record['config']['name']}"]["sessions"]]
         assert sessions == [f"{condition}/seeds/{seed:02d}" for seed in replicates["seed"]]
 
 
@@ -143,15 +144,17 @@ def test_a_groups_metrics_are_the_means_of_its_table_over_seeds_that_did_not_div
     groups = server.groups()
     for condition, (record, replicates, _) in conditions(study).items():
         sound = replicates[~replicates["diverged"]]
-        shift = pd.DataFrame(record["shift"])
+        shift = pd.DataFrame(record["shift"], columns=["seed", "measured", "epoch"]).query("epoch == 'end'")
         means = {
             tag: sound[column].mean()
             for tag, (column, _) in tensorboard.METRICS.items()
             if column in sound and sound[column].notna().any()
         }
-        means["variance_shift/mean"] = shift[shift["seed"].isin(sound["seed"])]["measured"].mean()
+        if len(shift):
+            means["variance_shift/mean"] = shift[shift["seed"].isin(sound["seed"])]["measured"].mean()
         means["train/diverged"] = replicates["diverged"].mean()
-        shown = {value["name"]["tag"]: value["value"] for value in groups[f"{condition}@ordering"]["metricValues"]}
+        group = groups[f"{condition}@{record['config']['name']}"]
+        shown = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert shown == pytest.approx(means, rel=1e-6)
 
 
@@ -166,7 +169,7 @@ def test_hparams_has_the_same_columns_for_every_condition_and_its_first_metrics_
     assert metrics[:5] == ["test/acc", "test/loss", "test/ece", "test/acc_gap", "train/steps_to_level"]
     for name, group in server.groups().items():
         assert set(group["hparams"]) == set(columns)
-        record, _, _ = conditions(study)[name.removesuffix("@ordering")]
+        record, _, _ = conditions(study)[name.split("@")[0]]
         assert group["hparams"]["rate"] == record["rate"]
         assert group["hparams"]["rerun"] == record["config"]["rerun"]
 
@@ -178,10 +181,11 @@ def test_margin_charts_resolve_to_tags_of_every_condition_and_stand_once(study: 
     titles = [chart["title"] for chart in charts]
     assert len(titles) == len(set(titles)) == 5
     tags = server.ask("plugin/scalars/tags")
-    for condition in conditions(study):
+    for condition, (record, _, _) in conditions(study).items():
         for chart in charts:
             (series,) = chart["margin"]["series"]
-            assert {series["value"], series["lower"], series["upper"]} <= set(tags[condition])
+            if record["shift"] or "variance_shift" not in series["value"]:
+                assert {series["value"], series["lower"], series["upper"]} <= set(tags[condition])
 
 
 def test_a_curve_is_the_mean_over_seeds_at_each_step_inside_its_band(study: Path, server: Server) -> None:
@@ -283,6 +287,19 @@ def test_minimal_logging_writes_one_session_per_condition_and_per_seed_logging_e
         sessions = [run for run in events.Runs() if "_hparams_/session_start_info" in events.Runs()[run]["tensors"]]
         assert len(sessions) == (1 if logging == "minimal" else 3)
     assert sizes == {"per_seed": 4, "full": 4, "minimal": 1}
+
+
+def test_what_only_some_conditions_set_is_a_column_of_all(tmp_path: Path) -> None:
+    settings = ({}, {"model.init_gain": 3.0})
+    root = write(fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None, settings=settings), "minimal")
+    hparams = {}
+    for condition, content in runs(root).PluginRunToTagToContent("hparams").items():
+        (session,) = (content[tag] for tag in content if tag.endswith("session_start_info"))
+        hparams[condition] = metadata.parse_session_start_info_plugin_data(session).hparams
+    gains = {condition: values["model.init_gain"].number_value for condition, values in hparams.items()}
+    assert gains == {"digits/bn/after/q0.00": 1.0, "digits/bn/after/q0.00/model.init_gain=3.0": 3.0}
+    first, second = hparams.values()
+    assert set(first) == set(second)
 
 
 def test_a_condition_whose_seeds_all_diverged_is_shown_without_metrics(tmp_path: Path) -> None:

@@ -251,8 +251,9 @@ def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> tuple[Summa
     for name, value in values.items():
         value = value.item() if isinstance(value, np.generic) else value
         domain = {str(value), *map(str, grid.get(_COLUMNS.get(name, name), []))}
-        if name not in _COLUMNS and name not in record["setting"] and len(domain) == 1:
-            continue  # an override that is the same everywhere
+        overridden = name not in _COLUMNS and name not in record["setting"]
+        if overridden and (len(domain) == 1 or value is None or isinstance(value, Mapping)):
+            continue  # the same everywhere, or a choice of a whole group
         hparams[name] = value if isinstance(value, bool | int | float) else str(value)
         info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1)
         if isinstance(value, bool):
