@@ -322,6 +322,18 @@ def test_activations_become_histograms_at_their_steps(tmp_path: Path) -> None:
     assert np.frombuffer(points[0].tensor_proto.tensor_content).reshape(-1, 3)[:, 2].sum() == 7
 
 
+def test_shift_measured_during_training_is_a_curve_for_each_layer(tmp_path: Path) -> None:
+    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
+    ((condition, (record, replicates, history)),) = conditions(root).items()
+    record["shift"] += [{"layer": 1, "seed": seed, "measured": 0.9 + seed, "epoch": 2} for seed in (0, 1)]
+    tensorboard.write_condition(root / condition, record, replicates, history)
+    points = runs(root).Tensors(condition, "variance_shift/layer1")
+    shown = {point.step: point.tensor_proto.float_val[0] for point in points}
+    at_epoch_2, at_end = sorted(history["step"].unique())[1], history["step"].max()
+    assert shown == pytest.approx({at_epoch_2: 1.4, at_end: 0.605})
+    assert len(runs(root).Tensors(condition, "whiskers/variance_shift/layer1/lower")) == 2
+
+
 def test_an_unknown_logging_is_refused_in_one_line(tmp_path: Path) -> None:
     root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
     ((condition, tables),) = conditions(root).items()

@@ -57,7 +57,6 @@ _MARGINS = {
     "Loss": {"validation loss": "val/loss", "training loss": "train/loss"},
     "Accuracy": {"validation accuracy": "val/acc"},
     "Generalisation gap": {"validation loss minus training loss": "val/loss_gap"},
-    "Variance shift": {"variance shift by layer (x axis: layer)": "variance_shift/by_layer"},
 }
 
 # The hyperparameters of every condition, with their keys in a sweep's grid; what else a grid varies is added to them.
@@ -101,18 +100,18 @@ def write_condition(
 
     history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
     history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
-    shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
-    shift = shift[shift["epoch"] == "end"].drop(columns="epoch").astype(float)
+    last = int(max(history.index, default=0))
+
+    shift = _shift(record, last)
 
     finals = replicates.set_index("seed").reindex(columns=[column for column, _ in METRICS.values()])
     finals = finals.set_axis(list(METRICS), axis=1).astype(float)
-    finals["variance_shift/mean"] = shift.groupby("seed")["measured"].mean()
+    finals["variance_shift/mean"] = shift[shift["at_end"]].groupby("seed")["measured"].mean()
     finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
     sound = finals.index[finals["train/diverged"] == 0]
     sound_history = history[history["seed"].isin(sound)].drop(columns="seed")
-    sound_shift = shift[shift["seed"].isin(sound)].set_index("layer")[["measured"]]
+    shift = shift[shift["seed"].isin(sound)]
 
-    last = int(max(history.index, default=0))
     seconds, finished = float(record["wall_seconds"]), float(record["finished"])
 
     def event(step: int, *summaries: Summary) -> Event:
@@ -134,8 +133,13 @@ def write_condition(
     session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=finished - seconds))
 
     curves = _with_band(sound_history)
-    # The x axis of this one is the layer, from 1: the shift of a whole network is one line.
-    by_layer = _with_band(sound_shift.set_axis(["variance_shift/by_layer"], axis=1))
+    # The x axis of this one is the layer, from 1, so that the shift of a whole network is one line.
+    by_layer = shift[shift["at_end"]].set_index("layer")[["measured"]].set_axis(["variance_shift/by_layer"], axis=1)
+    shift_charts = {"at the end of training (x axis: layer)": "variance_shift/by_layer"} if len(by_layer) else {}
+    if not shift["at_end"].all():
+        by_step = shift.pivot_table(index=["step", "seed"], columns="layer", values="measured").droplevel("seed")
+        shift_charts |= {f"layer {layer}, during training": f"variance_shift/layer{layer}" for layer in by_step}
+        curves = curves.join(_with_band(by_step.add_prefix("variance_shift/layer")), how="outer")
     # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
     histograms: dict[str, Mapping[int, Any]] = {
         "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
@@ -145,9 +149,9 @@ def write_condition(
         **(activations or {}),
     }
     events = [
-        event(0, columns, _layout(shifts=len(by_layer) > 0)),
+        event(0, columns, _layout(shift_charts)),
         *points(curves, finals.mean().to_dict()),
-        *points(by_layer),
+        *points(_with_band(by_layer)),
         *(event(step, _histogram(tag, steps[step])) for tag, steps in histograms.items() for step in sorted(steps)),
     ]
     if logging == "minimal":
@@ -223,6 +227,15 @@ def _histogram(tag: str, values: Any) -> Summary:
     return histogram_pb(tag, values, buckets=int(np.clip(2 * np.sqrt(np.size(values)), 5, 30)))
 
 
+def _shift(record: Mapping[str, Any], last: int) -> pd.DataFrame:
+    """The record's variance shift, one row per layer, seed and time: layer, seed, measured, step, at_end."""
+    shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
+    shift["at_end"] = shift["epoch"] == "end"
+    epochs = record["config"]["trainer"]["max_epochs"]
+    shift["step"] = shift["epoch"].where(~shift["at_end"], epochs).astype(int) * last // epochs
+    return shift.drop(columns="epoch").astype({"layer": int, "seed": int, "measured": float, "at_end": bool})
+
+
 def _with_band(table: pd.DataFrame) -> pd.DataFrame:
     """For each value of the index (a step, or a layer) the mean of each column and the ends of its band."""
     groups = table.groupby(level=0)
@@ -282,12 +295,10 @@ def _lookup(config: Any, key: str) -> Any:
     return config
 
 
-def _layout(shifts: bool) -> Summary:
-    """CUSTOM SCALARS' margin charts. TensorBoard merges the layouts of all runs and drops equal charts."""
+def _layout(shifts: Mapping[str, str]) -> Summary:
+    """CUSTOM SCALARS' margin charts, those of variance shift by title. TensorBoard merges all runs' layouts."""
     layout = layout_pb2.Layout()
-    for title, charts in _MARGINS.items():
-        if title == "Variance shift" and not shifts:
-            continue
+    for title, charts in {**_MARGINS, **({"Variance shift": shifts} if shifts else {})}.items():
         category = layout.category.add(title=title)
         for name, tag in charts.items():
             series = layout_pb2.MarginChartContent.Series(
