@@ -53,5 +53,5 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] != "best_vs_best", -1.0).fillna(-1.0)
-    keyed = table.assign(rate=rate.round(6), setting=table["setting"].fillna(""))
+    keyed = table.assign(rate=rate.round(6), setting=table["setting"].astype(object).fillna(""))
     return keyed[[*SAME, "n", "estimate", "ci_low", "ci_high", "verdict"]].drop_duplicates(SAME)

@@ -136,7 +136,8 @@ def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str
     row = base.iloc[0]
     return (
         f"On {what}, {CHOSEN[study.declaration['family']]}, {a} against {b} is {_tally(base['verdict'])} "
-        f"of {len(base)} comparisons (data set × position); the estimates run from {number(low, row)} to {number(high, row)}."
+        f"of {len(base)} comparisons (data set × position); the estimates run from {number(low, row)} to "
+        f"{number(high, row)}."
     )
 
 
@@ -213,8 +214,8 @@ def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.D
     names = study.replicates["dataset"].nunique()
     if names < MIN_DATA_SETS:
         lines.append(
-            f"No pooled test over data sets: there are {names}, and the mean of fewer than {MIN_DATA_SETS} says little "
-            "about data sets at large. Replicates of one data set are not a sample of data sets."
+            f"No pooled test over data sets: this is {names} of them, and the mean of fewer than {MIN_DATA_SETS} says "
+            "little about data sets at large. Replicates of one data set are not a sample of data sets."
         )
     if (base["position"] == "around").any() and {"bn_dropout", "dropout_bn"} <= {*study.sides[0], *study.sides[1]}:
         lines.append(

@@ -1,0 +1,79 @@
+"""A run beside a reference: only what their intervals do not allow is called different."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fake_study import fake_study
+from normdrop.report.__main__ import main
+from normdrop.report.against import compare_runs, read_reference
+
+
+def study_at(directory: Path, effect: float, **options: Any) -> Path:
+    def accuracy(arrangement: str, *_: Any) -> float:
+        return 0.9 + (effect if arrangement == "bn_dropout" else 0.0)
+
+    fake_study(directory, accuracy=accuracy, rates=(0.2, 0.5), replicates=10, **options)
+    assert main([str(directory)]) == 0
+    return directory
+
+
+def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
+    directory = study_at(tmp_path / "own", 0.01)
+    rows = read_reference(directory)
+    both = compare_runs(rows, rows)
+    assert len(both) == len(rows)
+    assert (both["z"] == 0).all()
+    assert not both["differs"].any()
+    assert not both["verdict_differs"].any()
+
+
+def test_z_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path: Path) -> None:
+    own, reference = (read_reference(study_at(tmp_path / f"s{i}", 0.01, seed=i)) for i in (0, 1))
+    row = compare_runs(own, reference).query("comparison == 'best_vs_best' and metric == 'test_acc'").iloc[0]
+    errors = []
+    for i in (0, 1):
+        replicates = pd.read_csv(tmp_path / f"s{i}/report/replicates.csv")
+        best = replicates[replicates["rerun"] == 0].sort_values("val_acc", ascending=False)
+        sides = best.groupby(["arrangement", "seed"]).first()["test_acc"]
+        errors.append((sides["bn_dropout"] - sides["dropout_bn"]).sem())
+    assert row["z"] == pytest.approx((row["estimate"] - row["estimate_reference"]) / np.hypot(*errors))
+
+
+def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = study_at(tmp_path / "reference", 0.03)
+    own = study_at(tmp_path / "own", -0.03, seed=1)
+    both = compare_runs(read_reference(own), read_reference(reference))
+    accuracy = both[(both["metric"] == "test_acc") & (both["comparison"] != "a/a")]
+    assert accuracy["differs"].all()
+    assert accuracy["verdict_differs"].all()
+    assert not both.loc[both["metric"] == "test_ece", "differs"].any()
+    assert main([str(own), "--against", str(reference)]) == 0
+    markdown = (own / "report/report.md").read_text()
+    assert f"{len(both)} comparisons are in both. {both['differs'].sum()} estimates differ" in markdown
+    assert "Against the reference" in (own / "report/report.html").read_text()
+
+
+def test_rows_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    own = read_reference(study_at(tmp_path / "own", 0.01))
+    reference = read_reference(study_at(tmp_path / "reference", 0.01, datasets=("wine",)))
+    assert compare_runs(own, reference).empty
+
+
+def test_a_run_that_shares_nothing_with_the_reference_still_gets_its_report(tmp_path: Path) -> None:
+    own, reference = study_at(tmp_path / "own", 0.01), study_at(tmp_path / "other", 0.01, datasets=("wine",))
+    assert main([str(own), "--against", str(reference)]) == 0
+    assert "0 comparisons are in both" in (own / "report/report.md").read_text()
+
+
+def test_a_reference_without_verdicts_is_one_line_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = study_at(tmp_path / "own", 0.01)
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    assert main([str(own), "--against", str(tmp_path / "empty")]) == 1
+    assert capsys.readouterr().err == f"--against {tmp_path / 'empty'}: no verdicts.csv in it\n"
