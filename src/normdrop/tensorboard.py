@@ -101,7 +101,6 @@ def write_condition(
     history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
     history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
     last = int(max(history.index, default=0))
-
     shift = _shift(record, last)
 
     finals = replicates.set_index("seed").reindex(columns=[column for column, _ in METRICS.values()])
@@ -111,7 +110,6 @@ def write_condition(
     sound = finals.index[finals["train/diverged"] == 0]
     sound_history = history[history["seed"].isin(sound)].drop(columns="seed")
     shift = shift[shift["seed"].isin(sound)]
-
     seconds, finished = float(record["wall_seconds"]), float(record["finished"])
 
     def event(step: int, *summaries: Summary) -> Event:
@@ -144,7 +142,7 @@ def write_condition(
     histograms: dict[str, Mapping[int, Any]] = {
         "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
         "val/acc_over_seeds": {
-            step: sound_history.loc[[step], "val/acc"].dropna() for step in curves.index.astype(int)
+            step: sound_history.loc[[step], "val/acc"].dropna() for step in sound_history.index.unique().astype(int)
         },
         **(activations or {}),
     }
