@@ -1,0 +1,371 @@
+"""Variance shift: closed forms against simulation through the real layers; recalibration; nothing else is touched."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normdrop import shift
+from normdrop.data import BatchOrder, Part, ReplicateData, digits
+from normdrop.mlp import initialise, mlp
+from normdrop.module import accuracy, cross_entropy
+from normdrop.replicates import StackedBatchNorm, StackedNetwork, StackedNoise, stream
+
+BATCH = 64
+CLASSES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def gaussian_parts(rows: int, features: int, replicates: int = 1) -> dict[str, Part]:
+    """Standard normal rows, of mean 0 exactly, with labels that a network can learn."""
+    generator = torch.Generator().manual_seed(0)
+    parts = {}
+    for name, count in (("train", rows), ("val", rows // 4)):
+        x = torch.randn(replicates, count, features, generator=generator)
+        x = x - x.mean(dim=1, keepdim=True)
+        parts[name] = Part(x, (x[..., 0] > 0).long() + 2 * (x[..., 1] * x[..., 2] > 0).long())
+    return parts
+
+
+def build(features: int, seeds: list[int], classes: int = CLASSES, **block) -> StackedNetwork:
+    networks = [initialise(mlp(features, classes, **block), stream(seed, "init")) for seed in seeds]
+    return StackedNetwork(networks, seeds, BATCH)
+
+
+def train(network: StackedNetwork, part: Part, epochs: int) -> StackedNetwork:
+    network.train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    index = torch.arange(len(network.seeds))[:, None]
+    order = BatchOrder(network.seeds, part.y.shape[1], BATCH)
+    for _ in range(epochs):
+        for rows in order:
+            optimizer.zero_grad()
+            cross_entropy(network(part.x[index, rows]), part.y[index, rows]).mean(dim=1).sum().backward()
+            optimizer.step()
+    return network
+
+
+@torch.no_grad()
+def evaluated(network: StackedNetwork, part: Part) -> Tensor:
+    return accuracy(copy.deepcopy(network).eval()(part.x), part.y)
+
+
+def unit_by_unit(position: str, rate: float, noise: str = "bernoulli", mean: float = 0.0) -> dict:
+    """The shift entry of a first BN layer whose units are normal with variance 1 before the activation."""
+    network = build(32, [0], arrangement="dropout_bn", position=position, rate=rate, noise=noise, width=32, depth=1)
+    linear = network.layers[0]
+    with torch.no_grad():
+        linear.weight[0, : 32 * 32] = torch.eye(32).flatten()
+        linear.bias.fill_(mean)
+    (entry,) = shift.measure(network, gaussian_parts(20_000, 32), 2000, rerun=0, epoch="end")
+    return entry
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.7])
+def test_a_unit_of_mean_zero_before_dropout_shifts_by_the_keep_probability(rate):
+    entry = unit_by_unit("before", rate)
+    assert entry["case"] == shift.DIRECT
+    assert entry["predicted"] == pytest.approx(1 - rate, abs=1e-4)
+    assert entry["measured"] == pytest.approx(1 - rate, rel=0.01)
+
+
+def test_the_relu_of_a_standard_normal_at_rate_one_half_shifts_by_0_405():
+    entry = unit_by_unit("after", 0.5)
+    assert entry["predicted"] == pytest.approx(0.405, abs=0.005)
+    assert entry["measured"] == pytest.approx(0.405, abs=0.005)
+
+
+def test_a_large_mean_before_dropout_makes_the_shift_larger_as_the_formula_says():
+    c, v, q = 2.0, 1.0, 0.5
+    entry = unit_by_unit("before", q, mean=c)
+    assert entry["predicted"] == pytest.approx(v / ((c**2 + v) / (1 - q) - c**2), rel=0.01)
+    assert entry["measured"] == pytest.approx(entry["predicted"], rel=0.01)
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.9])
+def test_uniform_noise_shifts_as_its_formula_says(beta):
+    c, v = 1.5, 1.0
+    entry = unit_by_unit("before", beta, noise="uniform", mean=c)
+    assert entry["predicted"] == pytest.approx(1 / (1 + beta**2 / 3 * (1 + c**2 / v)), rel=0.01)
+    assert entry["measured"] == pytest.approx(entry["predicted"], rel=0.01)
+
+
+def test_dropout_leaves_the_mean_of_what_bn_sees_where_it_was():
+    entry = unit_by_unit("before", 0.5, mean=1.0)
+    assert entry["mean_shift"] < 0.02  # in standard deviations, of 20,000 rows
+    assert entry["running_mean_shift"] == pytest.approx(1.0, abs=0.01)  # an untrained layer's running mean is 0
+
+
+def test_behind_a_linear_layer_the_prediction_is_the_covariance_formula():
+    q = 0.5
+    parts = gaussian_parts(4096, 16)
+    network = build(16, [3], arrangement="bn_dropout", position="before", rate=q, width=48, depth=2)
+    entry = shift.measure(network, parts, BATCH, rerun=0, epoch=0)[1]
+    assert entry["case"] == shift.LINEAR
+    first, bn, _, relu, second = list(copy.deepcopy(network).train().layers)[:5]
+    with torch.no_grad():
+        # Large batches: the batch statistics that train mode normalises by are then those of all rows.
+        before = relu(bn(first(parts["train"].x.transpose(1, 2))))[0].double()
+        weight = second.weight.double().view(48, 48)
+        noise = q / (1 - q) * weight.square() @ before.square().mean(dim=1)
+        own = copy.deepcopy(network).eval()
+        values = parts["train"].x.transpose(1, 2)
+        for layer in list(own.layers)[:5]:
+            values = layer(values)
+    expected = values[0].double().var(dim=1) / (torch.einsum("oi,ij,oj->o", weight, before.cov(), weight) + noise)
+    assert entry["predicted"] == pytest.approx(float(np.median(expected)), rel=0.01)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["initialised", "trained"])
+@pytest.mark.parametrize(
+    ("arrangement", "position", "case"),
+    [
+        ("dropout_bn", "after", shift.DIRECT),
+        ("dropout_bn", "before", shift.DIRECT),
+        ("dropout_bn", "around", shift.DIRECT),
+        ("bn_dropout", "before", shift.LINEAR),
+        ("bn_dropout", "around", shift.LINEAR),
+        ("bn_dropout", "after", shift.APPROXIMATE),
+    ],
+)
+def test_measured_and_predicted_agree_within_two_percent_at_every_layer(
+    monkeypatch, arrangement, position, case, trained
+):
+    monkeypatch.setattr(shift, "PASSES", 8)
+    seeds = [0, 1, 2, 3]
+    parts = gaussian_parts(2048, 16, replicates=len(seeds))
+    network = build(16, seeds, arrangement=arrangement, position=position, rate=0.5, width=64, depth=3)
+    if trained:
+        train(network, parts["train"], epochs=2)
+    entries = shift.measure(network, parts, BATCH, rerun=0, epoch="end")
+    for layer in (1, 2, 3):
+        own = [entry for entry in entries if entry["layer"] == layer]
+        assert [entry["seed"] for entry in own] == seeds
+        first = shift.DIRECT if arrangement == "dropout_bn" else shift.NO_NOISE
+        assert {entry["case"] for entry in own} == {first if layer == 1 else case}
+        assert np.mean([entry["measured"] / entry["predicted"] for entry in own]) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("noise", ["bernoulli", "uniform"])
+@pytest.mark.parametrize("activation", ["gelu", "tanh", "leaky_relu"])
+@pytest.mark.parametrize(("arrangement", "position"), [("dropout_bn", "around"), ("bn_dropout", "after")])
+def test_other_activations_and_noise_are_predicted_too(activation, noise, arrangement, position):
+    parts = gaussian_parts(2048, 16)
+    block = {"rate": 0.5, "noise": noise, "activation": activation, "width": 96, "depth": 2}
+    network = build(16, [0], arrangement=arrangement, position=position, **block)
+    for entry in shift.measure(network, parts, BATCH, rerun=0, epoch=0):
+        assert entry["measured"] == pytest.approx(entry["predicted"], rel=0.03)
+
+
+def test_with_dropout_in_the_last_block_alone_only_bn_behind_it_shifts():
+    parts = gaussian_parts(2048, 16)
+    block = {"position": "after", "rate": 0.5, "width": 64, "depth": 3, "dropout_layers": "last"}
+    network = train(build(16, [0], arrangement="dropout_bn", **block), parts["train"], epochs=4)
+    first, second, last = shift.measure(network, parts, BATCH, rerun=0, epoch="end")
+    assert [entry["case"] for entry in (first, second, last)] == [shift.NO_NOISE, shift.NO_NOISE, shift.DIRECT]
+    assert first["measured"] == pytest.approx(1, abs=1e-5)
+    assert second["measured"] == pytest.approx(1, abs=0.05)
+    assert last["measured"] < 0.6
+    network = build(16, [0], arrangement="bn_dropout", **block)
+    assert {entry["case"] for entry in shift.measure(network, parts, BATCH, 0, 0)} == {shift.NO_NOISE}
+
+
+def test_rate_zero_counts_as_no_noise():
+    network = build(16, [0], arrangement="dropout_bn", position="after", rate=0.0, width=16, depth=1)
+    (entry,) = shift.measure(network, gaussian_parts(256, 16), BATCH, rerun=0, epoch=0)
+    assert (entry["case"], entry["predicted"]) == (shift.NO_NOISE, 1.0)
+
+
+def test_a_bn_layer_behind_another_one_with_the_noise_before_both_has_no_formula():
+    plain = nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    entries = shift.measure(StackedNetwork([plain], [0], BATCH), gaussian_parts(256, 16), BATCH, rerun=0, epoch=0)
+    assert [(entry["case"], entry["predicted"] is None) for entry in entries] == [
+        (shift.DIRECT, False),
+        (shift.NO_FORMULA, True),
+    ]
+
+
+def test_units_without_variance_are_counted_and_set_aside():
+    network = build(16, [0, 1], arrangement="dropout_bn", position="after", rate=0.5, width=32, depth=1)
+    parts = gaussian_parts(1024, 16, replicates=2)
+    with torch.no_grad():
+        network.layers[0].bias[1, :5] = -100.0
+    whole, dead = shift.measure(network, parts, BATCH, rerun=0, epoch=0)
+    assert (whole["units"], whole["set_aside"]) == (32, 0)
+    assert (dead["units"], dead["set_aside"]) == (27, 5)
+    assert dead["measured"] == pytest.approx(whole["measured"], rel=0.2)
+
+
+def test_a_diverged_replicate_has_empty_figures():
+    network = build(16, [0, 1], arrangement="bn_dropout", position="after", rate=0.5, width=32, depth=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter[0].fill_(math.nan)
+    entries = shift.measure(network, gaussian_parts(512, 16, replicates=2), BATCH, rerun=0, epoch=0)
+    figures = ("measured", "predicted", "running", "mean_shift", "running_mean_shift", "val_measured", "val_running")
+    for entry in entries:
+        assert [entry[key] is None for key in figures] == [entry["seed"] == 0] * len(figures)
+
+
+def test_a_network_without_bn_has_no_shift():
+    network = build(16, [0], arrangement="dropout", position="after", rate=0.5, width=16, depth=2)
+    assert shift.measure(network, gaussian_parts(256, 16), BATCH, rerun=0, epoch=0) == []
+
+
+def test_running_statistics_of_all_rows_give_the_ratio_to_the_running_variance():
+    network = build(16, [0], arrangement="bn", position="after", rate=0.0, width=32, depth=2)
+    parts = gaussian_parts(1024, 16)
+    exact = shift.recalibrated(network, parts["train"].x)
+    for entry in shift.measure(exact, parts, BATCH, rerun=0, epoch=0):
+        assert entry["running"] == pytest.approx(1023 / 1024, abs=1e-5)
+        assert entry["running_mean_shift"] == pytest.approx(0, abs=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recalibration
+
+
+@pytest.fixture(scope="module")
+def trained_on_digits() -> tuple[dict[str, Part], dict[str, StackedNetwork]]:
+    data = ReplicateData(digits, [0, 1, 2], BATCH)
+    data.setup()
+    networks = {
+        arrangement: train(
+            build(64, data.seeds, 10, arrangement=arrangement, position="after", rate=0.5, width=64, depth=2),
+            data.parts["train"],
+            epochs=12,
+        )
+        for arrangement in ("bn", "dropout_bn")
+    }
+    return data.parts, networks
+
+
+@pytest.mark.parametrize("arrangement", ["bn", "dropout_bn"])
+def test_recalibration_restores_the_accuracy_of_spoiled_running_statistics(trained_on_digits, arrangement):
+    parts, networks = trained_on_digits
+    spoiled = copy.deepcopy(networks[arrangement])
+    for layer in spoiled.layers:
+        if isinstance(layer, StackedBatchNorm):
+            layer.running_mean.add_(3.0)
+            layer.running_var.mul_(torch.linspace(0.01, 100, layer.running_var.numel()))
+    before = evaluated(networks[arrangement], parts["test"])
+    assert (evaluated(spoiled, parts["test"]) < before - 0.3).all()
+    assert (evaluated(shift.recalibrated(spoiled, parts["train"].x), parts["test"]) > before - 0.02).all()
+
+
+def test_recalibrating_a_network_trained_without_dropout_changes_accuracy_by_no_more_than_a_few_rows(
+    trained_on_digits,
+):
+    parts, networks = trained_on_digits
+    change = evaluated(shift.recalibrated(networks["bn"], parts["train"].x), parts["test"]) - evaluated(
+        networks["bn"], parts["test"]
+    )
+    assert change.abs().max() <= 4 / parts["test"].y.shape[1]
+
+
+def test_recalibration_removes_the_shift_and_leaves_the_weights(trained_on_digits):
+    parts, networks = trained_on_digits
+    network = networks["dropout_bn"]
+    recalibrated = shift.recalibrated(network, parts["train"].x)
+    rows = parts["train"].y.shape[1]
+    for entry in shift.measure(recalibrated, parts, BATCH, rerun=0, epoch="end"):
+        assert entry["running"] == pytest.approx((rows - 1) / rows, abs=1e-4)
+    for ours, theirs in zip(network.parameters(), recalibrated.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert network.training
+    assert not recalibrated.training
+
+
+def test_recalibrated_statistics_are_those_that_batch_norm_takes_from_one_batch_of_all_rows(trained_on_digits):
+    parts, networks = trained_on_digits
+    recalibrated = shift.recalibrated(networks["bn"], parts["train"].x)
+    plain = networks["bn"].replicate(1).train()
+    for layer in plain:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        plain(parts["train"].x[1])
+    for ours, theirs in zip(recalibrated.replicate(1), plain, strict=True):
+        if isinstance(ours, nn.BatchNorm1d):
+            torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=5e-3, atol=1e-3)
+            torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=5e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What measuring reads and leaves alone
+
+
+def test_only_the_figures_named_val_depend_on_validation_rows_and_none_on_test_rows(trained_on_digits):
+    parts, networks = trained_on_digits
+    other = {"train": parts["train"], "val": Part(parts["val"].x * 2 + 1, parts["val"].y)}
+    entries, others = (shift.measure(networks["dropout_bn"], p, BATCH, rerun=0, epoch=3) for p in (parts, other))
+    for ours, theirs in zip(entries, others, strict=True):
+        assert {key for key in ours if ours[key] != theirs[key]} == {
+            "val_measured",
+            "val_running",
+            "val_mean_shift",
+            "val_running_mean_shift",
+        }
+
+
+def test_measuring_leaves_network_mask_streams_and_global_random_state_as_they_were(trained_on_digits):
+    parts, networks = trained_on_digits
+    network = copy.deepcopy(networks["dropout_bn"])
+    twin = copy.deepcopy(network)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    shift.measure(network, parts, BATCH, rerun=0, epoch=1)
+    shift.train_mode_accuracy(network, parts["train"], BATCH, rerun=0)
+    shift.recalibrated(network, parts["train"].x)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
+    assert network.training
+    for (name, ours), theirs in zip(network.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    batch = parts["train"].x[:, :BATCH]
+    assert torch.equal(network(batch), twin(batch))  # the same masks come next
+
+
+def test_measuring_twice_gives_the_same_and_another_rerun_other_draws(trained_on_digits):
+    parts, networks = trained_on_digits
+    first, again, other = (
+        shift.measure(networks["dropout_bn"], parts, BATCH, rerun=rerun, epoch="end") for rerun in (0, 0, 1)
+    )
+    assert first == again
+    assert all(a["measured"] != b["measured"] for a, b in zip(first, other, strict=True))
+
+
+def test_a_replicate_is_measured_the_same_whatever_its_companions():
+    parts = gaussian_parts(512, 16, replicates=3)
+    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "width": 32, "depth": 2}
+    together = shift.measure(build(16, [4, 5, 6], **block), parts, BATCH, rerun=0, epoch=0)
+    own = {name: Part(part.x[1:2], part.y[1:2]) for name, part in parts.items()}
+    alone = shift.measure(build(16, [5], **block), own, BATCH, rerun=0, epoch=0)
+    assert [entry for entry in together if entry["seed"] == 5] == alone
+
+
+def test_train_mode_accuracy_is_that_of_the_network_in_train_mode():
+    part = gaussian_parts(512, 16, replicates=2)["train"]
+    network = build(16, [0, 1], arrangement="bn_dropout", position="after", rate=0.5, width=32, depth=2)
+    train(network, part, epochs=2)
+    with torch.no_grad():
+        draws = [accuracy(network.train()(part.x[:, :BATCH]), part.y[:, :BATCH]) for _ in range(50)]
+    ours = shift.train_mode_accuracy(network, part, BATCH, rerun=0)
+    assert (ours - torch.stack(draws).mean(dim=0)).abs().max() < 0.12
+    for layer in network.layers:
+        if isinstance(layer, StackedNoise):
+            layer.rate = 0.0
+    with torch.no_grad():  # without noise and with one batch of all rows nothing is left to chance
+        expected = accuracy(copy.deepcopy(network).train()(part.x), part.y)
+    torch.testing.assert_close(shift.train_mode_accuracy(network, part, 512, rerun=0), expected, rtol=0, atol=2.1 / 512)
