@@ -169,7 +169,7 @@ def test_hparams_has_the_same_columns_for_every_condition_and_its_first_metrics_
     assert set(columns) == {"dataset", "arrangement", "position", "rate", "depth", "width", "rerun"}
     assert columns[:2] == ["arrangement", "rate"], "what varies comes first"
     metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
-    assert metrics[:5] == ["test/acc", "test/loss", "test/ece", "test/acc_gap", "train/steps_to_level"]
+    assert metrics[:5] == ["test/acc", "test/loss", "test/ece", "test/acc_gap", "test/loss_gap"]
     for name, group in server.groups().items():
         assert set(group["hparams"]) == set(columns)
         record, _, _ = conditions(study)[name.split("@")[0]]

@@ -30,17 +30,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 LOGGING = ("minimal", "full", "per_seed")
 
-# The metrics of a session by tag, with their columns in replicates.csv, in the order of HPARAMS' columns (it shows the
-# first five until asked for more). Losses are mean NLL in nats, in evaluation mode.
+# The metrics of a session by tag, with their columns in replicates.csv, in the order of HPARAMS' columns. It shows the
+# first five until asked for more, and its plots leave out conditions that lack one of those: they are never empty.
+# Losses are mean NLL in nats, in evaluation mode.
 METRICS = {
     "test/acc": ("test_acc", "test accuracy"),
     "test/loss": ("test_nll", "test NLL"),
     "test/ece": ("test_ece", "test ECE"),
     "test/acc_gap": ("gap", "accuracy gap"),
+    "test/loss_gap": ("nll_gap", "NLL gap"),
     "train/steps_to_level": ("steps_to_level", "steps to level"),
     "test/acc_recalibrated": ("recal_test_acc", "test accuracy, recalibrated"),
     "test/loss_recalibrated": ("recal_test_nll", "test NLL, recalibrated"),
-    "test/loss_gap": ("nll_gap", "NLL gap"),
     "train/acc": ("train_acc", "training accuracy"),
     "train/acc_train_mode": ("train_mode_acc", "training accuracy, training mode"),
     "train/nll": ("train_nll", "training NLL"),
