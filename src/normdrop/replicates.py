@@ -127,16 +127,21 @@ class _Bits:
 
     def draw(self, count: int, device: torch.device) -> Tensor:
         words = -(-count // 4)
-        if device.type == "cpu":
-            # SFC64's raw words are the cheapest random bits there are here, ten times faster than bernoulli_.
-            out = np.empty((len(self.streams), words), np.uint64)
-            for row, generator in zip(out, self.streams, strict=True):
-                row[:] = generator.bit_generator.random_raw(words)
-            return torch.from_numpy(out.view(np.int16))[:, :count]
+        bits = self.from_generators(words) if device.type == "cpu" else self.by_counting(words, device)
+        return bits[:, :count]
+
+    def from_generators(self, words: int) -> Tensor:
+        # SFC64's raw words are the cheapest random bits there are on a CPU, ten times faster than bernoulli_.
+        out = np.empty((len(self.streams), words), np.uint64)
+        for row, generator in zip(out, self.streams, strict=True):
+            row[:] = generator.bit_generator.random_raw(words)
+        return torch.from_numpy(out.view(np.int16))
+
+    def by_counting(self, words: int, device: torch.device) -> Tensor:
         self.keys = self.keys.to(device)
         counter = torch.arange(self.drawn, self.drawn + words, device=device)
         self.drawn += words
-        return splitmix64(self.keys[:, None] + counter * -0x61C8864680B583EB).view(torch.int16)[:, :count]
+        return splitmix64(self.keys[:, None] + counter * -0x61C8864680B583EB).view(torch.int16)
 
 
 def splitmix64(state: Tensor) -> Tensor:

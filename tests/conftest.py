@@ -1,0 +1,41 @@
+"""What the tests share: the real configs, made small."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on small tensors threads do no more than wait
+
+# 70 training rows make four batches of 16 and one of 6; neither 20 nor 13 units fill a multiple of 16 floats.
+TINY = (
+    *("data.train_size=70", "batch_size=16", "model.width=[20,13]", "trainer.max_epochs=2"),
+    *("trainer.accelerator=cpu", "logging=minimal"),
+)
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., dict[str, Any]]:
+    """The resolved config of a condition from conf/ and overrides, after the checks of config.py."""
+    import hydra  # here: importing training costs seconds, which the report's tests do without
+
+    from normdrop import config, train
+
+    train.quiet()
+
+    def compose(*overrides: str) -> dict[str, Any]:
+        with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
+            resolved = config.plain(hydra.compose("config", list(overrides)))
+        config.check(resolved)
+        return resolved
+
+    return compose
+
+
+@pytest.fixture(scope="session")
+def tiny(composed: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The config of a condition that trains in a fraction of a second."""
+    return lambda *overrides: composed(*TINY, *overrides)

@@ -1,0 +1,94 @@
+"""The idea, written out by hand: every arrangement at every position, and which of them are one network."""
+
+import pytest
+import torch
+from torch import nn
+
+from normdrop.arrangement import ARRANGEMENTS, POSITIONS, UniformNoise, block, same_network
+
+LAYERS = {
+    ("none", "after"): "Linear ReLU",
+    ("none", "before"): "Linear ReLU",
+    ("none", "around"): "Linear ReLU",
+    ("dropout", "after"): "Linear ReLU Dropout",
+    ("dropout", "before"): "Linear Dropout ReLU",
+    ("dropout", "around"): "Linear ReLU Dropout",
+    ("bn", "after"): "Linear ReLU BatchNorm1d",
+    ("bn", "before"): "Linear BatchNorm1d ReLU",
+    ("bn", "around"): "Linear BatchNorm1d ReLU",
+    ("bn_dropout", "after"): "Linear ReLU BatchNorm1d Dropout",
+    ("bn_dropout", "before"): "Linear BatchNorm1d Dropout ReLU",
+    ("bn_dropout", "around"): "Linear BatchNorm1d ReLU Dropout",
+    ("dropout_bn", "after"): "Linear ReLU Dropout BatchNorm1d",
+    ("dropout_bn", "before"): "Linear Dropout BatchNorm1d ReLU",
+    ("dropout_bn", "around"): "Linear Dropout ReLU BatchNorm1d",
+}
+POSITIONS_THAT_ARE_ONE_NETWORK = {
+    "none": ["after before around"],
+    "dropout": ["after before around"],
+    "bn": ["after", "before around"],
+    "bn_dropout": ["after", "before around"],
+    "dropout_bn": ["after around", "before"],
+}
+WITHOUT_COMMUTATION = {
+    "none": ["after before around"],
+    "dropout": ["after around", "before"],
+    "bn": ["after", "before around"],
+    "bn_dropout": ["after", "before", "around"],
+    "dropout_bn": ["after", "before", "around"],
+}
+
+
+def test_the_table_covers_every_arrangement_at_every_position():
+    assert set(LAYERS) == {(a, p) for a in ARRANGEMENTS for p in POSITIONS}
+
+
+@pytest.mark.parametrize(("arrangement", "position"), LAYERS)
+def test_a_block_has_the_layers_that_the_arrangement_says_in_their_order(arrangement, position):
+    layers = block(7, 5, arrangement, position, rate=0.3)
+    assert " ".join(type(layer).__name__ for layer in layers) == LAYERS[arrangement, position]
+
+
+def test_a_blocks_layers_carry_the_sizes_and_the_rate():
+    linear, norm, relu, dropout = block(7, 5, "bn_dropout", "around", rate=0.3)
+    assert (linear.in_features, linear.out_features, norm.num_features, dropout.p) == (7, 5, 5, 0.3)
+    assert isinstance(relu, nn.ReLU)
+
+
+def test_uniform_noise_takes_the_place_of_dropout():
+    layers = block(7, 5, "dropout_bn", "after", rate=0.3, noise="uniform")
+    assert isinstance(layers[2], UniformNoise) and layers[2].rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("activation", "table"),
+    [
+        ("relu", POSITIONS_THAT_ARE_ONE_NETWORK),
+        ("leaky_relu", POSITIONS_THAT_ARE_ONE_NETWORK),
+        ("gelu", WITHOUT_COMMUTATION),
+        ("tanh", WITHOUT_COMMUTATION),
+    ],
+)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_the_positions_that_are_one_network_are_these(arrangement, activation, table):
+    for positions in table[arrangement]:
+        for position in positions.split():
+            expected = [(arrangement, other) for other in positions.split()]
+            assert same_network(arrangement, position, activation) == expected
+
+
+@pytest.mark.parametrize(("activation", "count"), [("relu", 4), ("gelu", 6)])
+def test_with_both_operations_there_are_four_networks_with_relu_and_six_with_gelu(activation, count):
+    both = [(a, p) for a in ("bn_dropout", "dropout_bn") for p in POSITIONS]
+    assert len({tuple(same_network(a, p, activation)) for a, p in both}) == count
+
+
+def test_uniform_noise_is_the_identity_in_eval_mode_and_bounded_with_mean_one_in_training():
+    x = torch.ones(400, 50)
+    layer = UniformNoise(0.4)
+    assert torch.equal(layer.eval()(x), x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        y = layer.train()(x)
+    assert y.min() >= 0.6 and y.max() <= 1.4
+    assert abs(y.mean() - 1) < 5 * 0.4 / 3**0.5 / y.numel() ** 0.5

@@ -1,0 +1,147 @@
+"""The MLP's shape, its initial weights, and the post's three networks against modules written after the post."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from normdrop.mlp import initialise, mlp
+from normdrop.replicates import stream
+
+
+def names(network: nn.Sequential) -> str:
+    return " ".join(type(layer).__name__ for layer in network)
+
+
+def build(**changes) -> nn.Sequential:
+    return mlp(6, 3, **{"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "width": 4} | changes)
+
+
+class DropoutNetwork(nn.Module):
+    """The post's first network."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(10, 20)
+        self.dropout = nn.Dropout(p=0.5)
+        self.fc2 = nn.Linear(20, 10)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.fc1(x))
+        x = self.dropout(x)
+        return self.relu(self.fc2(x))
+
+
+class BatchNormNetwork(nn.Module):
+    """The post's second network."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(10, 20)
+        self.bn = nn.BatchNorm1d(20)
+        self.fc2 = nn.Linear(20, 10)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.fc1(x))
+        x = self.bn(x)
+        return self.relu(self.fc2(x))
+
+
+class BothNetwork(nn.Module):
+    """The post's third network."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(10, 20)
+        self.bn = nn.BatchNorm1d(20)
+        self.dropout = nn.Dropout(p=0.5)
+        self.fc2 = nn.Linear(20, 10)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.fc1(x))
+        x = self.bn(x)
+        x = self.dropout(x)
+        return self.relu(self.fc2(x))
+
+
+def step(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """A training step with the dropout of a known global generator."""
+    torch.manual_seed(1)
+    network.train().zero_grad()
+    nn.functional.cross_entropy(network(x), y).backward()
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "written"), [("dropout", DropoutNetwork), ("bn", BatchNormNetwork), ("bn_dropout", BothNetwork)]
+)
+def test_model_blog_computes_exactly_what_the_posts_network_computes(arrangement, written, composed):
+    from normdrop.train import network_of
+
+    config = composed("model=blog", f"arrangement={arrangement}")
+    configured = network_of(config, features=10, classes=10, seeds=[0]).replicate(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        post = written()
+        x, y = torch.randn(32, 10), torch.randint(10, (32,))
+        ours = [layer for layer in configured if list(layer.state_dict())]
+        theirs = [layer for layer in (post.fc1, getattr(post, "bn", None), post.fc2) if layer is not None]
+        for own, their in zip(ours, theirs, strict=True):
+            their.load_state_dict(own.state_dict())
+        for _ in range(3):
+            step(configured, x, y)
+            step(post, x, y)
+            torch.manual_seed(2)
+            noisy = configured.train()(x)
+            torch.manual_seed(2)
+            assert torch.equal(noisy, post.train()(x))
+            assert torch.equal(configured.eval()(x), post.eval()(x))
+
+
+def test_the_posts_networks_are_the_default_of_model_blog_with_data_blog(composed):
+    config = composed("model=blog", "data=blog")
+    assert (config["rate"], config["position"]) == (0.5, "after")
+    assert (config["data"]["features"], config["data"]["classes"]) == (10, 10)
+
+
+def test_depth_repeats_the_block_and_a_linear_layer_ends_the_network():
+    block = "Linear ReLU BatchNorm1d Dropout"
+    assert names(build(depth=3)) == " ".join([block] * 3 + ["Linear"])
+
+
+def test_a_list_of_widths_gives_each_hidden_layer_its_own():
+    linears = [layer for layer in build(width=[8, 5, 7], depth=3) if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linears] == [(6, 8), (8, 5), (5, 7), (7, 3)]
+
+
+def test_dropout_layers_last_leaves_dropout_in_the_last_hidden_block_alone():
+    without, block = "Linear ReLU BatchNorm1d", "Linear ReLU BatchNorm1d Dropout"
+    assert names(build(depth=3, dropout_layers="last")) == f"{without} {without} {block} Linear"
+
+
+def test_dropout_layers_last_counts_uniform_noise_as_dropout():
+    network = build(depth=2, dropout_layers="last", noise="uniform")
+    assert names(network) == "Linear ReLU BatchNorm1d Linear ReLU BatchNorm1d UniformNoise Linear"
+
+
+def test_an_output_activation_stands_on_the_logits():
+    network = build(depth=1, output_activation="relu", arrangement="none")
+    assert names(network) == "Linear ReLU Linear ReLU"
+    assert network(torch.randn(50, 6)).min() == 0
+
+
+def test_initial_weights_and_biases_fill_pytorchs_interval_evenly():
+    network = initialise(mlp(100, 3, arrangement="none", position="after", rate=0, width=200), stream(0, "init"))
+    layer, bound = network[0], 100**-0.5
+    assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
+    deciles = torch.histc(layer.weight.detach(), bins=10, min=-bound, max=bound) / layer.weight.numel()
+    assert (deciles - 0.1).abs().max() < 5 * (0.09 / layer.weight.numel()) ** 0.5
+
+
+def test_the_gain_multiplies_the_initial_weights_and_leaves_the_biases():
+    plain, scaled = (initialise(build(), stream(3, "init"), gain) for gain in (1.0, 10.0))
+    assert torch.equal(plain[0].bias, scaled[0].bias)
+    np.testing.assert_allclose(scaled[0].weight.detach(), 10 * plain[0].weight.detach(), rtol=1e-6)

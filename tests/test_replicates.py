@@ -1,0 +1,351 @@
+"""A stacked network is N plain networks; its noise is what the streams say, on every kind of device."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from normdrop.arrangement import ARRANGEMENTS, NOISES, POSITIONS, UniformNoise
+from normdrop.mlp import initialise, mlp
+from normdrop.module import cross_entropy
+from normdrop.replicates import (
+    StackedBatchNorm,
+    StackedLinear,
+    StackedNetwork,
+    StackedNoise,
+    _Bits,
+    splitmix64,
+    stream,
+)
+
+FEATURES, CLASSES, BATCH = 6, 3, 8
+SEEDS = [4, 0, 9]
+
+
+class GivenNoise(nn.Module):
+    """The noise of one replicate, recomputed from its stream for a plain layer: (batch, features), same out."""
+
+    def __init__(self, layer: nn.Module, features: int, seed: int, rerun: int, number: int):
+        super().__init__()
+        self.rate = layer.rate if isinstance(layer, UniformNoise) else layer.p
+        self.uniform, self.features = isinstance(layer, UniformNoise), features
+        self.generator = stream(seed, "masks", rerun=rerun, layer=number)
+        self.generator.integers(2**63)  # the key of the counting generator comes first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        count = self.features * BATCH
+        raw = self.generator.bit_generator.random_raw(-(-count // 4)).view(np.int16)[:count].astype(np.float64)
+        if self.uniform:
+            factors = 1 + self.rate * (raw + 0.5) / 2**15
+        else:
+            dropped = round(self.rate * 2**16)
+            factors = (raw + 2**15 >= dropped) / (1 - dropped / 2**16)
+        return x * torch.from_numpy(factors.reshape(self.features, BATCH).T[: len(x)].copy())
+
+
+def plain_networks(seeds=SEEDS, **changes) -> list[nn.Sequential]:
+    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.4, "width": [20, 13], "depth": 2} | changes
+    return [initialise(mlp(FEATURES, CLASSES, **block), stream(seed, "init")).double() for seed in seeds]
+
+
+def with_given_noise(network: nn.Sequential, seed: int, rerun: int = 0) -> nn.Sequential:
+    number, features, layers = 0, 0, []
+    for layer in copy.deepcopy(network):
+        if isinstance(layer, nn.Linear):
+            number, features = number + 1, layer.out_features
+        noisy = isinstance(layer, tuple(NOISES.values()))
+        layers.append(GivenNoise(layer, features, seed, rerun, number) if noisy else layer)
+    return nn.Sequential(*layers)
+
+
+def rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(len(SEEDS), count, FEATURES))
+    return torch.from_numpy(x), torch.from_numpy(generator.integers(CLASSES, size=(len(SEEDS), count)))
+
+
+def parameters_of(stacked: StackedNetwork, replicate: int, gradient: bool = False) -> list[Tensor]:
+    """A replicate's slices of all parameters, flat and without the padding."""
+    found = []
+    for layer in stacked.layers:
+        if isinstance(layer, StackedLinear):
+            sizes = {"weight": layer.fan_in * layer.fan_out, "bias": layer.fan_out}
+        elif isinstance(layer, StackedBatchNorm):
+            sizes = {"weight": layer.features, "bias": layer.features}
+        else:
+            continue
+        for name, size in sizes.items():
+            parameter = getattr(layer, name)
+            found.append((parameter.grad if gradient else parameter)[replicate, :size])
+    return found
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+
+
+def assert_trains_like_plain_networks(optimizer, rerun: int = 0, **block) -> None:
+    """Outputs, gradients, weights and running statistics of every replicate, step by step, a short batch among them."""
+    networks = plain_networks(**block)
+    stacked = StackedNetwork(networks, SEEDS, BATCH, rerun).double()
+    plain = [with_given_noise(n, seed, rerun) for n, seed in zip(networks, SEEDS, strict=True)]
+    stacked_optimizer = optimizer(stacked.parameters())
+    plain_optimizers = [optimizer(network.parameters()) for network in plain]
+    for number, size in enumerate((BATCH, 5, BATCH, BATCH)):
+        x, y = rows(size, seed=number)
+        stacked.train()
+        stacked_optimizer.zero_grad()
+        outputs = stacked(x)
+        cross_entropy(outputs, y).mean(dim=1).sum().backward()
+        stacked_optimizer.step()
+        evaluated = stacked.eval()(x)
+        for k, (network, its_optimizer) in enumerate(zip(plain, plain_optimizers, strict=True)):
+            its_optimizer.zero_grad()
+            output = network.train()(x[k])
+            nn.functional.cross_entropy(output, y[k]).backward()
+            its_optimizer.step()
+            assert_close(outputs[k], output)
+            for ours, theirs in zip(parameters_of(stacked, k, gradient=True), network.parameters(), strict=True):
+                assert_close(ours, theirs.grad.flatten())
+            for ours, theirs in zip(parameters_of(stacked, k), network.parameters(), strict=True):
+                assert_close(ours, theirs.flatten())
+            assert_close(evaluated[k], network.eval()(x[k]))
+            for ours, theirs in zip(stacked.replicate(k).buffers(), network.buffers(), strict=True):
+                if theirs.is_floating_point():  # not the count of batches, which nothing reads
+                    assert_close(ours.double(), theirs)
+
+
+def sgd(parameters) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
+
+
+def adam(parameters) -> torch.optim.Optimizer:
+    # Adam divides by the gradient's size, so that a gradient of mere rounding would move a weight by a whole step; this
+    # epsilon is above double precision's rounding.
+    return torch.optim.Adam(parameters, lr=0.01, eps=1e-6, fused=True)
+
+
+@pytest.mark.parametrize(("arrangement", "position"), [*itertools.product(ARRANGEMENTS, POSITIONS)])
+def test_a_stacked_network_trains_like_plain_networks_with_the_same_weights_and_masks(arrangement, position):
+    assert_trains_like_plain_networks(sgd, arrangement=arrangement, position=position)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"arrangement": "dropout_bn"},
+        {"noise": "uniform"},
+        {"activation": "gelu", "position": "before"},
+        {"activation": "tanh", "noise": "uniform", "arrangement": "dropout_bn"},
+        {"dropout_layers": "last"},
+        {"width": 16, "depth": 1, "output_activation": "relu"},
+        {"width": [33, 1, 17], "depth": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_it_does_so_with_every_kind_of_noise_activation_and_width(optimizer, block):
+    assert_trains_like_plain_networks(optimizer, **block)
+
+
+def test_it_does_so_in_the_a_a_run():
+    assert_trains_like_plain_networks(sgd, rerun=1)
+
+
+def test_in_eval_mode_it_is_what_vmap_makes_of_the_plain_networks():
+    networks = plain_networks()
+    x, _ = rows(BATCH)
+    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
+    stacked(x)  # moves the running statistics
+    networks = [stacked.replicate(k).double().eval() for k in range(len(SEEDS))]
+    state = stack_module_state(networks)
+
+    def call(parameters, buffers, values):
+        return functional_call(networks[0], (parameters, buffers), (values,))
+
+    assert_close(stacked.eval()(x), vmap(call)(*state, x))
+
+
+def test_an_exported_replicate_is_a_plain_network_with_the_same_output():
+    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    optimizer = sgd(stacked.parameters())
+    x, y = rows(BATCH)
+    cross_entropy(stacked(x), y).mean(dim=1).sum().backward()
+    optimizer.step()
+    outputs = stacked.eval()(x)
+    for k in range(len(SEEDS)):
+        network = stacked.replicate(k)
+        assert " ".join(type(layer).__name__ for layer in network).startswith("Linear ReLU BatchNorm1d Dropout")
+        assert_close(network.double().eval()(x[k]), outputs[k])
+
+
+def test_an_exported_replicate_is_a_copy():
+    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    before = stacked.layers[0].weight.clone()
+    with torch.no_grad():
+        stacked.replicate(0)[0].weight.zero_()
+    assert torch.equal(stacked.layers[0].weight, before)
+
+
+def test_the_padding_of_a_parameter_stays_zero_through_training():
+    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    optimizer = torch.optim.AdamW(stacked.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+    for number in range(3):
+        x, y = rows(BATCH, seed=number)
+        optimizer.zero_grad()
+        cross_entropy(stacked(x), y).mean(dim=1).sum().backward()
+        optimizer.step()
+    layer = stacked.layers[0]
+    assert layer.bias.shape == (len(SEEDS), 32)
+    assert not layer.bias[:, 20:].any() and not layer.weight[:, 20 * FEATURES :].any()
+
+
+def test_silencing_takes_units_out_of_the_next_layers_sight():
+    networks = plain_networks(arrangement="none")
+    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
+    x, _ = rows(BATCH)
+    keep = [torch.ones(len(SEEDS), 20, 1), torch.ones(len(SEEDS), 13, 1)]
+    keep[0][1, 7] = 0
+    with torch.no_grad():
+        networks[1][2].weight[:, 7] = 0  # nobody reads unit 7
+    for k, network in enumerate(networks):
+        assert_close(stacked(x, keep)[k], network(x[k]))
+
+
+def test_a_layer_without_a_stacked_form_is_refused():
+    with pytest.raises(TypeError, match="no stacked form of Softmax"):
+        StackedNetwork([nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1))], [0], 4)
+
+
+# --- noise
+
+
+def noise_layer(layer: nn.Module, features: int = 64, batch: int = 256, seeds=(0, 1, 2, 3)) -> StackedNoise:
+    return StackedNoise(layer, features, batch, seeds, rerun=0, number=1)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7])
+def test_dropout_keeps_a_share_of_one_minus_the_rate_and_multiplies_it_back_to_mean_one(rate):
+    factors = noise_layer(nn.Dropout(rate))(torch.ones(4, 64, 256))
+    assert factors.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
+    share = (factors > 0).double().mean(dim=(1, 2))
+    assert (share - (1 - rate)).abs().max() < 5 * (rate * (1 - rate) / (64 * 256)) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.1, 1 / 3, 0.5, 0.9])
+def test_over_all_16_bit_numbers_the_mean_factor_is_one_and_the_rate_within_two_to_the_minus_17(rate):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    factors = noise_layer(nn.Dropout(rate)).factors(every, torch.float64)
+    assert factors.mean().item() == pytest.approx(1, abs=1e-12)
+    assert abs((factors == 0).double().mean().item() - rate) <= 2**-17
+
+
+def test_over_all_16_bit_numbers_uniform_noise_is_even_between_its_bounds_with_mean_one():
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    factors = noise_layer(UniformNoise(0.4)).factors(every, torch.float64)
+    assert factors.mean().item() == pytest.approx(1, abs=1e-12)
+    assert 0.6 < factors.min() < 0.60001 and 1.39999 < factors.max() < 1.4
+    assert factors.var().item() == pytest.approx(0.4**2 / 3, rel=1e-4)
+
+
+def test_noise_of_rate_zero_and_noise_in_eval_mode_are_the_identity():
+    x = torch.randn(4, 64, 256, generator=torch.Generator().manual_seed(0))
+    assert noise_layer(nn.Dropout(0.0))(x) is x
+    assert noise_layer(nn.Dropout(0.5)).eval()(x) is x
+
+
+def test_a_short_batch_moves_no_later_mask():
+    whole, short = noise_layer(nn.Dropout(0.5)), noise_layer(nn.Dropout(0.5))
+    x = torch.ones(4, 64, 256)
+    assert torch.equal(whole(x)[..., :100], short(x[..., :100]))
+    assert torch.equal(whole(x), short(x))
+
+
+def test_masks_of_other_seeds_layers_reruns_and_steps_are_independent():
+    layers = [StackedNoise(nn.Dropout(0.5), 64, 256, [0, 1], rerun, number) for rerun in (0, 1) for number in (1, 2)]
+    x = torch.ones(2, 64, 256)
+    masks = torch.stack([layer(x) / 2 for layer in layers for _ in range(2)]).flatten(0, 1).flatten(1)
+    correlation = torch.corrcoef(masks) - torch.eye(len(masks))
+    assert len(masks) == 16 and correlation.abs().max() < 5 / masks.shape[1] ** 0.5
+
+
+# --- streams
+
+
+def test_a_stream_is_the_same_whenever_it_is_asked_for():
+    assert np.array_equal(stream(5, "order").integers(1000, size=50), stream(5, "order").integers(1000, size=50))
+
+
+def test_every_seed_source_rerun_and_layer_has_a_stream_of_its_own():
+    sources = ("rows", "split", "init", "order", "masks", "silencing", "shift")
+    keys = itertools.product((0, 1), sources, (0, 1), (0, 1))
+    first = [int(stream(s, source, rerun=r, layer=la).integers(2**63)) for s, source, r, la in keys]
+    assert len(set(first)) == 2 * len(sources) * 2 * 2
+
+
+# --- the counting generator of devices that have no generator for each replicate
+
+
+def as_int64(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def test_splitmix64_gives_the_published_numbers_of_seed_1234567():
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    states = torch.tensor([as_int64(1234567 + k * 0x9E3779B97F4A7C15) for k in range(1, 6)])
+    assert [number % 2**64 for number in splitmix64(states).tolist()] == published
+
+
+def counted(seeds, words: int, calls: int = 1) -> Tensor:
+    bits = _Bits([stream(seed, "masks", layer=1) for seed in seeds])
+    return torch.cat([bits.by_counting(words, torch.device("cpu")) for _ in range(calls)], dim=1)
+
+
+def test_the_counting_generator_goes_on_where_it_stopped():
+    assert torch.equal(counted([0, 1], words=60), counted([0, 1], words=20, calls=3))
+
+
+def test_the_counting_generator_gives_a_replicate_the_same_bits_in_any_company():
+    assert torch.equal(counted([0, 1, 2, 3], words=50)[2], counted([2], words=50)[0])
+
+
+def test_the_counting_generators_numbers_are_uniform_bit_by_bit_and_in_their_high_byte():
+    drawn = counted([0, 1], words=2**15)
+    assert drawn.dtype == torch.int16 and drawn.shape == (2, 2**17)
+    for bit in range(16):
+        share = ((drawn >> bit) & 1).double().mean(dim=1)
+        assert (share - 0.5).abs().max() < 5 * 0.5 / drawn.shape[1] ** 0.5
+    counts = torch.bincount((drawn.flatten().int() + 2**15) >> 8, minlength=256).double()
+    expected = drawn.numel() / 256
+    chi_square = ((counts - expected) ** 2 / expected).sum().item()
+    assert abs(chi_square - 255) < 5 * (2 * 255) ** 0.5
+
+
+def test_the_counting_generators_streams_and_neighbours_are_uncorrelated():
+    drawn = counted([0, 1, 2], words=2**13).double()
+    shifted = torch.cat([drawn[:, :-4], drawn[:, 4:], drawn[:, 1:-3]])  # the next word; the next quarter of a word
+    correlation = torch.corrcoef(shifted) - torch.eye(len(shifted))
+    assert correlation.abs().max() < 5 / drawn.shape[1] ** 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_draws_what_counting_draws_here():
+    bits = _Bits([stream(seed, "masks", layer=1) for seed in (0, 1)])
+    device = torch.device("cuda")
+    drawn = torch.cat([bits.draw(80, device) for _ in range(3)], dim=1)
+    assert torch.equal(drawn.cpu(), counted([0, 1], words=20, calls=3))
