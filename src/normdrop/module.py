@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -136,7 +137,7 @@ class ReplicatedClassifier(pl.LightningModule):
             for width in widths:
                 lost = [generator.permutation(width)[: round(fraction * width)] for generator in streams]
                 factors = torch.ones(len(lost), width)
-                factors[torch.arange(len(lost))[:, None], torch.as_tensor(lost)] = 0
+                factors[torch.arange(len(lost))[:, None], torch.from_numpy(np.stack(lost))] = 0
                 keep.append(factors[:, :, None].to(self.device))
             total += accuracy(network(part.x, keep).double(), part.y)
         return total / SILENCING_DRAWS
