@@ -1,0 +1,175 @@
+"""Metrics against independent computations, silencing with a known answer, drift, schedules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from torch import Tensor
+
+from normdrop import module
+from normdrop.data import Part
+from normdrop.mlp import mlp
+from normdrop.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
+from normdrop.replicates import StackedNetwork, stream
+
+ADAM = {"name": "adam", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def scored() -> tuple[Tensor, Tensor]:
+    """Logits (3, 500, 4) of mixed confidence and labels that they get right now and then."""
+    generator = np.random.default_rng(0)
+    y = torch.from_numpy(generator.integers(4, size=(3, 500)))
+    logits = torch.from_numpy(generator.normal(scale=[[[0.3]], [[1.0]], [[5.0]]], size=(3, 500, 4)))
+    return logits + 2 * torch.nn.functional.one_hot(y, 4), y
+
+
+def test_accuracy_is_sklearns(scored):
+    logits, y = scored
+    expected = [accuracy_score(labels, row.argmax(dim=-1)) for labels, row in zip(y, logits, strict=True)]
+    assert accuracy(logits, y).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_nll_is_sklearns_log_loss(scored):
+    logits, y = scored
+    expected = [log_loss(labels, row.softmax(dim=-1)) for labels, row in zip(y, logits, strict=True)]
+    assert cross_entropy(logits, y).mean(dim=1).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def ece_bin_by_bin(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    total = 0.0
+    for low, high in zip(np.arange(bins) / bins, np.arange(1, bins + 1) / bins, strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+def test_ece_is_what_guo_et_al_define(scored):
+    logits, y = scored
+    expected = [ece_bin_by_bin(p.softmax(dim=-1).numpy(), t.numpy()) for p, t in zip(logits, y, strict=True)]
+    assert min(expected) > 0.01
+    assert expected_calibration_error(logits, y).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_ece_of_sure_and_wrong_is_one_and_of_sure_and_right_zero():
+    logits = torch.tensor([[[1e3, 0.0]] * 10, [[0.0, 1e3]] * 10])
+    y = torch.ones(2, 10, dtype=torch.long)
+    assert expected_calibration_error(logits, y).tolist() == [1, 0]
+
+
+def test_accuracy_is_nan_where_a_replicates_logits_are_not_finite():
+    logits = torch.zeros(3, 5, 2)
+    logits[1, 4, 0] = float("inf")
+    logits[2, 0, 1] = float("nan")
+    assert accuracy(logits, torch.zeros(3, 5, dtype=torch.long)).isnan().tolist() == [False, True, True]
+
+
+def classifier(parts: dict[str, Part], seeds: list[int], **changes) -> ReplicatedClassifier:
+    block = {"arrangement": "none", "position": "after", "rate": 0.0, "width": 10, "depth": 1} | changes
+    networks = [mlp(parts["test"].x.shape[2], 2, **block) for _ in seeds]
+    return ReplicatedClassifier(StackedNetwork(networks, seeds, 8), parts, ADAM).eval()
+
+
+def test_evaluation_covers_every_row_whatever_their_number():
+    generator = torch.Generator().manual_seed(0)
+    part = Part(torch.randn(2, 1100, 3, generator=generator), torch.randint(2, (2, 1100), generator=generator))
+    own = classifier({"test": part}, [0, 1])
+    logits = torch.stack([own.network.replicate(k)(part.x[k]) for k in range(2)])
+    measured = own.evaluate("test")
+    assert measured["acc"].tolist() == accuracy(logits.double(), part.y).tolist()
+    assert measured["nll"].tolist() == pytest.approx(cross_entropy(logits, part.y).mean(dim=1).tolist(), rel=1e-6)
+
+
+# --- silencing
+
+
+def leaning(seeds: list[int]) -> ReplicatedClassifier:
+    """Every replicate reads its one input through hidden unit 3 alone: without it the answer is always class 0."""
+    x = torch.tensor([0.0] * 30 + [2.0] * 10).repeat(len(seeds), 1)[..., None]
+    own = classifier({"test": Part(x, (x[..., 0] > 1).long())}, seeds)
+    first, _, last = own.network.layers
+    with torch.no_grad():
+        for parameter in own.network.parameters():
+            parameter.zero_()
+        first.weight[:, 3] = 1
+        last.weight[:, 10 + 3] = 1
+        last.bias[:, 0] = 0.5
+    return own
+
+
+@pytest.mark.parametrize("fraction", module.SILENCED_FRACTIONS)
+def test_silencing_the_one_unit_a_network_leans_on_costs_what_that_unit_was_worth(fraction):
+    seeds = [0, 5, 6]
+    own = leaning(seeds)
+    assert own.evaluate("test")["acc"].tolist() == [1, 1, 1]
+    hit = []
+    for seed in seeds:
+        generator = stream(seed, "silencing")
+        draws = [generator.permutation(10)[: round(10 * fraction)] for _ in range(module.SILENCING_DRAWS)]
+        hit.append(np.mean([3 in draw for draw in draws]))
+    assert own.silenced_accuracy(fraction).tolist() == pytest.approx([1 - 0.25 * share for share in hit])
+
+
+def test_over_many_replicates_a_unit_is_silenced_as_often_as_the_fraction_says():
+    lost = 1 - leaning(list(range(100))).silenced_accuracy(0.3)
+    assert lost.mean().item() == pytest.approx(0.25 * 0.3, abs=5 * 0.25 * (0.3 * 0.7 / 2000) ** 0.5)
+
+
+def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    part = Part(torch.randn(2, 20, 3, generator=generator), torch.zeros(2, 20, dtype=torch.long))
+    own = classifier({"test": part}, [0, 1], width=[10, 6], depth=2, **block)
+    seen: list[list[Tensor]] = []
+    forward = StackedNetwork.forward
+
+    def recorded(network, x, keep=None):
+        seen.append(keep)
+        return forward(network, x, keep)
+
+    monkeypatch.setattr(StackedNetwork, "forward", recorded)
+    own.silenced_accuracy(0.3)
+    monkeypatch.undo()
+    return seen
+
+
+def test_every_arrangement_at_every_position_loses_the_same_units(monkeypatch):
+    plain = silenced_units(monkeypatch)
+    both = silenced_units(monkeypatch, arrangement="dropout_bn", position="before", rate=0.5)
+    assert len(plain) == module.SILENCING_DRAWS
+    for ours, theirs in zip(plain, both, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_each_hidden_layer_loses_its_fraction_of_units_and_replicates_lose_different_ones(monkeypatch):
+    draws = silenced_units(monkeypatch)
+    for first, second in draws:
+        assert (first == 0).sum(dim=1).flatten().tolist() == [3, 3]
+        assert (second == 0).sum(dim=1).flatten().tolist() == [2, 2]
+    assert any(not torch.equal(first[0], first[1]) for first, _ in draws)
+
+
+# --- drift
+
+
+def drifting(**drift) -> ReplicatedClassifier:
+    part = Part(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.long))
+    own = classifier({"test": part}, [0])
+    own.drift = {"scale": 0.5, "offset": 2.0, "cycles": 3.0} | drift
+    return own
+
+
+def test_drift_starts_and_ends_with_the_inputs_as_they_are():
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drifting().drifted(x, 0.0), x)
+    torch.testing.assert_close(drifting().drifted(x, 1.0), x)
+
+
+@pytest.mark.parametrize(("quarter", "g"), [(1, 1.0), (2, 0.0), (3, -1.0), (4, 0.0)])
+def test_drift_swings_scale_and_offset_by_a_sine_of_the_training_time(quarter, g):
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    drifted = drifting().drifted(x, quarter / 4 / 3)
+    torch.testing.assert_close(drifted, x * (1 + 0.5 * g) + 2.0 * g)

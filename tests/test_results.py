@@ -1,0 +1,164 @@
+"""A condition's record: whole or not there, whenever the process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from normdrop import results
+
+NAMES = (*results.TABLES, results.RECORD)
+
+
+def tables_of(seeds) -> tuple[pd.DataFrame, pd.DataFrame]:
+    replicates = pd.DataFrame(
+        {
+            "setting": "",
+            "width": "20-13",
+            "seed": list(seeds),
+            "test_acc": [1 / 3 + seed for seed in seeds],
+            "steps_to_level": pd.array([None if seed % 2 else 10 * seed for seed in seeds], dtype="Int64"),
+            "diverged": [seed == 1 for seed in seeds],
+        }
+    )
+    return replicates, pd.DataFrame({"seed": list(seeds), "step": 1, "train_loss": [0.1 * seed for seed in seeds]})
+
+
+def write(directory: Path, count: int) -> None:
+    results.write(directory, {"seeds": list(range(count))}, *tables_of(range(count)))
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in NAMES}
+
+
+def visible(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Path:
+    """The folder of a condition with four replicates."""
+    write(tmp_path, 4)
+    return tmp_path
+
+
+def test_a_condition_without_a_record_is_not_finished(tmp_path):
+    assert results.read(tmp_path) is None
+
+
+def test_a_record_and_its_tables_come_back_as_they_were_written(four):
+    record = results.read(four)
+    assert record["seeds"] == [0, 1, 2, 3]
+    for ours, theirs in zip(results.tables(four), tables_of(range(4)), strict=True):
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
+
+
+def test_tables_read_and_written_again_have_the_same_bytes(four):
+    before = content(four)
+    results.write(four, results.read(four), *results.tables(four))
+    assert content(four) == before
+
+
+def test_a_finished_condition_has_no_error_and_no_leftovers(four):
+    (four / results.ERROR).write_text("it failed once")
+    write(four, 5)
+    assert visible(four) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", results.TABLES)
+def test_a_damaged_table_is_named(four, name):
+    with (four / name).open("ab") as file:
+        file.write(b"0\n")
+    with pytest.raises(ValueError, match=rf"{name}: damaged .*move the folder away"):
+        results.read(four)
+
+
+@pytest.mark.parametrize("name", results.TABLES)
+def test_a_lost_table_is_named(four, name):
+    (four / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        results.read(four)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tables": 3}', "\x00"])
+def test_a_damaged_record_is_named(four, text):
+    (four / results.RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json: damaged"):
+        results.read(four)
+
+
+def test_a_number_that_json_does_not_have_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        results.write(tmp_path, {"wall_seconds": float("nan")}, *tables_of(range(2)))
+    assert results.read(tmp_path) is None
+
+
+class Crash(BaseException):
+    """The process dies: no handler runs."""
+
+
+def crashes(monkeypatch: pytest.MonkeyPatch, directory: Path, at: int) -> bool:
+    """Write six replicates, dying just before file operation number `at`; whether it came to that."""
+    operations = 0
+
+    def dying(original):
+        def operation(*arguments, **options):
+            nonlocal operations
+            operations += 1
+            if operations > at:
+                raise Crash
+            return original(*arguments, **options)
+
+        return operation
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "open"), (Path, "replace"), (Path, "unlink"), (os, "fsync")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        try:
+            write(directory, 6)
+        except Crash:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("before", [0, 4])
+def test_a_crash_at_any_step_leaves_the_old_condition_or_the_new_one_whole(tmp_path, monkeypatch, before):
+    new = tmp_path / "new"
+    new.mkdir()
+    write(new, 6)
+    seen = set()
+    for at in range(100):
+        directory = tmp_path / str(at)
+        directory.mkdir()
+        if before:
+            write(directory, before)
+        crashed = crashes(monkeypatch, directory, at)
+        record = results.read(directory)
+        seen.add(len(record["seeds"]) if record else 0)
+        if record:
+            assert len(results.tables(directory)[0]) == len(record["seeds"])
+        write(directory, 6)
+        assert content(directory) == content(new)
+        if not crashed:
+            break
+    assert not crashed and at > 9  # three files, each opened, flushed and renamed, then renamed again
+    assert seen == {before, 6}
+
+
+def test_a_crash_while_the_change_is_completed_is_completed_by_the_next_reader(four, monkeypatch):
+    old = content(four)
+    for at in range(100):
+        if not crashes(monkeypatch, four, at):
+            break
+        if (four / "record.json.new").exists():
+            break
+        assert content(four) == old
+    assert (four / "record.json.new").exists()
+    assert len(json.loads((four / results.RECORD).read_text())["seeds"]) == 4
+    assert len(results.read(four)["seeds"]) == 6
+    assert visible(four) == sorted(NAMES)
