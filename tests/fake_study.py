@@ -101,7 +101,7 @@ def write_condition(
         node = resolved
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = value
+        node[last] = {**node[last], "name": value} if isinstance(node.get(last), dict) else value  # a config group
     record = {
         "format": 1,
         "condition": condition,

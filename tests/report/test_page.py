@@ -194,9 +194,9 @@ def test_a_difference_of_an_arrangement_from_itself_is_said_first(tmp_path: Path
     directory = fake_study(tmp_path, rates=(0.3,))
     rewrite(directory / "digits/bn_dropout/after/q0.30/rerun=1", lambda t: t.assign(test_acc=t["test_acc"] - 0.05))
     markdown = report_of(directory)
-    assert markdown.index("The A/A row claims a difference") < markdown.index("In general")
+    assert markdown.index("1 of 1 A/A rows claim a difference") < markdown.index("In general")
     html = (directory / "report/report.html").read_text()
-    assert html.index("The A/A row claims a difference") < html.index("<h2>")
+    assert html.index("1 of 1 A/A rows claim a difference") < html.index("<h2>")
 
 
 def test_a_study_that_tested_its_harness_and_found_nothing_raises_no_alarm(reported: Path) -> None:
@@ -247,8 +247,9 @@ def test_one_page_sets_every_claim_beside_its_answer(tmp_path: Path) -> None:
         study = {"claim": claim, "sentence": f"The post on {claim}.", "kind": kind, "over": over}
         fake_study(tmp_path / claim, study=study, settings=settings, rates=(0.3,), replicates=8)
     overview = tables_of(report_of(tmp_path))[0]
-    assert overview["the post says"].to_list() == ["[The post on drift.](#drift)", "[The post on ordering.](#ordering)"]
-    assert "**Yes**" in overview["answer"].iloc[1]
+    assert overview["the post says"].to_list() == ["[The post on ordering.](#ordering)", "[The post on drift.](#drift)"]
+    assert overview["answer"].iloc[0] == "**Yes**"
+    assert overview["figure"].to_list() == ["![ordering](ordering-effects.png)", "![drift](drift-effects.png)"]
     assert set(pd.read_csv(tmp_path / "report/verdicts.csv")["claim"]) == {"ordering", "drift"}
 
 

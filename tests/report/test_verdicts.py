@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fake_study import fake_study, write_condition
+from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import load
 from normdrop.report.verdicts import COLUMNS, higher_is_better, verdicts
@@ -21,7 +22,7 @@ EXACT: dict[str, Any] = {"shared_sd": 0.01, "own_sd": 0.0, "replicates": 8}
 
 def rows_of(directory: Path, **where: Any) -> pd.DataFrame:
     (study,) = load(directory).studies
-    table = verdicts(study)
+    table = verdicts(study, contrasts(study))
     for column, value in where.items():
         table = table[table[column] == value]
     return table
@@ -72,13 +73,9 @@ def candidates(root: Path, val_acc: dict[float, list[float]], val_nll: dict[floa
 
 
 def chosen(root: Path) -> list[float]:
-    from normdrop.report.verdicts import blocks, sides_at
-
     (study,) = load(root).studies
-    ((_, _, _, block),) = blocks(study)
-    sides = sides_at(study, block, None)
-    assert sides is not None
-    return sides[0]["test_acc"].to_list()
+    (best,) = (contrast for contrast in contrasts(study) if contrast.comparison == "best_vs_best")
+    return best.a["test_acc"].to_list()
 
 
 def test_each_replicate_chooses_for_itself_and_ties_go_to_the_lower_nll_then_the_lower_rate(tmp_path: Path) -> None:
@@ -259,7 +256,7 @@ def test_recalibration_explains_the_share_of_the_effect_that_it_removes(tmp_path
     (study,) = load(directory).studies
     own = study.replicates["arrangement"] == "dropout_bn"  # a quarter of its 1 pp deficit goes
     study.replicates.loc[own, "recal_test_acc"] = study.replicates.loc[own, "test_acc"] + 0.0025
-    table = recalibration(study)
+    table = recalibration(study, contrasts(study))
     best = table[table["comparison"] == "best_vs_best"].iloc[0]
     assert best["share"] == pytest.approx(0.25, abs=0.01)
     assert best["low"] <= best["share"] <= best["high"]
@@ -267,7 +264,7 @@ def test_recalibration_explains_the_share_of_the_effect_that_it_removes(tmp_path
 
 def test_no_share_is_explained_where_there_is_no_effect(tmp_path: Path) -> None:
     (study,) = load(fake_study(tmp_path, accuracy=lambda *_: 0.9, replicates=8)).studies
-    table = recalibration(study).set_index("rate")
+    table = recalibration(study, contrasts(study)).set_index("rate")
     row = one(tmp_path, comparison="same_rate", metric="test_acc", rate_a=0.3)
     assert row["ci_low"] < 0 < row["ci_high"]
     assert np.isnan(table.loc[0.3, "share"])

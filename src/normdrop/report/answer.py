@@ -12,8 +12,8 @@ from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
 from normdrop.report.verdicts import DECLARED, HARNESS, each, unit, units_in
 
 CHOSEN = {
-    "best_vs_best": "each side at the values its own validation part prefers",
-    "same_rate": "both at the same rate",
+    "best_vs_best": ", each side at what each replicate's own validation part prefers",
+    "same_rate": ", both at the same rate",
 }
 
 
@@ -50,6 +50,8 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     what = unit(declaration["metric"])[0]
     if declaration["kind"] in ("spread", "loss"):
         what = f"the {declaration['kind']} of {what} over {declaration['over']}"
+    if declaration["kind"] == "ladder":
+        what = f"the change of {what} from the first {declaration['over']} to the last"
     if declaration["family"] is None:
         sentence = "No study was declared for these conditions: every row is exploratory, and none is an answer."
         result = Answer("Nothing declared", sentence)
@@ -62,18 +64,21 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     result.beside += _metrics(study, rows, base, a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
-        result.beside.append(
-            f"Under the other {others['setting'].nunique()} settings ({len(others)} comparisons of the same family): "
-            f"{_tally(others['verdict'])}."
-        )
+        rest = "At the single rungs" if study.declaration["kind"] == "ladder" else "Under the other settings"
+        result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
     harness = rows[rows["family"] == HARNESS]
     claiming = harness[harness["verdict"].map(say).isin(["better", "worse"])]
-    for row in each(claiming):
+    if len(claiming):
+        named = "; ".join(
+            f"{row.a} on {row.dataset}, {row.position}, rate {row.rate_a:g}: {number(row.estimate, row)}, "
+            f"p = {row.p_value:.3g}"
+            for row in each(claiming.head(5))
+        )
+        chance = declaration["alpha"] * len(harness)
         result.alarms.append(
-            f"The A/A row claims a difference of {row.a} against itself ({row.dataset}, {row.position}, rate "
-            f"{row.rate_a:g}: {number(row.estimate, row)}, p = {row.p_value:.3g}). By chance one such row in "
-            f"{1 / declaration['alpha']:.0f} does; until that is ruled out, distrust what follows."
+            f"{len(claiming)} of {len(harness)} A/A rows claim a difference of an arrangement from itself, where "
+            f"chance gives {chance:.2g} ({named}). Until that is ruled out, distrust what follows."
         )
     result.caveats = _caveats(study, rows, harness, base)
     return result
@@ -123,10 +128,11 @@ def _word(verdicts: pd.Series) -> str:
 
 def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
     level = f"{100 * (1 - study.declaration['alpha']):g} %"
+    chosen = CHOSEN[row["comparison"]] if row["rate_a"] or row["rate_b"] else ""
     bounds = interval(row["ci_low"], row["ci_high"], row)
     return (
-        f"On {row['dataset']} ({row['position']}), {CHOSEN[row['comparison']]}, {a} against {b} is "
-        f"**{row['verdict']}** on {what}: {number(row['estimate'], row)} ({level} interval {bounds}; "
+        f"On {row['dataset']} ({row['position']}){chosen}: {a} against {b} is **{row['verdict']}** on {what}, by "
+        f"{number(row['estimate'], row)} ({level} interval {bounds}; "
         f"{row['n']} paired replicates; for new data like it: {row['verdict_new_data']})."
     )
 
@@ -134,9 +140,10 @@ def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
 def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str:
     low, high = base["estimate"].min(), base["estimate"].max()
     row = base.iloc[0]
+    chosen = CHOSEN[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
     return (
-        f"On {what}, {CHOSEN[study.declaration['family']]}, {a} against {b} is {_tally(base['verdict'])} "
-        f"of {len(base)} comparisons (data set × position); the estimates run from {number(low, row)} to "
+        f"On {what}{chosen}: {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
+        f"comparisons (data set × position); the estimates run from {number(low, row)} to "
         f"{number(high, row)}."
     )
 
@@ -167,9 +174,8 @@ def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> li
         if alone.any():
             words = Counter(second[alone])
             found = " and ".join(f"{word} in {count}" for word, count in words.items())
-            lines.append(
-                f"{name} shows a difference that {primary} does not: {a} is {found} of {len(both)} (exploratory)."
-            )
+            where = f"{found} of {len(both)}" if len(both) > 1 else second[alone].iloc[0]
+            lines.append(f"{name} shows a difference that {primary} does not: {a} is {where} (exploratory).")
         if not opposite.any() and not alone.any():
             agreeing.append(name)
     if agreeing:

@@ -11,21 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
+from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
 from normdrop.report.records import Study, read_history
-from normdrop.report.verdicts import (
-    CENSORED,
-    DECLARED,
-    blocks,
-    each,
-    higher_is_better,
-    ladder,
-    sides_at,
-    tuned,
-    unit,
-    values_of,
-)
+from normdrop.report.verdicts import CENSORED, DECLARED, each, higher_is_better, unit
 
 ARRANGEMENTS = {
     "none": ("#7A7A7A", "o"),
@@ -36,7 +28,7 @@ ARRANGEMENTS = {
 }
 POSITIONS = {"after": ("#0072B2", "o"), "before": ("#D55E00", "s"), "around": ("#009E73", "^")}
 # More panels than this cannot be read on one page; the tables have every row.
-MAX_PANELS = 12
+MAX_PANELS = 18
 MAX_ROWS = 40
 DPI = 150
 WIDTH = 7.2  # inches: one column of the page
@@ -51,7 +43,9 @@ STYLE: Any = {
 }
 
 
-def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+def draw(
+    study: Study, found: list[Contrast], rows: pd.DataFrame, shift: pd.DataFrame
+) -> Iterator[tuple[str, str, Figure]]:
     """Each figure that the study has data for: a name for its file, a caption, the figure."""
     effect = f"{_effect_name(study)} of {unit(study.declaration['metric'])[0]}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
@@ -71,7 +65,7 @@ def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tupl
         ),
         (
             "pairs",
-            lambda: _pairs(study),
+            lambda: _pairs(study, found),
             "Every replicate as one point, best against best: the same split, initial weights and batch order on both "
             "axes. On the diagonal the two are equal.",
         ),
@@ -95,9 +89,13 @@ def draw(study: Study, rows: pd.DataFrame, shift: pd.DataFrame) -> Iterator[tupl
             "sees less variance in evaluation than in training.",
         ),
     ]
+    others = len(study.settings) - 1
+    base = study.settings[0] or "the experiment's own values"
     with matplotlib.rc_context(STYLE):
         for name, drawing, caption in drawings:
             if (figure := drawing()) is not None:
+                if others and name not in ("effects", "shift"):
+                    caption += f" Setting: {base}; the tables have the other {others}."
                 yield name, caption, figure
 
 
@@ -108,19 +106,24 @@ def _effect_name(study: Study) -> str:
     return names.get(study.declaration["kind"], "paired difference")
 
 
-def _panels(count: int, height: float = 2.7, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    columns = min(columns, count)
+def _panels(count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
+    columns = min(3, count)
     lines = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, lines * height + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, lines * height + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.09))
     return figure, [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
 
 
-def _legend(figure: Figure, axes: list[Axes]) -> None:
+def _finish(figure: Figure, axes: list[Axes]) -> Figure:
+    """One legend for all panels, and the name of the y axis in the first column alone."""
     handles: dict[str, Any] = {}
-    for ax in axes:
+    for i, ax in enumerate(axes):
+        if i % 3:
+            ax.set_ylabel("")
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    return figure
 
 
 def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
@@ -160,7 +163,8 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
     _rope(ax, study, horizontal=False)
     for y, row in enumerate(each(family)):
         color, marker = POSITIONS.get(row.position, ("#000000", "o"))
-        low, high = row.ci_low * scale, row.ci_high * scale
+        # A ratio's interval may reach from 0 to infinity.
+        low, high = np.clip([row.ci_low * scale, row.ci_high * scale], -1e3, 1e3)
         ax.plot([low, high], [y, y], color=color, lw=1.6)
         ax.plot([row.estimate * scale], [y], marker, color=color, ms=5)
     ax.set_yticks(
@@ -202,31 +206,38 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
         ax.set_title(dataset)
         ax.set_xlabel("dropout rate")
         ax.set_ylabel(_axis(study))
-    _legend(figure, axes)
-    return figure
+    return _finish(figure, axes)
 
 
 def _base_blocks(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
-    base = study.settings[0]
-    found = [(d, p, block) for d, p, setting, block in blocks(study) if setting == base]
+    found = [(d, p, block) for d, p, setting, block in blocks(study) if setting == study.settings[0]]
     return sorted(found, key=lambda f: (f[0], list(POSITIONS).index(f[1])))[:MAX_PANELS]
 
 
-def _pairs(study: Study) -> Figure | None:
-    if study.declaration["kind"] == "ladder":
-        return None
-    metric = study.declaration["metric"]
+def _one_each(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
+    """Each data set once, at its first position, and of a grid that the study consumes the first value."""
+    found = {dataset: (dataset, position, block) for dataset, position, block in reversed(_base_blocks(study))}
+    if study.over is None:
+        return sorted(found.values(), key=lambda f: f[0])
+    first = ladder(study)[0]
+    return [(d, p, block[block[study.over] == first]) for d, p, block in sorted(found.values(), key=lambda f: f[0])]
+
+
+def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
+    metric, base = study.declaration["metric"], study.settings[0]
     scale, ratio = _scale(study), metric == CENSORED
-    found = []
-    for dataset, position, block in _base_blocks(study):
-        sides = sides_at(study, block, None)
-        for _, a, b in values_of(study, *sides, metric) if sides else ():
+    pairs = []
+    for contrast in found:
+        if contrast.rate is not None or contrast.setting != base or study.declaration["kind"] == "ladder":
+            continue
+        for _, a, b in values_of(study, contrast, metric):
             if (np.isfinite(a) & np.isfinite(b)).sum() > 1:
-                found.append((f"{dataset} · {position}", a * scale, b * scale))
-    if not found:
+                pairs.append((f"{contrast.dataset} · {contrast.position}", a * scale, b * scale))
+    if not pairs:
         return None
-    figure, axes = _panels(len(found))
-    for ax, (title, a, b) in zip(axes, found, strict=True):
+    pairs = pairs[:MAX_PANELS]
+    figure, axes = _panels(len(pairs))
+    for ax, (title, a, b) in zip(axes, pairs, strict=True):
         kept = np.isfinite(a) & np.isfinite(b)
         a, b = a[kept], b[kept]
         low, high = min(a.min(), b.min()), max(a.max(), b.max())
@@ -234,6 +245,9 @@ def _pairs(study: Study) -> Figure | None:
         limits = (low * 0.9, high * 1.1) if ratio else (low - pad, high + pad)
         if ratio:
             ax.loglog()
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.plot(limits, limits, color="#000000", lw=0.8)
         ax.scatter(b, a, s=22, color="#0072B2", alpha=0.55, linewidths=0)
         ax.set(
@@ -246,7 +260,7 @@ def _pairs(study: Study) -> Figure | None:
         ax.set_box_aspect(1)
     name, symbol, _ = unit(metric)
     figure.suptitle(f"{name} ({symbol}), best against best", fontsize=9.5)
-    return figure
+    return _finish(figure, axes)
 
 
 def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
@@ -261,7 +275,7 @@ def _by_rate(study: Study) -> Figure | None:
     metric = study.declaration["metric"]
     name, symbol, scale = unit(metric)
     found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
-    if study.over is not None or not found:
+    if study.over is not None or metric == CENSORED or not found:
         return None
     figure, axes = _panels(len(found))
     for ax, (dataset, position, block) in zip(axes, found, strict=True):
@@ -282,8 +296,7 @@ def _by_rate(study: Study) -> Figure | None:
                 mean, half = np.array(list(points.values())).T
                 ax.errorbar(x, mean, half, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
         ax.set(title=f"{dataset} · {position}", xlabel="dropout rate", ylabel=f"{name} ({symbol})")
-    _legend(figure, axes)
-    return figure
+    return _finish(figure, axes)
 
 
 def _by_grid(study: Study) -> Figure | None:
@@ -307,23 +320,17 @@ def _by_grid(study: Study) -> Figure | None:
             ax.errorbar(x, *np.array(points).T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
         ax.set_xticks(range(len(rungs)), [f"{r:g}" if isinstance(r, float | int) else str(r) for r in rungs])
         ax.set(title=f"{dataset} · {position}", xlabel=over, ylabel=f"{name} ({symbol})")
-    _legend(figure, axes)
-    return figure
+    return _finish(figure, axes)
 
 
 def _curves(study: Study) -> Figure | None:
     keys = ["arrangement", "rate", "condition"]
-    found: dict[str, pd.DataFrame] = {}
-    for dataset, _, block in _base_blocks(study):
-        found.setdefault(dataset, block)
-    found = dict(list(found.items())[:6])
+    found = _one_each(study)
     if not found:
         return None
     records = {record["condition"]: record for record in study.records}
     figure, axes = _panels(len(found))
-    for ax, (dataset, block) in zip(axes, found.items(), strict=True):
-        if study.over:
-            block = block[block[study.over] == ladder(study)[0]]
+    for ax, (dataset, position, block) in zip(axes, found, strict=True):
         for arrangement, (color, marker) in ARRANGEMENTS.items():
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
@@ -339,19 +346,19 @@ def _curves(study: Study) -> Figure | None:
             ax.fill_between(mean.index, low, high, color=color, alpha=0.13, lw=0)
             every = max(1, len(mean) // 6)
             ax.plot(mean.index, mean, color=color, lw=1.4, marker=marker, ms=4, markevery=every, label=arrangement)
-        ax.set(title=f"{dataset} · {block['position'].iloc[0]}", xlabel="epoch", ylabel="validation accuracy (%)")
-    _legend(figure, axes)
-    return figure
+        ax.set(title=f"{dataset} · {position}", xlabel="epoch", ylabel="validation accuracy (%)")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _finish(figure, axes)
 
 
 def _who_beats_whom(study: Study) -> Figure | None:
     metric = study.declaration["metric"]
     found = []
-    for dataset, position, block in _base_blocks(study):
+    for dataset, position, block in _one_each(study):
         if metric not in block:
             continue
-        if study.over:
-            block = block[block[study.over] == ladder(study)[0]]
+        if metric == CENSORED:
+            block = block.fillna({metric: np.inf})
         best = {
             name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
             for name, rows in ((n, block[block["arrangement"] == n]) for n in ARRANGEMENTS)
@@ -362,28 +369,21 @@ def _who_beats_whom(study: Study) -> Figure | None:
     if not found:
         return None
     sign = 1 if higher_is_better(metric, "difference") else -1
-    found = found[:6]
     figure, axes = _panels(len(found), height=2.6)
     for ax, (title, best) in zip(axes, found, strict=True):
         names = list(best)
         matrix = np.full((len(names), len(names)), np.nan)
         for i, row in enumerate(names):
             for j, column in enumerate(names):
-                difference = sign * (best[row] - best[column]).dropna()
+                a, b = best[row].dropna().align(best[column].dropna(), join="inner")
+                difference = sign * (a - b).fillna(0)  # of two censored runs neither is ahead
                 if i != j and len(difference):
                     matrix[i, j] = (difference > 0).mean() + (difference == 0).mean() / 2
         ax.imshow(matrix, cmap="PuOr_r", vmin=0, vmax=1)
         for i, j in np.argwhere(np.isfinite(matrix)):
             value = matrix[i, j]
-            ax.text(
-                j,
-                i,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="w" if abs(value - 0.5) > 0.33 else "k",
-            )
+            shade = "w" if abs(value - 0.5) > 0.33 else "k"
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
         ax.set_yticks(range(len(names)), names)
         ax.spines[:].set_visible(False)
@@ -399,20 +399,11 @@ def _shift(shift: pd.DataFrame) -> Figure | None:
     for arrangement, (color, marker) in ARRANGEMENTS.items():
         rows = known[known["arrangement"] == arrangement]
         if len(rows):
-            ax.scatter(
-                rows["predicted"],
-                rows["measured"],
-                s=24,
-                color=color,
-                marker=marker,
-                alpha=0.7,
-                label=arrangement,
-                linewidths=0,
-            )
+            where = rows["predicted"], rows["measured"]
+            ax.scatter(*where, s=24, color=color, marker=marker, alpha=0.7, label=arrangement, linewidths=0)
     both = known[["predicted", "measured"]].to_numpy()
     limits = (max(0, both.min() - 0.05), both.max() + 0.05)
     ax.plot(limits, limits, color="#000000", lw=0.8)
     ax.set(xlim=limits, ylim=limits, xlabel="predicted Δ", ylabel="measured Δ = eval variance / train variance")
     ax.set_box_aspect(1)
-    _legend(figure, [ax])
-    return figure
+    return _finish(figure, [ax])

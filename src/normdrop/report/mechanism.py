@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from normdrop.report.contrasts import Contrast
 from normdrop.report.records import Study
-from normdrop.report.verdicts import blocks, rates_of, sides_at
 
 
-def recalibration(study: Study) -> pd.DataFrame:
+def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
     """The order effect on test accuracy before and after the running statistics were estimated again.
 
     One row per data set, position, setting and comparison: n, before, after (means of A - B), share = 1 - after /
@@ -24,28 +24,24 @@ def recalibration(study: Study) -> pd.DataFrame:
     both_have_bn = all("bn" in arrangement for side in study.sides for arrangement in side)
     if not both_have_bn or study.over or "recal_test_acc" not in study.replicates:
         return pd.DataFrame()
-    for dataset, position, setting, block in blocks(study):
-        for rate in [None, *rates_of(study, block)]:
-            sides = sides_at(study, block, rate)
-            if sides is None:
-                continue
-            a, b = (side.set_index("seed")[["test_acc", "recal_test_acc"]] for side in sides)
-            effect = (a - b).dropna().to_numpy(dtype=float)
-            if len(effect) < 2:
-                continue
-            before, after = effect.mean(axis=0)
-            low, high = stats.ttest_1samp(effect[:, 0], 0.0).confidence_interval(0.95)
-            share, share_low, share_high = math.nan, math.nan, math.nan
-            if low > 0 or high < 0:
-                share = 1 - after / before
-                draws = np.random.default_rng(0).integers(len(effect), size=(9999, len(effect)))
-                means = effect[draws].mean(axis=1)
-                share_low, share_high = np.quantile(1 - means[:, 1] / means[:, 0], [0.025, 0.975])
-            rows.append(
-                {"dataset": dataset, "position": position, "setting": setting}
-                | {"comparison": "best_vs_best" if rate is None else "same_rate", "rate": rate, "n": len(effect)}
-                | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
-            )
+    for contrast in found:
+        a, b = (side.set_index("seed")[["test_acc", "recal_test_acc"]] for side in (contrast.a, contrast.b))
+        effect = (a - b).dropna().to_numpy(dtype=float)
+        if len(effect) < 2:
+            continue
+        before, after = effect.mean(axis=0)
+        low, high = stats.ttest_1samp(effect[:, 0], 0.0).confidence_interval(0.95)
+        share, share_low, share_high = math.nan, math.nan, math.nan
+        if low > 0 or high < 0:
+            share = 1 - after / before
+            draws = np.random.default_rng(0).integers(len(effect), size=(9999, len(effect)))
+            means = effect[draws].mean(axis=1)
+            share_low, share_high = np.quantile(1 - means[:, 1] / means[:, 0], [0.025, 0.975])
+        rows.append(
+            {"dataset": contrast.dataset, "position": contrast.position, "setting": contrast.setting}
+            | {"comparison": contrast.comparison, "rate": contrast.rate, "n": len(effect)}
+            | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
+        )
     return pd.DataFrame(rows)
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from normdrop.report import figures, mechanism
 from normdrop.report.against import compare_runs
 from normdrop.report.answer import Answer, answer, interval, number, partial, say
+from normdrop.report.contrasts import contrasts
 from normdrop.report.records import Found, Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, each, verdicts
 
@@ -56,6 +57,7 @@ class Section:
 def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> list[Section]:
     """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step."""
     target = found.directory / "report"
+    found.studies.sort(key=lambda s: CLAIMS.index(s.declaration["claim"]) if s.declaration["claim"] in CLAIMS else 99)
     folder = Path(tempfile.mkdtemp(prefix=".report-", dir=found.directory))
     try:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
@@ -107,6 +109,20 @@ def _rich_text(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))
 
 
+# The order of the post's claims in PROTOCOL.md; its first is the main one.
+CLAIMS = [
+    "ordering",
+    "overfitting",
+    "reliance",
+    "speed",
+    "initialisation",
+    "drift",
+    "complexity",
+    "together",
+    "mechanism",
+]
+
+
 def _slugs(found: Found) -> list[str]:
     """A name for each study: its claim, with the folder or a number where that is not enough."""
     slugs: list[str] = []
@@ -118,10 +134,11 @@ def _slugs(found: Found) -> list[str]:
 
 
 def _section(study: Study, slug: str, folder: Path) -> Section:
-    rows = verdicts(study)
+    found = contrasts(study)
+    rows = verdicts(study, found)
     shift = mechanism.shifts(study)
     pictures = []
-    for name, caption, figure in figures.draw(study, rows, shift):
+    for name, caption, figure in figures.draw(study, found, rows, shift):
         file = f"{slug}-{name}.png"
         figure.savefig(folder / file)
         pictures.append((file, caption, base64.b64encode((folder / file).read_bytes()).decode()))
@@ -133,7 +150,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         declared=_declared(study),
         family=_table(rows[family]),
         others=_table(rows[~family]),
-        mechanism=_recalibration_table(mechanism.recalibration(study)),
+        mechanism=_recalibration_table(mechanism.recalibration(study, found)),
         shift=_shift_table(shift),
         figures=pictures,
         reproduce=_reproduce(study),

@@ -1,0 +1,152 @@
+"""Which numbers a study compares: each side's own choice within each replicate, paired replicate by replicate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normdrop.report.records import WITH_DROPOUT, Study
+from normdrop.report.statistics import slopes
+
+POSITIONS = ["after", "before", "around"]
+
+
+@dataclass
+class Contrast:
+    """A and B of one data set, position and setting, at one rate or at the rate each replicate prefers (None)."""
+
+    dataset: str
+    position: str
+    setting: str
+    comparison: str
+    """same_rate or best_vs_best"""
+    rate: float | None
+    a: pd.DataFrame
+    """one row per replicate, and per value of the study's `over` where it has one"""
+    b: pd.DataFrame
+    test_train_ratio: float
+    fresh_rows: bool
+
+
+def contrasts(study: Study) -> list[Contrast]:
+    """Every contrast that the finished conditions allow, the base setting first."""
+    found = []
+    for dataset, position, setting, block in blocks(study):
+        rates = _rates(study, block)
+        comparisons: list[tuple[str, float | None]] = [("best_vs_best", None)]
+        comparisons += [("same_rate", rate) for rate in rates]
+        if study.declaration["tuned"] == ["rate"] and rates == [0.0]:
+            # Nothing to tune: the two comparisons are one.
+            comparisons = [(study.declaration["family"] or "same_rate", None)]
+        facts: dict[str, Any] = {
+            "test_train_ratio": float(block["test_train_ratio"].max()),
+            "fresh_rows": bool(block["fresh_rows"].all()),
+        }
+        for comparison, rate in comparisons:
+            if (sides := _sides(study, block, rate)) is not None:
+                found.append(Contrast(dataset, position, setting, comparison, rate, *sides, **facts))
+    return found
+
+
+def blocks(study: Study) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Data set, position, setting and their replicates; a pair of networks that two positions share comes once."""
+    first = study.replicates[study.replicates["rerun"] == 0]
+    settings = study.settings
+    groups: dict[Any, pd.DataFrame] = {key: block for key, block in first.groupby(["dataset", "position", "setting"])}
+    seen = set()
+    for dataset, position, setting in sorted(groups, key=lambda k: (settings.index(k[2]), k[0], POSITIONS.index(k[1]))):
+        block = groups[dataset, position, setting]
+        pair = tuple(frozenset(block.loc[block["arrangement"].isin(side), "condition"]) for side in study.sides)
+        if pair not in seen:
+            seen.add(pair)
+            yield dataset, position, setting, block
+
+
+def tuned(study: Study, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """For each replicate (and rung) the row that its own validation part prefers among all values of `keys`.
+
+    Accuracy decides, then NLL, then the lower rate. Replicates for which a candidate was never trained are left out;
+    a diverged candidate is never chosen while another is there.
+    """
+    by = [*filter(None, [study.over]), "seed"]
+    candidates = ["arrangement", *keys]
+    complete = rows.groupby(by)["rate"].transform("size") == rows.drop_duplicates(candidates).shape[0]
+    preferred = rows[complete].sort_values(["val_acc", "val_nll", "rate"], ascending=[False, True, True])
+    return preferred.drop_duplicates(by).sort_values(by)
+
+
+def _sides(study: Study, block: pd.DataFrame, rate: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """One row per replicate (and rung) for A and for B, at one rate, or at the preferred one if it is None.
+
+    block: the replicates of one data set, position and setting. An arrangement without dropout has rate 0 alone. Both
+    sides choose among the values that both have. None if a side has nothing there.
+    """
+    other = [key for key in study.declaration["tuned"] if key != "rate"]
+    found = [block[block["arrangement"].isin(side)] for side in study.sides]
+    shared = set(block["rate"])
+    for arrangement in {*study.sides[0], *study.sides[1]} & WITH_DROPOUT:
+        shared &= set(block.loc[block["arrangement"] == arrangement, "rate"])
+    if rate is not None:
+        shared &= {rate}
+    found = [rows[rows["rate"].isin(shared) | ~rows["arrangement"].isin(WITH_DROPOUT)] for rows in found]
+    for key in [*filter(None, [study.over]), *other]:
+        both = set(found[0][key]) & set(found[1][key])
+        found = [rows[rows[key].isin(both)] for rows in found]
+    if any(set(side) != set(rows["arrangement"]) for side, rows in zip(study.sides, found, strict=True)):
+        return None
+    chosen = [tuned(study, rows, ["rate", *other]) for rows in found]
+    return chosen[0], chosen[1]
+
+
+def _rates(study: Study, block: pd.DataFrame) -> list[float]:
+    """The rates at which the contrast can be compared; [0] if it has no dropout."""
+    contrast = {*study.sides[0], *study.sides[1]} & WITH_DROPOUT
+    return sorted(block.loc[block["arrangement"].isin(contrast), "rate"].unique()) if contrast else [0.0]
+
+
+def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(name of the part, A's values, B's values), one value per replicate that both sides have.
+
+    The part is empty but for a ladder, which has one for each rung and one for the trend along them.
+    """
+    a, b = contrast.a, contrast.b
+    if metric not in a or metric not in b:
+        return
+    over, kind = study.over, study.declaration["kind"]
+    if over is None:
+        seeds = sorted(set(a["seed"]) & set(b["seed"]))
+        of_a, of_b = (side.set_index("seed")[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+        yield "", of_a, of_b
+        return
+    tables = [side.pivot(index="seed", columns=over, values=metric).astype(float) for side in (a, b)]
+    tables[0], tables[1] = tables[0].align(tables[1], join="inner")
+    rungs = [value for value in ladder(study) if value in tables[0].columns]
+    tables = [table[rungs] for table in tables]
+    if len(rungs) < 2:
+        return
+    if kind == "spread":
+        # A diverged replicate has no spread: skipna would make it look narrower.
+        of_a, of_b = (table.std(axis=1, ddof=1, skipna=False).to_numpy() for table in tables)
+        yield "", of_a, of_b
+    elif kind == "loss":
+        baseline, *others = rungs
+        of_a, of_b = ((table[baseline] - table[others].mean(axis=1, skipna=False)).to_numpy() for table in tables)
+        yield "", of_a, of_b
+    elif kind == "ladder":
+        for rung in rungs:
+            yield f"{over}={rung}", tables[0][rung].to_numpy(), tables[1][rung].to_numpy()
+        # The fitted change from the first rung to the last, so that it has the metric's unit and ROPE.
+        steps = np.arange(len(rungs))
+        of_a, of_b = (slopes(table.to_numpy(), steps) * steps[-1] for table in tables)
+        yield f"trend over {over}", of_a, of_b
+
+
+def ladder(study: Study) -> list[Any]:
+    """The values of `over` from the smallest to the largest; a loss is counted from the one nearest 0."""
+    present = study.replicates[study.over].dropna().unique().tolist()
+    rungs = sorted(present, key=lambda value: (isinstance(value, str), value))
+    return sorted(rungs, key=abs) if study.declaration["kind"] == "loss" else rungs
