@@ -48,6 +48,6 @@ class StudySweeper(BasicSweeper):
         varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
 
         def compose(overrides: list[str]) -> Any:
-            return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)  # type: ignore[union-attr]
+            return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)  # type: ignore[union-attr, arg-type]
 
         return run_study(points, varying, compose, self.launcher.launch, self.config)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from normdrop import data
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, same_network
 
 Rule = tuple[Callable[[Any], bool], str]
 
 
-def _integer(low: int) -> Rule:
-    return lambda v: type(v) is int and v >= low, f"an integer ≥ {low}"
+def _integer(low: int, high: int = 2**31 - 1) -> Rule:
+    ceiling = "" if high == 2**31 - 1 else f" and ≤ {high}"
+    return lambda v: type(v) is int and low <= v <= high, f"an integer ≥ {low}{ceiling}"
 
 
 def _number(low: float, high: float = math.inf, *, strict: bool = False) -> Rule:
@@ -34,9 +38,9 @@ def _one_of(*names: Any) -> Rule:
     return lambda v: v in names, "one of " + ", ".join("null" if n is None else str(n) for n in names)
 
 
-def _list_of(rule: Rule) -> Rule:
+def _list_of(rule: Rule, least: int = 0) -> Rule:
     return (
-        lambda v: isinstance(v, list) and all(map(rule[0], v)) and len(set(v)) == len(v),
+        lambda v: isinstance(v, list) and len(v) >= least and all(map(rule[0], v)) and len(set(v)) == len(v),
         f"a list of distinct values, each {rule[1]}",
     )
 
@@ -60,8 +64,8 @@ RULES: dict[str, Rule] = {
     "position": _one_of(*POSITIONS),
     "rate": _number(0, 1),
     "noise": _one_of(*NOISES),
-    "replicates": _integer(1),
-    "seeds": _or_null(_list_of(_integer(0))),
+    "replicates": _integer(1, 100_000),
+    "seeds": _or_null(_list_of(_integer(0), least=1)),
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
@@ -91,42 +95,127 @@ RULES: dict[str, Rule] = {
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
     "data.fresh": _FLAG,
+    "name": (
+        lambda v: re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", str(v), re.ASCII) is not None,
+        "a folder below outputs: letters, digits, '_', '.' and '-' only, and '/' between the names of folders",
+    ),
 }
 
 # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
-TRAINER = ("max_steps", "limit_train_batches", "deterministic", "profiler", "detect_anomaly", "benchmark")
+TRAINER: dict[str, Rule] = {
+    "max_steps": _integer(1),
+    "limit_train_batches": (
+        lambda v: (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
+        "an integer ≥ 1 (batches) or a float > 0 and ≤ 1 (share of an epoch)",
+    ),
+    "deterministic": _one_of(True, False, "warn"),
+    "profiler": _one_of(None, "simple", "advanced"),
+    "detect_anomaly": _FLAG,
+    "benchmark": _FLAG,
+}
+
+# Columns of replicates.csv that a study can be about.
+METRICS = (
+    *("test_acc", "test_nll", "test_ece", "gap", "nll_gap", "steps_to_level", "reliance", "train_mode_acc"),
+    *("recal_test_acc", "recal_test_nll", "train_acc", "train_nll", "train_ece", "val_acc", "val_nll", "val_ece"),
+    *(f"silenced_{share}" for share in (10, 20, 30, 40, 50)),
+)
+_SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
+
+STUDY: dict[str, Rule] = {
+    "claim": _one_of(
+        *("ordering", "overfitting", "reliance", "speed", "initialisation", "drift", "complexity", "together"),
+        "mechanism",
+    ),
+    "sentence": (lambda v: isinstance(v, str), "the claim in words"),
+    "contrast": (
+        lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE[0], v.values())),
+        f"{{a: …, b: …}}, each {_SIDE[1]}",
+    ),
+    "metric": _one_of(*METRICS),
+    "secondary": _list_of(_one_of(*METRICS)),
+    "kind": _one_of("difference", "ratio", "spread", "loss", "ladder", "mechanism"),
+    "over": (lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
+    "higher_is_better": _FLAG,
+    "tuned": _list_of((lambda v: isinstance(v, str), "a key of the grid")),
+    "rope": (
+        lambda v: isinstance(v, dict) and all(k in METRICS and _number(0, strict=True)[0](x) for k, x in v.items()),
+        "{metric: a number > 0, …}",
+    ),
+    "alpha": _number(0, 1, strict=True),
+    "family": _one_of("best_vs_best", "same_rate", None),
+}
 
 # What changes no number in a replicate's row: who trains beside it, where, and under which name.
-_NOT_HASHED = ("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study")
+NOT_HASHED = ("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raise ValueError with one line for the first value that is not allowed."""
-    for key, (allowed, text) in RULES.items():
-        value = lookup(config, key)
-        if not allowed(value):
-            raise ValueError(
-                f"{key}={value}: must be {text}{_nearest(value, text.removeprefix('one of ').split(', '))}"
-            )
-    for key in config["trainer"]:
-        if f"trainer.{key}" not in RULES and key not in TRAINER:
-            raise ValueError(
-                f"trainer.{key}: is not open here; add one of {', '.join(TRAINER)}{_nearest(key, [*TRAINER])}"
-            )
+    """Raise ValueError with one line for the first key or value that is not allowed."""
+    known = {*RULES, *(f"trainer.{key}" for key in TRAINER), "study", *(f"data.{key}" for key in _data_keys(config))}
+    for key in _leaves(config):
+        if key not in known and not key.startswith(("data.source.", "study.")):
+            raise ValueError(f"{key}: there is no such key{_nearest(key, sorted(known))}")
+    for key, rule in RULES.items():
+        _check(key, lookup(config, key), rule)
+    for key, rule in TRAINER.items():
+        if key in config["trainer"]:
+            _check(f"trainer.{key}", config["trainer"][key], rule)
     width, depth = lookup(config, "model.width"), lookup(config, "model.depth")
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
-    study = config["study"]
-    if study is not None and not 0 < study["alpha"] < 1:
-        raise ValueError(f"study.alpha={study['alpha']}: must be a number > 0 and < 1")
+    if config["study"] is not None:
+        _check_study(config["study"])
+
+
+def _check(key: str, value: Any, rule: Rule) -> None:
+    allowed, text = rule
+    if not allowed(value):
+        raise ValueError(f"{key}={value}: must be {text}{_nearest(value, text.removeprefix('one of ').split(', '))}")
+
+
+def _check_study(study: Any) -> None:
+    if not isinstance(study, dict):
+        raise ValueError(f"study={study}: must be null or what conf/experiment/ordering.yaml declares")
+    for key in study:
+        if key not in STUDY:
+            raise ValueError(f"study.{key}: there is no such key{_nearest(key, [*STUDY])}")
+    for key, rule in STUDY.items():
+        if key not in study:
+            raise ValueError(f"study.{key}: is missing; it must be {rule[1]}")
+        _check(f"study.{key}", study[key], rule)
+
+
+def _data_keys(config: Mapping[str, Any]) -> set[str]:
+    """The keys of a data config: every data set's, and its own source's arguments."""
+    target = str(lookup(config, "data.source._target_"))
+    module, _, name = target.rpartition(".")
+    # Only ours: to instantiate any name there is would be a way to run anything from a config.
+    if module != data.__name__ or name not in data.SOURCES:
+        allowed = ", ".join(f"{data.__name__}.{source}" for source in data.SOURCES)
+        raise ValueError(f"data.source._target_={target}: must be one of {allowed}")
+    nested = set(_leaves(lookup(config, "data.source"))) - {"_target_", "_partial_", "_convert_"}
+    arguments = inspect.signature(data.SOURCES[name]).parameters.keys()
+    if unknown := sorted(key for key in nested if key.partition(".")[0] not in arguments or key.endswith("._target_")):
+        raise ValueError(f"data.source.{unknown[0]}: there is no such key{_nearest(unknown[0], sorted(arguments))}")
+    common = {"name", "level", "fresh", "test_fraction", "val_fraction", "train_size", "pca", "source"}
+    return common | arguments
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:
@@ -171,6 +260,6 @@ def seeds(config: Mapping[str, Any]) -> list[int]:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of all that a replicate's numbers depend on, but its seed."""
-    decisive = {key: value for key, value in config.items() if key not in _NOT_HASHED}
+    decisive = {key: value for key, value in config.items() if key not in NOT_HASHED}
     decisive["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("accelerator", "devices")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -264,6 +264,11 @@ def table(
     return _table_rows(frame, where, target, categorical, drop, impute)
 
 
+SOURCES: dict[str, Callable[..., Rows]] = {
+    source.__name__: source for source in (digits, breast_cancer, mnist5k, mnist1d, synthetic, openml, table)
+}
+
+
 def _read_csv(file: Path) -> pd.DataFrame:
     with warnings.catch_warnings():
         # index_col=False cuts rows that have more fields than the header, with no more than this warning.

@@ -1,0 +1,284 @@
+"""Wrong configurations and files, through the real application: one clear line, exit status 1, nothing written over."""
+
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from normdrop import data, train
+
+TINY = (
+    "data.train_size=60",
+    "batch_size=30",
+    "model.width=4",
+    "model.depth=1",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "replicates=2",
+    "hydra/launcher=basic",
+)
+
+Refused = Callable[..., str]
+
+
+def refused(monkeypatch, capsys, *arguments: str) -> str:
+    """What the application says to this command line, where it must stop before it trains."""
+
+    def fit(*_):
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr(train, "_fit", fit)
+    monkeypatch.setattr(sys, "argv", ["normdrop", *TINY, *arguments])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as exit_:
+        train.main()
+    said = exit_.value.code
+    assert isinstance(said, str)  # what sys.exit prints on standard error, with exit status 1
+    assert said.startswith("normdrop: ")
+    assert "\n" not in said
+    assert capsys.readouterr().err == ""
+    return said.removeprefix("normdrop: ")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with the outputs of a finished condition, which nothing below may change."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["normdrop", *TINY, "experiment=ordering", "arrangement=none", "name=kept"])
+        GlobalHydra.instance().clear()
+        train.main()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def unchanged(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    before = snapshot(finished / "outputs")
+    yield
+    assert snapshot(finished / "outputs") == before
+    assert {path.name for path in finished.iterdir()} == {"outputs"}
+
+
+RATE = "must be a number ≥ 0 and < 1"
+WRONG = {
+    # types and ranges
+    "rate=1": f"rate=1: {RATE}",
+    "rate=-0.1": f"rate=-0.1: {RATE}",
+    "rate=nan": f"rate=nan: {RATE}",
+    "rate=high": f"rate=high: {RATE}",
+    "rate=": f"rate=: {RATE}",
+    "rate=null": f"rate=None: {RATE}",
+    "rate=true": f"rate=True: {RATE}",
+    "replicates=0": "replicates=0: must be an integer ≥ 1",
+    "replicates=2.5": "replicates=2.5: must be an integer ≥ 1",
+    "replicates=1000000000": "replicates=1000000000: must be an integer ≥ 1 and ≤ 100000",
+    "seeds=[0,0]": "seeds=[0, 0]: must be null or a list of distinct values",
+    "seeds=[-1]": "seeds=[-1]: must be null or a list of distinct values, each an integer ≥ 0",
+    "seeds=[]": "seeds=[]: must be",
+    "seeds=3": "seeds=3: must be null or a list",
+    "rerun=-1": "rerun=-1: must be an integer ≥ 0",
+    "batch_size=0": "batch_size=0: must be an integer ≥ 1",
+    "batch_size=61": "batch_size=61: there are only 60 training rows",
+    "batch_size=59": "batch_size=59: 60 training rows leave a batch of one row",
+    "optimizer.lr=0": "optimizer.lr=0: must be a number > 0",
+    "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
+    "optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay=-1: must be a number ≥ 0",
+    "model.width=0": "model.width=0: must be an integer ≥ 1, or a list with one integer ≥ 1 for each hidden layer",
+    "model.width=[8,8]": "model.width=[8, 8]: must have one number for each of the model.depth=1 hidden layers",
+    "model.width=100000000": "model.width=100000000, model.depth=1: the weights of 2 replicates take 220.5 GiB",
+    "model.depth=0": "model.depth=0: must be an integer ≥ 1",
+    "model.init_gain=0": "model.init_gain=0: must be a number > 0",
+    "drift.scale=1": "drift.scale=1: must be a number ≥ 0 and < 1",
+    "trainer.max_epochs=0": "trainer.max_epochs=0: must be an integer ≥ 1",
+    "trainer.val_check_interval=3": "trainer.val_check_interval=3: must come to between 1 and the 2 optimizer step",
+    "trainer.val_check_interval=0.1": "trainer.val_check_interval=0.1: must come to between 1 and the 2 optimizer",
+    "trainer.val_check_interval=1.5": "trainer.val_check_interval=1.5: must be an integer ≥ 1 (optimizer steps) or",
+    "trainer.accelerator=tpu": "trainer.accelerator=tpu: must be one of auto, cpu, gpu",
+    "measure.shift=maybe": "measure.shift=maybe: must be true or false",
+    "measure.shift_epochs=[0]": "measure.shift_epochs=[0]: must be a list of distinct values, each an integer ≥ 1",
+    "+trainer.max_steps=1": "trainer.max_steps=1: must reach the first validation, after 2 steps",
+    "+trainer.limit_train_batches=0.1": "trainer.limit_train_batches=0.1: leaves no batch of an epoch to train on",
+    "+trainer.deterministic=perhaps": "trainer.deterministic=perhaps: must be one of True, False, warn",
+    # names
+    "arrangement=bn_dropuot": "must be one of none, dropout, bn, bn_dropout, dropout_bn; did you mean bn_dropout?",
+    "position=infront": "position=infront: must be one of after, before, around",
+    "noise=gauss": "noise=gauss: must be one of bernoulli, uniform",
+    "model.activation=rleu": "must be one of relu, leaky_relu, gelu, tanh; did you mean relu?",
+    "model.output_activation=softmax": "model.output_activation=softmax: must be one of null, relu",
+    "optimizer.name=sdg": "optimizer.name=sdg: must be one of adam, adamw, sgd; did you mean sgd?",
+    "logging=some": "logging=some: must be one of minimal, full, per_seed",
+    # keys
+    "rates=0.5": "rates: there is no such key; did you mean rate?",
+    "model.widht=8": "model.widht: there is no such key; did you mean model.width?",
+    "+model.dept=2": "model.dept: there is no such key; did you mean model.depth?",
+    "+rat=0.5": "rat: there is no such key; did you mean rate?",
+    "+data.trian_size=10": "data.trian_size: there is no such key; did you mean data.train_size?",
+    "+trainer.max_epoch=3": "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?",
+    "+trainer.devices=2": "trainer.devices: there is no such key",
+    "data=digit": "data=digit: must be one of blog, breast_cancer, digits",
+    "model=cnn": "model=cnn: must be one of blog, mlp",
+    "optimizer=lion": "optimizer=lion: must be one of adam, adamw, sgd",
+    "experiment=orderings": "experiment=orderings: must be one of blog,",
+    "hydra/launcher=cluster": "hydra/launcher=cluster: must be one of",
+    # the syntax of overrides
+    "rate": "rate: Error parsing override 'rate' missing EQUAL",
+    "=3": "=3: a key is missing before the '='",
+    "rate=[": "rate=[: ",
+    "rate=0.5 x": f"rate=0.5 x: {RATE}",
+    "rate=interval(0,1)": "rate: only lists of values can be swept, e.g. rate=a,b,c",
+    "rate=${nope}": "nope",
+    "rate=???": "rate",
+    # sweeps over a bad value, and over what cannot be swept
+    "rate=0.2,0.5,1.5": f"rate=1.5: {RATE}",
+    "arrangement=bn,dropout,bnn": "arrangement=bnn: must be one of",
+    "data=digits,digit": "data=digit: must be one of blog,",
+    "name=a,b": "name: cannot be swept",
+    "replicates=2,3": "replicates: cannot be swept",
+    "experiment=ordering,speed": "experiment: cannot be swept",
+    # paths
+    "name=../../evil": "name=../../evil: must be a folder below outputs",
+    "name=/tmp/evil": "name=/tmp/evil: must be a folder below outputs",
+    "name=..": "name=..: must be a folder below outputs",
+    "name=''": "name=: must be a folder below outputs",
+    "data.name=a/b": "data.name='a/b': it must be letters, digits",
+    "data.name=..": "data.name='..': it must be letters, digits",
+    # the split
+    "data.test_fraction=1": "data.test_fraction=1: it must be a number between 0 and 1",
+    "data.val_fraction=0": "data.val_fraction=0: it must be a number between 0 and 1",
+    "data.val_fraction=0.001": "a stratified split needs each of the 10 classes in train, val and test",
+    "data.train_size=100000": "data.train_size=100000: only 1149 rows are left beside val and test",
+    "data.train_size=all": "data.train_size='all': it must be a whole number, 1 or more, or null for all",
+    "data.pca=65": "data.pca=65: it must be a whole number from 1 to 60",
+    "data.fresh=true": "data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones",
+    "data.level=-1": "data.level=-1: must be a number > 0",
+    # what a config must not run
+    "data.source._target_=os.system": "data.source._target_=os.system: must be one of normdrop.data.digits",
+    "+data.source.seed._target_=os.getcwd": "data.source.seed._target_: there is no such key",
+    # what is declared before anything runs
+    "experiment=ordering study.alpha=0": "study.alpha=0: must be a number > 0 and < 1",
+    "experiment=ordering study.metric=accuracy": "study.metric=accuracy: must be one of test_acc, test_nll",
+    "experiment=ordering study.contrast.a=bnd": "study.contrast={'a': 'bnd', 'b': 'dropout_bn'}: must be {a: …, b: …}",
+    "experiment=ordering study.kind=ratios": "study.kind=ratios: must be one of difference, ratio, spread",
+    "experiment=ordering study.rope.test_acc=-1": "study.rope=",
+    "experiment=ordering +study.alhpa=0.1": "study.alhpa: there is no such key; did you mean alpha?",
+    "experiment=ordering ~study.claim": "study.claim: is missing; it must be one of ordering",
+    "experiment=ordering study=7": "study",
+    # a folder that holds something else
+    "experiment=ordering arrangement=none name=kept optimizer.lr=0.5": "optimizer.lr was 0.001, now 0.5",
+    "experiment=ordering arrangement=none name=kept study.alpha=0.2": "study.alpha was 0.05, now 0.2",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_wrong_configuration_ends_in_one_line_before_training(arguments, monkeypatch, capsys):
+    split = arguments.split() if arguments.startswith("experiment") else [arguments]
+    assert WRONG[arguments] in refused(monkeypatch, capsys, *split)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_gpu_that_is_not_there_ends_in_one_line(monkeypatch, capsys):
+    said = refused(monkeypatch, capsys, "trainer.accelerator=gpu")
+    assert said == "trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu"
+
+
+# --- files
+
+
+def frame(**columns) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"a": rng.normal(size=90), "b": rng.normal(size=90), "label": ["x", "y", "z"] * 30} | columns)
+
+
+def csv(**columns) -> bytes:
+    return frame(**columns).to_csv(index=False).encode()
+
+
+def npz(path: Path, **arrays) -> bytes:
+    np.savez(path / "made.npz", **arrays)
+    content = (path / "made.npz").read_bytes()
+    (path / "made.npz").unlink()
+    return content
+
+
+class Trap:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("sprung"),)
+
+
+FILES = {
+    "no file": ("t.csv", None, "no such file"),
+    "a directory": ("folder.csv/", None, "not a file"),
+    "another format": ("t.xlsx", b"x", "the file's name must end in one of .csv, .parquet, .npz"),
+    "an empty file": ("t.csv", b"", "the file is empty"),
+    "a header alone": ("t.csv", b"a,b,label\n", "the table has no rows"),
+    "no such target": ("t.csv", csv().replace(b"label", b"lable"), "data.target='label': the table has no such column"),
+    "not UTF-8": ("t.csv", csv().replace(b"x", b"\xe9"), "not UTF-8 (byte 0xe9 at position"),
+    "strings as features": ("t.csv", csv(a=["red"] * 90), "column 'a' holds str (e.g. 'red') and features must be num"),
+    "missing values": ("t.csv", csv(a=[1.0, 2.0, None] * 30), "column 'a' has 30 missing values; data.impute=true"),
+    "infinite values": ("t.csv", csv(a=[1.0, 2.0, np.inf] * 30), "column 'a' has infinite values"),
+    "no values": ("t.csv", csv(a=[None] * 90), "column 'a' has no values; leave it out with data.drop=[a]"),
+    "constant columns": ("t.csv", csv(a=[1] * 90, b=[2] * 90), "every feature is constant in the training rows"),
+    "one class": ("t.csv", csv(label=["x"] * 90), "it holds one class only ('x'); at least two are needed"),
+    "a continuous target": ("t.csv", csv(label=np.linspace(0, 1, 90)), "it holds fractions, so it looks continuous"),
+    "as many classes as rows": ("t.csv", csv(label=range(90)), "90 distinct values in 90 rows; classes are needed"),
+    "a class of one row": ("t.csv", csv(label=["x", "y"] * 44 + ["y", "z"]), "class 'z' has 1 of the 90 rows"),
+    "no target value": ("t.csv", csv(label=["x", "y", None] * 30), "30 rows have no value there"),
+    "ragged rows": ("t.csv", csv() + b"1,2,x,4\n", "cannot be read"),
+    "the same name twice": ("t.npz", {"x": np.ones((90, 2)), "x_0": np.ones(90)}, "two of its arrays make a column"),
+    "damaged Parquet": ("t.parquet", b"PAR1 no more", "cannot be read"),
+    "not an NPZ": ("t.npz", b"PK no more", "it is not an NPZ archive"),
+    "a pickle named NPZ": ("t.npz", pickle.dumps(Trap()), "it is not an NPZ archive"),
+    "an NPZ that holds pickled objects": (
+        "t.npz",
+        {"a": np.array([Trap()] * 90, object), "label": np.arange(90) % 3},
+        "array 'a': Object arrays cannot be loaded when allow_pickle=False (pickled objects are never loaded)",
+    ),
+    "arrays of different length": (
+        "t.npz",
+        {"a": np.ones(90), "label": np.ones(80, int)},
+        "its arrays differ in length",
+    ),
+    "too few rows for the batch": ("t.csv", csv(), "batch_size=70: there are only"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_wrong_file_ends_in_one_line_before_training(kind, tmp_path, monkeypatch, capsys):
+    name, content, message = FILES[kind]
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        (tmp_path / name).write_bytes(npz(tmp_path, **content) if isinstance(content, dict) else content)
+    batch = "batch_size=70" if kind == "too few rows for the batch" else "batch_size=6"
+    arguments = ("data=table", f"data.path={tmp_path / name}", "data.target=label", "data.train_size=null", batch)
+    said = refused(monkeypatch, capsys, *arguments)
+    assert message in said
+    assert re.match(r"data|batch_size", said)
+
+
+def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t.csv").write_bytes(csv())
+    monkeypatch.setattr(data, "memory", lambda: 100)
+    said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
+    assert "the file is larger than this machine's memory" in said
+
+
+def test_at_least_forty_kinds_of_wrong_input_are_tried():
+    assert len(WRONG) >= 40
+    assert len(FILES) >= 20
