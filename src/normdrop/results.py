@@ -3,11 +3,12 @@
 A condition's folder holds replicates.csv, history.csv and record.json. The record names the checksums of the tables and
 is written last: a condition with a record is finished, one without is not. New tables are first written beside the old
 ones under names ending in .new, the record among them last; from then on the change counts as made, and whoever opens
-the folder next completes the renames that a crash may have left open.
+the folder next completes the renames that a crash may have left open. Only the holder of a folder's lock changes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,15 +17,31 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 RECORD = "record.json"
 TABLES = ("replicates.csv", "history.csv")
 ERROR = "error.txt"
 
 
+def lock(directory: Path) -> FileLock:
+    """The lock of a condition's folder, reentrant; the operating system frees that of a process that dies."""
+    return FileLock(directory / ".lock", is_singleton=True)
+
+
 def read(directory: Path) -> dict[str, Any] | None:
     """The record of a finished condition, or None. Raises ValueError if what is there is damaged."""
-    _complete(directory)
+    if (directory / f"{RECORD}.new").exists():
+        # A crash left these renames open, or their process is at them: then it holds the lock for a moment more.
+        with contextlib.suppress(Timeout), lock(directory).acquire(timeout=10):
+            _complete(directory)
+    try:
+        return _read(directory)
+    except ValueError:
+        return _read(directory)  # another process may have changed the folder between our reads of its files
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
     path = directory / RECORD
     if not path.exists():
         return None

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from normdrop import config as configs
 from normdrop import results
 from normdrop.data import check_name
-from normdrop.train import check_fit
+from normdrop.train import check_fit, missing, note_of
 
 NAMED = ("data", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -65,14 +66,8 @@ def run_study(
             key: sorted({p[key] for p in points if key in p}, key=_natural)
             for key in dict.fromkeys(k for p in points for k in p)
         }
-        # A second pass waits for what another process had in work during the first, and takes over what it left.
-        for wait in (False, True):
-            _write_plan(root, study, grid, wait)
-            with display(console, root, todo):
-                launch([condition.overrides for condition in todo], initial_job_idx=0)
-            todo = [c for c in todo if not _finished(root / c.path) and not (root / c.path / results.ERROR).exists()]
-            if not todo:
-                break
+        _write_plan(root, study, grid)
+        todo = _train(console, root, study, todo, launch)
     failed = [condition for condition in study if (root / condition.path / results.ERROR).exists()]
     for condition in failed:
         reason = (root / condition.path / results.ERROR).read_text(encoding="utf-8").splitlines()[0]
@@ -84,10 +79,70 @@ def run_study(
         )
 
 
+def _train(
+    console: Console, root: Path, study: Sequence[Condition], todo: list[Condition], launch: Callable[..., Any]
+) -> list[Condition]:
+    """Launch conditions until each is finished or has failed; those that are left without either are returned."""
+    for condition in todo:
+        for trace in (root / condition.path / results.ERROR, note_of(root, condition.path)):
+            trace.unlink(missing_ok=True)
+    while todo:
+        with display(console, root, todo):
+            try:
+                returned = launch([condition.overrides for condition in todo], initial_job_idx=0)
+            except KeyboardInterrupt:
+                finished = sum(not missing(c.config, root / c.path) for c in study)
+                raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
+            except OSError:  # a full disk, not a fault of the job's
+                raise
+            except Exception as error:
+                returned = []
+                _mark_killed(root, todo, error)
+        for job in returned:
+            if job.return_value is not None:
+                raise ValueError(job.return_value)
+        left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / results.ERROR).exists()]
+        elsewhere = False
+        for condition in left:
+            lock = results.lock(root / condition.path)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                elsewhere = True
+                console.print(f"waiting for {condition.path}, in work in another process", markup=False, soft_wrap=True)
+                lock.acquire()  # and take over what it leaves
+            lock.release()
+        if len(left) == len(todo) and not elsewhere:
+            return left
+        todo = left
+    return []
+
+
+def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> None:
+    """Fail the conditions that were in work in processes that died. Raises the launcher's error if there are none."""
+    dead = []
+    for condition in todo:
+        directory, note = root / condition.path, note_of(root, condition.path)
+        with suppress(Timeout), results.lock(directory).acquire(blocking=False):
+            if note.exists() and missing(condition.config, directory):
+                reason = (
+                    "its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1"
+                )
+                text = f"{type(error).__name__}: {reason}\n\n{error}\n"
+                (directory / results.ERROR).write_text(text, encoding="utf-8")
+                note.unlink()
+                dead.append(condition)
+    if not dead:
+        raise error
+
+
 def plan(
     points: Sequence[Mapping[str, str]], varying: set[str], compose: Callable[[list[str]], DictConfig], root: Path
 ) -> list[Condition]:
     """The distinct conditions of a grid, checked. Raises ValueError with one line for the first thing wrong."""
+    for key in (*configs.NOT_HASHED, "experiment"):
+        if key in varying or any(name.startswith(f"{key}.") for name in varying):
+            raise ValueError(f"{key}: cannot be swept; give one value, or run the command once for each")
     conditions: dict[str, Condition] = {}
     for point in points:
         composed = compose([f"{key}={value}" for key, value in point.items()])
@@ -105,6 +160,8 @@ def plan(
         path = "/".join((check_name(named[0]), *named[1:]))
         if setting:
             path += "/" + ",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items())
+        if len(max(path.split("/"), key=len)) > 200:
+            raise ValueError(f"{path}: too many keys vary for the name of a folder; sweep fewer of them at a time")
         known = conditions.get(path)
         if known is not None:
             if configs.config_hash(known.config) != configs.config_hash(config):
@@ -114,7 +171,7 @@ def plan(
             print(f"{asked[0]} {asked[1]} is the same network as {asked[0]} {config['position']} and is recorded there")
         settled = dict(point) | {key: str(value) for key, value in fixed.items()} | {"hydra.sweep.subdir": f"'{path}'"}
         overrides = [f"{key}={value}" for key, value in settled.items()]
-        conditions[path] = Condition(path, overrides, config, setting, _missing(root / path, config))
+        conditions[path] = Condition(path, overrides, config, setting, missing(config, root / path))
     return list(conditions.values())
 
 
@@ -130,89 +187,61 @@ def _natural(value: str) -> tuple[int, float | str]:
         return 1, value
 
 
-def _missing(directory: Path, config: Mapping[str, Any]) -> list[int]:
-    """The seeds to train. Raises ValueError if the folder holds another config's record or a damaged one."""
-    record = results.read(directory)
-    if record is None:
-        return configs.seeds(config)
-    if record["config_hash"] != configs.config_hash(config):
-        changed = ", ".join(_differences(record["config"], config))
-        raise ValueError(
-            f"{directory}: holds a record of another config ({changed}); choose another name= or move it away"
-        )
-    if (record["config"]["study"] or {}) != (config["study"] or {}):
-        changed = ", ".join(_differences(record["config"]["study"] or {}, config["study"] or {}, "study."))
-        raise ValueError(
-            f"{directory}: was trained under another declaration ({changed}); a study is declared before it runs: "
-            "choose another name="
-        )
-    return [seed for seed in configs.seeds(config) if seed not in record["seeds"]]
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in sorted({*old, *new}, key=str):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{key}.")
-        elif before != after and f"{prefix}{key}" not in (
-            "replicates",
-            "seeds",
-            "name",
-            "logging",
-            "replicates_at_a_time",
-        ):
-            yield f"{prefix}{key} was {before}, now {after}"
-
-
 def check_fits(conditions: Sequence[Condition]) -> None:
     """Set up each distinct data config once, with one replicate. Raises ValueError."""
     seen = set()
     for condition in conditions:
         config = condition.config
         key = json.dumps(
-            [config["data"], config["batch_size"], config["trainer"], "bn" in config["arrangement"]], sort_keys=True
+            [*(config[key] for key in ("data", "batch_size", "trainer", "model")), "bn" in config["arrangement"]],
+            sort_keys=True,
         )
         if key not in seen:
             seen.add(key)
             check_fit(config, condition.missing[0])
 
 
-def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any], wait: bool) -> None:
-    """plan.json: what was asked for, so that jobs know their names and a report knows what is missing."""
-    path = root / "plan.json"
-    old = json.loads(path.read_text(encoding="utf-8"))["conditions"] if path.exists() else {}
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config)} for c in study}
-    text = json.dumps({"command": command, "grid": grid, "wait": wait, "conditions": old | asked}, indent=1)
+def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any]) -> None:
+    """plan.json: what was asked for, so that jobs know their names and a report knows what is missing.
+
+    Sweeps that share a folder add to it: `sweeps` lists their commands and grids, `conditions` says which asked last.
+    """
+    sweep = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "grid": grid}
+    path, part = root / "plan.json", root / "plan.json.part"
     root.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _finished(directory: Path) -> bool:
-    return (directory / results.RECORD).exists()
+    with results.lock(root):
+        old: dict[str, Any] = {"sweeps": [], "conditions": {}}
+        if path.exists():
+            old |= json.loads(path.read_text(encoding="utf-8"))
+        sweeps = old["sweeps"] + ([] if sweep in old["sweeps"] else [sweep])
+        number = sweeps.index(sweep)
+        asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
+        text = json.dumps({"sweeps": sweeps, "conditions": old["conditions"] | asked}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 @contextmanager
 def display(console: Console, root: Path, todo: Sequence[Condition]) -> Iterator[None]:
     """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
-    notes, started, stop = root / ".progress", time.monotonic(), threading.Event()
+    notes = {note_of(root, c.path).name: c.path for c in todo}
+    started, stop = time.monotonic(), threading.Event()
     before = {c.path: _stamp(root / c.path) for c in todo}
     ended: list[str] = []
 
     def look() -> tuple[float, str]:
         parts = {}
-        for note in notes.glob("*") if notes.is_dir() else ():
+        for note in (root / ".progress").glob("*"):
             try:
-                parts[note.name.replace("+", "/")] = float(note.read_text() or 0)
+                if note.name in notes:
+                    parts[notes[note.name]] = float(note.read_text() or 0)
             except (OSError, ValueError):  # it ended, or is being written, at this moment
                 continue
         for condition in todo:
             path = condition.path
             if path not in ended and path not in parts and _stamp(root / path) != before[path]:
                 ended.append(path)
-        running = {path: part for path, part in parts.items() if path in before and path not in ended}
+        running = {path: part for path, part in parts.items() if path not in ended}
         return len(ended) + sum(running.values()), ", ".join(running)
 
     def remaining(done: float) -> str:

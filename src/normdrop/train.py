@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import multiprocessing
@@ -16,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,11 @@ import hydra
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normdrop import config as configs
 from normdrop import results, shift, tensorboard
 from normdrop.arrangement import same_network
-from normdrop.data import ReplicateData
+from normdrop.data import ReplicateData, check_memory, memory
 from normdrop.mlp import initialise, mlp
 from normdrop.module import SILENCED_FRACTIONS, ReplicatedClassifier
 from normdrop.replicates import StackedNetwork, stream
@@ -74,11 +78,33 @@ def check_fit(config: Mapping[str, Any], seed: int) -> None:
         raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
     data = data_of(config, [seed])
     data.setup()
-    steps = len(data.train_dataloader())
-    if type(interval) is int and interval > steps:
+    steps, limit = len(data.train_dataloader()), config["trainer"].get("limit_train_batches", 1.0)
+    steps = min(limit, steps) if type(limit) is int else int(steps * limit)  # as Lightning counts
+    if steps == 0:
+        raise ValueError(f"trainer.limit_train_batches={limit}: leaves no batch of an epoch to train on")
+    first = interval if type(interval) is int else int(steps * interval)
+    if not 1 <= first <= steps:
         raise ValueError(
-            f"trainer.val_check_interval={interval}: must be at most the {steps} optimizer steps of an epoch"
+            f"trainer.val_check_interval={interval}: must come to between 1 and the {steps} optimizer steps of an epoch"
         )
+    if config["trainer"].get("max_steps", first) < first:
+        raise ValueError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: must reach the first validation, after {first} steps"
+        )
+    together = min(config["replicates_at_a_time"] or AT_A_TIME["cpu"], len(configs.seeds(config)))
+    width, depth = config["model"]["width"], config["model"]["depth"]
+    widths = [width] * min(depth, 2) if isinstance(width, int) else width
+    weights = [a * b for a, b in itertools.pairwise([data.features, *widths, data.classes])]
+    if isinstance(width, int):
+        weights += [max(depth - 2, 0) * width**2]
+    needed = 16 * sum(weights) * together  # float32, and beside each weight its gradient and Adam's two moments
+    if needed > memory():
+        raise ValueError(
+            f"model.width={width}, model.depth={depth}: the weights of {together} replicates take "
+            f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
+        )
+    rows = sum(part.y.shape[1] for part in data.parts.values())
+    check_memory(rows, data.features, together, f"replicates_at_a_time={together}")
 
 
 def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: list[int]) -> StackedNetwork:
@@ -122,14 +148,16 @@ def train(
         share = len(group) / len(seeds)
         try:
             done.append(_fit(config, group, lambda part: progress(before + share * part)))  # noqa: B023
+            todo = todo[len(group) :]
+            continue
         except torch.OutOfMemoryError:
             if len(group) == 1:
                 raise
-            torch.cuda.empty_cache()
             at_a_time = len(group) // 2
             print(f"{config['arrangement']}: out of memory with {len(group)} replicates; going on with {at_a_time}")
-            continue
-        todo = todo[len(group) :]
+        # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
+        gc.collect()
+        torch.cuda.empty_cache()
     replicates, histories, facts = zip(*done, strict=True)
     merged = dict(facts[0]) | {"shift": [row for fact in facts for row in fact["shift"]]}
     return pd.concat(replicates, ignore_index=True), pd.concat(histories, ignore_index=True), merged
@@ -223,17 +251,43 @@ COLUMNS = (
 )
 
 
+def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
+    """The seeds that a condition's folder lacks. Raises ValueError if its record is another config's or damaged."""
+    record = results.read(directory)
+    if record is None:
+        return configs.seeds(config)
+    if record["config_hash"] != configs.config_hash(config):
+        changed = ", ".join(_differences(record["config"], config))
+        raise ValueError(
+            f"{directory}: holds a record of another config ({changed}); choose another name= or move it away"
+        )
+    if (record["config"]["study"] or {}) != (config["study"] or {}):
+        changed = ", ".join(_differences(record["config"]["study"] or {}, config["study"] or {}, "study."))
+        raise ValueError(
+            f"{directory}: was trained under another declaration ({changed}); a study is declared before it runs: "
+            "choose another name="
+        )
+    return [seed for seed in configs.seeds(config) if seed not in record["seeds"]]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*old, *new}, key=str):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after and f"{prefix}{key}" not in configs.NOT_HASHED:
+            yield f"{prefix}{key} was {before}, now {after}"
+
+
 def finish(
     config: Mapping[str, Any], directory: Path, study: Mapping[str, Any], progress: Callable[[float], None]
 ) -> None:
     """Train the replicates that a condition's folder lacks and write its record; the caller holds the folder's lock."""
-    record, old = results.read(directory), None
-    seeds = configs.seeds(config)
-    if record is not None:
-        seeds = [seed for seed in seeds if seed not in record["seeds"]]
-        old = results.tables(directory)
+    seeds = missing(config, directory)
     if not seeds:
         return
+    record = results.read(directory)
+    old = None if record is None else results.tables(directory)
     started = time.time()
     replicates, history, facts = train(config, seeds, progress)
     width = config["model"]["width"]
@@ -293,39 +347,55 @@ def hardware(device: str) -> str:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(cfg: DictConfig) -> None:
-    """One condition of a sweep, in the folder that the sweeper gave it; what goes wrong is kept in its error.txt."""
+def job(cfg: DictConfig) -> str | None:
+    """One condition of a sweep, in the folder that the sweeper gave it; what goes wrong is kept in its error.txt.
+
+    Returns what cannot be kept there, in one line: a full disk, a folder that is another config's.
+    """
     quiet()
-    runtime = HydraConfig.get()
+    runtime, config = HydraConfig.get(), configs.plain(cfg)
+    if runtime.mode != RunMode.MULTIRUN:
+        raise ValueError("hydra.mode=RUN: one condition is a sweep of one here; leave hydra.mode alone")
     directory = Path(runtime.runtime.output_dir)
-    root = Path(runtime.sweep.dir)
+    path = runtime.sweep.subdir
+    root = directory.parents[path.count("/")]
     planned = json.loads((root / "plan.json").read_text(encoding="utf-8"))
-    study = planned["conditions"][runtime.sweep.subdir] | {
-        "condition": runtime.sweep.subdir,
-        "grid": planned["grid"],
-        "command": planned["command"],
-    }
-    note = root / ".progress" / runtime.sweep.subdir.replace("/", "+")
-    note.parent.mkdir(exist_ok=True)
+    condition = planned["conditions"][path]
+    study = planned["sweeps"][condition["sweep"]] | {"setting": condition["setting"], "condition": path}
+    note = note_of(root, path)
 
     def progress(part: float) -> None:
         note.write_text(f"{part:.3f}")
 
     try:
-        # The operating system frees the lock of a process that dies; a folder in other hands is left to them for now.
-        with FileLock(directory / ".lock", blocking=planned["wait"]):
-            (directory / results.ERROR).unlink(missing_ok=True)
-            progress(0.0)
-            finish(configs.plain(cfg), directory, study, progress)
+        # A folder in other hands is left to them: the sweep waits for them at its end.
+        with results.lock(directory).acquire(blocking=False):
+            missing(config, directory)
+            note.parent.mkdir(exist_ok=True)
+            try:
+                progress(0.0)
+                finish(config, directory, study, progress)
+            except Exception as error:
+                reason = _line(error)
+                (directory / results.ERROR).write_text(
+                    f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}", encoding="utf-8"
+                )
+            finally:
+                note.unlink(missing_ok=True)
     except Timeout:
-        return
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        (directory / results.ERROR).write_text(
-            f"{type(error).__name__}: {reason}\n\n{traceback.format_exc()}", encoding="utf-8"
-        )
-    finally:
-        note.unlink(missing_ok=True)
+        pass
+    except (OSError, ValueError) as error:
+        return _line(error)
+    return None
+
+
+def note_of(root: Path, path: str) -> Path:
+    """Where a condition in work says how far it is; named by a hash, since a path can be longer than a name may be."""
+    return root / ".progress" / hashlib.sha256(path.encode()).hexdigest()[:16]
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def quiet() -> None:
@@ -348,17 +418,23 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
+        for argument in sys.argv[1:]:
+            if argument.startswith("="):
+                raise ValueError(f"{argument}: a key is missing before the '='")
         job()
-    except KeyboardInterrupt:
+    except OverrideParseException as error:
+        sys.exit(f"normdrop: {error.override}: {_line(error)}")
+    except KeyboardInterrupt as stop:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        sys.exit(f"\nnormdrop: stopped. What is finished stays; go on with the same command: {command}")
+        what = f"{stop}; they stay" if stop.args else "nothing was begun"
+        sys.exit(f"\nnormdrop: stopped: {what}. Go on with the same command: {command}")
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         sys.exit(f"normdrop: {_one_line(error)}")
 
 
 def _one_line(error: BaseException) -> str:
     """What is wrong, in one line; Hydra's own messages with the names that come nearest."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         GlobalHydra.instance().clear()
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
