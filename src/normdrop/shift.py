@@ -16,7 +16,6 @@ holds once running statistics have left their initial values.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -85,8 +84,7 @@ def measure(
     seen = {name: _eval_moments(layers, parts[name].x, list(paths)) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
     train = {p: _Moments() for p in paths}
-    batches = _batches(own, parts["train"].x, batch_size, rerun, PASSES)
-    for _, batch in batches:
+    for _, batch in _batches(own, parts["train"].x, batch_size, rerun, PASSES):
         for position, values in _inputs(layers, batch, max(paths)):
             if position in train:
                 train[position].add(values)
@@ -196,9 +194,7 @@ class _Path:
         if self.case == NO_FORMULA:
             return
         # The mean and variance of each unit in each row, over the noise alone.
-        outcomes = [(weight, self.before(factor * values)) for factor, weight in self.points]
-        mean = torch.stack([weight * outcome for weight, outcome in outcomes]).sum(dim=0)
-        variance = torch.stack([weight * (outcome - mean).square() for weight, outcome in outcomes]).sum(dim=0)
+        mean, variance = _weighted([(weight, self.before(factor * values)) for factor, weight in self.points])
         if self.linear:
             weight = _unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in))
             if not self.after:  # only their mean over rows counts then: one product less
@@ -246,10 +242,14 @@ def _activated(activation: nn.Module, mean: Tensor, variance: Tensor) -> tuple[T
         return first, (second - first.square()).clamp_min(0)
     nodes, weights = np.polynomial.hermite_e.hermegauss(9)
     weights /= weights.sum()
-    values = [activation(mean + node * sd) for node in nodes.tolist()]
-    first = torch.stack([weight * value for weight, value in zip(weights.tolist(), values, strict=True)]).sum(dim=0)
-    squares = [weight * (value - first).square() for weight, value in zip(weights.tolist(), values, strict=True)]
-    return first, torch.stack(squares).sum(dim=0)
+    points = zip(weights.tolist(), nodes.tolist(), strict=True)
+    return _weighted([(weight, activation(mean + node * sd)) for weight, node in points])
+
+
+def _weighted(outcomes: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance over (weight, outcome), element by element; the weights sum to 1."""
+    mean = torch.stack([weight * outcome for weight, outcome in outcomes]).sum(dim=0)
+    return mean, torch.stack([weight * (outcome - mean).square() for weight, outcome in outcomes]).sum(dim=0)
 
 
 def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
@@ -285,7 +285,7 @@ def _batches(
     """(row numbers (replicates, batch), values (replicates, features, batch)), each pass in another random order."""
     orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
     index = torch.arange(len(orders), device=x.device)[:, None]
-    for _ in itertools.repeat(None, passes):
+    for _ in range(passes):
         order = torch.from_numpy(np.stack([generator.permutation(x.shape[1]) for generator in orders])).to(x.device)
         for rows in order.split(batch_size, dim=1):
             yield rows, x[index, rows].transpose(1, 2)
