@@ -238,6 +238,9 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier) -> dict[st
         again = module.evaluate("test")
         module.network = trained
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
+        columns["train_mode_acc"] = shift.train_mode_accuracy(
+            trained, module.parts["train"], config["batch_size"], config["rerun"]
+        )
     elif "bn" not in config["arrangement"]:  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}
