@@ -126,7 +126,8 @@ def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, re
     _measuring(own, batch_size, rerun)
     index = torch.arange(len(own.seeds), device=part.x.device)[:, None]
     batches = list(_batches(own, part.x, batch_size, rerun, passes=1))
-    logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1)
+    # In double precision, like every other accuracy: a float32 read back from a table is another number.
+    logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1).double()
     return accuracy(logits, part.y[index, torch.cat([rows for rows, _ in batches], dim=1)])
 
 
