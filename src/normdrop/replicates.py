@@ -114,7 +114,8 @@ class StackedNoise(nn.Module):
             return 1 + self.rate * (bits.to(dtype) + 0.5) / 2**15
         threshold = round(self.rate * 2**16)
         keep = 1 - threshold / 2**16  # the keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for
-        return (bits >= threshold - 2**15).to(dtype).mul_(1 / keep)
+        # Compared as floats, which hold int16 exactly: a bool mask on the way takes a CPU four times as long.
+        return bits.to(dtype).ge_(threshold - 2**15).mul_(1 / keep)
 
 
 class _Bits:
