@@ -57,6 +57,16 @@ def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.Capture
     assert "Against the reference" in (own / "report/report.html").read_text()
 
 
+def test_of_several_experiments_on_one_claim_the_one_of_the_same_name_is_the_reference(tmp_path: Path) -> None:
+    reference = pd.concat(
+        [read_reference(study_at(tmp_path / "reference" / n, e)) for n, e in (("a", 0.05), ("b", 0.01))]
+    )
+    own = read_reference(study_at(tmp_path / "b", 0.01))
+    both = compare_runs(own, reference)
+    assert set(both["experiment_reference"]) == {"b"}
+    assert not both["differs"].any()
+
+
 def test_rows_of_other_data_are_not_compared(tmp_path: Path) -> None:
     own = read_reference(study_at(tmp_path / "own", 0.01))
     reference = read_reference(study_at(tmp_path / "reference", 0.01, datasets=("wine",)))

@@ -253,6 +253,13 @@ def test_one_page_sets_every_claim_beside_its_answer(tmp_path: Path) -> None:
     assert set(pd.read_csv(tmp_path / "report/verdicts.csv")["claim"]) == {"ordering", "drift"}
 
 
+def test_the_answer_covers_the_grid_proper_and_names_further_settings_apart(tmp_path: Path) -> None:
+    settings = ({"data.train_size": 100}, {"data.train_size": 400}, {"data.train_size": 400, "noise": "uniform"})
+    markdown = report_of(fake_study(tmp_path, settings=settings, rates=(0.3,), replicates=8, rerun=None))
+    assert "of 2 comparisons (data set × position × setting)" in markdown
+    assert "Under the other settings (1 comparisons of the same family)" in markdown
+
+
 def test_undeclared_conditions_get_no_answer(tmp_path: Path) -> None:
     fake_study(tmp_path, rates=(0.3,), replicates=8)
     for path in tmp_path.rglob("record.json"):

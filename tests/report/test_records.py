@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fake_study import fake_study
-from normdrop.report.records import load
+from normdrop.report.records import keys_of, load
 
 RATES = (0.3, 0.5)
 
@@ -142,11 +142,16 @@ def test_an_earlier_report_is_no_condition(reported: Path) -> None:
     assert not found.unfinished
 
 
-def test_the_base_setting_is_the_one_with_the_first_values_of_the_grid(tmp_path: Path) -> None:
+def test_the_settings_of_the_grid_proper_come_first_in_its_order(tmp_path: Path) -> None:
     settings = ({"model.depth": 4}, {"model.depth": 2}, {"model.depth": 2, "noise": "uniform"})
     directory = fake_study(tmp_path / "s", rates=RATES, replicates=2, settings=settings, rerun=None)
     (study,) = load(directory).studies
     assert study.settings == ["model.depth=4", "model.depth=2", "model.depth=2,noise=uniform"]
+    assert study.base_settings == ["model.depth=4", "model.depth=2"]
+
+
+def test_a_list_in_a_setting_is_one_value() -> None:
+    assert keys_of("model.width=[64, 32],noise=uniform") == ["model.width=[64, 32]", "noise=uniform"]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])

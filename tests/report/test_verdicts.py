@@ -296,6 +296,19 @@ def test_a_way_out_is_compared_with_the_arrangement_as_it_was(tmp_path: Path) ->
     assert rows.loc["dropout_bn", "estimate"] == pytest.approx((shared["/noise=uniform"] - shared[""]).mean())
 
 
+def test_a_way_out_is_compared_at_the_same_value_of_whatever_else_is_swept(tmp_path: Path) -> None:
+    settings = ({"model.depth": 1}, {"model.depth": 3}, {"model.depth": 3, "noise": "uniform"})
+
+    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
+        return 0.8 + setting["model.depth"] / 100 + (0.02 if "noise" in setting else 0)
+
+    study = {"kind": "mechanism"}
+    directory = fake_study(tmp_path, study=study, settings=settings, accuracy=accuracy, rerun=None, **EXACT)
+    rows = rows_of(directory, comparison="way_out")
+    assert rows["b"].to_list() == ["bn_dropout, model.depth=3", "dropout_bn, model.depth=3"]
+    assert rows["estimate"].to_list() == pytest.approx([0.02, 0.02])
+
+
 def test_the_same_arrangement_against_itself_is_a_row_of_its_own(tmp_path: Path) -> None:
     directory = fake_study(tmp_path, replicates=10)
     row = one(directory, comparison="a/a")

@@ -33,6 +33,9 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
     p_holm covers all rows. Runs that share seeds and code are not independent: z is then too small, never too large.
     """
     both = _keyed(own).merge(_keyed(reference), on=SAME, suffixes=("", "_reference"))
+    # Several experiments may test one claim: the one of the same name is meant, else whichever comes first.
+    both["other"] = both["experiment"] != both["experiment_reference"]
+    both = both.sort_values("other", kind="stable").drop_duplicates([*SAME, "experiment"]).sort_index(ignore_index=True)
     z = []
     for row in both.to_dict("records"):
         values = np.array(
@@ -54,4 +57,4 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] != "best_vs_best", -1.0).fillna(-1.0)
     keyed = table.assign(rate=rate.round(6), setting=table["setting"].astype(object).fillna(""))
-    return keyed[[*SAME, "n", "estimate", "ci_low", "ci_high", "verdict"]].drop_duplicates(SAME)
+    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "verdict"]]

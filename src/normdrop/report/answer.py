@@ -46,7 +46,7 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     declaration = study.declaration
     a, b = (" or ".join(side) for side in study.sides)
     family = rows[rows["family"] == DECLARED]
-    base = family[family["setting"].isin(_base_settings(study, family))]
+    base = family[family["setting"].isin(_base_settings(study))]
     what = unit(declaration["metric"])[0]
     if declaration["kind"] in ("spread", "loss"):
         what = f"the {declaration['kind']} of {what} over {declaration['over']}"
@@ -102,12 +102,11 @@ def interval(low: float, high: float, row: pd.Series | object) -> str:
     return f"{low * scale:+.{digits}f} to {high * scale:+.{digits}f}"
 
 
-def _base_settings(study: Study, family: pd.DataFrame) -> list[str]:
-    """Of a ladder the trend is the answer, elsewhere the base setting is."""
-    base = study.settings[0]
+def _base_settings(study: Study) -> list[str]:
+    """Of a ladder the trend is the answer, elsewhere the grid proper is."""
     if study.declaration["kind"] == "ladder":
-        return [",".join(filter(None, [base, f"trend over {study.over}"]))]
-    return [base]
+        return [",".join(filter(None, [base, f"trend over {study.over}"])) for base in study.base_settings]
+    return study.base_settings
 
 
 def _word(verdicts: pd.Series) -> str:
@@ -140,10 +139,11 @@ def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
 def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str:
     low, high = base["estimate"].min(), base["estimate"].max()
     row = base.iloc[0]
+    settings = " × setting" if base["setting"].nunique() > 1 else ""
     chosen = CHOSEN[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
     return (
         f"On {what}{chosen}: {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
-        f"comparisons (data set × position); the estimates run from {number(low, row)} to "
+        f"comparisons (data set × position{settings}); the estimates run from {number(low, row)} to "
         f"{number(high, row)}."
     )
 
@@ -169,7 +169,9 @@ def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> li
         alone = directed & ~first.isin(["better", "worse"])
         name = unit(metric)[0]
         if opposite.any():
-            places = ", ".join(f"{r.dataset} ({r.position})" for r in each(both[opposite]))
+            places = ", ".join(
+                f"{r.dataset} ({', '.join(filter(None, [r.position, r.setting]))})" for r in each(both[opposite])
+            )
             lines.append(f"**{primary} and {name} disagree** on {places}: {a} is {second[opposite].iloc[0]} on {name}.")
         if alone.any():
             words = Counter(second[alone])

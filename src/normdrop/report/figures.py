@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy import stats
 
 from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
@@ -89,13 +89,12 @@ def draw(
             "sees less variance in evaluation than in training.",
         ),
     ]
-    others = len(study.settings) - 1
-    base = study.settings[0] or "the experiment's own values"
+    others = len(study.settings) - len(study.base_settings)
     with matplotlib.rc_context(STYLE):
         for name, drawing, caption in drawings:
             if (figure := drawing()) is not None:
                 if others and name not in ("effects", "shift"):
-                    caption += f" Setting: {base}; the tables have the other {others}."
+                    caption += f" The tables have {others} further settings."
                 yield name, caption, figure
 
 
@@ -138,6 +137,10 @@ def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
     (ax.axhline if horizontal else ax.axvline)(null, color="#000000", lw=0.8)
     if ratio:
         (ax.set_yscale if horizontal else ax.set_xscale)("log")
+        axis = ax.yaxis if horizontal else ax.xaxis
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
 
 
 def _scale(study: Study) -> float:
@@ -178,23 +181,26 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
     if study.over is not None:
         return None
-    base = study.settings[0]
     metric, scale = study.declaration["metric"], _scale(study)
     rows = rows[
-        (rows["metric"] == metric) & (rows["setting"] == base) & rows["comparison"].isin(["same_rate", "best_vs_best"])
+        (rows["metric"] == metric)
+        & rows["setting"].isin(study.base_settings)
+        & rows["comparison"].isin(["same_rate", "best_vs_best"])
+        & rows["rate_a"].notna()
     ]
     rates = sorted({max(r.rate_a, r.rate_b) for r in each(rows) if r.comparison == "same_rate"})
     if len(rates) < 2:
         return None
-    names = sorted(rows["dataset"].unique())[:MAX_PANELS]
-    figure, axes = _panels(len(names))
+    panels = [(r.dataset, r.setting) for r in each(rows.drop_duplicates(["dataset", "setting"]))][:MAX_PANELS]
+    figure, axes = _panels(len(panels))
     places = {rate: i for i, rate in enumerate(rates)}
-    for ax, dataset in zip(axes, names, strict=True):
+    for ax, (dataset, setting) in zip(axes, panels, strict=True):
         _rope(ax, study, horizontal=True)
-        present = [p for p in POSITIONS if p in set(rows.loc[rows["dataset"] == dataset, "position"])]
+        panel = rows[(rows["dataset"] == dataset) & (rows["setting"] == setting)]
+        present = [p for p in POSITIONS if p in set(panel["position"])]
         for k, position in enumerate(present):
             color, marker = POSITIONS[position]
-            here = rows[(rows["dataset"] == dataset) & (rows["position"] == position)]
+            here = panel[panel["position"] == position]
             nudge = 0.16 * (k - (len(present) - 1) / 2)
             for row in each(here):
                 best = row.comparison == "best_vs_best"
@@ -203,36 +209,44 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
                 ax.plot(x, row.estimate * scale, marker, color=color, ms=5, label=position)
         ax.axvline(len(rates) - 0.3, color="#000000", lw=0.5, ls=":")
         ax.set_xticks([*range(len(rates)), len(rates) + 0.4], [*(f"{rate:g}" for rate in rates), "best"])
-        ax.set_title(dataset)
+        ax.set_title(_title(dataset, setting))
         ax.set_xlabel("dropout rate")
         ax.set_ylabel(_axis(study))
     return _finish(figure, axes)
 
 
-def _base_blocks(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
-    found = [(d, p, block) for d, p, setting, block in blocks(study) if setting == study.settings[0]]
-    return sorted(found, key=lambda f: (f[0], list(POSITIONS).index(f[1])))[:MAX_PANELS]
+def _base_blocks(study: Study) -> list[tuple[str, tuple[str, str], pd.DataFrame]]:
+    """(title, block of replicates) of each data set, setting of the grid proper and position."""
+    base = study.base_settings
+    found = [f for f in blocks(study) if f[2] in base]
+    found.sort(key=lambda f: (f[0], base.index(f[2]), list(POSITIONS).index(f[1])))
+    return [(_title(d, p, s), (d, s), block) for d, p, s, block in found][:MAX_PANELS]
 
 
-def _one_each(study: Study) -> list[tuple[str, str, pd.DataFrame]]:
-    """Each data set once, at its first position, and of a grid that the study consumes the first value."""
-    found = {dataset: (dataset, position, block) for dataset, position, block in reversed(_base_blocks(study))}
-    if study.over is None:
-        return sorted(found.values(), key=lambda f: f[0])
-    first = ladder(study)[0]
-    return [(d, p, block[block[study.over] == first]) for d, p, block in sorted(found.values(), key=lambda f: f[0])]
+def _title(*parts: str) -> str:
+    """Two parts to a line, so that titles of neighbours keep apart."""
+    first, *rest = filter(None, parts)
+    return "\n".join([" · ".join([first, *rest[:1]]), *rest[1:]]) if len(first) < 18 else "\n".join([first, *rest])
+
+
+def _one_each(study: Study) -> list[tuple[str, pd.DataFrame]]:
+    """Each data set and setting once, at its first position, and of a grid that the study consumes the first value."""
+    found: dict[tuple[str, str], tuple[str, pd.DataFrame]] = {}
+    for title, key, block in _base_blocks(study):
+        found.setdefault(key, (title, block if study.over is None else block[block[study.over] == ladder(study)[0]]))
+    return list(found.values())
 
 
 def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
-    metric, base = study.declaration["metric"], study.settings[0]
+    metric, base = study.declaration["metric"], study.base_settings
     scale, ratio = _scale(study), metric == CENSORED
     pairs = []
     for contrast in found:
-        if contrast.rate is not None or contrast.setting != base or study.declaration["kind"] == "ladder":
+        if contrast.rate is not None or contrast.setting not in base or study.declaration["kind"] == "ladder":
             continue
         for _, a, b in values_of(study, contrast, metric):
             if (np.isfinite(a) & np.isfinite(b)).sum() > 1:
-                pairs.append((f"{contrast.dataset} · {contrast.position}", a * scale, b * scale))
+                pairs.append((_title(contrast.dataset, contrast.position, contrast.setting), a * scale, b * scale))
     if not pairs:
         return None
     pairs = pairs[:MAX_PANELS]
@@ -274,11 +288,11 @@ def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
 def _by_rate(study: Study) -> Figure | None:
     metric = study.declaration["metric"]
     name, symbol, scale = unit(metric)
-    found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
+    found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
     if study.over is not None or metric == CENSORED or not found:
         return None
     figure, axes = _panels(len(found))
-    for ax, (dataset, position, block) in zip(axes, found, strict=True):
+    for ax, (title, block) in zip(axes, found, strict=True):
         rates = sorted(block["rate"].unique())
         for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
             rows = block[block["arrangement"] == arrangement]
@@ -295,7 +309,7 @@ def _by_rate(study: Study) -> Figure | None:
                 x = np.array(list(points)) + 0.006 * (k - 2)
                 mean, half = np.array(list(points.values())).T
                 ax.errorbar(x, mean, half, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
-        ax.set(title=f"{dataset} · {position}", xlabel="dropout rate", ylabel=f"{name} ({symbol})")
+        ax.set(title=title, xlabel="dropout rate", ylabel=f"{name} ({symbol})")
     return _finish(figure, axes)
 
 
@@ -304,11 +318,11 @@ def _by_grid(study: Study) -> Figure | None:
     name, symbol, scale = unit(metric)
     if over is None:
         return None
-    found = [(d, p, b) for d, p, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
+    found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
     if not found:
         return None
     figure, axes = _panels(len(found))
-    for ax, (dataset, position, block) in zip(axes, found, strict=True):
+    for ax, (title, block) in zip(axes, found, strict=True):
         rungs = [rung for rung in sorted(ladder(study)) if rung in set(block[over])]
         for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
             rows = block[block["arrangement"] == arrangement]
@@ -319,7 +333,7 @@ def _by_grid(study: Study) -> Figure | None:
             x = np.arange(len(rungs)) + 0.05 * (k - 2)
             ax.errorbar(x, *np.array(points).T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
         ax.set_xticks(range(len(rungs)), [f"{r:g}" if isinstance(r, float | int) else str(r) for r in rungs])
-        ax.set(title=f"{dataset} · {position}", xlabel=over, ylabel=f"{name} ({symbol})")
+        ax.set(title=title, xlabel=over, ylabel=f"{name} ({symbol})")
     return _finish(figure, axes)
 
 
@@ -330,7 +344,7 @@ def _curves(study: Study) -> Figure | None:
         return None
     records = {record["condition"]: record for record in study.records}
     figure, axes = _panels(len(found))
-    for ax, (dataset, position, block) in zip(axes, found, strict=True):
+    for ax, (title, block) in zip(axes, found, strict=True):
         for arrangement, (color, marker) in ARRANGEMENTS.items():
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
@@ -346,7 +360,7 @@ def _curves(study: Study) -> Figure | None:
             ax.fill_between(mean.index, low, high, color=color, alpha=0.13, lw=0)
             every = max(1, len(mean) // 6)
             ax.plot(mean.index, mean, color=color, lw=1.4, marker=marker, ms=4, markevery=every, label=arrangement)
-        ax.set(title=f"{dataset} · {position}", xlabel="epoch", ylabel="validation accuracy (%)")
+        ax.set(title=title, xlabel="epoch", ylabel="validation accuracy (%)")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return _finish(figure, axes)
 
@@ -354,7 +368,7 @@ def _curves(study: Study) -> Figure | None:
 def _who_beats_whom(study: Study) -> Figure | None:
     metric = study.declaration["metric"]
     found = []
-    for dataset, position, block in _one_each(study):
+    for title, block in _one_each(study):
         if metric not in block:
             continue
         if metric == CENSORED:
@@ -365,7 +379,7 @@ def _who_beats_whom(study: Study) -> Figure | None:
             if len(rows)
         }
         if len(best) > 2:
-            found.append((f"{dataset} · {position}", best))
+            found.append((title, best))
     if not found:
         return None
     sign = 1 if higher_is_better(metric, "difference") else -1

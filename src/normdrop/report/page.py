@@ -57,7 +57,8 @@ class Section:
 def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> list[Section]:
     """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step."""
     target = found.directory / "report"
-    found.studies.sort(key=lambda s: CLAIMS.index(s.declaration["claim"]) if s.declaration["claim"] in CLAIMS else 99)
+    order = {claim: i for i, claim in enumerate(CLAIMS)}
+    found.studies.sort(key=lambda s: (order.get(s.declaration["claim"], 99), s.root.name != s.declaration["claim"]))
     folder = Path(tempfile.mkdtemp(prefix=".report-", dir=found.directory))
     try:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
@@ -124,11 +125,11 @@ CLAIMS = [
 
 
 def _slugs(found: Found) -> list[str]:
-    """A name for each study: its claim, with the folder or a number where that is not enough."""
+    """A name for each study: its claim, or among several its folder."""
     slugs: list[str] = []
     for study in found.studies:
-        claim = study.declaration["claim"]
-        names = [claim, f"{study.root.name}-{claim}", *(f"{claim}-{i}" for i in range(2, len(found.studies) + 2))]
+        name = study.declaration["claim"] if study.root == found.directory else study.root.name
+        names = [name, *(f"{name}-{i}" for i in range(2, len(found.studies) + 2))]
         slugs.append(next(name for name in names if name not in slugs))
     return slugs
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -62,15 +63,21 @@ class Study:
 
     @property
     def settings(self) -> list[str]:
-        """Every setting, the base one (the first values of the grid, or none at all) first."""
+        """Every setting, those with the fewest keys first, then in the grid's order."""
         grid = {key: [str(value) for value in values] for g in self.declaration["grid"] for key, values in g.items()}
 
         def rank(setting: str) -> tuple[int, list[int], str]:
-            pairs = [part.partition("=") for part in setting.split(",") if part]
+            pairs = [part.partition("=") for part in keys_of(setting)]
             places = [grid[k].index(v) if v in grid.get(k, []) else len(grid.get(k, [])) + 1 for k, _, v in pairs]
             return len(pairs), places, setting
 
         return sorted(self.replicates["setting"].unique(), key=rank)
+
+    @property
+    def base_settings(self) -> list[str]:
+        """The settings of the grid proper, with the fewest keys: further ones change something about one of these."""
+        fewest = len(keys_of(self.settings[0]))
+        return [setting for setting in self.settings if len(keys_of(setting)) == fewest]
 
 
 @dataclass
@@ -84,6 +91,11 @@ class Found:
     failed: dict[str, str] = field(default_factory=dict)
     unfinished: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+
+
+def keys_of(setting: str) -> list[str]:
+    """The `key=value` parts of a setting; a value may be a list with commas of its own."""
+    return re.findall(r"[^,=]+=(?:\[[^\]]*\]|[^,]*)", setting)
 
 
 def load(directory: Path) -> Found:

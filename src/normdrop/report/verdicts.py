@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from normdrop.report.contrasts import Contrast, tuned, values_of
-from normdrop.report.records import Study
+from normdrop.report.records import Study, keys_of
 from normdrop.report.statistics import MIN_DATA_SETS, Comparison, compare, compare_ratio, holm, verdict
 
 COLUMNS = [
     *("claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high"),
     *("d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data"),
     # Beyond the contract of the first nineteen.
-    *("setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b"),
+    *("setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment"),
 ]
 # Counts of steps are compared as a ratio, runs that never reached the level counted as longer than any that did.
 CENSORED = "steps_to_level"
@@ -129,6 +129,7 @@ def _row(
     else:
         result = compare(a, b, rope=rope, test_train_ratio=test_train_ratio, fresh=fresh, alpha=alpha)
     names = {"claim": study.declaration["claim"], "family": family, "result": result}
+    names |= {"experiment": study.root.resolve().name}
     names |= {"a": " or ".join(study.sides[0]), "b": " or ".join(study.sides[1])}
     blank = {"p_holm": math.nan, "p_holm_new": math.nan, "verdict": "", "verdict_new_data": ""}
     return blank | asdict(result) | names | place
@@ -159,11 +160,15 @@ def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
-    """Each arrangement of the contrast under another setting minus itself under the base setting."""
-    base, *others = study.settings
+    """Each arrangement of the contrast with something changed minus itself without that change."""
     first = study.replicates[study.replicates["rerun"] == 0]
     for (dataset, position), block in first.groupby(["dataset", "position"]):
-        for setting in others:
+        for setting in study.settings:
+            # The setting that lacks only what this one adds.
+            inner = [s for s in study.settings if set(keys_of(s)) < set(keys_of(setting))]
+            if not inner:
+                continue
+            base = max(inner, key=lambda s: len(keys_of(s)))
             for arrangement in [*study.sides[0], *study.sides[1]]:
                 rows = block[block["arrangement"] == arrangement]
                 pair = [rows[rows["setting"] == s] for s in (setting, base)]
