@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -67,7 +68,7 @@ def draw(
             "pairs",
             lambda: _pairs(study, found),
             "Every replicate as one point, best against best: the same split, initial weights and batch order on both "
-            "axes. On the diagonal the two are equal.",
+            "axes. On the diagonal the two are equal. A pair with a diverged or censored run has no point.",
         ),
         ("by_rate", lambda: _by_rate(study), f"The {metric} against the dropout rate: means with 95 % intervals."),
         (
@@ -137,10 +138,14 @@ def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
     (ax.axhline if horizontal else ax.axvline)(null, color="#000000", lw=0.8)
     if ratio:
         (ax.set_yscale if horizontal else ax.set_xscale)("log")
-        axis = ax.yaxis if horizontal else ax.xaxis
-        axis.set_major_locator(MaxNLocator(6))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:g}")
+        _plain_ticks(ax.yaxis if horizontal else ax.xaxis)
+
+
+def _plain_ticks(axis: Axis, count: int = 6) -> None:
+    """Round numbers on a logarithmic axis that spans less than a few decades."""
+    axis.set_major_locator(MaxNLocator(count))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def _scale(study: Study) -> float:
@@ -209,7 +214,7 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
                 ax.plot(x, row.estimate * scale, marker, color=color, ms=5, label=position)
         ax.axvline(len(rates) - 0.3, color="#000000", lw=0.5, ls=":")
         ax.set_xticks([*range(len(rates)), len(rates) + 0.4], [*(f"{rate:g}" for rate in rates), "best"])
-        ax.set_title(_title(dataset, setting))
+        ax.set_title(_title(dataset, "", setting))
         ax.set_xlabel("dropout rate")
         ax.set_ylabel(_axis(study))
     return _finish(figure, axes)
@@ -223,10 +228,8 @@ def _base_blocks(study: Study) -> list[tuple[str, tuple[str, str], pd.DataFrame]
     return [(_title(d, p, s), (d, s), block) for d, p, s, block in found][:MAX_PANELS]
 
 
-def _title(*parts: str) -> str:
-    """Two parts to a line, so that titles of neighbours keep apart."""
-    first, *rest = filter(None, parts)
-    return "\n".join([" · ".join([first, *rest[:1]]), *rest[1:]]) if len(first) < 18 else "\n".join([first, *rest])
+def _title(dataset: str, position: str, setting: str) -> str:
+    return "\n".join(filter(None, [" · ".join(filter(None, [dataset, position])), setting]))
 
 
 def _one_each(study: Study) -> list[tuple[str, pd.DataFrame]]:
@@ -259,6 +262,8 @@ def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
         limits = (low * 0.9, high * 1.1) if ratio else (low - pad, high + pad)
         if ratio:
             ax.loglog()
+            _plain_ticks(ax.xaxis, 4)
+            _plain_ticks(ax.yaxis, 4)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_locator(MaxNLocator(4))
