@@ -61,7 +61,7 @@ def tables(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The replicates and the history of a finished condition."""
     # round_trip: a table read and written again must give the same bytes.
     replicates, history = (pd.read_csv(directory / name, float_precision="round_trip") for name in TABLES)
-    replicates["setting"] = replicates["setting"].fillna("")
+    replicates["setting"] = replicates["setting"].astype(object).fillna("")
     return replicates.astype({"steps_to_level": "Int64", "width": "string"}), history
 
 
