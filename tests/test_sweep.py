@@ -1,0 +1,248 @@
+"""A study from its grid: which conditions it has, where they lie, what is trained, skipped and refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from normdrop import results, sweep, train
+from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
+
+TINY = (
+    *("data.train_size=70", "batch_size=16", "model.width=8", "trainer.max_epochs=2", "replicates=2"),
+    *("trainer.accelerator=cpu", "logging=minimal"),
+)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
+    """`normdrop`, in this process and one condition after another: its arguments → its last line or ""."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["normdrop", "hydra/launcher=basic", *arguments])
+        try:
+            train.main()
+        except SystemExit as end:
+            return str(end.code)
+        return ""
+
+    yield run
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def planned(command, monkeypatch) -> Callable[..., list[sweep.Condition]]:
+    """The conditions of a command, none of them trained."""
+    caught: list[list[sweep.Condition]] = []
+
+    def only_plan(points, varying, compose, launch, config):
+        caught.append(sweep.plan(points, varying, compose, Path(config.hydra.sweep.dir)))
+
+    monkeypatch.setattr(sweep, "run_study", only_plan)
+
+    def plan(*arguments: str) -> list[sweep.Condition]:
+        assert command(*arguments) == ""
+        return caught.pop()
+
+    return plan
+
+
+def paths(conditions: list[sweep.Condition]) -> list[str]:
+    return sorted(condition.path for condition in conditions)
+
+
+# --- the plan
+
+
+def test_the_ordering_experiment_has_17_conditions_and_the_a_a_run_on_one_data_set(planned):
+    rates = [f"q{rate:.2f}" for rate in (0.1, 0.2, 0.3, 0.5, 0.7)]
+    expected = ["none/after/q0.00", "bn/after/q0.00", "bn_dropout/after/q0.30/rerun=1"]
+    expected += [f"{a}/after/{rate}" for a in ("dropout", "bn_dropout", "dropout_bn") for rate in rates]
+    conditions = planned("experiment=ordering")
+    assert paths(conditions) == sorted(f"digits/{path}" for path in expected)
+    assert {len(condition.missing) for condition in conditions} == {30}
+
+
+def test_over_all_positions_it_trains_each_of_28_networks_once(planned):
+    conditions = planned("experiment=ordering", "position=after,before,around")
+    main = [condition.config for condition in conditions if condition.config["rerun"] == 0]
+    assert len(main) == 28 and len(conditions) == 28 + 2
+    stood_for = [(*place, c["rate"]) for c in main for place in same_network(c["arrangement"], c["position"])]
+    rates = {a: (0.1, 0.2, 0.3, 0.5, 0.7) if "dropout" in a else (0.0,) for a in ARRANGEMENTS}
+    asked = [(a, p, rate) for a, p in itertools.product(ARRANGEMENTS, POSITIONS) for rate in rates[a]]
+    assert sorted(stood_for) == sorted(asked)
+
+
+def test_with_gelu_more_networks_are_distinct(planned):
+    grid = ("arrangement=bn_dropout,dropout_bn", "position=after,before,around", "rate=0.5")
+    assert len(planned(*grid)) == 4
+    assert len(planned(*grid, "model.activation=gelu")) == 6
+
+
+def test_a_condition_that_a_grid_names_twice_is_one(planned):
+    assert paths(planned("arrangement=none,none,bn", "rate=0.1,0.3,0.30")) == [
+        "digits/bn/after/q0.00",
+        "digits/none/after/q0.00",
+    ]
+
+
+def test_the_path_names_what_varies_and_nothing_else(planned):
+    conditions = planned("model.depth=1,2", "optimizer=adam,sgd", "rate=0.25", "batch_size=32")
+    assert paths(conditions) == [
+        f"digits/bn_dropout/after/q0.25/model.depth={depth},optimizer={optimizer}"
+        for depth in (1, 2)
+        for optimizer in ("adam", "sgd")
+    ]
+    assert conditions[0].setting == {"model.depth": 1, "optimizer": "adam"}
+
+
+def test_further_points_replace_their_keys_and_take_the_rest_of_the_grid(planned):
+    conditions = planned("arrangement=bn,bn_dropout", "rate=0.3", "hydra.sweeper.also=['arrangement=none rerun=1']")
+    assert paths(conditions) == [
+        "digits/bn/after/q0.00",
+        "digits/bn_dropout/after/q0.30",
+        "digits/none/after/q0.00/rerun=1",
+    ]
+
+
+def test_rates_that_two_decimals_cannot_tell_apart_have_folders_of_their_own(planned):
+    assert paths(planned("rate=0.5,0.501,0.5004")) == [
+        f"digits/bn_dropout/after/q{rate}" for rate in ("0.50", "0.5004", "0.501")
+    ]
+
+
+ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (train.CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_declares_its_claim_and_can_be_planned(planned, experiment):
+    # One point of its grid: the rest is the same to compose and takes long.
+    (condition, *_) = planned(f"experiment={experiment}", *ONE_POINT, "hydra.sweeper.also=[]")
+    study = condition.config["study"]
+    assert {"claim", "sentence", "contrast", "metric", "kind", "rope", "alpha", "family", "tuned"} <= set(study)
+    assert set(study["contrast"]) == {"a", "b"}
+
+
+# --- training it
+
+
+STUDY = ("name=study", "arrangement=none,bn_dropout", "rate=0.5", *TINY)
+CONDITIONS = ("digits/bn_dropout/after/q0.50", "digits/none/after/q0.00")
+
+
+def stamps(root: Path) -> dict[str, int]:
+    return {path: (root / path / results.RECORD).stat().st_mtime_ns for path in CONDITIONS}
+
+
+def tables(root: Path) -> list[bytes]:
+    return [(root / path / name).read_bytes() for path in CONDITIONS for name in results.TABLES]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, its lines joined: the console wraps them."""
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_new_added(command, tmp_path, capsys):
+    root = tmp_path / "outputs" / "study"
+    assert command(*STUDY) == ""
+    first, bytes_first = stamps(root), tables(root)
+    assert "2 conditions, 4 replicates; 0 conditions are finished, 2 to train (4 replicates)" in told(capsys)
+
+    assert command(*STUDY) == ""
+    assert stamps(root) == first
+    assert "2 conditions are finished, 0 to train" in told(capsys)
+
+    (root / CONDITIONS[0] / results.RECORD).unlink()
+    assert command(*STUDY) == ""
+    again = stamps(root)
+    assert again[CONDITIONS[0]] > first[CONDITIONS[0]] and again[CONDITIONS[1]] == first[CONDITIONS[1]]
+    assert tables(root) == bytes_first
+
+    assert command(*STUDY, "replicates=3") == ""
+    for old, new in zip(bytes_first, tables(root), strict=True):
+        assert new.startswith(old) and len(new) > len(old)
+
+    assert command(*STUDY, "replicates=2") == ""  # fewer are asked for than there are
+    assert "0 to train" in told(capsys)
+
+    plan = json.loads((root / "plan.json").read_text())
+    assert set(plan["conditions"]) == set(CONDITIONS)
+    assert plan["conditions"][CONDITIONS[1]]["seeds"] == [0, 1, 2]
+    record = results.read(root / CONDITIONS[1])
+    assert record["condition"] == CONDITIONS[1] and record["study"]["grid"]["arrangement"] == ["bn_dropout", "none"]
+    assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
+
+
+def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tmp_path):
+    declared = ("experiment=quick", "arrangement=none", "rate=0.5", "hydra.sweeper.also=[]", *TINY, "replicates=1")
+    assert command(*declared) == ""
+    other = command(*declared, "batch_size=32")
+    assert "holds a record of another config (batch_size was 16, now 32); choose another name=" in other
+    redeclared = command(*declared, "study.rope.test_acc=0.1")
+    assert "was trained under another declaration (study.rope.test_acc was 0.005, now 0.1)" in redeclared
+    longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same condition
+    assert longer == ""
+
+
+def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_it(
+    command, tmp_path, monkeypatch, capsys
+):
+    original = train.network_of
+
+    def failing(config, *arguments):
+        if config["arrangement"] == "none":
+            raise RuntimeError("a fault\nof two lines")
+        return original(config, *arguments)
+
+    monkeypatch.setattr(train, "network_of", failing)
+    root = tmp_path / "outputs" / "study"
+    end = command(*STUDY)
+    assert "1 of 2 conditions failed" in end and "\n" not in end
+    assert f"failed: {CONDITIONS[1]}: RuntimeError: a fault of two lines\n" in capsys.readouterr().out
+    text = (root / CONDITIONS[1] / results.ERROR).read_text()
+    assert text.startswith("RuntimeError: a fault of two lines\n") and "Traceback" in text
+    assert results.read(root / CONDITIONS[1]) is None and results.read(root / CONDITIONS[0]) is not None
+
+    monkeypatch.setattr(train, "network_of", original)
+    assert command(*STUDY) == ""
+    assert not (root / CONDITIONS[1] / results.ERROR).exists()
+
+
+def test_one_condition_alone_that_equals_another_says_where_it_is_recorded(command, tmp_path, capsys):
+    assert command("name=one", "arrangement=dropout_bn", "position=around", *TINY, "replicates=1") == ""
+    assert "dropout_bn around is the same network as dropout_bn after" in capsys.readouterr().out
+    record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50")
+    assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
+
+
+def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_path):
+    executable = Path(sysconfig.get_path("scripts")) / "normdrop"
+    arguments = ["experiment=quick", *TINY, "trainer.max_epochs=1", "hydra.launcher.n_jobs=2"]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run(
+        [executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "[9/9]" in ended.stdout
+    records = sorted((tmp_path / "outputs" / "quick").rglob(results.RECORD))
+    assert len(records) == 9
+    for path in records:
+        record = results.read(path.parent)
+        assert record["seeds"] == [0, 1] and record["study"]["claim"] == "ordering"
+        assert list(path.parent.glob("events.out.tfevents.*"))
