@@ -1,0 +1,410 @@
+"""Measure what a replicate costs: normdrop beside one Lightning fit per seed, a bare loop, and the products alone.
+
+The work: digits (1,437 training rows), 64-256-256-10, BN then dropout (rate 0.5) after each activation, Adam, batch 64,
+validation after every epoch. Every side trains it on the same cores, one process of one thread for each core, and the
+sides take turns, round by round; the figures are medians over the rounds.
+
+per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader, self.log in every step,
+                    TensorBoardLogger and checkpoints as they come; no progress bar
+bare_loop           a plain PyTorch loop, one seed at a time: fused Adam, batches by index, nothing logged
+normdrop            normdrop.train.train, as a sweep calls it, with the metrics at the end of training; without the
+                    measurement of variance shift, which no other side has
+floor               the matrix products of forward and backward alone, in stacks as normdrop trains them
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, TensorDataset
+
+from normdrop import config as configs
+from normdrop import train
+from normdrop.arrangement import ARRANGEMENTS
+from normdrop.data import Part
+from normdrop.mlp import mlp
+from normdrop.replicates import splitmix64
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WORK = (
+    *("data=digits", "data.test_fraction=0.1", "data.val_fraction=0.111", "position=after", "rate=0.5"),
+    *("model=mlp", "model.width=256", "model.depth=2", "optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
+)
+LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there is no GPU to measure it on
+
+
+def work(epochs: int, arrangement: str = "bn_dropout", width: int = 256) -> dict[str, Any]:
+    """The resolved config of the work, composed from conf as a run composes it."""
+    own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", f"model.width={width}", "measure.shift=false")
+    with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
+        return configs.plain(hydra.compose("config", overrides=[*WORK, *own]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sides: each trains the work of a config with so many replicates.
+
+
+class PlainClassifier(pl.LightningModule):
+    def __init__(self, network: nn.Module, lr: float):
+        super().__init__()
+        self.network, self.lr = network, lr
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self.network(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        x, y = batch
+        logits = self.network(x)
+        self.log("val_nll", F.cross_entropy(logits, y))
+        self.log("val_acc", (logits.argmax(dim=-1) == y).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, Part, Part]:
+    """A plain network with its training and validation rows."""
+    data = train.data_of(config, [seed])
+    data.setup()
+    torch.manual_seed(seed)
+    model = {key: value for key, value in config["model"].items() if key != "init_gain"}
+    network = mlp(
+        data.features, data.classes, **{key: config[key] for key in ("arrangement", "position", "rate")}, **model
+    )
+    parts = (Part(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
+    return network, *parts
+
+
+def per_seed_lightning(config: dict[str, Any], replicates: int) -> None:
+    for seed in range(replicates):
+        network, rows, val = one_seed(config, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                max_epochs=config["trainer"]["max_epochs"],
+                devices=1,
+                logger=TensorBoardLogger(folder),
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(
+                PlainClassifier(network, config["optimizer"]["lr"]),
+                DataLoader(TensorDataset(rows.x, rows.y), config["batch_size"], shuffle=True),
+                DataLoader(TensorDataset(val.x, val.y), len(val.y)),
+            )
+
+
+def bare_loop(config: dict[str, Any], replicates: int) -> None:
+    for seed in range(replicates):
+        network, rows, val = one_seed(config, seed)
+        network, rows, val = network.to(DEVICE), rows.to(DEVICE), val.to(DEVICE)
+        optimizer = torch.optim.Adam(network.parameters(), lr=config["optimizer"]["lr"], fused=True)
+        for _ in range(config["trainer"]["max_epochs"]):
+            network.train()
+            for index in torch.randperm(len(rows.y), device=DEVICE).split(config["batch_size"]):
+                optimizer.zero_grad()
+                F.cross_entropy(network(rows.x[index]), rows.y[index]).backward()
+                optimizer.step()
+            network.eval()
+            with torch.no_grad():
+                logits = network(val.x)
+                F.cross_entropy(logits, val.y).item()
+                (logits.argmax(dim=-1) == val.y).float().mean().item()
+
+
+def normdrop(config: dict[str, Any], replicates: int) -> None:
+    train.train(config, list(range(replicates)))
+
+
+def floor(config: dict[str, Any], replicates: int) -> None:
+    width, rows, batch = config["model"]["width"], 1437, config["batch_size"]
+    shapes = [(64, width), *[(width, width)] * (config["model"]["depth"] - 1), (width, 10)]
+    at_a_time = train.AT_A_TIME[DEVICE]
+    for start in range(0, replicates, at_a_time):
+        stack = min(at_a_time, replicates - start)
+        steps = {size: products(stack, shapes, size) for size in (batch, rows % batch)}
+        for _ in range(config["trainer"]["max_epochs"]):
+            for _ in range(rows // batch):
+                steps[batch]()
+            steps[rows % batch]()
+
+
+def products(stack: int, shapes: list[tuple[int, int]], batch: int) -> Callable[[], None]:
+    """One step's products: each layer's output, its weights' gradient and, but for the first, its input's."""
+    layers = []
+    for number, (fan_in, fan_out) in enumerate(shapes):
+        weight, x, gradient = (
+            torch.randn(stack, *shape, device=DEVICE)
+            for shape in ((fan_out, fan_in), (fan_in, batch), (fan_out, batch))
+        )
+        layers.append((number, weight, x, gradient))
+
+    def step() -> None:
+        for _, weight, x, _ in layers:
+            torch.bmm(weight, x)
+        for number, weight, x, gradient in reversed(layers):
+            torch.bmm(gradient, x.mT)
+            if number:
+                torch.bmm(weight.mT, gradient)
+
+    return step
+
+
+SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, floor)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Taking turns.
+
+
+def serve(connection: Connection, what: str, replicates: int, epochs: int, core: int | None) -> None:
+    """A process of one side: runs once at each request, answers with seconds and peak MiB beyond the idle process."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    train.quiet()
+    # A run of a tiny network loads what is loaded once and shall not count.
+    SIDES[what](work(1, width=16), 1)
+    config = work(epochs)
+    idle = peak(reset=True)
+    connection.send(None)
+    while connection.recv():
+        started = time.perf_counter()
+        SIDES[what](config, replicates)
+        synchronise()
+        seconds = time.perf_counter() - started
+        connection.send((seconds, peak() - idle))
+
+
+def peak(reset: bool = False) -> float:
+    """The most memory that this process has held, in MiB: allocated on a GPU, else resident."""
+    if DEVICE == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if not sys.platform.startswith("linux"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    # ru_maxrss would count what the parent held when it started this process.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+def synchronise() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+class Side:
+    """One side with so many replicates, in one process for each core."""
+
+    def __init__(self, what: str, replicates: int, epochs: int, cores: list[int | None]):
+        self.what, self.replicates = what, replicates
+        self.seconds: list[float] = []
+        self.mib = 0.0
+        self.connections = []
+        # A server that has imported the packages forks the sides, all but at once; CUDA does not outlive a fork.
+        context = multiprocessing.get_context("spawn" if DEVICE == "cuda" else "forkserver")
+        context.set_forkserver_preload(["normdrop.train", "lightning.pytorch.loggers"])
+        for core in cores:
+            here, there = context.Pipe()
+            context.Process(target=serve, args=(there, what, replicates, epochs, core), daemon=True).start()
+            there.close()  # so that the end of the process ends the waiting for it
+            self.connections.append(here)
+
+    def wait(self) -> list[Any]:
+        try:
+            return [connection.recv() for connection in self.connections]
+        except EOFError:
+            sys.exit(f"benchmark: {self.what} with {self.replicates} replicates failed; the reason stands above")
+
+    def run(self) -> None:
+        for connection in self.connections:
+            connection.send(True)
+        seconds, mib = zip(*self.wait(), strict=True)
+        self.seconds.append(max(seconds) / (self.replicates * len(self.connections)))
+        self.mib = max(self.mib, *(value / self.replicates for value in mib))
+
+    def stop(self) -> None:
+        for connection in self.connections:
+            connection.send(False)
+
+
+def compare(replicates: list[int], epochs: int, rounds: int, cores: int) -> list[Side]:
+    """Every side's figures, and the table of them on standard output."""
+    pinned: list[int | None] = [None] * cores
+    if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
+        pinned = list(sorted(os.sched_getaffinity(0))[:cores])
+    sides = [Side(what, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
+    sides += [Side(what, n, epochs, pinned) for what in ("normdrop", "floor") for n in replicates]
+    for side in sides:
+        side.wait()
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        for side in sides:
+            side.run()
+    print("| what | replicates | seconds per replicate | × faster than Lightning | × the floor | MiB per replicate |")
+    print("|---|---:|---:|---:|---:|---:|")
+    floors = {side.replicates: side for side in sides if side.what == "floor"}
+    for side in sides:
+        faster = ratio(sides[0], side)
+        of_floor = ratio(side, floors.get(side.replicates, floors[min(floors)]))
+        seconds = statistics.median(side.seconds)
+        print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor:.2f} | {side.mib:.1f} |")
+        side.stop()
+    return sides
+
+
+def ratio(side: Side, other: Side) -> float:
+    return statistics.median(a / b for a, b in zip(side.seconds, other.seconds, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What else a sweep's time depends on.
+
+
+def arrangements(epochs: int, rounds: int) -> None:
+    """Each arrangement beside `none`, one stack of replicates, turn by turn in one process."""
+    works = {name: work(epochs, name) for name in ARRANGEMENTS}
+    replicates = train.AT_A_TIME[DEVICE]
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    normdrop(work(1), 1)
+    for _ in range(rounds):
+        for name, config in works.items():
+            started = time.perf_counter()
+            normdrop(config, replicates)
+            synchronise()
+            seconds[name].append((time.perf_counter() - started) / replicates)
+    print(f"\n| arrangement | seconds per replicate, {replicates} at a time | × none |\n|---|---:|---:|")
+    for name, values in seconds.items():
+        slower = statistics.median(a / b for a, b in zip(values, seconds["none"], strict=True))
+        print(f"| {name} | {statistics.median(values):.3g} | {slower:.2f} |")
+
+
+def set_up() -> None:
+    """What the command takes beside training: sweeps whose conditions train one replicate for one epoch."""
+    print("\n| processes | start to the first condition's end, s | each further condition, s |\n|---|---:|---:|")
+    sweep = [str(Path(sys.executable).with_name("normdrop")), *WORK, "arrangement=" + ",".join(ARRANGEMENTS)]
+    sweep += ["rate=0.2,0.5", "replicates=1", "trainer.max_epochs=1", "measure.shift=false"]
+    for processes in dict.fromkeys((1, train.workers("auto"))):
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.time()
+            subprocess.run(
+                [*sweep, f"hydra.launcher.n_jobs={processes}", f"hydra.sweep.dir={folder}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            ends = sorted(json.loads(path.read_text())["finished"] for path in Path(folder).rglob("record.json"))
+        gaps = [later - earlier for earlier, later in zip(ends, ends[processes:], strict=False)]
+        print(f"| {processes} | {ends[0] - started:.1f} | {statistics.median(gaps):.2f} |")
+
+
+def launches() -> None:
+    """The bound that launching kernels sets on a GPU, where a stack of any height launches the same number."""
+    count = kernels(13) - kernels(3)
+    if DEVICE == "cuda":
+        tiny = torch.zeros(1, device=DEVICE)
+        synchronise()
+        started = time.perf_counter()
+        for _ in range(1000):
+            tiny.add_(1)
+        synchronise()
+        latency, how = (time.perf_counter() - started) / 1000, "counted and measured on this GPU"
+    else:
+        # The masks' bits are counted, not drawn, on a GPU; these operations take the place of numpy's.
+        count += 2 * 10 * (leaves(lambda: splitmix64(torch.zeros(2, dtype=torch.int64))) + 3)
+        latency, how = LAUNCH, "an expectation: operations counted on the CPU, the latency assumed, no GPU here"
+    each = count / 10
+    print(
+        f"\nLaunch-bound floor on a GPU ({how}): {each:.0f} kernels per step × {1e6 * latency:.1f} µs = "
+        f"{1e3 * each * latency:.2f} ms per step, {690 * each * latency:.2f} s for thirty epochs of a whole stack"
+    )
+
+
+def kernels(steps: int) -> int:
+    config = work(1, width=16)
+    config["trainer"]["limit_train_batches"] = steps
+    return leaves(lambda: normdrop(config, 2))
+
+
+def leaves(run: Callable[[], Any]) -> int:
+    """How many kernels a call launches: on a CPU, operations that call no other and do more than view or allocate."""
+    activity = ProfilerActivity.CUDA if DEVICE == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiler:
+        run()
+        synchronise()
+    if DEVICE == "cuda":
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+    idle = ("view", "empty", "stride", "expand", "slice", "select", "squeeze", "transpose", "aten::t", "reshape", "to")
+    idle += ("alias", "detach", "split", "narrow", "resolve", "item", "local_scalar", "numpy", "lift", "result_type")
+    named = tuple(f"aten::{name}" for name in idle)
+    return sum(
+        event.name.startswith("aten::")
+        and not event.cpu_children
+        and not any(word in event.name for word in idle[:9])
+        and event.name not in named
+        for event in profiler.events()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=30, help="of every fit (default: 30)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every side (default: 3)")
+    parser.add_argument("--replicates", type=int, nargs="+", default=[1, 8, 30, 128], help="(default: 1 8 30 128)")
+    parser.add_argument("--cores", type=int, default=1, help="processes of one thread for every side (default: 1)")
+    parser.add_argument("--output", type=Path, help="also write the table's figures to this JSON file")
+    parser.add_argument("--arrangements", action="store_true", help="then compare the arrangements")
+    parser.add_argument("--set-up", action="store_true", help="then measure what the command takes beside training")
+    given = parser.parse_args()
+    for name in ("epochs", "rounds", "cores"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name}={getattr(given, name)}: must be an integer ≥ 1")
+    if min(given.replicates) < 1:
+        parser.error(f"--replicates={min(given.replicates)}: must be integers ≥ 1")
+    if DEVICE == "cpu" and given.cores > train.workers("cpu"):
+        parser.error(f"--cores={given.cores}: this process may use {train.workers('cpu')}")
+    train.quiet()
+    hardware = f"{train.hardware(DEVICE)}, torch {torch.__version__}"
+    print(f"{hardware}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
+    sides = compare(given.replicates, given.epochs, given.rounds, given.cores)
+    if given.output:
+        rows = [
+            {
+                "what": side.what,
+                "replicates": side.replicates,
+                "seconds_per_replicate": statistics.median(side.seconds),
+                "peak_mib_per_replicate": side.mib,
+            }
+            for side in sides
+        ]
+        given.output.write_text(json.dumps({"hardware": hardware, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    launches()
+    if given.arrangements:
+        arrangements(given.epochs, given.rounds)
+    if given.set_up:
+        set_up()
+
+
+if __name__ == "__main__":
+    main()
