@@ -18,7 +18,12 @@ ARRANGEMENTS = {
     "dropout_bn": ("dropout", "bn"),
 }
 POSITIONS = ("after", "before", "around")
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
 
 
 class UniformNoise(nn.Module):
@@ -32,7 +37,7 @@ class UniformNoise(nn.Module):
         return x * (1 + x.new_empty(x.shape).uniform_(-self.rate, self.rate)) if self.training else x
 
 
-NOISES = {"bernoulli": nn.Dropout, "uniform": UniformNoise}
+NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": UniformNoise}
 
 
 def order(arrangement: str, position: str) -> list[str]:

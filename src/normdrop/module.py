@@ -47,6 +47,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.steps = 0
         replicates = len(network.seeds)
         self.diverged: Tensor
+        self.index: Tensor
         self.register_buffer("diverged", torch.zeros(replicates, dtype=torch.bool))
         self.register_buffer("index", torch.arange(replicates)[:, None])
 

@@ -63,13 +63,14 @@ class StackedBatchNorm(nn.Module):
     def __init__(self, layers: Sequence[nn.BatchNorm1d]):
         super().__init__()
         self.replicates, self.features = len(layers), layers[0].num_features
-        self.momentum, self.eps = layers[0].momentum, layers[0].eps
+        self.momentum: float = layers[0].momentum  # type: ignore[assignment]
+        self.eps = layers[0].eps
         self.weight = nn.Parameter(_padded([layer.weight for layer in layers]))
         self.bias = nn.Parameter(_padded([layer.bias for layer in layers]))
         self.running_mean: Tensor
         self.running_var: Tensor
-        self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))
-        self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))
+        self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))  # type: ignore[misc]
+        self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _unpadded(self.weight, (self.features,)).reshape(-1)
@@ -83,8 +84,9 @@ class StackedBatchNorm(nn.Module):
     def write_to(self, layer: nn.BatchNorm1d, replicate: int) -> None:
         layer.weight.copy_(_unpadded(self.weight, (self.features,))[replicate])
         layer.bias.copy_(_unpadded(self.bias, (self.features,))[replicate])
-        layer.running_mean.copy_(self.running_mean.view(self.replicates, -1)[replicate])
-        layer.running_var.copy_(self.running_var.view(self.replicates, -1)[replicate])
+        for own, its in ((self.running_mean, layer.running_mean), (self.running_var, layer.running_var)):
+            assert its is not None
+            its.copy_(own.view(self.replicates, -1)[replicate])
 
 
 class StackedNoise(nn.Module):
@@ -97,7 +99,7 @@ class StackedNoise(nn.Module):
     def __init__(self, layer: nn.Module, features: int, batch_size: int, seeds: Sequence[int], rerun: int, number: int):
         super().__init__()
         self.uniform = isinstance(layer, UniformNoise)
-        self.rate = layer.rate if self.uniform else layer.p  # type: ignore[union-attr]
+        self.rate: float = layer.rate if self.uniform else layer.p  # type: ignore[assignment]
         self.features, self.batch_size = features, batch_size
         self.bits = _Bits([stream(seed, "masks", rerun=rerun, layer=number) for seed in seeds])
 
@@ -173,7 +175,7 @@ class StackedNetwork(nn.Module):
         self.layers = nn.ModuleList()
         number = features = 0
         for layers in zip(*networks, strict=True):
-            first = layers[0]
+            first: nn.Module = layers[0]
             if isinstance(first, nn.Linear):
                 number, features = number + 1, first.out_features
                 self.layers.append(StackedLinear(layers))
