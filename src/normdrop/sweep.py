@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,11 @@ def run_study(
             for key in dict.fromkeys(k for p in points for k in p)
         }
         _write_plan(root, study, grid)
-        todo = _train(console, root, study, todo, launch)
+        try:
+            todo = _train(console, root, todo, launch)
+        except KeyboardInterrupt:
+            finished = sum(not missing(condition.config, root / condition.path) for condition in study)
+            raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
     failed = [condition for condition in study if (root / condition.path / results.ERROR).exists()]
     for condition in failed:
         reason = (root / condition.path / results.ERROR).read_text(encoding="utf-8").splitlines()[0]
@@ -79,9 +84,7 @@ def run_study(
         )
 
 
-def _train(
-    console: Console, root: Path, study: Sequence[Condition], todo: list[Condition], launch: Callable[..., Any]
-) -> list[Condition]:
+def _train(console: Console, root: Path, todo: list[Condition], launch: Callable[..., Any]) -> list[Condition]:
     """Launch conditions until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
         for trace in (root / condition.path / results.ERROR, note_of(root, condition.path)):
@@ -90,9 +93,6 @@ def _train(
         with display(console, root, todo):
             try:
                 returned = launch([condition.overrides for condition in todo], initial_job_idx=0)
-            except KeyboardInterrupt:
-                finished = sum(not missing(c.config, root / c.path) for c in study)
-                raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
             except OSError:  # a full disk, not a fault of the job's
                 raise
             except Exception as error:
@@ -119,7 +119,7 @@ def _train(
 
 
 def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> None:
-    """Fail the conditions that were in work in processes that died. Raises the launcher's error if there are none."""
+    """Fail the conditions that were in work in processes that died; without any the fault was the launcher's own."""
     dead = []
     for condition in todo:
         directory, note = root / condition.path, note_of(root, condition.path)
@@ -132,6 +132,8 @@ def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> Non
                 (directory / results.ERROR).write_text(text, encoding="utf-8")
                 note.unlink()
                 dead.append(condition)
+    if not dead and isinstance(error, BrokenProcessPool):
+        raise ValueError("a worker process was killed before it began a condition; the same command goes on") from error
     if not dead:
         raise error
 

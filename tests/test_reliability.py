@@ -1,0 +1,467 @@
+"""A sweep stopped anywhere, beside another, on a full disk, under another launcher: the same tables, nothing twice."""
+
+import ast
+import contextlib
+import importlib.util
+import os
+import random
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from rich.console import Console
+
+import normdrop
+from normdrop import data, results, train
+
+# 3 conditions, 2 replicates each, in groups of 1: about a second.
+SWEEP = (
+    "arrangement=none,bn_dropout",
+    "rate=0.2,0.5",
+    "data.train_size=40",
+    "batch_size=20",
+    "model.width=3",
+    "model.depth=1",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "replicates_at_a_time=1",
+    "logging=minimal",
+    "name=sweep",
+)
+BASIC = (*SWEEP, "hydra/launcher=basic")
+CONDITIONS = ("digits/none/after/q0.00", "digits/bn_dropout/after/q0.20", "digits/bn_dropout/after/q0.50")
+
+
+class Child:
+    """The application in a forked copy of this process, which has imported everything, in a folder of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, before: Callable[[], object] = lambda: None):
+        self.said = folder / f"said by {random.getrandbits(60):x}"
+        self.pid = os.fork()
+        if self.pid:
+            return
+        status, after = 70, None
+        try:
+            os.chdir(folder)
+            out = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(out, 1), os.dup2(out, 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            sys.argv = ["normdrop", *arguments]
+            GlobalHydra.instance().clear()
+            after = before()
+            train.main()
+            status = 0
+        except SystemExit as stop:
+            print(stop.code, file=sys.stderr)
+            status = 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.setprofile(None)
+            loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+            if loky and loky._executor:  # os._exit leaves its workers behind
+                loky._executor.shutdown(kill_workers=True)
+            if callable(after):
+                after()
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+
+    def end(self) -> int:
+        """The exit status, or minus the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def text(self) -> str:
+        return self.said.read_text()
+
+
+def run(folder: Path, *arguments: str, before: Callable[[], object] = lambda: None) -> tuple[int, str]:
+    folder.mkdir(exist_ok=True)
+    child = Child(folder, *arguments, before=before)
+    return child.end(), child.text()
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.glob("outputs/**/*.csv"))
+        if results.read(path.parent)
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    status, said = run(folder, *BASIC, "replicates=2")
+    assert status == 0, said
+    assert len(tables(folder)) == 2 * len(CONDITIONS)
+    return tables(folder)
+
+
+# --- stopped anywhere
+
+
+def stop_at(moment: int | None, sign: signal.Signals, kind: str, count_file: Path | None = None) -> Callable[[], None]:
+    """Send this process a signal at its n-th call of a function, or before its n-th operation on a file."""
+    count = 0
+
+    def tick(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), sign)
+
+    if kind == "calls":
+        sys.setprofile(tick)
+    else:
+        operations = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock"}
+        sys.addaudithook(lambda event, _: tick() if event in operations else None)
+    return lambda: count_file.write_text(str(count)) if count_file else None
+
+
+@pytest.mark.parametrize(("kind", "number"), [("calls", 2), ("files", 5)])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
+def test_a_sweep_stopped_at_random_moments_ends_with_the_tables_of_one_that_was_not(
+    kind, number, sign, uninterrupted, tmp_path
+):
+    rng = random.Random(f"{kind} {sign}")
+    status, said = run(
+        tmp_path / "whole",
+        *BASIC,
+        "replicates=2",
+        before=lambda: stop_at(None, sign, kind, tmp_path / "count"),
+    )
+    assert status == 0, said
+    total, stopped, folder = int((tmp_path / "count").read_text()), 0, 0
+    while stopped < number:
+        folder += 1
+        if folder % 2:  # every other one grows from fewer seeds
+            status, said = run(tmp_path / str(folder), *BASIC, "replicates=1", "arrangement=bn_dropout")
+            assert status == 0, said
+        status = 1
+        while status != 0:
+            done = finished(tmp_path / str(folder))
+            moment = rng.randrange(total)
+            status, said = run(
+                tmp_path / str(folder), *BASIC, "replicates=2", before=partial(stop_at, moment, sign, kind)
+            )
+            assert status in (0, -sign, 1), said
+            if status == 1:
+                assert "normdrop: stopped: " in said
+                assert "Go on with the same command: normdrop arrangement=none,bn_dropout" in said
+                assert "Traceback" not in said
+            stopped += status != 0
+            assert done.items() <= finished(tmp_path / str(folder)).items()  # what was finished is not trained again
+        assert tables(tmp_path / str(folder)) == uninterrupted
+
+
+def finished(folder: Path) -> dict[str, tuple[int, int]]:
+    """The records of conditions with both seeds: which file each is, and since when."""
+    records = {path: results.read(path.parent) for path in folder.glob("outputs/**/record.json")}
+    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p, r in records.items() if r and r["seeds"] == [0, 1]}
+
+
+def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(tmp_path):
+    def before() -> None:
+        fit = train._fit
+
+        def interrupted(config, *rest):
+            if config["rate"] == 0.5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return fit(config, *rest)
+
+        train._fit = interrupted
+
+    status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
+    assert status == 1
+    command = " ".join(["normdrop", *BASIC, "replicates=1"])
+    expected = f"normdrop: stopped: 2 of 3 conditions are finished; they stay. Go on with the same command: {command}"
+    assert said.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize("limit", [0, 100, 700, 3000])
+def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, uninterrupted, tmp_path):
+    def before() -> None:  # the system then refuses every byte of a file beyond the limit, as a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+
+    # What it says must not be refused as well, and goes through a pipe.
+    read, write = os.pipe()
+    status, _ = run(tmp_path, *BASIC, "replicates=2", before=lambda: (os.dup2(write, 2), before())[1])
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.read()
+    assert status == 1
+    assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 3 conditions failed.*\n", said)
+    status, said = run(tmp_path, *BASIC, "replicates=2")
+    assert status == 0, said
+    assert tables(tmp_path) == uninterrupted
+
+
+def test_a_read_only_folder_ends_in_one_line(tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+
+    def before() -> None:
+        os.chdir(locked)
+        data.digits()
+        if os.getuid() == 0:  # root may write anywhere
+            os.setuid(65534)
+
+    status, said = run(tmp_path, *BASIC, before=before)
+    assert status == 1, said
+    assert re.fullmatch(r"normdrop: \[Errno 13\] Permission denied: '.*'", said.splitlines()[-1])
+    assert "Traceback" not in said
+
+
+# --- side by side
+
+
+class Hold:
+    """In a child: the first training waits until told to go on, and every training is put down in a list."""
+
+    def __init__(self, trained: Path):
+        self.trained = trained
+        self.begun, self.go_on = os.pipe(), os.pipe()
+
+    def before(self, then: Callable[[], object] = lambda: None) -> None:
+        fit, held = train._fit, False
+
+        def patched(config, seeds, progress):
+            nonlocal held
+            self.note(config, seeds)
+            if not held:
+                held = True
+                os.write(self.begun[1], b"x")
+                os.read(self.go_on[0], 1)
+                then()
+            return fit(config, seeds, progress)
+
+        train._fit = patched
+
+    def note(self, config, seeds) -> None:
+        with self.trained.open("a") as file:
+            file.write(f"{config['arrangement']} {config['rate']} {seeds}\n")
+
+    def second(self) -> None:
+        """For the other child: lets the first go on when it has to wait for it."""
+        fit, say = train._fit, Console.print
+
+        def patched(config, seeds, progress):
+            self.note(config, seeds)
+            return fit(config, seeds, progress)
+
+        def listening(console, *texts, **options):
+            say(console, *texts, **options)
+            if str(texts[0]).startswith("waiting for"):
+                os.write(self.go_on[1], b"x")
+
+        train._fit, Console.print = patched, listening
+
+
+def test_two_sweeps_in_one_folder_share_the_work_and_train_nothing_twice(uninterrupted, tmp_path):
+    hold = Hold(tmp_path / "trained")
+    first = Child(tmp_path, *BASIC, "replicates=2", before=hold.before)
+    os.read(hold.begun[0], 1)
+    second = Child(tmp_path, *BASIC, "replicates=2", before=hold.second)
+    assert (second.end(), first.end()) == (0, 0), first.text() + second.text()
+    assert "waiting for digits/none/after/q0.00, in work in another process" in second.text()
+    trained = hold.trained.read_text().splitlines()
+    assert len(trained) == len(set(trained)) == 6
+    assert tables(tmp_path) == uninterrupted
+
+
+def test_the_lock_of_a_process_that_died_blocks_nobody(uninterrupted, tmp_path):
+    hold = Hold(tmp_path / "trained")
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    first = Child(tmp_path, *BASIC, "replicates=2", before=lambda: hold.before(die))
+    os.read(hold.begun[0], 1)
+    second = Child(tmp_path, *BASIC, "replicates=2", before=hold.second)
+    assert (second.end(), first.end()) == (0, -signal.SIGKILL), second.text()
+    assert tables(tmp_path) == uninterrupted
+
+
+def test_two_sweeps_of_different_configs_in_one_folder_do_not_mix(uninterrupted, tmp_path):
+    hold = Hold(tmp_path / "trained")
+    first = Child(tmp_path, *BASIC, "replicates=2", before=hold.before)
+    os.read(hold.begun[0], 1)
+    other = ("optimizer.lr=0.01", "arrangement=none")
+    second = Child(tmp_path, *BASIC, "replicates=2", *other, before=hold.second)
+    assert second.end() == 1
+    assert "holds a record of another config (optimizer.lr was 0.001, now 0.01)" in second.text().splitlines()[-1]
+    assert first.end() == 0, first.text()
+    assert tables(tmp_path) == uninterrupted
+
+
+# --- failures
+
+
+def test_a_failure_keeps_its_traceback_is_listed_at_the_end_and_is_tried_again(uninterrupted, tmp_path):
+    def before() -> None:
+        fit = train._fit
+
+        def broken(config, *rest):
+            if config["rate"] == 0.2:
+                raise RuntimeError("it broke\nand how")
+            return fit(config, *rest)
+
+        train._fit = broken
+
+    status, said = run(tmp_path, *BASIC, "replicates=2", before=before)
+    assert status == 1
+    assert said.splitlines()[-2:] == [
+        "failed: digits/bn_dropout/after/q0.20: RuntimeError: it broke and how",
+        "normdrop: 1 of 3 conditions failed; the traceback of each stands in its error.txt. The same command tries "
+        "them again",
+    ]
+    error = (tmp_path / "outputs/sweep/digits/bn_dropout/after/q0.20/error.txt").read_text()
+    assert 'raise RuntimeError("it broke' in error
+    assert len(tables(tmp_path)) == 4
+    status, said = run(tmp_path, *BASIC, "replicates=2")
+    assert status == 0
+    assert "2 conditions are finished, 1 to train" in said
+    assert tables(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(fits, monkeypatch, capsys, tmp_path):
+    fit, sizes = train._fit, []
+
+    def small(config, seeds, progress):
+        sizes.append(len(seeds))
+        if len(seeds) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(config, seeds, progress)
+
+    def trained() -> tuple[pd.DataFrame, pd.DataFrame]:
+        replicates, history, _ = train.train(config, list(range(7)))
+        return replicates, history
+
+    config = composed("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=1")
+    expected = trained()
+    monkeypatch.setattr(train, "_fit", small)
+    got = trained()
+    for a, b in zip(got, expected, strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    assert "out of memory with 7 replicates; going on with 3" in capsys.readouterr().out
+    assert sizes[0] == 7
+    assert sizes[-1] <= fits
+
+
+def test_a_single_replicate_that_does_not_fit_fails_its_condition_alone(tmp_path):
+    def before() -> None:
+        fit = train._fit
+
+        def hungry(config, *rest):
+            if config["arrangement"] == "none":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return fit(config, *rest)
+
+        train._fit = hungry
+
+    status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
+    assert status == 1
+    assert "failed: digits/none/after/q0.00: OutOfMemoryError: CUDA out of memory" in said
+    assert len(tables(tmp_path)) == 4
+
+
+def composed(*overrides: str) -> dict:
+    import hydra
+
+    from normdrop import config
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
+        return config.plain(hydra.compose("config", ["trainer.accelerator=cpu", *overrides]))
+
+
+# --- launchers
+
+
+def workers(parent: int) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended
+            of = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if of == parent and b"LokyProcess" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic_launchers(tmp_path):
+    # Long enough that the condition seen in work is still in work when the signal comes.
+    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=100")
+    child = Child(tmp_path, *arguments, "hydra.launcher.n_jobs=2")
+    notes = tmp_path / "outputs" / "sweep" / ".progress"
+    while not (notes.is_dir() and any(notes.iterdir())):
+        assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.text()
+        select.select([], [], [], 0.001)  # leaves the core to the workers
+    for worker in workers(child.pid):
+        os.kill(worker, signal.SIGKILL)
+    assert child.end() == 1
+    said = child.text()
+    failed = re.findall(
+        r"^failed: (.*): TerminatedWorkerError: its process was killed, perhaps for want of", said, re.M
+    )
+    assert 1 <= len(failed) <= 2
+    assert f"normdrop: {len(failed)} of 3 conditions failed" in said
+    assert "Traceback" not in said
+    side_by_side = tables(tmp_path)
+    assert len(side_by_side) == 2 * (3 - len(failed))
+    status, said = run(tmp_path / "basic", *arguments, "hydra/launcher=basic")
+    assert status == 0, said
+    assert side_by_side.items() < tables(tmp_path / "basic").items()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None,
+    reason="hydra-submitit-launcher is not installed: pip install 'normdrop[slurm]'",
+)
+def test_submitits_local_executor_gives_the_basic_launchers_tables(uninterrupted, tmp_path):
+    command = [sys.executable, "-m", "normdrop.train", *SWEEP, "replicates=2", "hydra/launcher=slurm_local"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tables(tmp_path) == uninterrupted
+
+
+# --- safety
+
+
+def names(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """The dotted name of everything that a module imports or refers to."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+        elif isinstance(node, (ast.Attribute, ast.Name)):
+            yield ast.unparse(node), node
+
+
+def test_the_source_unpickles_nothing_and_runs_no_shell():
+    forbidden = re.compile(
+        r"(eval|exec|compile|__import__|os\.(system|popen|exec\w*|spawn\w*)|(subprocess|pickle|cloudpickle|dill|marshal|"
+        r"shelve|runpy)(\..*)?|torch\.load|joblib\.load|(pd|pandas)\.read_pickle|yaml\.(unsafe_)?load)"
+    )
+    sources = [*Path(normdrop.__file__).parent.rglob("*.py")]
+    assert len(sources) > 10
+    found = [f"{path.name}: {name}" for path in sources for name, _ in names(path) if forbidden.fullmatch(name)]
+    assert found == []
+
+
+def test_numpy_loads_no_pickled_objects():
+    for path in Path(normdrop.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
+                assert "allow_pickle=False" in ast.unparse(node)
