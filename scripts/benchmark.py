@@ -13,6 +13,7 @@ floor               the matrix products of forward and backward alone, in stacks
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -188,6 +189,7 @@ def serve(connection: Connection, what: str, replicates: int, epochs: int, core:
     idle = peak(reset=True)
     connection.send(None)
     while connection.recv():
+        gc.collect()  # Lightning's objects form cycles, which keep the last run's tensors
         started = time.perf_counter()
         SIDES[what](config, replicates)
         synchronise()
