@@ -22,7 +22,6 @@ STUDY: dict[str, Any] = {
     "secondary": ["test_nll", "test_ece"],
     "kind": "difference",
     "over": None,
-    "higher_is_better": True,
     "tuned": ["rate"],
     "rope": {"test_acc": 0.005, "test_nll": 0.02, "test_ece": 0.005, "gap": 0.005, "steps_to_level": 1.1},
     "alpha": 0.05,

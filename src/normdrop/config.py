@@ -136,7 +136,6 @@ STUDY: dict[str, Rule] = {
     "secondary": _list_of(_one_of(*METRICS)),
     "kind": _one_of("difference", "ratio", "spread", "loss", "ladder", "mechanism"),
     "over": (lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
-    "higher_is_better": _FLAG,
     "tuned": _list_of((lambda v: isinstance(v, str), "a key of the grid")),
     "rope": (
         lambda v: isinstance(v, dict) and all(k in METRICS and _number(0, strict=True)[0](x) for k, x in v.items()),

@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from normdrop import tensorboard
 from normdrop.report import figures, mechanism
 from normdrop.report.against import compare_runs
 from normdrop.report.answer import Answer, answer, interval, number, partial, say
@@ -34,6 +35,10 @@ class Table:
         cells = list(rows)
         header = [key for key in (cells[0] if cells else {}) if any(row[key] != "—" for row in cells)]
         return cls(header, [[row[key] for key in header] for row in cells])
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass
@@ -64,8 +69,8 @@ def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> 
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
         rows.to_csv(folder / "verdicts.csv", index=False)
-        replicates = [s.study.replicates.assign(study=s.slug) for s in sections]
-        (pd.concat(replicates) if replicates else pd.DataFrame()).to_csv(folder / "replicates.csv", index=False)
+        replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
+        replicates.to_csv(folder / "replicates.csv", index=False)
         context = {
             "sections": sections,
             "found": found,
@@ -77,6 +82,16 @@ def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> 
         }
         for name in ("report.html", "report.md"):
             (folder / name).write_text(_templates(name).get_template(f"{name}.j2").render(context))
+        if sections:
+            tensorboard.write_report(
+                folder,
+                {f"{s.slug}/{file.removesuffix('.png')}": folder / file for s in sections for file, _, _ in s.figures},
+                {
+                    f"{s.slug}/verdicts": f"{s.answer.word}. {s.answer.sentence}\n\n{s.family.markdown()}"
+                    for s in sections
+                },
+                replicates if len(sections) == 1 else None,
+            )
         folder.chmod(0o755)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=".report-old-", dir=found.directory))
