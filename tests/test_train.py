@@ -74,6 +74,41 @@ def test_the_four_networks_with_both_operations_train_to_different_rows(tiny):
     assert len(losses) == 4
 
 
+# --- what a fit is
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=lambda o: o[0])
+@pytest.mark.parametrize("arrangement", ["none", "bn"])
+def test_a_fit_is_a_plain_pytorch_loop_over_a_plain_network(tiny, arrangement, optimizer):
+    config = tiny(f"arrangement={arrangement}", "trainer.max_epochs=3", *optimizer)
+    replicates, history, _ = train.train(config, [0, 3])
+    made = train.data_of(config, [3])
+    made.setup()
+    parts = {name: (part.x[0], part.y[0]) for name, part in made.parts.items()}
+    network = train.network_of(config, made.features, made.classes, [3]).replicate(0)
+    lr = config["optimizer"]["lr"]
+    kinds = {"adam": lambda p: torch.optim.Adam(p, lr), "sgd": lambda p: torch.optim.SGD(p, lr, momentum=0.9)}
+    stepper = kinds[config["optimizer"]["name"]](network.parameters())
+    losses: list[float] = []
+    order = data.BatchOrder([3], 70, 16)
+    x, y = parts["train"]
+    for _ in range(3):
+        network.train()
+        epoch = []
+        for rows in order:
+            stepper.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(x[rows[0]]), y[rows[0]])
+            loss.backward()
+            stepper.step()
+            epoch.append(loss.item())
+        losses.append(np.mean(epoch))
+    assert history.loc[history["seed"] == 3, "train_loss"].tolist() == pytest.approx(losses, rel=1e-4)
+    row = replicates.set_index("seed").loc[3]
+    for name, (x, y) in parts.items():
+        nll = torch.nn.functional.cross_entropy(network.eval()(x), y).item()
+        assert row[f"{name}_nll"] == pytest.approx(nll, rel=1e-4)
+
+
 # --- invariant 3: companions, repetition, extension
 
 
