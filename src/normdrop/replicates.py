@@ -50,6 +50,8 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = _unpadded(self.weight, (self.fan_out, self.fan_in))
         bias = _unpadded(self.bias, (self.fan_out, 1))
+        if x.shape[-1] == 1:  # MKL takes another routine, with other bits, for a single row of a single replicate
+            return torch.baddbmm(bias, weight, x.expand(-1, -1, 2))[..., :1]
         return torch.baddbmm(bias, weight, x)
 
     def write_to(self, layer: nn.Linear, replicate: int) -> None:
