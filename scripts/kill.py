@@ -31,13 +31,14 @@ LAUNCHERS = {"basic": ("hydra/launcher=basic",), "processes": ("hydra.launcher.n
 
 def start(folder: Path, launcher: str) -> int:
     """The application as a process of its own group: a copy of this one, which has imported everything."""
+    (folder / "said").write_text("")
     if pid := os.fork():
         return pid
     status = 70
     try:
         os.setpgid(0, 0)
         os.chdir(folder)
-        out = os.open(folder / "said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        out = os.open(folder / "said", os.O_WRONLY | os.O_APPEND)
         os.dup2(out, 1), os.dup2(out, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         sys.argv = ["normdrop", *SWEEP, *LAUNCHERS[launcher]]

@@ -132,8 +132,9 @@ WRONG = {
     "data=digit": "data=digit: must be one of blog, breast_cancer, digits",
     "model=cnn": "model=cnn: must be one of blog, mlp",
     "optimizer=lion": "optimizer=lion: must be one of adam, adamw, sgd",
-    "experiment=orderings": "experiment=orderings: must be one of blog,",
-    "hydra/launcher=cluster": "hydra/launcher=cluster: must be one of",
+    "experiment=orderings": "experiment=orderings: must be one of ",
+    "hydra/launcher=submitit_moon": "hydra/launcher=submitit_moon: needs its plugin: pip install 'normdrop[slurm]'",
+    "hydra/launcher=cluster": "hydra/launcher=cluster: must be one of processes, ray_cluster, slurm",
     # the syntax of overrides
     "rate": "rate: Error parsing override 'rate' missing EQUAL",
     "=3": "=3: a key is missing before the '='",
@@ -145,6 +146,7 @@ WRONG = {
     # sweeps over a bad value, and over what cannot be swept
     "rate=0.2,0.5,1.5": f"rate=1.5: {RATE}",
     "arrangement=bn,dropout,bnn": "arrangement=bnn: must be one of",
+    "rate=0.2,0.5 data=digit": "data=digit: must be one of blog,",
     "data=digits,digit": "data=digit: must be one of blog,",
     "name=a,b": "name: cannot be swept",
     "replicates=2,3": "replicates: cannot be swept",
@@ -185,7 +187,7 @@ WRONG = {
 
 @pytest.mark.parametrize("arguments", WRONG)
 def test_a_wrong_configuration_ends_in_one_line_before_training(arguments, monkeypatch, capsys):
-    split = arguments.split() if arguments.startswith("experiment") else [arguments]
+    split = arguments.split() if arguments.startswith(("experiment", "rate=0.2,")) else [arguments]
     assert WRONG[arguments] in refused(monkeypatch, capsys, *split)
 
 

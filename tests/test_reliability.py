@@ -429,7 +429,7 @@ def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic
     reason="hydra-submitit-launcher is not installed: pip install 'normdrop[slurm]'",
 )
 def test_submitits_local_executor_gives_the_basic_launchers_tables(uninterrupted, tmp_path):
-    command = [sys.executable, "-m", "normdrop.train", *SWEEP, "replicates=2", "hydra/launcher=slurm_local"]
+    command = [Path(sys.executable).with_name("normdrop"), *SWEEP, "replicates=2", "hydra/launcher=submitit_local"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert tables(tmp_path) == uninterrupted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from normdrop import config as configs
 from normdrop import results
 from normdrop.data import check_name
-from normdrop.train import check_fit, missing, note_of
+from normdrop.train import check_fit, command, missing, note_of
 
 NAMED = ("data", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -208,7 +206,7 @@ def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any])
 
     Sweeps that share a folder add to it: `sweeps` lists their commands and grids, `conditions` says which asked last.
     """
-    sweep = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "grid": grid}
+    sweep = {"command": command(), "grid": grid}
     path, part = root / "plan.json", root / "plan.json.part"
     root.mkdir(parents=True, exist_ok=True)
     with results.lock(root):

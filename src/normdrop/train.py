@@ -401,6 +401,11 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def command() -> str:
+    """The command line of this process, as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--multirun")])
+
+
 def quiet() -> None:
     """One thread for each process, no denormal numbers, and Lightning's remarks on how we use it left out."""
     torch.set_num_threads(1)
@@ -424,13 +429,14 @@ def main() -> None:
         for argument in sys.argv[1:]:
             if argument.startswith("="):
                 raise ValueError(f"{argument}: a key is missing before the '='")
+        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+            sys.argv.append("--multirun")  # Hydra takes any mistake beside a sweep for a sweep in the wrong mode
         job()
     except OverrideParseException as error:
         sys.exit(f"normdrop: {error.override}: {_line(error)}")
     except KeyboardInterrupt as stop:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         what = f"{stop}; they stay" if stop.args else "nothing was begun"
-        sys.exit(f"\nnormdrop: stopped: {what}. Go on with the same command: {command}")
+        sys.exit(f"\nnormdrop: stopped: {what}. Go on with the same command: {command()}")
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         sys.exit(f"normdrop: {_one_line(error)}")
 
@@ -442,8 +448,10 @@ def _one_line(error: BaseException) -> str:
         GlobalHydra.instance().clear()
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return configs.unknown_key(unknown.group(1), hydra.compose("config"))
-    if missing := re.search(r"Could not find '([^']+)'", text):
-        group, _, name = missing.group(1).rpartition("/")
+    if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        group, _, name = absent.group(1).rpartition("/")
+        if name.startswith(("submitit_", "ray")):
+            return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
         names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
         return f"{group}={name}: must be one of {', '.join(names)}"
     return text
