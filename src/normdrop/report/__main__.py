@@ -18,6 +18,8 @@ from normdrop.report.answer import interval, number, partial
 from normdrop.report.records import Found, load
 from normdrop.report.verdicts import EXPLORATORY, each
 
+SHORT = 20  # rows: of a longer table the console shows the declared family and the A/A rows alone
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn finished conditions into an answer.")
@@ -39,11 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(found: Found, sections: list[page.Section]) -> None:
-    console = Console(highlight=False)
+    # A pipe or a log has no width of its own: as wide as the table needs.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
     for section in sections:
         declaration = section.study.declaration
         a, b = (" or ".join(side) for side in section.study.sides)
         primary = section.rows[section.rows["metric"] == declaration["metric"]]
+        if len(primary) > SHORT:
+            primary = primary[primary["family"] != EXPLORATORY]
         level = f"{100 * (1 - declaration['alpha']):g} % interval"
         columns = ["data set", "position", "setting", "comparison", "difference", level, "verdict"]
         if not primary["setting"].any():
