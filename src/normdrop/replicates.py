@@ -116,7 +116,7 @@ class StackedNoise(nn.Module):
         """The factor of each unit, with mean 1, from int16 bits."""
         if self.uniform:
             return 1 + self.rate * (bits.to(dtype) + 0.5) / 2**15
-        threshold = round(self.rate * 2**16)
+        threshold = min(round(self.rate * 2**16), 2**16 - 1)
         keep = 1 - threshold / 2**16  # the keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for
         # Compared as floats, which hold int16 exactly: a bool mask on the way takes a CPU four times as long.
         return bits.to(dtype).ge_(threshold - 2**15).mul_(1 / keep)
