@@ -26,33 +26,39 @@ SWEEP = (
     *("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=2"),
     *("trainer.accelerator=cpu", "logging=minimal", "name=sweep"),
 )
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 LAUNCHERS = {"basic": ("hydra/launcher=basic",), "processes": ("hydra.launcher.n_jobs=2",)}
 
 
 def start(folder: Path, launcher: str) -> int:
     """The application as a process of its own group: a copy of this one, which has imported everything."""
     (folder / "said").write_text("")
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if pid := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return pid
     status = 70
-    try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        out = os.open(folder / "said", os.O_WRONLY | os.O_APPEND)
-        os.dup2(out, 1), os.dup2(out, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        sys.argv = ["normdrop", *SWEEP, *LAUNCHERS[launcher]]
-        train.main()
-        status = 0
-    except SystemExit as stop:
-        print(stop.code, file=sys.stderr)
-        status = 1
+    try:  # whatever is raised, in the inner `finally` too, this copy ends here
+        try:
+            os.setpgid(0, 0)
+            os.chdir(folder)
+            out = os.open(folder / "said", os.O_WRONLY | os.O_APPEND)
+            os.dup2(out, 1), os.dup2(out, 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            sys.argv = ["normdrop", *SWEEP, *LAUNCHERS[launcher]]
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            train.main()
+            status = 0
+        except SystemExit as stop:
+            print(stop.code, file=sys.stderr)
+            status = 1
+        finally:
+            loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+            if loky and loky._executor:
+                loky._executor.shutdown(kill_workers=True)
+            with contextlib.suppress(OSError):
+                sys.stdout.flush(), sys.stderr.flush()
     finally:
-        loky = sys.modules.get("joblib.externals.loky.reusable_executor")
-        if loky and loky._executor:
-            loky._executor.shutdown(kill_workers=True)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
 
 
@@ -163,8 +169,6 @@ def main() -> None:
     )
     sys.exit(same != folders or again > 0 or tracebacks > 0)
 
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 if __name__ == "__main__":
     from normdrop import data, train

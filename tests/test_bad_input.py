@@ -97,7 +97,7 @@ WRONG = {
     "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
     "optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",
     "optimizer.weight_decay=-1": "optimizer.weight_decay=-1: must be a number ≥ 0",
-    "model.width=0": "model.width=0: must be an integer ≥ 1, or a list with one integer ≥ 1 for each hidden layer",
+    "model.width=0": "model.width=0: must be an integer ≥ 2, or a list with one integer ≥ 2 for each hidden layer",
     "model.width=[8,8]": "model.width=[8, 8]: must have one number for each of the model.depth=1 hidden layers",
     "model.width=100000000": "model.width=100000000, model.depth=1: the weights of 2 replicates take 220.5 GiB",
     "model.depth=0": "model.depth=0: must be an integer ≥ 1",

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -51,31 +52,31 @@ class Child:
         if self.pid:
             return
         status, after = 70, None
-        try:
-            os.chdir(folder)
-            out = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            os.dup2(out, 1), os.dup2(out, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            sys.argv = ["normdrop", *arguments]
-            GlobalHydra.instance().clear()
-            after = before()
-            train.main()
-            status = 0
-        except SystemExit as stop:
-            print(stop.code, file=sys.stderr)
-            status = 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
+        try:  # whatever is raised, in the inner `finally` too, this copy ends here
+            try:
+                os.chdir(folder)
+                out = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+                os.dup2(out, 1), os.dup2(out, 2)
+                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+                sys.argv = ["normdrop", *arguments]
+                GlobalHydra.instance().clear()
+                after = before()
+                train.main()
+                status = 0
+            except SystemExit as stop:
+                print(stop.code, file=sys.stderr)
+                status = 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.setprofile(None)
+                loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+                if loky and loky._executor:  # os._exit leaves its workers behind
+                    loky._executor.shutdown(kill_workers=True)
+                if callable(after):
+                    after()
+                sys.stdout.flush(), sys.stderr.flush()
         finally:
-            sys.setprofile(None)
-            loky = sys.modules.get("joblib.externals.loky.reusable_executor")
-            if loky and loky._executor:  # os._exit leaves its workers behind
-                loky._executor.shutdown(kill_workers=True)
-            if callable(after):
-                after()
-            sys.stdout.flush(), sys.stderr.flush()
             os._exit(status)
 
     def end(self) -> int:

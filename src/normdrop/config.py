@@ -55,8 +55,8 @@ def _or_null(rule: Rule) -> Rule:
 
 _FLAG: Rule = (lambda v: type(v) is bool, "true or false")
 _WIDTHS: Rule = (
-    lambda v: isinstance(v, list) and len(v) > 0 and all(type(w) is int and w >= 1 for w in v),
-    "a list with one integer ≥ 1 for each hidden layer",
+    lambda v: isinstance(v, list) and len(v) > 0 and all(type(w) is int and w >= 2 for w in v),
+    "a list with one integer ≥ 2 for each hidden layer",
 )
 
 RULES: dict[str, Rule] = {
@@ -72,7 +72,8 @@ RULES: dict[str, Rule] = {
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
-    "model.width": _either(_integer(1), _WIDTHS),
+    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
+    "model.width": _either(_integer(2), _WIDTHS),
     "model.depth": _integer(1),
     "model.activation": _one_of(*ACTIVATIONS),
     "model.output_activation": _one_of(None, *ACTIVATIONS),
