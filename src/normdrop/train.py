@@ -421,10 +421,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
     quiet()
 
-    def terminate(*_: Any) -> None:
+    stopped = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, stop)
     try:
         for argument in sys.argv[1:]:
             if argument.startswith("="):
@@ -432,13 +437,19 @@ def main() -> None:
         if not any(argument.startswith("-") for argument in sys.argv[1:]):
             sys.argv.append("--multirun")  # Hydra takes any mistake beside a sweep for a sweep in the wrong mode
         job()
-    except OverrideParseException as error:
-        sys.exit(f"normdrop: {error.override}: {_line(error)}")
-    except KeyboardInterrupt as stop:
-        what = f"{stop}; they stay" if stop.args else "nothing was begun"
-        sys.exit(f"\nnormdrop: stopped: {what}. Go on with the same command: {command()}")
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        sys.exit(f"normdrop: {_one_line(error)}")
+    except (Exception, KeyboardInterrupt) as error:
+        if stopped:  # whatever became of the interrupt: a library that it hits may raise another error instead
+            done = (
+                f"{error}; they stay"
+                if isinstance(error, KeyboardInterrupt) and error.args
+                else "what is finished stays"
+            )
+            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
+        if isinstance(error, OverrideParseException):
+            sys.exit(f"normdrop: {error.override}: {_line(error)}")
+        if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
+            sys.exit(f"normdrop: {_one_line(error)}")
+        raise
 
 
 def _one_line(error: BaseException) -> str:
