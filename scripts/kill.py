@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=100, help="how many times to kill (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     rng, began = random.Random(arguments.seed), time.monotonic()
     killed: Counter[str] = Counter()
     starts = again = same = folders = tracebacks = 0
@@ -158,8 +159,10 @@ def main() -> None:
                     os.kill(orphan, signal.SIGKILL)
             if tables(folder) == expected:
                 same += 1
+                print(f"\r{sum(killed.values())} moments", end="", file=sys.stderr, flush=True)
             else:
                 print(f"folder {folders}: its tables are not those of the sweep left alone")
+    print(file=sys.stderr)
     for name, number in sorted(killed.items()):
         print(f"{number:4} × {name}")
     print(

@@ -429,7 +429,8 @@ def main() -> None:
         raise KeyboardInterrupt
 
     for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, stop)
+        if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
+            signal.signal(sign, stop)
     try:
         for argument in sys.argv[1:]:
             if argument.startswith("="):
