@@ -46,6 +46,7 @@ def start(folder: Path, launcher: str) -> int:
             os.dup2(out, 1), os.dup2(out, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             sys.argv = ["normdrop", *SWEEP, *LAUNCHERS[launcher]]
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background has it ignored
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             train.main()
             status = 0
@@ -113,7 +114,6 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=100, help="how many times to kill (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     rng, began = random.Random(arguments.seed), time.monotonic()
     killed: Counter[str] = Counter()
     starts = again = same = folders = tracebacks = 0
