@@ -367,5 +367,5 @@ def test_train_mode_accuracy_is_that_of_the_network_in_train_mode():
         if isinstance(layer, StackedNoise):
             layer.rate = 0.0
     with torch.no_grad():  # without noise and with one batch of all rows nothing is left to chance
-        expected = accuracy(copy.deepcopy(network).train()(part.x), part.y)
+        expected = accuracy(copy.deepcopy(network).train()(part.x).double(), part.y)
     torch.testing.assert_close(shift.train_mode_accuracy(network, part, 512, rerun=0), expected, rtol=0, atol=2.1 / 512)

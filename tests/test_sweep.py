@@ -134,6 +134,9 @@ def test_every_experiment_declares_its_claim_and_can_be_planned(planned, experim
     # One point of its grid: the rest is the same to compose and takes long.
     (condition, *_) = planned(f"experiment={experiment}", *ONE_POINT, "hydra.sweeper.also=[]")
     study = condition.config["study"]
+    if experiment.startswith("aa"):  # tests the harness and declares no claim
+        assert study is None
+        return
     assert {"claim", "sentence", "contrast", "metric", "kind", "rope", "alpha", "family", "tuned"} <= set(study)
     assert set(study["contrast"]) == {"a", "b"}
 

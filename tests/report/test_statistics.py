@@ -423,10 +423,13 @@ def test_real_aa_counts_the_claims_of_a_table_of_reruns(simulate, tmp_path):
     first = rng.normal(0.9, 0.01, 65)
     second = first + rng.normal(0.0, 0.01, 65)
     second[:30] = first[:30] + 0.05  # the first study of thirty differs plainly
-    frames = [pd.DataFrame({"seed": seeds, "rerun": k, "test_acc": v}) for k, v in enumerate((first, second))]
+    frames = [
+        pd.DataFrame({"seed": seeds, "rerun": k, "setting": f"rerun={k}", "test_acc": v, "test_train_ratio": 0.3})
+        for k, v in enumerate((first, second))
+    ]
     table = tmp_path / "replicates.csv"
     pd.concat(frames).sample(frac=1, random_state=0).to_csv(table, index=False)
     result = simulate.real_aa(table, 30)
-    assert (result["studies"], result["claimed"]["rate"]) == (2, 0.5)
-    with pytest.raises(ValueError, match="65 seeds"):
+    assert (result["studies"], result["this data"]["rate"]) == (2, 0.5)
+    with pytest.raises(ValueError, match="fewer than one study of 100 seeds"):
         simulate.real_aa(table, 100)
