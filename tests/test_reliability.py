@@ -59,6 +59,9 @@ class Child:
                 os.dup2(out, 1), os.dup2(out, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
                 sys.argv = ["normdrop", *arguments]
+                signal.signal(
+                    signal.SIGINT, signal.default_int_handler
+                )  # ignored where the tests run in the background
                 GlobalHydra.instance().clear()
                 after = before()
                 train.main()
