@@ -1,7 +1,7 @@
 """Kill sweeps at random moments, start them again, and compare their tables with those of a sweep left alone.
 
 A moment is a number of changes seen in the folder of outputs, and up to 30 ms more. Signals come from outside: to the
-sweep (SIGINT, SIGTERM, SIGKILL), and for every fifth moment, where conditions train in processes side by side, also
+sweep (SIGINT, SIGTERM, SIGKILL), and in every fifth sweep, where conditions train in processes side by side, also
 SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed works on beside the
 sweep that is started next. Exit status 1 if anything is not as in the sweep left alone. Five minutes on a quiet core.
 """
