@@ -133,7 +133,7 @@ STUDY: dict[str, Rule] = {
         lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE[0], v.values())),
         f"{{a: …, b: …}}, each {_SIDE[1]}",
     ),
-    "metric": _one_of(*METRICS),
+    "metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
     "secondary": _list_of(_one_of(*METRICS)),
     "kind": _one_of("difference", "ratio", "spread", "loss", "ladder", "mechanism"),
     "over": (lambda v: v is None or isinstance(v, str), "null or a key of the grid"),

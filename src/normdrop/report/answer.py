@@ -156,7 +156,7 @@ def _tally(verdicts: pd.Series) -> str:
 def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> list[str]:
     """Where a secondary metric says something else than the primary one."""
     lines, agreeing = [], []
-    primary = unit(study.declaration["metric"])[0]
+    primary = unit(study.metric)[0]
     place = ["dataset", "position", "setting"]
     for metric in study.declaration["secondary"]:
         other = rows[(rows["metric"] == metric) & (rows["comparison"] == study.declaration["family"])]

@@ -50,7 +50,7 @@ def draw(
     """Each figure that the study has data for: a name for its file, a caption, the figure."""
     effect = f"{_effect_name(study)} of {unit(study.declaration['metric'])[0]}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
-    metric = unit(study.declaration["metric"])[0]
+    metric = unit(study.metric)[0]
     band = "The shaded band is the region of practical equivalence."
     drawings: list[tuple[str, Callable[[], Figure | None], str]] = [
         ("effects", lambda: _forest(study, rows), f"The declared family: {effect}, {contrast}, with intervals. {band}"),
@@ -101,7 +101,7 @@ def draw(
 
 def _effect_name(study: Study) -> str:
     names = {"spread": "difference in the spread", "loss": "difference in the loss"}
-    if study.declaration["metric"] == CENSORED and study.over is None:
+    if study.metric == CENSORED and study.over is None:
         return "median paired ratio"
     return names.get(study.declaration["kind"], "paired difference")
 
@@ -127,7 +127,7 @@ def _finish(figure: Figure, axes: list[Axes]) -> Figure:
 
 
 def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
-    metric = study.declaration["metric"]
+    metric = study.metric
     rope, scale = study.declaration["rope"].get(metric), unit(metric)[2]
     ratio = metric == CENSORED and study.over is None
     null = 1.0 if ratio else 0.0
@@ -150,13 +150,13 @@ def _plain_ticks(axis: Axis, count: int = 6) -> None:
 
 def _scale(study: Study) -> float:
     """Ratios have no unit."""
-    metric = study.declaration["metric"]
+    metric = study.metric
     return 1.0 if metric == CENSORED else unit(metric)[2]
 
 
 def _axis(study: Study) -> str:
-    name, symbol, _ = unit(study.declaration["metric"])
-    if study.declaration["metric"] == CENSORED and study.over is None:
+    name, symbol, _ = unit(study.metric)
+    if study.metric == CENSORED and study.over is None:
         return f"{name}, ratio A / B"
     return f"{_effect_name(study)} ({symbol})"
 
@@ -186,7 +186,7 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
     if study.over is not None:
         return None
-    metric, scale = study.declaration["metric"], _scale(study)
+    metric, scale = study.metric, _scale(study)
     rows = rows[
         (rows["metric"] == metric)
         & rows["setting"].isin(study.base_settings)
@@ -241,7 +241,7 @@ def _one_each(study: Study) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
-    metric, base = study.declaration["metric"], study.base_settings
+    metric, base = study.metric, study.base_settings
     scale, ratio = _scale(study), metric == CENSORED
     pairs = []
     for contrast in found:
@@ -291,7 +291,7 @@ def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
 
 
 def _by_rate(study: Study) -> Figure | None:
-    metric = study.declaration["metric"]
+    metric = study.metric
     name, symbol, scale = unit(metric)
     found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
     if study.over is not None or metric == CENSORED or not found:
@@ -319,7 +319,7 @@ def _by_rate(study: Study) -> Figure | None:
 
 
 def _by_grid(study: Study) -> Figure | None:
-    metric, over = study.declaration["metric"], study.over
+    metric, over = study.metric, study.over
     name, symbol, scale = unit(metric)
     if over is None:
         return None
@@ -371,7 +371,7 @@ def _curves(study: Study) -> Figure | None:
 
 
 def _who_beats_whom(study: Study) -> Figure | None:
-    metric = study.declaration["metric"]
+    metric = study.metric
     found = []
     for title, block in _one_each(study):
         if metric not in block:

@@ -56,6 +56,16 @@ class Study:
         return self.declaration["over"] if self.declaration["kind"] in CONSUMING else None
 
     @property
+    def metrics(self) -> list[str]:
+        """The primary metrics; the figures show the first."""
+        declared = self.declaration["metric"]
+        return [declared] if isinstance(declared, str) else list(declared)
+
+    @property
+    def metric(self) -> str:
+        return self.metrics[0]
+
+    @property
     def sides(self) -> tuple[list[str], list[str]]:
         """The contrast's arrangements; a side of several is the better of them, by validation."""
         a, b = self.declaration["contrast"]["a"], self.declaration["contrast"]["b"]

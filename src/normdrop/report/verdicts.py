@@ -81,7 +81,7 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
 
 
 def _contrast_rows(study: Study, found: list[Contrast]) -> Iterator[dict[str, Any]]:
-    primary, family = study.declaration["metric"], study.declaration["family"]
+    primary, family = study.metric, study.declaration["family"]
     means: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for contrast in found:
         for metric in [primary, *study.declaration["secondary"]]:
@@ -145,7 +145,7 @@ def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
     point = ["dataset", "arrangement", "position", "rate", "setting", *own_column]
     again = study.replicates[study.replicates["rerun"] == 1].drop_duplicates(["condition", "seed"])
     first = study.replicates[study.replicates["rerun"] == 0].groupby(point)
-    metric = study.declaration["metric"]
+    metric = study.metric
     for key, rerun in again.groupby(point):
         if key not in first.groups or metric not in rerun:
             continue
@@ -178,7 +178,7 @@ def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
                 if not seeds:
                     continue
                 place = {"dataset": dataset, "position": position, "comparison": "way_out", "setting": setting}
-                place |= {"metric": study.declaration["metric"], "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
+                place |= {"metric": study.metric, "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
                 place |= {"a": arrangement, "b": f"{arrangement}, {base or 'as it was'}"}
                 of_a, of_b = (side[place["metric"]].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
                 yield _row(study, of_a, of_b, place, EXPLORATORY, **_facts(rows))
