@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from fake_study import fake_study
 from normdrop.report.__main__ import main
@@ -26,12 +27,12 @@ def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     rows = read_reference(directory)
     both = compare_runs(rows, rows)
     assert len(both) == len(rows)
-    assert (both["z"] == 0).all()
+    assert (both["t"] == 0).all()
     assert not both["differs"].any()
     assert not both["verdict_differs"].any()
 
 
-def test_z_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path: Path) -> None:
+def test_t_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path: Path) -> None:
     own, reference = (read_reference(study_at(tmp_path / f"s{i}", 0.01, seed=i)) for i in (0, 1))
     row = compare_runs(own, reference).query("comparison == 'best_vs_best' and metric == 'test_acc'").iloc[0]
     errors = []
@@ -40,7 +41,7 @@ def test_z_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path
         best = replicates[replicates["rerun"] == 0].sort_values("val_acc", ascending=False)
         sides = best.groupby(["arrangement", "seed"]).first()["test_acc"]
         errors.append((sides["bn_dropout"] - sides["dropout_bn"]).sem())
-    assert row["z"] == pytest.approx((row["estimate"] - row["estimate_reference"]) / np.hypot(*errors))
+    assert row["t"] == pytest.approx((row["estimate"] - row["estimate_reference"]) / np.hypot(*errors))
 
 
 def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,7 @@ def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.Capture
     assert main([str(own), "--against", str(reference)]) == 0
     markdown = (own / "report/report.md").read_text()
     assert f"{len(both)} comparisons are in both. {both['differs'].sum()} estimates differ" in markdown
-    assert "Against the reference" in (own / "report/report.html").read_text()
+    assert f"Against {reference}" in (own / "report/report.html").read_text()
 
 
 def test_of_several_experiments_on_one_claim_the_one_of_the_same_name_is_the_reference(tmp_path: Path) -> None:
@@ -87,3 +88,27 @@ def test_a_reference_without_verdicts_is_one_line_and_exit_1(
     (tmp_path / "empty").mkdir()
     assert main([str(own), "--against", str(tmp_path / "empty")]) == 1
     assert capsys.readouterr().err == f"--against {tmp_path / 'empty'}: no verdicts.csv in it\n"
+
+
+def test_few_replicates_are_judged_by_the_t_law_of_their_number() -> None:
+    row = {"claim": "c", "dataset": "d", "position": "after", "comparison": "best_vs_best", "metric": "test_acc"}
+    row |= {
+        "setting": "",
+        "a": "x",
+        "b": "y",
+        "rate_a": 0.1,
+        "rate_b": 0.1,
+        "experiment": "e",
+        "verdict": "inconclusive",
+    }
+
+    def run(values: np.ndarray) -> pd.DataFrame:
+        low, high = stats.ttest_1samp(values, 0).confidence_interval()
+        return pd.DataFrame([row | {"n": len(values), "estimate": values.mean(), "ci_low": low, "ci_high": high}])
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 6), rng.normal(3, 2, 9)
+    both = compare_runs(run(a), run(b))
+    welch = stats.ttest_ind(a, b, equal_var=False)
+    assert both["t"].item() == pytest.approx(welch.statistic)
+    assert both["p_holm"].item() == pytest.approx(welch.pvalue)

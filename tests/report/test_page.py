@@ -199,6 +199,19 @@ def test_a_difference_of_an_arrangement_from_itself_is_said_first(tmp_path: Path
     assert html.index("1 of 1 A/A rows claim a difference") < html.index("<h2>")
 
 
+def test_as_many_claiming_a_a_rows_as_chance_gives_are_told_and_raise_no_alarm(tmp_path: Path) -> None:
+    positions, datasets = ("after", "before"), tuple(f"data{i}" for i in range(10))
+    directory = fake_study(tmp_path, rates=(0.3,), positions=positions, datasets=datasets, replicates=8)
+    again = directory / "data3/bn_dropout/after/q0.30/rerun=1"
+    rewrite(again, lambda t: t.assign(test_acc=t["test_acc"] - 0.05))
+    markdown = report_of(directory)
+    claiming = re.search(r"(\d) of 20 A/A rows claim a difference", markdown)
+    assert claiming is not None
+    chance = stats.binom.sf(int(claiming[1]) - 1, 20, 0.05)
+    assert f"by chance with probability {chance:.2f}: no alarm" in markdown
+    assert "Alarm" not in markdown
+
+
 def test_a_study_that_tested_its_harness_and_found_nothing_raises_no_alarm(reported: Path) -> None:
     assert "Alarm" not in (reported / "report/report.md").read_text()
 

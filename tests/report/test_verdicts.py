@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fake_study import fake_study, write_condition
+from normdrop.report.__main__ import main
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import load
@@ -120,6 +121,23 @@ def test_holm_covers_the_declared_family_alone(tmp_path: Path) -> None:
     assert set(rows["comparison"]) == {"best_vs_best"}
     assert set(rows["metric"]) == {"test_acc"}
     assert rows["p_holm"].to_list() == pytest.approx(multipletests(rows["p_value"], method="holm")[1])
+
+
+def test_a_claim_of_two_things_has_both_in_its_family_and_both_in_its_answer(tmp_path: Path) -> None:
+    def steps(arrangement: str, setting: dict[str, Any]) -> float:
+        return 50.0 if arrangement == "bn_dropout" else 100.0
+
+    study = {"metric": ["gap", "steps_to_level"], "secondary": ["test_acc"]}
+    directory = fake_study(tmp_path, study=study, steps=steps, rates=(0.3,), replicates=12, seed=2)
+    rows = rows_of(directory, family="declared")
+    assert rows["metric"].to_list() == ["gap", "steps_to_level"]
+    assert rows["p_holm"].max() == pytest.approx(max(2 * rows["p_value"].min(), rows["p_value"].max()))
+    assert set(rows_of(directory, family="a/a")["metric"]) == {"gap", "steps_to_level"}
+    assert one(directory, family="declared", metric="steps_to_level")["estimate"] == pytest.approx(0.5, rel=0.15)
+    assert main([str(directory)]) == 0
+    sentence = (directory / "report/report.md").read_text().split("## ordering")[1].split("###")[0]
+    assert " on gap, by " in sentence
+    assert " is **better** on steps to level, by ×0." in sentence
 
 
 def test_a_pair_of_networks_that_every_position_shares_is_one_comparison(tmp_path: Path) -> None:

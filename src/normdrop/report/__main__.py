@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from normdrop.report import page
-from normdrop.report.against import read_reference
 from normdrop.report.answer import interval, number, partial
 from normdrop.report.records import Found, load
 from normdrop.report.verdicts import EXPLORATORY, each
@@ -31,43 +30,50 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["normdrop-report", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         found = load(options.directory)
-        reference = None if options.against is None else read_reference(options.against)
-        sections = page.write(found, command, reference)
+        written = page.write(found, command, options.against)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    _print(found, sections)
+    _print(found, written)
     return 0
 
 
-def _print(found: Found, sections: list[page.Section]) -> None:
+def _print(found: Found, written: page.Page) -> None:
     # A pipe or a log has no width of its own: as wide as the table needs.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
-    for section in sections:
+    for section in written.sections:
         declaration = section.study.declaration
         a, b = (" or ".join(side) for side in section.study.sides)
-        primary = section.rows[section.rows["metric"] == declaration["metric"]]
+        primary = section.rows[section.rows["metric"].isin(section.study.metrics)]
         if len(primary) > SHORT:
             primary = primary[primary["family"] != EXPLORATORY]
         level = f"{100 * (1 - declaration['alpha']):g} % interval"
-        columns = ["data set", "position", "setting", "comparison", "difference", level, "verdict"]
+        columns = ["data set", "position", "setting", "metric", "comparison", "difference", level, "verdict"]
         if not primary["setting"].any():
             columns.remove("setting")
-        title = f"{section.slug}: {a} - {b}, {declaration['metric']} (* exploratory)"
+        if len(section.study.metrics) == 1:
+            columns.remove("metric")
+        title = f"{section.slug}: {a} - {b}, {', '.join(section.study.metrics)} (* exploratory)"
         table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
         for row in each(primary):
             comparison = row.comparison.replace("_", " ") + (
                 f" {row.rate_a:g}" if row.comparison == "same_rate" else ""
             )
-            cells = [row.dataset, row.position, *([row.setting] if "setting" in columns else []), comparison]
+            cells = [row.dataset, row.position, *(getattr(row, c) for c in ("setting", "metric") if c in columns)]
+            cells.append(comparison)
             cells += [number(row.estimate, row), interval(row.ci_low, row.ci_high, row)]
             table.add_row(*cells, row.verdict + ("*" if row.family == EXPLORATORY else ""))
         console.print(table)
-        for alarm in section.answer.alarms:
-            console.print(f"Alarm: {alarm}", style="bold red", markup=False)
         console.print(_plain(f"{section.answer.word}. {section.answer.sentence}"), style="bold", markup=False)
         for line in section.answer.beside:
             console.print(_plain(line), markup=False)
+    if written.harness:
+        alarm = written.harness.alarm
+        console.print(
+            ("Alarm: " if alarm else "A/A: ") + written.harness.sentence,
+            style="bold red" if alarm else None,
+            markup=False,
+        )
     for what, names in (("failed", found.failed), ("not finished", found.unfinished), ("damaged", found.damaged)):
         for name, reason in list(names.items())[:20]:
             console.print(f"{what}: {name}: {reason}", markup=False, soft_wrap=True)

@@ -27,16 +27,17 @@ def read_reference(directory: Path) -> pd.DataFrame:
 
 
 def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """One row per comparison that both have: both estimates and verdicts, z, p_holm, differs, verdict_differs.
+    """One row per comparison that both have: both estimates and verdicts, t, p_holm, differs, verdict_differs.
 
-    z = (own - reference) / √(SE² + SE²), each SE from the width of its 95 % t interval (of a ratio, on the log scale);
-    p_holm covers all rows. Runs that share seeds and code are not independent: z is then too small, never too large.
+    t = (own - reference) / √(SE² + SE²), each SE from the width of its 95 % t interval (of a ratio, on the log scale),
+    on Welch and Satterthwaite's degrees of freedom; p_holm covers all rows. Runs that share seeds and code are not
+    independent: t is then too small, never too large.
     """
     both = _keyed(own).merge(_keyed(reference), on=SAME, suffixes=("", "_reference"))
     # Several experiments may test one claim: the one of the same name is meant, else whichever comes first.
     both["other"] = both["experiment"] != both["experiment_reference"]
     both = both.sort_values("other", kind="stable").drop_duplicates([*SAME, "experiment"]).sort_index(ignore_index=True)
-    z = []
+    found, degrees = [], []
     for row in both.to_dict("records"):
         values = np.array(
             [[row[f"{k}{side}"] for k in ("estimate", "ci_low", "ci_high")] for side in ("", "_reference")]
@@ -46,9 +47,10 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
         freedom = np.maximum([row["n"] - 1, row["n_reference"] - 1], 1)
         error = (values[:, 2] - values[:, 1]) / (2 * stats.t.ppf(0.975, freedom))
         gap, noise = values[0, 0] - values[1, 0], float(np.hypot(*error))
-        z.append(gap / noise if noise > 0 else (0.0 if gap == 0 else np.inf if np.isfinite(gap) else np.nan))
-    both["z"] = z
-    both["p_holm"] = holm(2 * stats.norm.sf(np.abs(both["z"])))
+        found.append(gap / noise if noise > 0 else (0.0 if gap == 0 else np.inf if np.isfinite(gap) else np.nan))
+        degrees.append(noise**4 / float((error**4 / freedom).sum()) if noise > 0 else float(freedom.sum()))
+    both["t"] = found
+    both["p_holm"] = holm(2 * stats.t.sf(np.abs(both["t"]), degrees))
     both["differs"] = both["p_holm"] < alpha
     both["verdict_differs"] = both["verdict"].map(say) != both["verdict_reference"].map(say)
     return both

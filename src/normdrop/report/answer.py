@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pandas as pd
+from scipy import stats
 
 from normdrop.report.records import Found, Study, setting_value
 from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
@@ -24,9 +25,16 @@ class Answer:
     sentence: str
     beside: list[str] = field(default_factory=list)
     """what belongs to the answer: other metrics, other settings, what was held fixed"""
-    alarms: list[str] = field(default_factory=list)
-    """reasons to distrust the whole report"""
     caveats: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Harness:
+    """What all A/A rows of a page say together."""
+
+    sentence: str
+    alarm: bool
+    """more of them claim a difference than chance allows: distrust the whole report"""
 
 
 def say(verdict: str) -> str:
@@ -47,41 +55,62 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     a, b = (" or ".join(side) for side in study.sides)
     family = rows[rows["family"] == DECLARED]
     base = family[family["setting"].isin(_base_settings(study))]
-    what = unit(declaration["metric"])[0]
-    if declaration["kind"] in ("spread", "loss"):
-        what = f"the {declaration['kind']} of {what} over {declaration['over']}"
-    if declaration["kind"] == "ladder":
-        what = f"the change of {what} from the first {declaration['over']} to the last"
     if declaration["family"] is None:
         sentence = "No study was declared for these conditions: every row is exploratory, and none is an answer."
         result = Answer("Nothing declared", sentence)
     elif base.empty:
         result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
-    elif len(base) == 1:
-        result = Answer(_word(base["verdict"]), _one(base.iloc[0], study, a, b, what))
     else:
-        result = Answer(_word(base["verdict"]), _several(base, study, a, b, what))
-    result.beside += _metrics(study, rows, base, a)
+        sentences = []
+        for metric, group in ((m, base[base["metric"] == m]) for m in study.metrics):
+            what = measured(study, metric)
+            if len(group) == 1:
+                sentences.append(_one(group.iloc[0], study, a, b, what))
+            elif len(group):
+                sentences.append(_several(group, study, a, b, what))
+        result = Answer(_word(base["verdict"]), " ".join(sentences))
+    result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
         rest = "At the single rungs" if study.declaration["kind"] == "ladder" else "Under the other settings"
         result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
-    harness = rows[rows["family"] == HARNESS]
-    claiming = harness[harness["verdict"].map(say).isin(["better", "worse"])]
-    if len(claiming):
-        named = "; ".join(
-            f"{row.a} on {row.dataset}, {row.position}, rate {row.rate_a:g}: {number(row.estimate, row)}, "
-            f"p = {row.p_value:.3g}"
-            for row in each(claiming.head(5))
-        )
-        chance = declaration["alpha"] * len(harness)
-        result.alarms.append(
-            f"{len(claiming)} of {len(harness)} A/A rows claim a difference of an arrangement from itself, where "
-            f"chance gives {chance:.2g} ({named}). Until that is ruled out, distrust what follows."
-        )
-    result.caveats = _caveats(study, rows, harness, base)
+    result.caveats = _caveats(study, rows, base)
     return result
+
+
+def harness(rows: pd.DataFrame, alpha: float) -> Harness | None:
+    """Whether the A/A rows of a whole page claim more differences than chance: a binomial tail of at most alpha.
+
+    A single row alarms as soon as it claims one; of forty, two are expected to. None where all is as it should be
+    without a claim, or nothing was trained twice.
+    """
+    tested = rows[rows["family"] == HARNESS]
+    claiming = tested[tested["verdict"].map(say).isin(["better", "worse"])]
+    if claiming.empty:
+        return None
+    named = "; ".join(
+        f"{row.a} on {row.dataset}, {row.position}, rate {row.rate_a:g}: {number(row.estimate, row)}, "
+        f"p = {row.p_value:.3g}"
+        for row in each(claiming.head(5))
+    )
+    chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
+    alarm = chance <= alpha * (1 + 1e-9)  # of one row the tail is alpha itself, but for rounding
+    sentence = (
+        f"{len(claiming)} of {len(tested)} A/A rows claim a difference of an arrangement from itself, where chance "
+        f"gives {alpha * len(tested):.2g} ({named}). "
+    )
+    if alarm:
+        return Harness(sentence + "Until that is ruled out, distrust what follows.", alarm)
+    return Harness(sentence + f"So many or more come up by chance with probability {chance:.2f}: no alarm.", alarm)
+
+
+def measured(study: Study, metric: str) -> str:
+    """What a study compares, in words."""
+    what, kind, over = unit(metric)[0], study.declaration["kind"], study.over
+    if kind in ("spread", "loss"):
+        return f"the {kind} of {what} over {over}"
+    return f"the change of {what} from the first {over} to the last" if kind == "ladder" else what
 
 
 def number(value: float, row: pd.Series | object) -> str:
@@ -197,7 +226,7 @@ def _held_fixed(study: Study) -> str:
     return f"The optimizer and the learning rate were held fixed ({held}), not tuned for each arrangement."
 
 
-def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.DataFrame) -> list[str]:
+def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
     lines = list(study.told_apart)
     if lines:
         lines.append("Those conditions are told apart above by these keys, and never compared with each other.")
@@ -215,7 +244,7 @@ def _caveats(study: Study, rows: pd.DataFrame, harness: pd.DataFrame, base: pd.D
     refused = rows[rows["verdict"].str.startswith("refused")]
     for reason, group in refused.groupby("verdict"):
         lines.append(f"{len(group)} rows {reason}.")
-    if harness.empty:
+    if not rows["family"].eq(HARNESS).any():
         lines.append(
             "There is no A/A row: nothing was trained twice (`rerun=1`), so the harness itself went untested here."
         )

@@ -48,7 +48,7 @@ def draw(
     study: Study, found: list[Contrast], rows: pd.DataFrame, shift: pd.DataFrame
 ) -> Iterator[tuple[str, str, Figure]]:
     """Each figure that the study has data for: a name for its file, a caption, the figure."""
-    effect = f"{_effect_name(study)} of {unit(study.declaration['metric'])[0]}"
+    effect = f"{_effect_name(study)} of {unit(study.metric)[0]}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     metric = unit(study.metric)[0]
     band = "The shaded band is the region of practical equivalence."

@@ -19,11 +19,12 @@ from PIL import Image
 
 from normdrop import tensorboard
 from normdrop.report import figures, mechanism
-from normdrop.report.against import compare_runs
-from normdrop.report.answer import Answer, answer, interval, number, partial, say
+from normdrop.report.against import compare_runs, read_reference
+from normdrop.report.answer import Answer, Harness, answer, harness, interval, number, partial, say
+from normdrop.report.checks import checks, replicated
 from normdrop.report.contrasts import contrasts
 from normdrop.report.records import Found, Study
-from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, each, verdicts
+from normdrop.report.verdicts import CENSORED, DECLARED, EXPLORATORY, HARNESS, each, verdicts
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Section:
     study: Study
     rows: pd.DataFrame
     answer: Answer
+    checks: list[str]
     declared: list[tuple[str, str]]
     family: Table
     others: Table
@@ -61,8 +63,18 @@ class Section:
     slug: str
 
 
-def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> list[Section]:
-    """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step."""
+@dataclass
+class Page:
+    sections: list[Section]
+    harness: Harness | None
+
+
+def write(found: Found, command: str, against: Path | None = None) -> Page:
+    """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step.
+
+    against: a folder with the verdicts.csv of another run to compare with. Raises ValueError if there is none in it.
+    """
+    reference = None if against is None else read_reference(against)
     target = found.directory / "report"
     order = {claim: i for i, claim in enumerate(CLAIMS)}
     found.studies.sort(key=lambda s: (order.get(s.declaration["claim"], 99), s.root.name != s.declaration["claim"]))
@@ -71,14 +83,23 @@ def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> 
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
         rows.to_csv(folder / "verdicts.csv", index=False)
+        alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
+        page = Page(sections, harness(rows, alpha) if sections else None)
+        both = None if reference is None else compare_runs(rows, reference)
+        if both is not None:
+            for section in sections:
+                section.checks += replicated(
+                    both[both["experiment"] == section.study.root.resolve().name], str(against)
+                )
         replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
         replicates.to_csv(folder / "replicates.csv", index=False)
         context = {
             "sections": sections,
+            "harness": page.harness,
             "found": found,
             "command": command,
             "partial": partial(found),
-            "against": None if reference is None else _against(rows, reference),
+            "against": None if both is None else {"name": str(against), **_against(both)},
             "title": "normdrop: "
             + (sections[0].study.declaration["claim"] if len(sections) == 1 else found.directory.name),
         }
@@ -104,7 +125,7 @@ def write(found: Found, command: str, reference: pd.DataFrame | None = None) -> 
             folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return sections
+    return page
 
 
 def _templates(name: str) -> jinja2.Environment:
@@ -168,6 +189,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         study=study,
         rows=rows,
         answer=answer(study, rows),
+        checks=checks(study, found, rows, shift),
         declared=_declared(study),
         family=_table(rows[family]),
         others=_table(rows[~family]),
@@ -275,11 +297,14 @@ def _declared(study: Study) -> list[tuple[str, str]]:
         "ladder": f"mean paired difference at each {study.over}, and its change from first to last along a fitted line",
         "mechanism": "mean paired difference, before and after recalibration",
     }
-    family = f"every data set × position × setting, {d['family']}, {d['metric']}; all else is exploratory"
+    counted = f"; of {CENSORED} the {measures['ratio']}" if CENSORED in study.metrics and d["kind"] != "ratio" else ""
+    family = (
+        f"every data set × position × setting, {d['family']}, {' and '.join(study.metrics)}; all else is exploratory"
+    )
     return [
         ("Contrast", f"A = {a}, B = {b}{better_of}; the position is the same on both sides"),
-        ("Measured as", measures[d["kind"]]),
-        ("Primary metric", d["metric"]),
+        ("Measured as", measures[d["kind"]] + counted),
+        ("Primary metric" + "s" * (len(study.metrics) > 1), ", ".join(study.metrics)),
         ("Secondary metrics", ", ".join(d["secondary"]) or "none"),
         (
             "Practical equivalence (ROPE)",
@@ -315,8 +340,7 @@ def _reproduce(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def _against(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
-    both = compare_runs(rows, reference)
+def _against(both: pd.DataFrame) -> dict[str, Any]:
     table = Table.of(
         {
             "claim": r.claim,
@@ -327,7 +351,7 @@ def _against(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
             "metric": r.metric,
             "here": number(r.estimate, r),
             "reference": number(r.estimate_reference, r),
-            "z": f"{r.z:+.1f}",
+            "t": f"{r.t:+.1f}",
             "p (Holm)": _p(r.p_holm),
             "verdict": r.verdict,
             "verdict there": r.verdict_reference,

@@ -81,11 +81,11 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
 
 
 def _contrast_rows(study: Study, found: list[Contrast]) -> Iterator[dict[str, Any]]:
-    primary, family = study.metric, study.declaration["family"]
-    means: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    family = study.declaration["family"]
+    means: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for contrast in found:
-        for metric in [primary, *study.declaration["secondary"]]:
-            declared = contrast.comparison == family and metric == primary
+        for metric in [*study.metrics, *study.declaration["secondary"]]:
+            declared = contrast.comparison == family and metric in study.metrics
             for part, a, b in values_of(study, contrast, metric):
                 place = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
                 place |= {
@@ -97,12 +97,13 @@ def _contrast_rows(study: Study, found: list[Contrast]) -> Iterator[dict[str, An
                 yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, **facts)
                 kept = np.isfinite(a) & np.isfinite(b)
                 if declared and metric != CENSORED and kept.any():
-                    means.setdefault((contrast.position, place["setting"]), []).append((a[kept].mean(), b[kept].mean()))
-    for (position, setting), pairs in means.items():
+                    key = (metric, contrast.position, place["setting"])
+                    means.setdefault(key, []).append((a[kept].mean(), b[kept].mean()))
+    for (metric, position, setting), pairs in means.items():
         # The unit of a statement about data sets at large is the data set.
         if len(pairs) >= MIN_DATA_SETS:
             of_a, of_b = np.array(pairs).T
-            place = {"dataset": f"all {len(pairs)}", "position": position, "comparison": family, "metric": primary}
+            place = {"dataset": f"all {len(pairs)}", "position": position, "comparison": family, "metric": metric}
             place |= {"setting": setting, "rate_a": math.nan, "rate_b": math.nan}
             yield _row(study, of_a, of_b, place, EXPLORATORY, test_train_ratio=0.0, fresh=True)
 
@@ -145,18 +146,18 @@ def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
     point = ["dataset", "arrangement", "position", "rate", "setting", *own_column]
     again = study.replicates[study.replicates["rerun"] == 1].drop_duplicates(["condition", "seed"])
     first = study.replicates[study.replicates["rerun"] == 0].groupby(point)
-    metric = study.metric
     for key, rerun in again.groupby(point):
-        if key not in first.groups or metric not in rerun:
+        if key not in first.groups:
             continue
         both = first.get_group(key).merge(rerun, on="seed", suffixes=("", "_again"))
-        place = dict(zip(point, key, strict=True)) | {"comparison": "a/a", "metric": metric}
+        place = dict(zip(point, key, strict=True)) | {"comparison": "a/a"}
         arrangement, rate = place.pop("arrangement"), place.pop("rate")
         extra = [f"{k}={place.pop(k)}" for k in own_column]
         place |= {"setting": ",".join(filter(None, [place["setting"], *extra])), "rate_a": rate, "rate_b": rate}
         place |= {"a": arrangement, "b": f"{arrangement} again"}
-        a, b = (both[name].to_numpy(dtype=float) for name in (metric, f"{metric}_again"))
-        yield _row(study, a, b, place, HARNESS, **_facts(rerun))
+        for metric in (m for m in study.metrics if m in rerun):
+            a, b = (both[name].to_numpy(dtype=float) for name in (metric, f"{metric}_again"))
+            yield _row(study, a, b, place | {"metric": metric}, HARNESS, **_facts(rerun))
 
 
 def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
