@@ -188,7 +188,10 @@ def _fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
+        raise KeyboardInterrupt from end
     module.to(module.parts["train"].x.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
     replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module)})
