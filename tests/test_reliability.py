@@ -176,16 +176,20 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p, r in records.items() if r and r["seeds"] == [0, 1]}
 
 
-def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+@pytest.mark.parametrize("inside", [False, True], ids=["before a fit", "in Lightning's loop"])
+def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, sign, tmp_path):
     def before() -> None:
-        fit = train._fit
+        owner, name = (train._Hooks, "on_train_epoch_end") if inside else (train, "_fit")
+        original = getattr(owner, name)
 
-        def interrupted(config, *rest):
+        def interrupted(first, *rest):
+            config = first.config if inside else first
             if config["rate"] == 0.5:
-                os.kill(os.getpid(), signal.SIGINT)
-            return fit(config, *rest)
+                os.kill(os.getpid(), sign)
+            return original(first, *rest)
 
-        train._fit = interrupted
+        setattr(owner, name, interrupted)
 
     status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
     assert status == 1

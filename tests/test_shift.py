@@ -304,6 +304,94 @@ def test_recalibrated_statistics_are_those_that_batch_norm_takes_from_one_batch_
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Activations
+
+
+@pytest.mark.parametrize("arrangement", ["bn", "dropout_bn"])
+def test_activations_in_eval_mode_are_what_a_plain_networks_bn_layers_take_and_give(trained_on_digits, arrangement):
+    parts, networks = trained_on_digits
+    seen = shift.activations(networks[arrangement], parts["train"], BATCH, rerun=0, seed=1)
+    plain, taken = networks[arrangement].replicate(1).eval(), []
+    for layer in plain:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.register_forward_hook(lambda _, inputs, output: taken.append((inputs[0], output)))
+    with torch.no_grad():
+        plain(parts["train"].x[1])
+    assert len(taken) == 2 and len(seen) == 8
+    for number, both in enumerate(taken, start=1):
+        for where, values in zip(("before_bn", "after_bn"), both, strict=True):
+            ours = seen[number, where, "eval"].sort(dim=1).values  # the rows of each unit, whatever their order
+            torch.testing.assert_close(ours, values.T.sort(dim=1).values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arrangement", ["bn", "dropout_bn"])
+def test_bn_passes_on_each_unit_with_its_bias_as_mean_and_its_weight_as_deviation_in_train_mode(
+    trained_on_digits, arrangement
+):
+    parts, networks = trained_on_digits
+    seen = shift.activations(networks[arrangement], parts["train"], BATCH, rerun=0, seed=2)
+    norms = [layer for layer in networks[arrangement].replicate(2) if isinstance(layer, nn.BatchNorm1d)]
+    for number, layer in enumerate(norms, start=1):
+        given, passed_on = (seen[number, where, "train"].double() for where in ("before_bn", "after_bn"))
+        alive = given.var(dim=1) > 1000 * layer.eps
+        assert alive.sum() > 50
+        torch.testing.assert_close(passed_on.mean(dim=1), layer.bias.double(), rtol=0, atol=1e-5)
+        # A little less: of each batch's variance BN normalises all but its eps.
+        deviation = passed_on.std(dim=1, correction=0)[alive]
+        torch.testing.assert_close(deviation, layer.weight.abs().double()[alive], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_the_moments_of_activations_are_those_that_shift_measures(trained_on_digits, seed):
+    parts, networks = trained_on_digits
+    network = networks["dropout_bn"]
+    seen = shift.activations(network, parts["train"], BATCH, rerun=0, seed=seed)
+    for entry in shift.measure(network, parts, BATCH, rerun=0, epoch="end"):
+        if entry["seed"] == seed:
+            train_mode, eval_mode = (seen[entry["layer"], "before_bn", mode].double() for mode in ("train", "eval"))
+            variances = train_mode.var(dim=1, correction=0), eval_mode.var(dim=1, correction=0)
+            counted = torch.minimum(*variances) >= 1e-5
+            ratio = (variances[1] / variances[0])[counted]
+            assert entry["measured"] < 0.7  # there is something to tell apart
+            assert float(np.median(ratio)) == pytest.approx(entry["measured"], rel=0.05)
+
+
+def test_activations_are_the_same_whatever_the_companions():
+    part = gaussian_parts(512, 16, replicates=3)["train"]
+    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "width": 32, "depth": 2}
+    together = shift.activations(build(16, [4, 5, 6], **block), part, BATCH, rerun=0, seed=5)
+    alone = shift.activations(build(16, [5], **block), Part(part.x[1:2], part.y[1:2]), BATCH, rerun=0, seed=5)
+    assert together.keys() == alone.keys() and all(torch.equal(together[key], alone[key]) for key in alone)
+
+
+def test_a_network_without_bn_has_no_activations_to_show():
+    network = build(16, [0], arrangement="dropout", position="after", rate=0.5, width=16, depth=2)
+    assert shift.activations(network, gaussian_parts(256, 16)["train"], BATCH, rerun=0, seed=0) == {}
+    assert shift.histograms({}) == []
+
+
+def test_a_histogram_is_numpys():
+    values = torch.randn(32, 500, generator=torch.Generator().manual_seed(0))
+    (entry,) = shift.histograms({(1, "before_bn", "eval"): values})
+    counts, edges = np.histogram(values.double().numpy(), bins=30)
+    assert {key: entry[key] for key in ("layer", "where", "mode")} == {"layer": 1, "where": "before_bn", "mode": "eval"}
+    assert entry["counts"] == counts.tolist()
+    assert entry["edges"] == pytest.approx(edges.tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_values_that_are_all_the_same_are_one_bucket_without_width():
+    (entry,) = shift.histograms({(1, "before_bn", "eval"): torch.full((3, 5), 2.0)})
+    assert entry["edges"] == [2.0] * 31
+    assert entry["counts"] == [0] * 29 + [15]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_leaves_no_histogram_of_any_layer(value):
+    seen = {(1, "before_bn", "train"): torch.ones(2, 3), (1, "after_bn", "train"): torch.tensor([[0.0, value, 1.0]])}
+    assert shift.histograms(seen) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What measuring reads and leaves alone
 
 
@@ -327,6 +415,7 @@ def test_measuring_leaves_network_mask_streams_and_global_random_state_as_they_w
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     shift.measure(network, parts, BATCH, rerun=0, epoch=1)
     shift.train_mode_accuracy(network, parts["train"], BATCH, rerun=0)
+    shift.activations(network, parts["train"], BATCH, rerun=0, seed=1)
     shift.recalibrated(network, parts["train"].x)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002

@@ -315,14 +315,45 @@ def test_a_condition_whose_seeds_all_diverged_is_shown_without_metrics(tmp_path:
     assert not {"test/acc", "val/loss"} & set(tags)
 
 
-def test_activations_become_histograms_at_their_steps(tmp_path: Path) -> None:
-    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
-    ((condition, tables),) = conditions(root).items()
-    values = {20: np.full((4, 3), 2.0), 10: np.linspace(0, 1, 7)}
-    tensorboard.write_condition(root / condition, *tables, activations={"activations/layer1/before_bn": values})
-    points = runs(root).Tensors(condition, "activations/layer1/before_bn")
-    assert [point.step for point in points] == [10, 20]
-    assert np.frombuffer(points[0].tensor_proto.tensor_content).reshape(-1, 3)[:, 2].sum() == 7
+def test_the_activations_of_a_grown_condition_are_served_at_their_steps_as_they_were_counted(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    from normdrop import train  # here: importing training costs seconds
+
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    study = {"condition": "digits", "setting": {}, "grid": {}, "command": "normdrop"}
+    for replicates in (2, 3):
+        overrides = (f"replicates={replicates}", "trainer.max_epochs=4", "measure.activation_epochs=[1,2,4]")
+        train.finish(tiny(*overrides), folder, study, lambda _: None)
+    ((record, _, _),) = conditions(tmp_path).values()
+    with serve(tmp_path) as server:
+        tags = {tag for tag in server.ask("plugin/histograms/tags")["digits"] if tag.startswith("activations/")}
+        layers, places, modes = (1, 2), ("before_bn", "after_bn"), ("train", "eval")
+        assert tags == {f"activations/layer{layer}/{p}/{m}" for layer in layers for p in places for m in modes}
+        for tag in tags:
+            points = server.ask("plugin/histograms/histograms", run="digits", tag=tag)
+            assert [step for _, step, _ in points] == [5, 10, 20]  # several: a time axis for DISTRIBUTIONS
+            times = [wall_time for wall_time, _, _ in points]
+            assert times == sorted(set(times))
+            for _, step, buckets in points:
+                assert sum(count for _, _, count in buckets) == 70 * (20 if "layer1" in tag else 13)
+                (entry,) = (
+                    entry
+                    for entry in record["activations"]
+                    if f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}" == tag
+                    and entry["step"] == step
+                )
+                left, right, counts = (list(column) for column in zip(*buckets, strict=True))
+                assert [*left, right[-1]] == entry["edges"] and counts == entry["counts"]
+                assert left[1:] == right[:-1]
+            assert len(server.ask("plugin/distributions/distributions", run="digits", tag=tag)) == 3
+
+
+def test_a_record_that_an_earlier_version_wrote_has_no_activations_to_draw(study: Path) -> None:
+    assert all("activations" not in record for record, _, _ in conditions(study).values())
+    for run in runs(study).Runs().values():
+        assert not any(tag.startswith("activations") for tag in run["tensors"])
 
 
 def test_shift_measured_during_training_is_a_curve_for_each_layer(tmp_path: Path) -> None:

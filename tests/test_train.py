@@ -287,7 +287,8 @@ def test_nothing_about_test_rows_reaches_training_or_a_choice(tiny, monkeypatch,
 
 
 def test_training_neither_reads_nor_writes_global_random_state(tiny):
-    config = tiny("measure.silencing=true", "measure.shift_epochs=[1]", "drift.scale=0.3", "noise=uniform")
+    measured = "measure.silencing=true", "measure.shift_epochs=[1]", "measure.activation_epochs=[1]"
+    config = tiny(*measured, "drift.scale=0.3", "noise=uniform")
 
     def states() -> tuple:
         kind, key, *rest = np.random.get_state()  # noqa: NPY002
@@ -454,6 +455,90 @@ def test_measuring_shift_leaves_every_other_column_as_it_is(tiny):
     untouched = [name for name in with_it if name in without and not name.startswith("recal")]
     assert {"test_acc", "test_nll", "val_nll"} < set(untouched)
     assert of(with_it[untouched], 0, 1) == of(without[untouched], 0, 1)
+
+
+# --- activations
+
+ACTIVATIONS = "measure.activation_epochs=[1,2]"
+
+
+def activations(directory: Path) -> list[dict]:
+    return results.read(directory)["activations"]
+
+
+@pytest.mark.parametrize("arrangement", ["bn_dropout", "dropout_bn"])
+def test_collecting_activations_leaves_the_tables_and_the_shift_as_they_are(tiny, tmp_path, arrangement):
+    plain = tiny("replicates=3", f"arrangement={arrangement}", "measure.shift_epochs=[1,2]", "noise=uniform")
+    collecting = plain | {"measure": plain["measure"] | {"activation_epochs": [1, 2], "activation_seed": 1}}
+    assert finish(collecting, tmp_path / "with") == finish(plain, tmp_path / "without")
+    assert results.read(tmp_path / "with")["shift"] == results.read(tmp_path / "without")["shift"]
+    assert activations(tmp_path / "without") == []
+    assert len(activations(tmp_path / "with")) == 2 * 2 * 2 * 2  # epochs, layers, before and after, modes
+
+
+def test_activations_are_those_of_the_chosen_seed_at_the_chosen_epochs_by_default_the_first(tiny):
+    seeds = [2, 5, 9]
+    config = tiny("seeds=[9,2,5]", ACTIVATIONS)
+    first, chosen = (
+        train.train(config | {"measure": config["measure"] | {"activation_seed": seed}}, seeds)[2]["activations"]
+        for seed in (None, 5)
+    )
+    for seed, entries in ((2, first), (5, chosen)):
+        keys = [tuple(entry[key] for key in ("seed", "epoch", "step", "layer", "where", "mode")) for entry in entries]
+        when, places = [(1, 5), (2, 10)], itertools.product((1, 2), ("before_bn", "after_bn"), ("train", "eval"))
+        assert sorted(keys) == sorted((seed, *w, *place) for w, place in itertools.product(when, [*places]))
+        assert {entry["layer"]: sum(entry["counts"]) for entry in entries} == {1: 70 * 20, 2: 70 * 13}
+    assert first[0]["counts"] != chosen[0]["counts"]
+
+
+def test_each_arrangement_trains_with_activations_asked_for_and_those_without_bn_have_none(tiny):
+    collected = {
+        arrangement: len(train.train(tiny(f"arrangement={arrangement}", ACTIVATIONS), [0])[2]["activations"])
+        for arrangement in ARRANGEMENTS
+    }
+    assert collected == {"none": 0, "dropout": 0, "bn": 16, "bn_dropout": 16, "dropout_bn": 16}
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_activations_are_the_same_however_many_train_at_a_time(tiny, at_a_time):
+    config = tiny("replicates=4", ACTIVATIONS, "measure.activation_seed=2")
+    some = train.train(config | {"replicates_at_a_time": at_a_time}, [0, 1, 2, 3])
+    assert some[2]["activations"] == train.train(config, [0, 1, 2, 3])[2]["activations"] != []
+
+
+def test_a_condition_that_grows_keeps_the_activations_it_has_and_collects_those_of_a_new_seed(tiny, tmp_path):
+    finish(tiny("replicates=2", ACTIVATIONS), tmp_path)
+    kept = activations(tmp_path)
+    assert {entry["seed"] for entry in kept} == {0}
+    finish(tiny("replicates=3", ACTIVATIONS), tmp_path)
+    assert activations(tmp_path) == kept
+    finish(tiny("replicates=4"), tmp_path)  # not asked for any more: what was collected stays
+    assert activations(tmp_path) == kept
+    finish(tiny("replicates=5", "measure.activation_epochs=[2]", "measure.activation_seed=4"), tmp_path)
+    assert {(entry["seed"], entry["epoch"]) for entry in activations(tmp_path)} == {(4, 2)}
+
+
+def test_a_finished_condition_is_finished_whether_or_not_activations_are_asked_for(tiny, tmp_path):
+    plain, asking = tiny("replicates=2"), tiny("replicates=2", ACTIVATIONS, "measure.activation_seed=1")
+    older = plain | {"measure": {k: v for k, v in plain["measure"].items() if not k.startswith("activation")}}
+    assert configs.config_hash(plain) == configs.config_hash(asking) == configs.config_hash(older)
+    finish(plain, tmp_path)
+    record = json.loads((tmp_path / results.RECORD).read_text())
+    del record["activations"]  # as an earlier version wrote it
+    (tmp_path / results.RECORD).write_text(json.dumps(record | {"config": older}))
+    assert train.missing(asking, tmp_path) == []
+    with pytest.raises(ValueError, match=r"another config \(optimizer\.lr was 0\.001, now 0\.5\);"):
+        train.missing(asking | {"optimizer": asking["optimizer"] | {"lr": 0.5}}, tmp_path)
+    finish(tiny("replicates=3"), tmp_path)
+    assert activations(tmp_path) == []
+
+
+def test_a_diverged_replicate_leaves_no_activations(tiny, tmp_path, monkeypatch):
+    plant(monkeypatch, seed=1, part="train", value=float("inf"))
+    finish(tiny("replicates=2", ACTIVATIONS, "measure.activation_seed=1"), tmp_path / "diverged")
+    assert activations(tmp_path / "diverged") == []
+    finish(tiny("replicates=2", ACTIVATIONS), tmp_path / "beside")
+    assert len(activations(tmp_path / "beside")) == 16
 
 
 # --- the record

@@ -93,6 +93,8 @@ RULES: dict[str, Rule] = {
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
+    "measure.activation_epochs": _list_of(_integer(1)),
+    "measure.activation_seed": _or_null(_integer(0)),
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
     "data.fresh": _FLAG,
@@ -146,8 +148,11 @@ STUDY: dict[str, Rule] = {
     "family": _one_of("best_vs_best", "same_rate", None),
 }
 
-# What changes no number in a replicate's row: who trains beside it, where, and under which name.
-NOT_HASHED = ("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study")
+# What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
+NOT_HASHED = (
+    *("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("measure.activation_epochs", "measure.activation_seed"),
+)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -172,6 +177,14 @@ def check(config: Mapping[str, Any]) -> None:
     width, depth = lookup(config, "model.width"), lookup(config, "model.depth")
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
+    last = lookup(config, "trainer.max_epochs")
+    for key in ("measure.shift_epochs", "measure.activation_epochs"):
+        if max(epochs := lookup(config, key), default=0) > last:
+            raise ValueError(f"{key}={epochs}: must be epochs from 1 to trainer.max_epochs={last}")
+    seed = lookup(config, "measure.activation_seed")
+    if seed is not None and seed not in seeds(config):
+        allowed = config["seeds"] or f"0 to {config['replicates'] - 1}"
+        raise ValueError(f"measure.activation_seed={seed}: must be null or one of the condition's seeds, {allowed}")
     if config["study"] is not None:
         _check_study(config["study"])
 
@@ -262,4 +275,5 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of all that a replicate's numbers depend on, but its seed."""
     decisive = {key: value for key, value in config.items() if key not in NOT_HASHED}
     decisive["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("accelerator", "devices")}
+    decisive["measure"] = {k: v for k, v in config["measure"].items() if f"measure.{k}" not in NOT_HASHED}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

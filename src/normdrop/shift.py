@@ -33,6 +33,8 @@ from normdrop.replicates import StackedBatchNorm, StackedLinear, StackedNetwork,
 # and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs of training.
 PASSES = 3
 
+BUCKETS = 30  # of a histogram of activations
+
 DIRECT = "noise→bn"
 LINEAR = "noise→linear→bn"
 APPROXIMATE = "noise→linear→activation→bn (approximate)"
@@ -129,6 +131,47 @@ def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, re
     # In double precision, like every other accuracy: a float32 read back from a table is another number.
     logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1).double()
     return accuracy(logits, part.y[index, torch.cat([rows for rows, _ in batches], dim=1)])
+
+
+@torch.no_grad()
+def activations(
+    network: StackedNetwork, part: Part, batch_size: int, rerun: int, seed: int
+) -> dict[tuple[int, str, str], Tensor]:
+    """What each BN layer of one replicate is given and passes on, over the rows of a part, in either mode.
+
+    Returns (units, rows) by (layer from 1, `before_bn` or `after_bn`, `train` or `eval`). Train mode is one pass in
+    random batches, as in `measure`; nothing of the network or of its streams changes.
+    """
+    index = network.seeds.index(seed)
+    own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.x.device)
+    x, layers = part.x[index : index + 1], list(own.layers)
+    bn_at = [position for position, layer in enumerate(layers) if isinstance(layer, StackedBatchNorm)]
+    seen: dict[tuple[int, str, str], list[Tensor]] = {}
+    for mode in ("eval", "train") if bn_at else ():  # in this order: train mode moves the copy's running statistics
+        _measuring(own, batch_size, rerun)
+        own.train(mode == "train")
+        for _, batch in _batches(own, x, batch_size, rerun, passes=1):
+            inputs = dict(_inputs(layers, batch, max(bn_at) + 1))
+            for number, position in enumerate(bn_at, start=1):
+                for where, values in (("before_bn", inputs[position]), ("after_bn", inputs[position + 1])):
+                    seen.setdefault((number, where, mode), []).append(values[0])
+    return {key: torch.cat(batches, dim=1) for key, batches in seen.items()}
+
+
+def histograms(seen: Mapping[tuple[int, str, str], Tensor]) -> list[dict[str, Any]]:
+    """`activations` in equal buckets from the smallest value to the largest; none at all if one is not finite."""
+    entries = []
+    for (layer, where, mode), values in seen.items():
+        values = values.double()
+        low, high = values.aminmax()
+        if not (low.isfinite() and high.isfinite()):
+            return []
+        # The last bucket has its right edge too, and all that there is if every value is the same: 0 / 0 counts as 1.
+        parts = ((values - low) / (high - low)).nan_to_num(1.0).flatten()
+        counts = (BUCKETS * parts).long().clamp(max=BUCKETS - 1).bincount(minlength=BUCKETS).tolist()
+        edges = [float(f"{edge:.6g}") for edge in np.linspace(low.item(), high.item(), BUCKETS + 1)]
+        entries.append({"layer": layer, "where": where, "mode": mode, "edges": edges, "counts": counts})
+    return entries
 
 
 class _Moments:

@@ -21,12 +21,14 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 
 LOGGING = ("minimal", "full", "per_seed")
 
@@ -78,18 +80,16 @@ def write_condition(
     replicates: pd.DataFrame,
     history: pd.DataFrame,
     logging: str = "full",
-    activations: Mapping[str, Mapping[int, np.ndarray]] | None = None,
 ) -> None:
     """Write the event files of one finished condition, in place of any that stand there.
 
     Args:
         directory: the condition's folder; its path below `--logdir` is the run's name.
-        record: record.json's content; `shift` may be empty.
+        record: record.json's content; `shift` may be empty, `activations` empty or absent.
         replicates: replicates.csv, one row per seed.
         history: history.csv, one row per seed and validation.
         logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or
             `per_seed` (the curves of each seed too).
-        activations: optional, histograms to draw: tag → optimizer steps so far → values of any shape.
 
     Raises:
         ValueError: `logging` is none of the three.
@@ -145,13 +145,13 @@ def write_condition(
         "val/acc_over_seeds": {
             step: sound_history.loc[[step], "val/acc"].dropna() for step in sound_history.index.unique().astype(int)
         },
-        **(activations or {}),
     }
     events = [
         event(0, columns, _layout(shift_charts)),
         *points(curves, finals.mean().to_dict()),
         *points(_with_band(by_layer)),
         *(event(step, _histogram(tag, steps[step])) for tag, steps in histograms.items() for step in sorted(steps)),
+        *(event(entry["step"], _activations(entry)) for entry in record.get("activations", [])),
     ]
     if logging == "minimal":
         _write(directory, [session, *events])
@@ -224,6 +224,18 @@ def _scalars(values: Mapping[Any, float]) -> Summary:
 def _histogram(tag: str, values: Any) -> Summary:
     """A histogram of about twice the square root of the number of values in buckets: ten for thirty seeds."""
     return histogram_pb(tag, values, buckets=int(np.clip(2 * np.sqrt(np.size(values)), 5, 30)))
+
+
+def _activations(entry: Mapping[str, Any]) -> Summary:
+    """An entry of the record's `activations` as it was counted; TensorBoard takes (buckets, 3): left, right, count."""
+    value = Summary.Value(
+        tag=f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}",
+        metadata=histogram_metadata.create_summary_metadata(None, f"The replicate of seed {entry['seed']}"),
+        tensor=make_tensor_proto(
+            np.column_stack([entry["edges"][:-1], entry["edges"][1:], entry["counts"]]), dtype=np.float64
+        ),
+    )
+    return Summary(value=[value])
 
 
 def _shift(record: Mapping[str, Any], last: int) -> pd.DataFrame:

@@ -119,20 +119,26 @@ def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: li
 
 
 class _Hooks(pl.Callback):
-    """Tells how far the fit is, and measures variance shift after the epochs asked for."""
+    """Tells how far the fit is, and measures variance shift and activations after the epochs asked for."""
 
     def __init__(self, config: Mapping[str, Any], progress: Callable[[float], None]):
         self.config, self.progress = config, progress
         self.shift: list[dict[str, Any]] = []
+        self.activations: list[dict[str, Any]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         self.progress(epoch / (trainer.max_epochs or epoch))
-        if epoch in self.config["measure"]["shift_epochs"]:
-            assert isinstance(pl_module, ReplicatedClassifier)
-            self.shift += shift.measure(
-                pl_module.network, pl_module.parts, self.config["batch_size"], self.config["rerun"], epoch
-            )
+        assert isinstance(pl_module, ReplicatedClassifier)
+        network, parts, measure = pl_module.network, pl_module.parts, self.config["measure"]
+        batches = self.config["batch_size"], self.config["rerun"]
+        if epoch in measure["shift_epochs"]:
+            self.shift += shift.measure(network, parts, *batches, epoch)
+        seed = configs.seeds(self.config)[0] if measure["activation_seed"] is None else measure["activation_seed"]
+        if epoch in measure["activation_epochs"] and seed in network.seeds:
+            seen = shift.activations(network, parts["train"], *batches, seed)
+            when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
+            self.activations += [when | entry for entry in shift.histograms(seen)]
 
 
 def train(
@@ -159,7 +165,7 @@ def train(
         gc.collect()
         torch.cuda.empty_cache()
     replicates, histories, facts = zip(*done, strict=True)
-    merged = dict(facts[0]) | {"shift": [row for fact in facts for row in fact["shift"]]}
+    merged = facts[0] | {key: [row for fact in facts for row in fact[key]] for key in ("shift", "activations")}
     return pd.concat(replicates, ignore_index=True), pd.concat(histories, ignore_index=True), merged
 
 
@@ -182,7 +188,10 @@ def _fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
+        raise KeyboardInterrupt from end
     module.to(module.parts["train"].x.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
     replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module)})
@@ -200,6 +209,7 @@ def _fit(
             if _shifts(config)
             else []
         ),
+        "activations": hooks.activations,
         "device": str(module.device),
     }
     return replicates, history, facts
@@ -307,11 +317,12 @@ def finish(
     replicates = replicates.assign(**named)
     extra = [name for name in replicates if name not in COLUMNS]
     replicates = replicates.reindex(columns=[*COLUMNS, *extra])
-    wall, shifts = time.time() - started, facts["shift"]
+    wall, shifts, activations = time.time() - started, facts["shift"], facts["activations"]
     if record is not None and old is not None:
         replicates = pd.concat([old[0], replicates]).sort_values("seed", kind="stable", ignore_index=True)
         history = pd.concat([old[1], history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
         wall, shifts = wall + record["wall_seconds"], record["shift"] + shifts
+        activations = activations or record.get("activations", [])  # one replicate's, so never of both
     merged = {
         "format": 1,
         "condition": study["condition"],
@@ -332,6 +343,7 @@ def finish(
         "finished": time.time(),
         "command": study["command"],
         "shift": shifts,
+        "activations": activations,
     }
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"])
     results.write(directory, merged, replicates, history)
