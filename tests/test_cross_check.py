@@ -129,6 +129,15 @@ def test_a_resumed_run_trains_nothing_again(script, run, source, target, monkeyp
     assert first == "2 conditions, 0 to train" and last == "0 of 2 conditions differ"
 
 
+def test_what_worker_processes_are_sent_can_be_pickled(script):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle.register_pickle_by_value(script)  # as it does with a script's own functions
+    try:
+        assert cloudpickle.dumps(script.train)
+    finally:
+        cloudpickle.unregister_pickle_by_value(script)
+
+
 def test_a_pattern_that_matches_nothing_is_one_line_and_an_error(script, run, source, tmp_path, monkeypatch):
     monkeypatch.setitem(SELECTION, "ordering", ["digits/none/before/*"])
     with pytest.raises(SystemExit) as ended:
