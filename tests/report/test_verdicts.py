@@ -374,3 +374,17 @@ def test_fresh_rows_make_the_two_scopes_one(tmp_path: Path) -> None:
     row = one(fake_study(tmp_path, replicates=10, fresh_rows=True), family="declared")
     assert row["p_new_data"] == row["p_value"]
     assert row["verdict_new_data"] == row["verdict"]
+
+
+def test_resamples_without_an_effect_do_not_spoil_the_interval_of_the_share(tmp_path: Path) -> None:
+    """Few test rows and few differing replicates: some resamples have no effect at all, before and after."""
+    for arrangement in ("bn_dropout", "dropout_bn"):
+        ahead = (np.arange(30) < 5) * (0.01 if arrangement == "bn_dropout" else 0.0)
+        table = pd.DataFrame({"seed": range(30), "val_acc": 0.9, "val_nll": 0.3, "test_acc": 0.9, "diverged": False})
+        table["test_acc"] += ahead
+        table["recal_test_acc"] = 0.9 + np.roll(ahead, 3)
+        write_condition(tmp_path, table, dataset="d", arrangement=arrangement, position="after", rate=0.5)
+    (study,) = load(tmp_path).studies
+    row = recalibration(study, contrasts(study)).iloc[0]
+    assert row["share"] == pytest.approx(0)
+    assert row["low"] < 0 < row["high"]

@@ -36,8 +36,10 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
             share = 1 - after / before
             draws = np.random.default_rng(0).integers(len(effect), size=(9999, len(effect)))
             means = effect[draws].mean(axis=1)
-            with np.errstate(divide="ignore"):  # a resample without an effect: its share is infinite, and ranks so
-                share_low, share_high = np.quantile(1 - means[:, 1] / means[:, 0], [0.025, 0.975])
+            # A resample without an effect: its share is infinite, and ranks so; without both it has none (0 / 0).
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = 1 - means[:, 1] / means[:, 0]
+            share_low, share_high = np.nanquantile(shares, [0.025, 0.975], method="nearest")
         rows.append(
             {"dataset": contrast.dataset, "position": contrast.position, "setting": contrast.setting}
             | {"comparison": contrast.comparison, "rate": contrast.rate, "n": len(effect)}
