@@ -68,6 +68,13 @@ def test_of_several_experiments_on_one_claim_the_one_of_the_same_name_is_the_ref
     assert not both["differs"].any()
 
 
+def test_what_an_experiment_of_the_same_name_lacks_is_not_taken_from_another(tmp_path: Path) -> None:
+    others = study_at(tmp_path / "reference" / "a", 0.05, datasets=("digits", "wine"))
+    reference = pd.concat([read_reference(others), read_reference(study_at(tmp_path / "reference" / "b", 0.01))])
+    own = read_reference(study_at(tmp_path / "b", 0.01, datasets=("digits", "wine")))
+    assert set(compare_runs(own, reference)["dataset"]) == {"digits"}
+
+
 def test_rows_of_other_data_are_not_compared(tmp_path: Path) -> None:
     own = read_reference(study_at(tmp_path / "own", 0.01))
     reference = read_reference(study_at(tmp_path / "reference", 0.01, datasets=("wine",)))

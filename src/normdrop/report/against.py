@@ -34,8 +34,10 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
     independent: t is then too small, never too large.
     """
     both = _keyed(own).merge(_keyed(reference), on=SAME, suffixes=("", "_reference"))
-    # Several experiments may test one claim: the one of the same name is meant, else whichever comes first.
+    # Several experiments may test one claim: the one of the same name is meant; where the reference has no such
+    # experiment, whichever comes first.
     both["other"] = both["experiment"] != both["experiment_reference"]
+    both = both[~(both["other"] & both["experiment"].isin(reference["experiment"]))]
     both = both.sort_values("other", kind="stable").drop_duplicates([*SAME, "experiment"]).sort_index(ignore_index=True)
     found, degrees = [], []
     for row in both.to_dict("records"):
