@@ -47,8 +47,9 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
         if row["metric"] == CENSORED and (values > 0).all():
             values = np.log(values)
         freedom = np.maximum([row["n"] - 1, row["n_reference"] - 1], 1)
-        error = (values[:, 2] - values[:, 1]) / (2 * stats.t.ppf(0.975, freedom))
-        gap, noise = values[0, 0] - values[1, 0], float(np.hypot(*error))
+        with np.errstate(invalid="ignore"):  # a median of censored runs is infinite, and so are its bounds
+            error = (values[:, 2] - values[:, 1]) / (2 * stats.t.ppf(0.975, freedom))
+            gap, noise = values[0, 0] - values[1, 0], float(np.hypot(*error))
         found.append(gap / noise if noise > 0 else (0.0 if gap == 0 else np.inf if np.isfinite(gap) else np.nan))
         degrees.append(noise**4 / float((error**4 / freedom).sum()) if noise > 0 else float(freedom.sum()))
     both["t"] = found
