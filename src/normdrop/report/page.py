@@ -39,6 +39,11 @@ class Table:
         header = [key for key in (cells[0] if cells else {}) if any(row[key] != "—" for row in cells)]
         return cls(header, [[row[key] for key in header] for row in cells])
 
+    def columns(self, names: Iterable[str]) -> Table:
+        """Those of the named columns that there are, in this order."""
+        at = [self.header.index(name) for name in names if name in self.header]
+        return Table([self.header[i] for i in at], [[row[i] for i in at] for row in self.rows])
+
     def markdown(self) -> str:
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -110,7 +115,8 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
                 folder,
                 {f"{s.slug}/{file.removesuffix('.png')}": folder / file for s in sections for file, _, _ in s.figures},
                 {
-                    f"{s.slug}/verdicts": f"{s.answer.word}. {s.answer.sentence}\n\n{s.family.markdown()}"
+                    f"{s.slug}/verdicts": f"{s.answer.word}. {s.answer.sentence}\n\n"
+                    + s.family.columns(IN_TENSORBOARD).markdown()
                     for s in sections
                 },
                 replicates if len(sections) == 1 else None,
@@ -147,6 +153,9 @@ def _rich_text(text: str) -> markupsafe.Markup:
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))
 
+
+# TensorBoard's TEXT tab breaks the words of a wider table.
+IN_TENSORBOARD = ("data set", "position", "setting", "comparison", "metric", "A - B", "interval", "verdict", "n")
 
 # The order of the post's claims in PROTOCOL.md; its first is the main one.
 CLAIMS = [
