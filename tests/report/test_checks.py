@@ -104,6 +104,12 @@ def test_a_ladder_says_how_far_it_goes_down(tmp_path: Path) -> None:
     assert "test accuracy of dropout_bn goes from 90.0 % at the first data.clusters_per_class to 60.0" in text
 
 
+def test_a_ladder_of_which_one_rung_is_there_gets_its_report(tmp_path: Path) -> None:
+    study = {"kind": "ladder", "over": "data.clusters_per_class"}
+    directory = fake_study(tmp_path, study=study, settings=[{"data.clusters_per_class": 1}], rates=(0.3,), replicates=6)
+    assert "The ladder is one" not in checks_of(directory)
+
+
 def test_only_exact_forms_count_for_the_agreement_of_theory_and_measurement() -> None:
     shift = pd.DataFrame(
         [

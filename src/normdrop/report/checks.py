@@ -49,9 +49,11 @@ def room(study: Study, own: Sequence[Contrast]) -> str | None:
     if metric.endswith("acc") and study.declaration["kind"] not in ("spread", "loss"):
         symbol = "%"
     if study.declaration["kind"] == "ladder":
-        over, rungs = study.over, ladder(study)
-        parts = {part: b for part, _, b in values_of(study, own[0], metric)}
-        first, last = (scale * np.nanmean(parts[f"{over}={rung}"]) for rung in (rungs[0], rungs[-1]) if parts)
+        over, parts = study.over, {part: b for part, _, b in values_of(study, own[0], metric)}
+        rungs = [parts[f"{over}={rung}"] for rung in ladder(study) if f"{over}={rung}" in parts]
+        if len(rungs) < 2:  # a sweep that has only begun
+            return None
+        first, last = (scale * np.nanmean(rung) for rung in (rungs[0], rungs[-1]))
         name = unit(metric)[0]
         return f"The ladder is one: {name} of {side} goes from {first:.1f} {symbol} at the first {over} to {last:.1f}."
     means = []
