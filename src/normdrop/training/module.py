@@ -37,7 +37,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
     name = target.removeprefix("torch.optim.")
     if target == name or name not in ELEMENTWISE:
         raise ValueError(
-            f"optimizer._target_={target}: must be torch.optim.NAME, NAME one of {', '.join(ELEMENTWISE)}; others do "
+            f"optimizer._target_={target}: must be torch.optim.NAME, one of {', '.join(ELEMENTWISE)}; others do "
             "not treat each weight by itself, which a stack of replicates needs"
         )
     kind = getattr(torch.optim, name)
