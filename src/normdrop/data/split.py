@@ -20,26 +20,27 @@ def split(
 ) -> dict[str, np.ndarray]:
     """The row numbers of one replicate's train, val and test part, stratified, from its stream `split`.
 
-    test_fraction is a share of all rows (an official test part is taken as it is instead), val_fraction a share of the
-    others. train_size thins out the training part alone: val and test are the same whatever it is. The sizes depend on
-    the number of rows only. Raises ValueError if a class would be missing from a part.
+    test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
+    taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is. The
+    sizes depend on the number of rows only. Raises ValueError if a class would be missing from a part.
     """
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
         require(f"data.{key}", value, is_number(value) and 0 < value < 1, "a number between 0 and 1")
     ok = train_size is None or (is_int(train_size) and train_size >= 1)
     require("data.train_size", train_size, ok, "a whole number, 1 or more, or null for all")
     rng = np.random.RandomState(stream(seed, "split").bit_generator)  # what scikit-learn takes
-    everything = np.arange(len(rows.y))
-    if rows.test is None:
-        rest, test = _stratified(rows, everything, "test", math.ceil(test_fraction * len(everything)), rng)
-    else:
-        rest, test = everything[~rows.test], everything[rows.test]
-    train, val = _stratified(rows, rest, "val", math.ceil(val_fraction * len(rest)), rng)
+    parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
+    train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
+    for part, fraction in (("test", test_fraction), ("val", val_fraction)):
+        if part not in parts:
+            train, parts[part] = _stratified(rows, train, part, math.ceil(fraction * len(train)), rng)
     if train_size is not None and train_size > len(train):
         raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
     if train_size is not None and train_size < len(train):
         _, train = _stratified(rows, train, "train", train_size, rng, whole=False)
-    return {"train": train, "val": val, "test": test}
+    if absent := sorted({*range(len(rows.classes))} - {*rows.y[train].tolist()}):  # where the data set gives the parts
+        raise ValueError(f"data: class {rows.classes[absent[0]]!r} has no training row")
+    return {"train": train, "val": parts["val"], "test": parts["test"]}
 
 
 def _stratified(
