@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 # The first columns of replicates.csv, in this order; others follow.
 COLUMNS = (
     *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
-    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_nll", "test_ece", "gap", "nll_gap"),
-    *("steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
+    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_balanced_acc", "test_nll", "test_ece"),
+    *("gap", "nll_gap", "steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
 )
 
 

@@ -183,6 +183,14 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return right.masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
 
 
+def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean recall over the classes that the rows have, (replicates,); NaN where a replicate's logits are not finite."""
+    classes = torch.zeros(len(y), logits.shape[-1], device=y.device, dtype=logits.dtype)
+    right = (logits.argmax(dim=-1) == y).to(logits.dtype)
+    recall = classes.scatter_add(1, y, right) / classes.scatter_add(1, y, torch.ones_like(right))
+    return recall.nanmean(dim=1).masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
+
+
 def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Tensor:
     """Σ over bins of (rows in bin / rows) · |accuracy − mean confidence|, (replicates,).
 
@@ -198,6 +206,7 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
 # What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as float64.
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "acc": accuracy,
+    "balanced_acc": balanced_accuracy,
     "nll": nll,
     "ece": expected_calibration_error,
 }
