@@ -23,14 +23,26 @@ from filelock import FileLock, Timeout
 
 # The first columns of replicates.csv, in this order; others follow.
 COLUMNS = (
-    *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
+    *(
+        "dataset",
+        "arrangement",
+        "position",
+        "rate",
+        "setting",
+        "depth",
+        "width",
+        "seed",
+        "rerun",
+        "epoch",
+        "epochs_after",
+    ),
     *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_nll", "test_ece", "gap", "nll_gap"),
     *("steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
 )
 
 
 # Another number wherever an older record can no longer be read or compared.
-FORMAT = 2
+FORMAT = 3
 RECORD = "record.json"
 TABLES = ("replicates.csv", "history.csv")
 ERROR = "error.txt"
@@ -53,7 +65,8 @@ class Finished:
         """One row per seed: COLUMNS and what else was measured."""
         table = self._table("replicates.csv")
         table["setting"] = table["setting"].astype(object).fillna("")
-        return table.astype({"steps_to_level": "Int64", "width": "string"})
+        whole = dict.fromkeys(("epoch", "epochs_after", "steps_to_level"), "Int64")
+        return table.astype(whole | {"width": "string"})
 
     @property
     def history(self) -> pd.DataFrame:

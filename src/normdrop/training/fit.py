@@ -87,11 +87,13 @@ class _Hooks(pl.Callback):
         assert isinstance(pl_module, ReplicatedClassifier)
         network, parts, measure = pl_module.network, pl_module.parts, self.config["measure"]
         batches = self.config["batch_size"], self.config["rerun"]
+        ended = {seed for seed, end in zip(network.seeds, pl_module.ended.tolist(), strict=True) if end}
         if epoch in measure["shift_epochs"]:
-            self.shift += shift.measure(network, parts, *batches, epoch)
+            measured = shift.measure(network, parts, *batches, epoch)
+            self.shift += [entry for entry in measured if entry["seed"] not in ended]
         seed = measure["activation_seed"]
         seed = min(self.config["seeds"] or [0]) if seed is None else seed  # the condition's first
-        if epoch in measure["activation_epochs"] and seed in network.seeds:
+        if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
             self.activations += [when | entry for entry in shift.histograms(seen)]
@@ -150,7 +152,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
     data = data_of(config, seeds)
     data.setup()
     network = network_of(config, data.features, data.classes, seeds)
-    module = ReplicatedClassifier(network, data.parts, config["optimizer"], config["drift"])
+    searched = {key: config[key] for key in ("select_epoch", "patience")}
+    module = ReplicatedClassifier(network, data.parts, config["optimizer"], config["drift"], **searched)
     hooks = _Hooks(config, progress)
     on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
     trainer = pl.Trainer(
@@ -175,7 +178,15 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
     diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
     replicates.insert(1, "diverged", diverged)
     replicates.loc[diverged, replicates.columns[2:]] = float("nan")
-    replicates["steps_to_level"] = replicates["seed"].map(level).astype("Int64").where(~replicates["diverged"])
+    best = module.select_epoch == "best"
+    step = module.best_step.cpu().numpy() if best else module.steps
+    last = history.groupby("seed")["step"].max()[seeds].to_numpy() if best else module.steps
+    for name, steps in (("epoch", step), ("epochs_after", last)):
+        replicates[name] = (steps - 1) // int(trainer.num_training_batches)  # from 0, as in the history
+    replicates["epochs_after"] -= replicates["epoch"]
+    replicates["steps_to_level"] = replicates["seed"].map(level)
+    for name in ("epoch", "epochs_after", "steps_to_level"):
+        replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
     facts = {
         "rows": {name: part.y.shape[1] for name, part in data.parts.items()}
         | {"features": data.features, "classes": data.classes},
@@ -200,7 +211,8 @@ def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
         pd.DataFrame({"seed": seeds} | {k: v.numpy() if torch.is_tensor(v) else v for k, v in entry.items()})
         for entry in module.history
     ]
-    return pd.concat(frames, ignore_index=True).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+    history = pd.concat(frames, ignore_index=True).query("live").drop(columns="live")
+    return history.sort_values(["seed", "step"], kind="stable", ignore_index=True)
 
 
 @torch.no_grad()

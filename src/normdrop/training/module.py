@@ -55,9 +55,13 @@ class ReplicatedClassifier(pl.LightningModule):
     """Trains all replicates of a stacked network at once; a batch is row indices (replicates, batch) into the parts.
 
     `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the mean
-    training loss since the last one, validation NLL (nats) and validation accuracy. `diverged` (replicates,) marks
-    those whose loss stopped being finite: from that validation on their weights are NaN, so that nothing they do later
-    can pass for a result.
+    training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search had not ended
+    before. `diverged` (replicates,) marks those whose loss stopped being finite: from that validation on their weights
+    are NaN, so that nothing they do later can pass for a result.
+
+    With `select_epoch="best"` the network ends with the weights and running statistics that each replicate had at the
+    validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search ends once so many
+    epochs brought nothing lower, and training once all have ended; what a replicate does after its end counts nowhere.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class ReplicatedClassifier(pl.LightningModule):
         parts: Mapping[str, Part],
         optimizer: Mapping[str, Any],
         drift: Mapping[str, float] | None = None,
+        select_epoch: str = "last",
+        patience: int | None = None,
     ):
         super().__init__()
         # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no result.
@@ -74,12 +80,19 @@ class ReplicatedClassifier(pl.LightningModule):
         self.parts = dict(parts)
         self.optimizer_config = dict(optimizer)
         self.drift = dict(drift or {"scale": 0.0, "offset": 0.0, "cycles": 0.0})
+        self.select_epoch, self.patience = select_epoch, patience
         self.history: list[dict[str, Any]] = []
         self.steps = 0
         replicates = len(network.seeds)
         self.diverged: Tensor
+        self.ended: Tensor
+        self.best_nll: Tensor
+        self.best_step: Tensor
         self.index: Tensor
         self.register_buffer("diverged", torch.zeros(replicates, dtype=torch.bool))
+        self.register_buffer("ended", torch.zeros(replicates, dtype=torch.bool))
+        self.register_buffer("best_nll", torch.full((replicates,), math.inf, dtype=torch.float64))
+        self.register_buffer("best_step", torch.zeros(replicates, dtype=torch.long))
         self.register_buffer("index", torch.arange(replicates)[:, None])
 
     def configure_optimizers(self) -> Any:
@@ -93,6 +106,18 @@ class ReplicatedClassifier(pl.LightningModule):
         self.parts = {name: part.to(self.device) for name, part in self.parts.items()}
         self.loss_sum = torch.zeros(len(self.network.seeds), device=self.device, dtype=torch.float64)
         self.loss_steps = 0
+        # NaN until a validation NLL was finite: a replicate that never had one has no result.
+        self.best = (
+            {name: torch.full_like(own, math.nan) for name, own in self.network.state_dict().items()}
+            if self.select_epoch == "best"
+            else {}
+        )
+
+    def on_fit_end(self) -> None:
+        if self.best:
+            self.network.load_state_dict(self.best)
+            self.best = {}
+            self._void_diverged()
 
     def training_step(self, rows: Tensor, _: int) -> None:
         part = self.parts["train"]
@@ -129,14 +154,33 @@ class ReplicatedClassifier(pl.LightningModule):
                 "train_loss": loss.cpu(),
                 "val_nll": measured["nll"].cpu(),
                 "val_acc": measured["acc"].cpu(),
+                "live": ~self.ended.cpu(),
             }
         )
         self.loss_sum = torch.zeros_like(self.loss_sum)
         self.loss_steps = 0
-        self.diverged |= ~torch.isfinite(loss)
+        self.diverged |= ~torch.isfinite(loss) & ~self.ended
+        if self.best:
+            self._search(measured["nll"])
+        self._void_diverged()
+
+    @torch.no_grad()
+    def _void_diverged(self) -> None:
         if self.diverged.any():
             for parameter in self.network.parameters():
                 parameter.masked_fill_(self.diverged[:, None], math.nan)
+
+    def _search(self, nll: Tensor) -> None:
+        """Keep those replicates that were never better; the search of one that last was long ago has ended."""
+        better = (nll < self.best_nll) & ~self.ended & ~self.diverged
+        self.best_nll = torch.where(better, nll, self.best_nll)
+        self.best_step = torch.where(better, self.steps, self.best_step)
+        for name, own in self.network.state_dict().items():
+            own, kept = (values.view(len(better), -1) for values in (own, self.best[name]))
+            torch.where(better[:, None], own, kept, out=kept)
+        if self.patience is not None:
+            self.ended |= self.steps - self.best_step >= self.patience * int(self.trainer.num_training_batches)
+            self.trainer.should_stop |= bool(self.ended.all())
 
     @torch.no_grad()
     def evaluate(self, name: str, measures: Iterable[str] = ("acc", "nll")) -> dict[str, Tensor]:
