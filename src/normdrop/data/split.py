@@ -11,9 +11,8 @@ from sklearn.model_selection import train_test_split
 from normdrop.data.rows import Rows, is_int, is_number, require
 from normdrop.streams import stream
 
-# A feature whose training standard deviation is below this counts as constant and is only centred (digits has such
-# pixels): dividing by it would blow up the first validation row that differs.
-CONSTANT = 1e-3
+# Rounding alone makes a feature vary by less than this share of its magnitude.
+ROUNDING = 16 * np.finfo(np.float64).eps
 
 
 def split(
@@ -65,25 +64,32 @@ def _stratified(
     return others, drawn
 
 
-def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Centre and scale all parts, each (rows, features), by the training part's mean and standard deviation.
+def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, each (features,), of training rows (rows, features) float64, NaN where missing.
 
-    A feature whose training standard deviation is below 1e-3 is divided by 1. Missing values (NaN) become 0, the
-    training mean; so does every value of a feature that the training part never saw. Raises ValueError if no feature
-    varies in the training part.
+    A feature that is constant there, but for rounding, gets an infinite scale: it is 0 in every part, since what has
+    not varied in training cannot have been learnt, and how far a later value lies off depends on its unit. Raises
+    ValueError if no feature varies.
     """
-    train = parts["train"].astype(np.float64)
-    seen = (~np.isnan(train)).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        mean = np.nansum(train, axis=0) / seen
-        std = np.sqrt(np.nansum((train - mean) ** 2, axis=0) / seen)
-    varies = std >= CONSTANT
+    seen = np.maximum((~np.isnan(train)).sum(axis=0), 1)
+    # Powers of two bring each feature to magnitude 1 without rounding: no unit is too small or too large to be squared.
+    exponent = np.frexp(np.abs(np.nan_to_num(train)).max(axis=0))[1]
+    x = np.ldexp(train, -exponent)
+    mean = np.nansum(x, axis=0) / seen
+    mean += np.nansum(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
+    std = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / seen)
+    varies = std > ROUNDING
     if not varies.any():
-        raise ValueError(
-            f"data: every feature is constant in the training rows (standard deviation below {CONSTANT:g}): "
-            "there is nothing to learn from; are the features on a tiny scale?"
-        )
-    scale = np.where(varies, std, 1.0)
+        raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")
+    return np.ldexp(mean, exponent), np.where(varies, np.ldexp(std, exponent), np.inf)
+
+
+def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Centre and scale all parts, each (rows, features), by the training part's `scale_of`.
+
+    Missing values (NaN) become 0, the training mean; so does every value of a feature that training never saw vary.
+    """
+    mean, scale = scale_of(parts["train"].astype(np.float64))
     return {name: np.nan_to_num((x - mean) / scale, nan=0.0) for name, x in parts.items()}
 
 

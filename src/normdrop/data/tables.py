@@ -141,13 +141,12 @@ def table_rows(
         column = features[name]
         if name in categorical:
             levels = column.astype("category").cat.remove_unused_categories()
-            block = pd.get_dummies(levels).to_numpy(np.float32, copy=True)
+            block = pd.get_dummies(levels).to_numpy(np.float64, copy=True)
             block[column.isna().to_numpy()] = np.nan
         else:
-            with np.errstate(over="ignore"):
-                block = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)[:, None]
-            if np.isinf(block).any():
-                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond float32's range)")
+            block = column.to_numpy(dtype=np.float64, na_value=np.nan)[:, None]
+            if (np.abs(block) > 1e300).any():
+                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
         blocks.append(block)
     return Rows(np.concatenate(blocks, axis=1), y, classes)
 
