@@ -120,15 +120,13 @@ def test_what_becomes_of_a_replicate_after_its_end_counts_nowhere(tiny, monkeypa
 
 
 def test_a_replicate_whose_validation_never_was_finite_has_no_result(tiny, monkeypatch):
-    evaluate = ReplicatedClassifier.evaluate
+    validated = ReplicatedClassifier._validated
 
-    def broken(self, *arguments):
-        measured = evaluate(self, *arguments)
-        if self.trainer.training or self.trainer.validating:
-            measured["nll"][0] = torch.inf
-        return measured
+    def broken(self, nll, acc):
+        nll[0] = torch.inf
+        return validated(self, nll, acc)
 
-    monkeypatch.setattr(ReplicatedClassifier, "evaluate", broken)
+    monkeypatch.setattr(ReplicatedClassifier, "_validated", broken)
     found = fit(tiny("select_epoch=best", "arrangement=bn"), [0, 1]).replicates
     assert found["diverged"].tolist() == [True, False]
     assert found.loc[0].drop(["seed", "diverged"]).isna().all()
