@@ -254,20 +254,23 @@ def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") 
         odd = np.zeros(len(values), bool)
     else:
         text = column.astype("string").str.strip()
-        folded = text.str.casefold()
-        known = (text.notna() & ~folded.isin(NO_VALUE) & ~text.isin(missing)).to_numpy(bool)
-        text, folded = text.where(known), folded.where(known)
-        if folded.dropna().isin(["true", "false"]).all():
-            plain = (folded == "true").astype("Float64")
-        else:
-            plain = pd.to_numeric(
-                text.str.translate(str.maketrans(",.", ".,")) if decimal == "," else text, errors="coerce"
-            )
-        values = plain.to_numpy(np.float64, na_value=np.nan)
-        odd = known & np.isnan(values)
-        code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
-        if code.any() and text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True).duplicated().any():
-            odd |= code
+        text = text.mask(text == "")
+        pointed = text
+        if decimal == ",":
+            pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
+        try:
+            read = pointed.astype("Float64")  # the faster way, where there are numbers only
+        except ValueError:
+            read = pd.to_numeric(pointed, errors="coerce")
+        values = read.to_numpy(np.float64, na_value=np.nan)
+        odd = np.isnan(values) & text.notna().to_numpy(bool)
+        odd[odd] = ~(text[odd].str.lower().isin(NO_VALUE) | text[odd].isin(missing)).to_numpy(bool)
+        truth = text[odd].str.lower()
+        if np.isnan(values).all() and truth.isin(["true", "false"]).all():
+            values[odd], odd = truth == "true", odd & False
+        if (values == np.round(values)).any() and (code := text.str.fullmatch(CODE).fillna(False).to_numpy(bool)).any():
+            bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
+            odd |= code & bare.duplicated().any()
     values = np.where(np.isin(values, [float(word) for word in missing if NUMBER.fullmatch(word)]), np.nan, values)
     return values, odd
 
