@@ -1,7 +1,11 @@
 """From a user's file to rows: the same rows for the same table, or one line that says what to type."""
 
+import io
+import pickle
 import re
+import zipfile
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd

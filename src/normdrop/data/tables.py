@@ -335,8 +335,6 @@ def _classes(
         raise ValueError(f"{where}: {empty} rows have no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
-    if 3 * len(names) > len(column):
-        raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     if classes != "as_is":
         if all(map(NUMBER.fullmatch, names)) and not all(float(name).is_integer() for name in names):
             raise ValueError(
@@ -348,6 +346,8 @@ def _classes(
                 f"{where}: the classes {alike} differ only by blanks or case: write them alike in the file, or take "
                 "them as two with data.classes=as_is"
             )
+    if 3 * len(names) > len(column):
+        raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     return y, names
 
 
