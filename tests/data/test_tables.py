@@ -97,6 +97,10 @@ def test_a_separator_that_is_given_is_taken(read):
     assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
 
 
+def test_columns_may_stand_apart_by_blanks(read):
+    assert read(PLAIN.to_string(index=False), "t.txt").fingerprint == read(PLAIN).fingerprint
+
+
 def test_where_two_separators_fit_the_user_is_asked(read):
     text = "a;b,label\n" + "".join(f"{i};1,{'yes' if i % 2 else 'no'}\n" for i in range(30))
     line = refusal(read, text)
@@ -442,7 +446,7 @@ BAD_FILES = {
     "missing file": ("t.csv", None, {}, "no such file"),
     "a folder": (".", None, {}, "not a file"),
     "no path": (None, None, {}, "data.path is not given"),
-    "another suffix": ("t.pkl", GOOD, {}, "must end in one of .csv, .txt, .tsv, .parquet, .npz"),
+    "another suffix": ("t.pkl", GOOD, {}, "must end in one of .csv, .tsv, .txt, .parquet, .npz"),
     "empty csv": ("t.csv", b"", {}, "the file is empty"),
     "blank csv": ("t.csv", b"\n\n", {}, "cannot be read: No columns"),
     "header only": ("t.csv", csv(), {}, "the table has no rows"),
