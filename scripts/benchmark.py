@@ -32,6 +32,8 @@ import hydra
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from normdrop.mlp import mlp
+from normdrop.replicates import splitmix64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -41,8 +43,6 @@ from normdrop import config as configs
 from normdrop import train
 from normdrop.arrangement import ARRANGEMENTS
 from normdrop.data import Part
-from normdrop.mlp import mlp
-from normdrop.replicates import splitmix64
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORK = (

@@ -13,10 +13,10 @@ from types import ModuleType
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from normdrop.mlp import mlp
 
 from normdrop import results, train
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
-from normdrop.mlp import mlp
 from normdrop.report import records
 
 SELECTION = {"ordering": ["digits/*_*/after/q*"]}

@@ -17,10 +17,10 @@ import sklearn.datasets
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from normdrop.replicates import stream
 
 from normdrop import data
 from normdrop.data import ReplicateData, Rows, check_batches, check_name, project, split, standardise
-from normdrop.replicates import stream
 
 CONF = Path(__file__).parents[1] / "conf"
 SPLIT_KEYS = ("fresh", "train_size", "val_fraction", "test_fraction", "pca")

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from normdrop.mlp import initialise, mlp
 from normdrop.replicates import stream
+from torch import nn
 
 
 def names(network: nn.Sequential) -> str:

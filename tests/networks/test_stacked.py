@@ -8,10 +8,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
-
-from normdrop.arrangement import ARRANGEMENTS, NOISES, POSITIONS, UniformNoise
 from normdrop.mlp import initialise, mlp
 from normdrop.module import cross_entropy
 from normdrop.replicates import (
@@ -23,6 +19,10 @@ from normdrop.replicates import (
     splitmix64,
     stream,
 )
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from normdrop.arrangement import ARRANGEMENTS, NOISES, POSITIONS, UniformNoise
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
 SEEDS = [4, 0, 9]

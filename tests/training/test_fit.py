@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from normdrop.module import ReplicatedClassifier
+from normdrop.replicates import StackedLinear, StackedNoise
 
 from normdrop import config as configs
 from normdrop import data, results, train
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.data import ReplicateData, Rows
-from normdrop.module import ReplicatedClassifier
-from normdrop.replicates import StackedLinear, StackedNoise
 
 ADAM, SGD, ADAMW = ("optimizer=adam",), ("optimizer=sgd",), ("optimizer=adamw", "optimizer.schedule=cosine")
 EVERY_PLACE = [*itertools.product(ARRANGEMENTS, POSITIONS)]

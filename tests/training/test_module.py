@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from normdrop.mlp import mlp
+from normdrop.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
+from normdrop.replicates import StackedNetwork, stream
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 
 from normdrop import module
 from normdrop.data import Part
-from normdrop.mlp import mlp
-from normdrop.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
-from normdrop.replicates import StackedNetwork, stream
 
 ADAM = {"name": "adam", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 

@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from normdrop.mlp import initialise, mlp
+from normdrop.module import accuracy, cross_entropy
+from normdrop.replicates import StackedBatchNorm, StackedNetwork, StackedNoise, stream
 from torch import Tensor, nn
 
 from normdrop import shift
 from normdrop.data import BatchOrder, Part, ReplicateData, digits
-from normdrop.mlp import initialise, mlp
-from normdrop.module import accuracy, cross_entropy
-from normdrop.replicates import StackedBatchNorm, StackedNetwork, StackedNoise, stream
 
 BATCH = 64
 CLASSES = 4
