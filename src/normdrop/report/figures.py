@@ -371,7 +371,7 @@ def _who_beats_whom(study: Study) -> Figure | None:
         if metric not in block:
             continue
         if study.kind.ratio:  # a run that never reached the level is behind any that did
-            block = block.assign(**{metric: block[metric].astype(float).fillna(np.inf)})
+            block = block.fillna({metric: np.inf})
         best = {
             name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
             for name, rows in ((n, block[block["arrangement"] == n]) for n in study.arrangements)

@@ -205,6 +205,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise ValueError(f"its record or its table lacks {error}") from None
     if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
+    table = table.astype({"steps_to_level": float})
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table
