@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, has, same_network
 from normdrop.data.sources import arguments, source_of
+from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 
 HERE = Path(__file__).parents[1]
@@ -136,7 +137,7 @@ STUDY: dict[str, Rule] = {
     ),
     "metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
     "secondary": _list_of(_one_of(*METRICS)),
-    "kind": _one_of("difference", "ratio", "spread", "loss", "ladder", "mechanism"),
+    "kind": _one_of(*KINDS),
     "over": (lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
     "tuned": _list_of((lambda v: isinstance(v, str), "a key of the grid")),
     "rope": (
