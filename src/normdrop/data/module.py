@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from normdrop.data.rows import Rows, check_memory, is_int, require
-from normdrop.data.split import project, split, standardise
+from normdrop.data.split import by_channel, project, split, standardise
 from normdrop.streams import stream
 
 
@@ -58,15 +58,17 @@ class ReplicateData(lightning.LightningDataModule):
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
     replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
-    instead of the features, or None. batch_norm: whether the network has batch normalization, which cannot train on a
+    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says. standardise:
+    `feature`, each by itself, or `channel`, all of a channel by one mean and deviation. batch_norm: whether the network has batch normalization, which cannot train on a
     batch of one row. rerun: another number gives other batch orders of the same parts.
 
-    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers). Anything wrong with the data
+    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and `shape`. Anything wrong with the data
     or these arguments raises ValueError there.
     """
 
     parts: dict[str, Part]
     features: int
+    shape: tuple[int, ...]
     classes: int
 
     def __init__(
@@ -80,12 +82,15 @@ class ReplicateData(lightning.LightningDataModule):
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         pca: int | None = None,
+        shape: Sequence[int] | None = None,
+        standardise: str = "feature",
         batch_norm: bool = False,
         rerun: int = 0,
     ) -> None:
         super().__init__()
         self.source, self.seeds, self.batch_size = source, list(seeds), batch_size
         self.fresh, self.pca, self.batch_norm, self.rerun = fresh, pca, batch_norm, rerun
+        self.given_shape, self.standardise = shape, standardise
         self.sizes: dict[str, Any] = {
             "train_size": train_size,
             "val_fraction": val_fraction,
@@ -95,6 +100,8 @@ class ReplicateData(lightning.LightningDataModule):
     def setup(self, stage: str = "fit") -> None:
         if hasattr(self, "parts"):  # Lightning calls this again for each stage
             return
+        allowed = ("feature", "channel")
+        require("data.standardise", self.standardise, self.standardise in allowed, f"one of {', '.join(allowed)}")
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
@@ -105,11 +112,14 @@ class ReplicateData(lightning.LightningDataModule):
             index = split(own, seed, **self.sizes)
             if replicate == 0:
                 check_batches(len(index["train"]), self.batch_size, self.batch_norm)
-            values = standardise({name: own.x[i] for name, i in index.items()})
+            shape = check_shape(self.given_shape, own) if self.pca is None else ()
+            values = {name: own.x[i] for name, i in index.items()}
+            values = by_channel(values, shape) if self.standardise == "channel" else standardise(values)
             if self.pca is not None:
                 values = project(values, self.pca)
             if replicate == 0:
                 self.features, self.classes = values["train"].shape[1], len(own.classes)
+                self.shape = shape or (self.features,)
                 check_memory(sum(map(len, index.values())), self.features, len(self.seeds), "data")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
                 stacked = {
@@ -132,6 +142,17 @@ class ReplicateData(lightning.LightningDataModule):
     def val_dataloader(self) -> range:
         """One item without meaning: a validation step reads the whole resident part."""
         return range(1)
+
+
+def check_shape(given: Sequence[int] | None, rows: Rows) -> tuple[int, ...]:
+    """The shape of a row, as given or as the rows have it. Raises ValueError."""
+    if given is None:
+        return rows.shape
+    ok = isinstance(given, (list, tuple)) and all(is_int(size) and size >= 1 for size in given)
+    features = rows.x.shape[1]
+    allowed = f"null, or a list of integers ≥ 1 whose product is the {features} features of this data set"
+    require("data.shape", given, ok and math.prod(given) == features, allowed)
+    return tuple(given)
 
 
 def check_batches(train_rows: int, batch_size: int, batch_norm: bool) -> None:

@@ -16,23 +16,32 @@ class Rows:
     """The rows of a data set, before any split.
 
     x: (rows, features) float32, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
-    classes: the classes' names; test: (rows,) bool, the official test part, or None if there is none.
+    classes: the classes' names; test: (rows,) bool, the official test part, or None if there is none; shape: of a row
+    before it was flattened, (channels, *space), or (features,).
     """
 
     x: np.ndarray
     y: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray | None = None
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # Conditions that run in one process share these arrays.
         for array in (self.x, self.y, self.test):
             if array is not None:
                 array.setflags(write=False)
+        object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
 
 
-def numeric_rows(x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None) -> Rows:
-    return Rows(x.astype(np.float32), y.astype(np.int64), tuple(map(str, classes)), test)
+def numeric_rows(
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: Sequence[Any],
+    test: np.ndarray | None = None,
+    shape: tuple[int, ...] = (),
+) -> Rows:
+    return Rows(x.astype(np.float32), y.astype(np.int64), tuple(map(str, classes)), test, shape)
 
 
 def check_memory(rows: int, features: int, copies: int, where: str) -> None:

