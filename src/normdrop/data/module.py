@@ -58,12 +58,13 @@ class ReplicateData(lightning.LightningDataModule):
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
     replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
-    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says. standardise:
-    `feature`, each by itself, or `channel`, all of a channel by one mean and deviation. batch_norm: whether the network has batch normalization, which cannot train on a
-    batch of one row. rerun: another number gives other batch orders of the same parts.
+    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    standardise: `feature`, each by itself, or `channel`, all of a channel by one mean and deviation. batch_norm:
+    whether the network has batch normalization, which cannot train on a batch of one row. rerun: another number gives
+    other batch orders of the same parts.
 
-    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and `shape`. Anything wrong with the data
-    or these arguments raises ValueError there.
+    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and `shape`. Anything wrong
+    with the data or these arguments raises ValueError there.
     """
 
     parts: dict[str, Part]

@@ -107,7 +107,7 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
-    values: list[int] = list(value) if isinstance(value, (list, tuple)) else [value] * blocks
+    values = [value] * blocks if isinstance(value, int) else list(value)
     if len(values) != blocks or not all(type(v) is int and v >= 1 for v in values):
         raise ValueError(
             f"model.{key}={value}: must be an integer ≥ 1, or a list with one for each of the {blocks} blocks"

@@ -43,7 +43,8 @@ def mlp(
     fan_in = features if isinstance(features, int) else math.prod(features)
     if residual and not any(a == b for a, b in itertools.pairwise([fan_in, *widths])):
         raise ValueError(
-            f"model.residual=true: no hidden block has as many inputs as outputs ({fan_in}, {', '.join(map(str, widths))}), so nothing is added"
+            "model.residual=true: no hidden block has as many inputs as outputs "
+            f"({', '.join(map(str, [fan_in, *widths]))}), so nothing is added"
         )
     for number, fan_out in enumerate(widths, start=1):
         hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation)
@@ -74,7 +75,8 @@ def block(
 def initialise(network: nn.Sequential, generator: np.random.Generator, gain: float = 1.0) -> nn.Sequential:
     """Draw PyTorch's default initialisation, U(±1/√fan_in), from `generator`; multiply the weights by `gain`.
 
-    Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone start from the same weights.
+    Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone start from
+    the same weights.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):

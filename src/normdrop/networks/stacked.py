@@ -2,7 +2,8 @@
 
 Every stacked tensor has the replicates first. Inside the stack activations are feature-major, (replicates, features,
 batch): matrix products are then plain batched products, and the batch statistics of BN are sums over contiguous memory.
-The features of a CNN are its channels, and within each its positions: a view tells them apart, and Flatten does nothing.
+The features of a CNN are its channels, and within each its positions: a view tells them apart, and Flatten does
+nothing.
 """
 
 from __future__ import annotations
@@ -176,8 +177,9 @@ class StackedResidual(nn.Module):
 class StackedNoise(nn.Module):
     """Dropout or uniform noise with one random stream per replicate: (replicates, units, batch), same out.
 
-    `features` of a row have a factor each: its units, or its channels where whole channels are dropped. A factor comes from 16 random bits. The streams advance by whole training steps of `batch_size` rows,
-    whatever the size of the batch at hand, so that a short last batch moves no later mask.
+    `features` of a row have a factor each: its units, or its channels where whole channels are dropped. A factor comes
+    from 16 random bits. The streams advance by whole training steps of `batch_size` rows, whatever the size of the
+    batch at hand, so that a short last batch moves no later mask.
     """
 
     def __init__(self, layer: nn.Module, features: int, batch_size: int, seeds: Sequence[int], rerun: int, number: int):

@@ -56,7 +56,7 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 
 
 def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
-    """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError for what its model cannot be."""
+    """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError if none can be."""
     model = MODELS[config["model"]["name"]]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):

@@ -6,12 +6,13 @@ positions); a layer's figure is the median over its units.
 
 What a prediction assumes. The nearest noise above a BN layer is integrated out: factors independent between units, so
 that the noise adds to the variance of a row's value q/(1 − q) x² directly before BN and q/(1 − q) Σ wᵢ² xᵢ² behind a
-Linear layer or a convolution with weights w (β²/3 in place of q/(1 − q) for uniform noise; Σ runs over channels, and
-xᵢ is what channel i adds, where whole channels are dropped); averaged over the rows these are Li et al.'s forms. Where an activation follows the Linear layer, a row's value there is taken as Gaussian, with this variance: an
-approximation, the better the more units enter the sum. What enters the noise is taken as it is in each mode, measured
-(in train mode with the noise and the batch statistics of the blocks above), since those blocks shift it too. Below the
-first noise nothing is taken over: the prediction follows from eval mode alone. Without any noise above it is 1, which
-holds once running statistics have left their initial values. There is no formula across the sum of a residual block.
+Linear layer or a convolution with weights w (β²/3 in place of q/(1 − q) for uniform noise; Σ runs over channels, and xᵢ
+is what channel i adds, where whole channels are dropped); averaged over the rows these are Li et al.'s forms. Where an
+activation follows the Linear layer, a row's value there is taken as Gaussian, with this variance: an approximation, the
+better the more units enter the sum. What enters the noise is taken as it is in each mode, measured (in train mode with
+the noise and the batch statistics of the blocks above), since those blocks shift it too. Below the first noise nothing
+is taken over: the prediction follows from eval mode alone. Without any noise above it is 1, which holds once running
+statistics have left their initial values. There is no formula across the sum of a residual block.
 """
 
 from __future__ import annotations
@@ -333,7 +334,7 @@ def _inputs(
 
 
 def _by_channel(values: Tensor, norm: StackedBatchNorm) -> Tensor:
-    """(replicates, channels · positions, rows) → (replicates, channels, positions · rows): what BN normalises as one."""
+    """(replicates, channels · positions, rows) → (replicates, channels, positions · rows), as BN sees it."""
     return values.reshape(len(values), norm.features, -1)
 
 
