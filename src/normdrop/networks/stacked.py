@@ -334,6 +334,8 @@ class StackedNetwork(nn.Module):
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
         """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden block."""
+        if not self.training and x.shape[1] > self.rows_at_a_time:
+            return torch.cat([self(rows, keep) for rows in x.split(self.rows_at_a_time, dim=1)], dim=1)
         x = x.transpose(1, 2)
         factors = iter([None, *(keep or ())])  # none for the input
         for layer in self.layers:

@@ -68,7 +68,6 @@ def finish(
         wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
         activations = activations or old.record["activations"]  # one replicate's, so never of both
     merged = {
-        "format": record.FORMAT,
         "condition": study["condition"],
         **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
         "setting": study["setting"],

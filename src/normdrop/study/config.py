@@ -76,6 +76,8 @@ RULES: dict[str, Rule] = {
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
+    "select_epoch": _one_of("last", "best"),
+    "patience": _or_null(_integer(1)),
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
@@ -202,6 +204,8 @@ def check(config: Mapping[str, Any]) -> None:
     width, depth = (config["model"].get(key) for key in ("width", "depth"))
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
+    if config["patience"] is not None and config["select_epoch"] != "best":
+        raise ValueError(f"patience={config['patience']}: must be null unless select_epoch=best")
     last = lookup(config, "trainer.max_epochs")
     for key in ("measure.shift_epochs", "measure.activation_epochs"):
         if max(epochs := lookup(config, key), default=0) > last:

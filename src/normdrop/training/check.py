@@ -47,5 +47,5 @@ def check_fit(config: Mapping[str, Any], seed: int) -> None:
             f"{', '.join(sizes)}: the weights of {together} replicates take "
             f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
         )
-    rows = sum(part.y.shape[1] for part in data.parts.values())
+    rows = sum(part.rows.shape[1] for part in data.parts.values())
     check_memory(rows, data.features, together, f"replicates_at_a_time={together}")

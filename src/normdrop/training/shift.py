@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normdrop.data.module import Part
+from normdrop.data.module import Part, batches
 from normdrop.networks.layers import ACTIVATIONS
 from normdrop.networks.stacked import (
     StackedBatchNorm,
@@ -53,15 +53,15 @@ NO_FORMULA = "no formula"
 
 
 @torch.no_grad()
-def recalibrated(network: StackedNetwork, x: Tensor) -> StackedNetwork:
-    """A copy in eval mode with the running statistics of training rows x (replicates, rows, features), noise off.
+def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
+    """A copy in eval mode with the running statistics of training rows, noise off.
 
     Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at once, the
     variance unbiased as in BatchNorm1d's running_var.
     """
     network = copy.deepcopy(network).eval()
     for layer in _norms(network):
-        moments = _eval_moments(network, x, [layer])[layer]
+        moments = _eval_moments(network, part, [layer])[layer]
         layer.running_mean.copy_(moments.mean.flatten())
         layer.running_var.copy_(moments.variance.flatten() * moments.rows / (moments.rows - 1))
     return network
@@ -89,10 +89,10 @@ def measure(
     if not paths:
         return []
     own.eval()
-    seen = {name: _eval_moments(own, parts[name].x, list(paths)) for name in ("train", "val")}
+    seen = {name: _eval_moments(own, parts[name], list(paths)) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
     train = {layer: _Moments() for layer in paths}
-    for _, batch in _batches(own, parts["train"].x, batch_size, rerun, PASSES):
+    for batch, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
         for layer, values in _inputs(own.layers, batch, [*paths][-1]):
             if isinstance(layer, StackedBatchNorm):
                 train[layer].add(_by_channel(values, layer))
@@ -130,11 +130,9 @@ def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, re
     """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes nothing."""
     own = copy.deepcopy(network)
     _measuring(own, batch_size, rerun)
-    index = torch.arange(len(own.seeds), device=part.x.device)[:, None]
-    batches = list(_batches(own, part.x, batch_size, rerun, passes=1))
+    seen = [(own(batch.transpose(1, 2)), y) for batch, y in _batches(own, part, batch_size, rerun, passes=1)]
     # In double precision, like every other accuracy: a float32 read back from a table is another number.
-    logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1).double()
-    return accuracy(logits, part.y[index, torch.cat([rows for rows, _ in batches], dim=1)])
+    return accuracy(torch.cat([logits for logits, _ in seen], dim=1).double(), torch.cat([y for _, y in seen], dim=1))
 
 
 @torch.no_grad()
@@ -147,13 +145,13 @@ def activations(
     random batches, as in `measure`; nothing of the network or of its streams changes.
     """
     index = network.seeds.index(seed)
-    own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.x.device)
-    x, norms = part.x[index : index + 1], _norms(own)
+    own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.rows.device)
+    alone, norms = part.replicate(index), _norms(own)
     seen: dict[tuple[int, str, str], list[Tensor]] = {}
     for mode in ("eval", "train") if norms else ():  # in this order: train mode moves the copy's running statistics
         _measuring(own, batch_size, rerun)
         own.train(mode == "train")
-        for _, batch in _batches(own, x, batch_size, rerun, passes=1):
+        for batch, _ in _batches(own, alone, batch_size, rerun, passes=1):
             for layer, values in _inputs(own.layers, batch, norms[-1]):
                 if isinstance(layer, StackedBatchNorm):
                     for where, these in (("before_bn", values), ("after_bn", layer(values))):
@@ -339,14 +337,15 @@ def _by_channel(values: Tensor, norm: StackedBatchNorm) -> Tensor:
 
 
 def _eval_moments(
-    network: StackedNetwork, x: Tensor, norms: Sequence[StackedBatchNorm]
+    network: StackedNetwork, part: Part, norms: Sequence[StackedBatchNorm]
 ) -> dict[StackedBatchNorm, _Moments]:
-    """Moments of the inputs of these layers, for rows x (replicates, rows, features)."""
+    """Moments of the inputs of these layers, over the rows of a part."""
     moments = {layer: _Moments() for layer in norms}
-    for chunk in x.split(network.rows_at_a_time, dim=1):
-        for layer, values in _inputs(network.layers, chunk.transpose(1, 2), norms[-1]):
-            if layer in moments:
-                moments[layer].add(_by_channel(values, layer))
+    for x, _ in part.batches():
+        for chunk in x.split(network.rows_at_a_time, dim=1):
+            for layer, values in _inputs(network.layers, chunk.transpose(1, 2), norms[-1]):
+                if layer in moments:
+                    moments[layer].add(_by_channel(values, layer))
     return moments
 
 
@@ -360,15 +359,15 @@ def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
 
 
 def _batches(
-    network: StackedNetwork, x: Tensor, batch_size: int, rerun: int, passes: int
+    network: StackedNetwork, part: Part, batch_size: int, rerun: int, passes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(row numbers (replicates, batch), values (replicates, features, batch)), each pass in another random order."""
+    """(values (replicates, features, batch), labels (replicates, batch)), each pass in another random order."""
     orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
-    index = torch.arange(len(orders), device=x.device)[:, None]
     for _ in range(passes):
-        order = torch.from_numpy(np.stack([generator.permutation(x.shape[1]) for generator in orders])).to(x.device)
-        for rows in order.split(batch_size, dim=1):
-            yield rows, x[index, rows].transpose(1, 2)
+        order = torch.from_numpy(np.stack([generator.permutation(part.rows.shape[1]) for generator in orders]))
+        for rows in batches(part.rows.gather(1, order.to(part.rows.device)), batch_size):
+            x, y = part.table.gather(rows)
+            yield x.transpose(1, 2), y
 
 
 def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
