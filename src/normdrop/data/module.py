@@ -170,7 +170,8 @@ class ReplicateData(lightning.LightningDataModule):
     orders of the same parts.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
-    Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its first dataloader on.
+    Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its
+    first dataloader on.
     """
 
     parts: dict[str, Part]

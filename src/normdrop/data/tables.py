@@ -54,9 +54,10 @@ def table(
 
     In an NPZ each array is a column, or several if it has more than one dimension; a row of signals (rows, channels,
     length) or images (rows, channels, height, width) keeps its shape, and square images without channels (rows, n, n)
-    have one. categorical: columns to make one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
-    missing: further words for a missing value. separator, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks or case, as they are. split_column: says train, val or test.
+    have one. categorical: columns to make one-hot. drop: columns to leave out. impute: let missing values stand as NaN,
+    to be given the training part's mean. missing: further words for a missing value. separator, decimal: of a text
+    file, None to find them. classes: "as_is" takes fractions, and labels that differ only by blanks or case, as they
+    are. split_column: says train, val or test.
     """
     if path is None:
         raise ValueError("data.path is not given: data=table reads a .csv, .tsv, .txt, .parquet or .npz file")

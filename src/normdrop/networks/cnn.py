@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -107,7 +108,7 @@ def check_shape(shape: Sequence[int]) -> None:
 
 
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
-    values = [value] * blocks if isinstance(value, int) else list(value)
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * blocks
     if len(values) != blocks or not all(type(v) is int and v >= 1 for v in values):
         raise ValueError(
             f"model.{key}={value}: must be an integer ≥ 1, or a list with one for each of the {blocks} blocks"

@@ -58,7 +58,7 @@ class Convolution(torch.autograd.Function):
 
 def groups(x: Tensor, elements: int) -> Iterator[slice]:
     """The replicates that are convolved together, with so many elements of patches each."""
-    size = max(1, AT_A_TIME.get(x.device.type, AT_A_TIME["cuda"]) // elements)
+    size = max(1, AT_A_TIME["cpu" if x.device.type == "cpu" else "cuda"] // elements)
     for start in range(0, len(x), size):
         yield slice(start, start + size)
 

@@ -141,8 +141,8 @@ def activations(
 ) -> dict[tuple[int, str, str], Tensor]:
     """What each BN layer of one replicate is given and passes on, over the rows of a part, in either mode.
 
-    Returns (units, rows) by (layer from 1, `before_bn` or `after_bn`, `train` or `eval`). Train mode is one pass in
-    random batches, as in `measure`; nothing of the network or of its streams changes.
+    Returns (units or channels, values) by (layer from 1, `before_bn` or `after_bn`, `train` or `eval`). Train mode is
+    one pass in random batches, as in `measure`; nothing of the network or of its streams changes.
     """
     index = network.seeds.index(seed)
     own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.rows.device)
