@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,26 @@ class Rows:
         for array in (self.x, self.y, self.test):
             if array is not None:
                 array.setflags(write=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that training can see of these rows, whatever file they came from."""
+        digest = hashlib.sha256(repr((self.x.shape, self.classes)).encode())
+        digest.update(np.where(np.isnan(self.x), np.nan, self.x + 0.0).astype("<f8").tobytes())  # one NaN, one zero
+        digest.update(self.y.astype("<i8").tobytes())
+        digest.update(b"" if self.test is None else np.packbits(self.test).tobytes())
+        return digest.hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """What goes on record of them: their fingerprint and counts, the classes by name with their rows."""
+        return {
+            "fingerprint": self.fingerprint,
+            "rows": len(self.y),
+            "features": self.x.shape[1],
+            "classes": dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True)),
+            "missing": int(np.isnan(self.x).sum()),
+            "constant": int((np.nanmin(self.x, axis=0) == np.nanmax(self.x, axis=0)).sum()),
+        }
 
 
 def numeric_rows(x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None) -> Rows:

@@ -25,18 +25,20 @@ def mlp(
     activation: str = "relu",
     output_activation: str | None = None,
     dropout_layers: str = "all",
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> nn.Sequential:
     """An MLP of `depth` hidden blocks and a Linear output: (batch, features) → logits (batch, classes).
 
     `width` is one number for all hidden layers, or a list with one number for each. With `dropout_layers="last"` only
     the last hidden block keeps its dropout. `output_activation` stands on the logits (the blog's networks end in a
-    ReLU).
+    ReLU). `bn_momentum` is a batch's share in the running statistics.
     """
     widths = [width] * depth if isinstance(width, int) else list(width)
     layers: list[nn.Module] = []
     fan_in = features
     for number, fan_out in enumerate(widths, start=1):
-        hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation)
+        hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         if dropout_layers == "last" and number < len(widths):
             hidden = [layer for layer in hidden if not isinstance(layer, tuple(NOISES.values()))]
         layers += hidden
@@ -48,12 +50,20 @@ def mlp(
 
 
 def block(
-    fan_in: int, width: int, arrangement: str, position: str, rate: float, noise: str, activation: str
+    fan_in: int,
+    width: int,
+    arrangement: str,
+    position: str,
+    rate: float,
+    noise: str,
+    activation: str,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
     """The layers of one hidden block: (batch, fan_in) → (batch, width)."""
     layers = {
         "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: nn.BatchNorm1d(width),
+        "bn": lambda: nn.BatchNorm1d(width, bn_eps, bn_momentum),
         "ln": lambda: nn.LayerNorm(width),
         "dropout": lambda: NOISES[noise](rate),
     }

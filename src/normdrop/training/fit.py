@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
@@ -54,7 +55,9 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 
 def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.Sequential:
     """One plain network of a condition. Raises ValueError for what its model cannot be."""
-    model = MODELS[config["model"]["name"]]
+    if (name := config["model"]["name"]) not in MODELS:
+        raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
+    model = MODELS[name]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
         raise ValueError(
@@ -163,6 +166,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
     )
     try:
         trainer.fit(module, datamodule=data)
@@ -186,6 +190,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
             else []
         ),
         "activations": hooks.activations,
+        "steps": module.steps,
+        "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
     }
     return Fitted(replicates, history, facts, [module.network])
