@@ -258,10 +258,13 @@ def compose(*overrides: str) -> DictConfig:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config's values, none of them an interpolation."""
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in values.items()}
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Composer:
         for key, value in values.items():
             OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
         self.used.update(values, groups)
-        return configs.plain(config), choices, [*groups, *values]
+        return configs.resolved(config), choices, [*groups, *values]
 
     def _base(self, overrides: Mapping[str, str]) -> tuple[DictConfig, dict[str, Any], dict[str, str]]:
         key = tuple(f"{name}={value}" for name, value in overrides.items())
