@@ -7,7 +7,7 @@ sides take turns, round by round; the figures are medians over the rounds.
 per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader, self.log in every step,
                     TensorBoardLogger and checkpoints as they come; no progress bar
 bare_loop           a plain PyTorch loop, one seed at a time: fused Adam, batches by index, nothing logged
-normdrop            normdrop.train.train, as a sweep calls it, with the metrics at the end of training; without the
+normdrop            normdrop.training.fit, as a sweep calls it, with the metrics at the end of training; without the
                     measurement of variance shift, which no other side has
 floor               the matrix products of forward and backward alone, in stacks as normdrop trains them
 """
@@ -28,7 +28,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -37,12 +36,13 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
-from normdrop import config as configs
-from normdrop import train
 from normdrop.arrangement import ARRANGEMENTS
-from normdrop.data import Part
-from normdrop.mlp import mlp
-from normdrop.replicates import splitmix64
+from normdrop.data.module import Part
+from normdrop.networks.mlp import mlp
+from normdrop.networks.stacked import splitmix64
+from normdrop.study import config as configs
+from normdrop.study.app import hardware
+from normdrop.training import fit as train
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORK = (
@@ -55,8 +55,7 @@ LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there
 def work(epochs: int, arrangement: str = "bn_dropout", width: int = 256) -> dict[str, Any]:
     """The resolved config of the work, composed from conf as a run composes it."""
     own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", f"model.width={width}", "measure.shift=false")
-    with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
-        return configs.plain(hydra.compose("config", overrides=[*WORK, *own]))
+    return configs.plain(configs.compose(*WORK, *own))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ def bare_loop(config: dict[str, Any], replicates: int) -> None:
 
 
 def normdrop(config: dict[str, Any], replicates: int) -> None:
-    train.train(config, list(range(replicates)))
+    train.fit(config, list(range(replicates)))
 
 
 def floor(config: dict[str, Any], replicates: int) -> None:
@@ -227,7 +226,7 @@ class Side:
         self.connections = []
         # A server that has imported the packages forks the sides, all but at once; CUDA does not outlive a fork.
         context = multiprocessing.get_context("spawn" if DEVICE == "cuda" else "forkserver")
-        context.set_forkserver_preload(["normdrop.train", "lightning.pytorch.loggers"])
+        context.set_forkserver_preload(["normdrop.training.fit", "lightning.pytorch.loggers"])
         for core in cores:
             here, there = context.Pipe()
             context.Process(target=serve, args=(there, what, replicates, epochs, core), daemon=True).start()
@@ -308,7 +307,7 @@ def set_up() -> None:
     print("\n| processes | start to the first condition's end, s | each further condition, s |\n|---|---:|---:|")
     sweep = [str(Path(sys.executable).with_name("normdrop")), *WORK, "arrangement=" + ",".join(ARRANGEMENTS)]
     sweep += ["rate=0.2,0.5", "replicates=1", "trainer.max_epochs=1", "measure.shift=false"]
-    for processes in dict.fromkeys((1, train.workers("auto"))):
+    for processes in dict.fromkeys((1, configs.workers("auto"))):
         with tempfile.TemporaryDirectory() as folder:
             started = time.time()
             subprocess.run(
@@ -384,11 +383,11 @@ def main() -> None:
             parser.error(f"--{name}={getattr(given, name)}: must be an integer ≥ 1")
     if min(given.replicates) < 1:
         parser.error(f"--replicates={min(given.replicates)}: must be integers ≥ 1")
-    if DEVICE == "cpu" and given.cores > train.workers("cpu"):
-        parser.error(f"--cores={given.cores}: this process may use {train.workers('cpu')}")
+    if DEVICE == "cpu" and given.cores > configs.workers("cpu"):
+        parser.error(f"--cores={given.cores}: this process may use {configs.workers('cpu')}")
     train.quiet()
-    hardware = f"{train.hardware(DEVICE)}, torch {torch.__version__}"
-    print(f"{hardware}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
+    machine = f"{hardware(DEVICE)}, torch {torch.__version__}"
+    print(f"{machine}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
     sides = compare(given.replicates, given.epochs, given.rounds, given.cores)
     if given.output:
         rows = [
@@ -400,7 +399,7 @@ def main() -> None:
             }
             for side in sides
         ]
-        given.output.write_text(json.dumps({"hardware": hardware, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        given.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     launches()
     if given.arrangements:
         arrangements(given.epochs, given.rounds)

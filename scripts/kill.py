@@ -48,7 +48,7 @@ def start(folder: Path, launcher: str) -> int:
             sys.argv = ["normdrop", *SWEEP, *LAUNCHERS[launcher]]
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background has it ignored
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            train.main()
+            app.main()
             status = 0
         except SystemExit as stop:
             print(stop.code, file=sys.stderr)
@@ -174,7 +174,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from normdrop import data, train
+    from normdrop.data.sources import digits
+    from normdrop.study import app
 
-    data.digits()
+    digits()
     main()

@@ -20,15 +20,14 @@ TINY = (
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., dict[str, Any]]:
     """The resolved config of a condition from conf/ and overrides, after the checks of config.py."""
-    import hydra  # here: importing training costs seconds, which the report's tests do without
+    # Here: importing training costs seconds, which the report's tests do without.
+    from normdrop.study import config
+    from normdrop.training.fit import quiet
 
-    from normdrop import config, train
-
-    train.quiet()
+    quiet()
 
     def compose(*overrides: str) -> dict[str, Any]:
-        with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
-            resolved = config.plain(hydra.compose("config", list(overrides)))
+        resolved = config.plain(config.compose(*overrides))
         config.check(resolved)
         return resolved
 

@@ -102,7 +102,7 @@ def write_condition(
             node = node.setdefault(parent, {})
         node[last] = {**node[last], "name": value} if isinstance(node.get(last), dict) else value  # a config group
     record = {
-        "format": 1,
+        "format": 2,
         "condition": condition,
         **described,
         "setting": setting,

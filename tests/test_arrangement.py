@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from normdrop.arrangement import ARRANGEMENTS, POSITIONS, UniformNoise, block, same_network
+from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
+from normdrop.networks.layers import UniformNoise
+from normdrop.networks.mlp import block
 
 LAYERS = {
     ("none", "after"): "Linear ReLU",
@@ -22,6 +24,15 @@ LAYERS = {
     ("dropout_bn", "after"): "Linear ReLU Dropout BatchNorm1d",
     ("dropout_bn", "before"): "Linear Dropout BatchNorm1d ReLU",
     ("dropout_bn", "around"): "Linear Dropout ReLU BatchNorm1d",
+    ("ln", "after"): "Linear ReLU LayerNorm",
+    ("ln", "before"): "Linear LayerNorm ReLU",
+    ("ln", "around"): "Linear LayerNorm ReLU",
+    ("ln_dropout", "after"): "Linear ReLU LayerNorm Dropout",
+    ("ln_dropout", "before"): "Linear LayerNorm Dropout ReLU",
+    ("ln_dropout", "around"): "Linear LayerNorm ReLU Dropout",
+    ("dropout_ln", "after"): "Linear ReLU Dropout LayerNorm",
+    ("dropout_ln", "before"): "Linear Dropout LayerNorm ReLU",
+    ("dropout_ln", "around"): "Linear Dropout ReLU LayerNorm",
 }
 POSITIONS_THAT_ARE_ONE_NETWORK = {
     "none": ["after before around"],
@@ -29,6 +40,9 @@ POSITIONS_THAT_ARE_ONE_NETWORK = {
     "bn": ["after", "before around"],
     "bn_dropout": ["after", "before around"],
     "dropout_bn": ["after around", "before"],
+    "ln": ["after", "before around"],
+    "ln_dropout": ["after", "before around"],
+    "dropout_ln": ["after around", "before"],
 }
 WITHOUT_COMMUTATION = {
     "none": ["after before around"],
@@ -36,6 +50,9 @@ WITHOUT_COMMUTATION = {
     "bn": ["after", "before around"],
     "bn_dropout": ["after", "before", "around"],
     "dropout_bn": ["after", "before", "around"],
+    "ln": ["after", "before around"],
+    "ln_dropout": ["after", "before", "around"],
+    "dropout_ln": ["after", "before", "around"],
 }
 
 
@@ -45,18 +62,18 @@ def test_the_table_covers_every_arrangement_at_every_position():
 
 @pytest.mark.parametrize(("arrangement", "position"), LAYERS)
 def test_a_block_has_the_layers_that_the_arrangement_says_in_their_order(arrangement, position):
-    layers = block(7, 5, arrangement, position, rate=0.3)
+    layers = block(7, 5, arrangement, position, 0.3, "bernoulli", "relu")
     assert " ".join(type(layer).__name__ for layer in layers) == LAYERS[arrangement, position]
 
 
 def test_a_blocks_layers_carry_the_sizes_and_the_rate():
-    linear, norm, relu, dropout = block(7, 5, "bn_dropout", "around", rate=0.3)
+    linear, norm, relu, dropout = block(7, 5, "bn_dropout", "around", 0.3, "bernoulli", "relu")
     assert (linear.in_features, linear.out_features, norm.num_features, dropout.p) == (7, 5, 5, 0.3)
     assert isinstance(relu, nn.ReLU)
 
 
 def test_uniform_noise_takes_the_place_of_dropout():
-    layers = block(7, 5, "dropout_bn", "after", rate=0.3, noise="uniform")
+    layers = block(7, 5, "dropout_bn", "after", 0.3, "uniform", "relu")
     assert isinstance(layers[2], UniformNoise) and layers[2].rate == 0.3
 
 

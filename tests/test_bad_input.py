@@ -12,7 +12,9 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop import data, train
+from normdrop.data import rows as data
+from normdrop.study import app
+from normdrop.training import fit
 
 TINY = (
     "data.train_size=60",
@@ -31,14 +33,14 @@ Refused = Callable[..., str]
 def refused(monkeypatch, capsys, *arguments: str) -> str:
     """What the application says to this command line, where it must stop before it trains."""
 
-    def fit(*_):
+    def trains(*_):
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(train, "_fit", fit)
+    monkeypatch.setattr(fit, "_fit", trains)
     monkeypatch.setattr(sys, "argv", ["normdrop", *TINY, *arguments])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as exit_:
-        train.main()
+        app.main()
     said = exit_.value.code
     assert isinstance(said, str)  # what sys.exit prints on standard error, with exit status 1
     assert said.startswith("normdrop: ")
@@ -59,7 +61,7 @@ def finished(tmp_path_factory) -> Path:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["normdrop", *TINY, "experiment=ordering", "arrangement=none", "name=kept"])
         GlobalHydra.instance().clear()
-        train.main()
+        app.main()
     return folder
 
 
@@ -121,12 +123,12 @@ WRONG = {
     "+trainer.limit_train_batches=0.1": "trainer.limit_train_batches=0.1: leaves no batch of an epoch to train on",
     "+trainer.deterministic=perhaps": "trainer.deterministic=perhaps: must be one of True, False, warn",
     # names
-    "arrangement=bn_dropuot": "must be one of none, dropout, bn, bn_dropout, dropout_bn; did you mean bn_dropout?",
+    "arrangement=bn_dropuot": "dropout_bn, ln, ln_dropout, dropout_ln; did you mean bn_dropout?",
     "position=infront": "position=infront: must be one of after, before, around",
     "noise=gauss": "noise=gauss: must be one of bernoulli, uniform",
     "model.activation=rleu": "must be one of relu, leaky_relu, gelu, tanh; did you mean relu?",
     "model.output_activation=softmax": "model.output_activation=softmax: must be one of null, relu",
-    "optimizer.name=sdg": "optimizer.name=sdg: must be one of adam, adamw, sgd; did you mean sgd?",
+    "optimizer._target_=torch.optim.LBFGS": "optimizer._target_=torch.optim.LBFGS: must be torch.optim.NAME, one of",
     "logging=some": "logging=some: must be one of minimal, full, per_seed",
     # keys
     "rates=0.5": "rates: there is no such key; did you mean rate?",
@@ -176,8 +178,8 @@ WRONG = {
     "data.fresh=true": "data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones",
     "data.level=-1": "data.level=-1: must be a number > 0",
     # what a config must not run
-    "data.source._target_=os.system": "data.source._target_=os.system: must be one of normdrop.data.digits",
-    "+data.source.seed._target_=os.getcwd": "data.source.seed._target_: there is no such key",
+    "data.source=os.system": "data.source=os.system: must be one of digits, breast_cancer",
+    "+optimizer.betta=1": "optimizer.betta: torch.optim.Adam takes no such argument; it takes lr, betas",
     # what is declared before anything runs
     "experiment=ordering study.alpha=0": "study.alpha=0: must be a number > 0 and < 1",
     "experiment=ordering study.metric=accuracy": "study.metric=accuracy: must be one of test_acc, test_nll",

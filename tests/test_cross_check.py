@@ -14,17 +14,19 @@ from types import ModuleType
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop import results, train
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
-from normdrop.mlp import mlp
+from normdrop.networks.mlp import mlp
 from normdrop.report import records
+from normdrop.study import app
+from normdrop.study import record as results
+from normdrop.training.fit import data_of
 
 SELECTION = {"ordering": ["digits/*_*/after/q*"]}
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    loader = SourceFileLoader("cross_check", str(Path(__file__).parents[1] / "scripts" / "cross_check"))
+    loader = SourceFileLoader("cross_check", str(Path(__file__).parents[1] / "scripts" / "cross_check.py"))
     module = module_from_spec(spec_from_loader("cross_check", loader))
     sys.modules["cross_check"] = module  # where its dataclass looks for its own module
     loader.exec_module(module)
@@ -63,7 +65,7 @@ def source(tmp_path_factory) -> Path:
         patch.setattr(sys, "argv", command)
         patch.setenv("HYDRA_FULL_ERROR", "1")
         GlobalHydra.instance().clear()
-        train.main()
+        app.main()
     GlobalHydra.instance().clear()
     signal.signal(signal.SIGTERM, handler)
     return study
@@ -90,7 +92,7 @@ def test_the_networks_written_by_hand_have_the_layers_of_the_study(script, compo
 def test_rows_are_those_of_the_study_to_float_precision(script, composed):
     for overrides in (("data=digits_pca10",), ("data=synthetic", "data.train_size=100")):
         config = composed("arrangement=none", *overrides)
-        made = train.data_of(config, [3])
+        made = data_of(config, [3])
         made.setup()
         parts, classes = script.parts_of(config, 3)
         assert classes == made.classes
@@ -107,7 +109,9 @@ def test_the_report_reads_it_as_the_same_study_with_the_same_columns(source, tar
     assert own.settings == [setting for setting in theirs.settings if "rerun" not in setting]
     for record in own.records:
         folder = Path("ordering") / record["condition"]
-        (ours, our_history), (table, history) = (results.tables(root / folder) for root in (target, source))
+        (ours, our_history), (table, history) = (
+            (held.replicates, held.history) for held in (results.read(root / folder) for root in (target, source))
+        )
         assert (ours.dtypes == table.dtypes).all()
         assert ours.notna().equals(table.notna())
         assert list(our_history) == list(history)

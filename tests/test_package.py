@@ -48,7 +48,7 @@ def test_the_wheel_carries_no_tests_outputs_or_caches(wheel):
 
 def test_the_wheel_declares_both_commands(wheel):
     entry_points = zipfile.ZipFile(wheel).read(f"{metadata(wheel)}/entry_points.txt").decode()
-    assert "normdrop = normdrop.train:main" in entry_points
+    assert "normdrop = normdrop.study.app:main" in entry_points
     assert "normdrop-report = normdrop.report.__main__:main" in entry_points
 
 
@@ -56,10 +56,10 @@ def test_the_wheel_declares_both_commands(wheel):
 OUTSIDE = """
 import sys
 sys.path[:] = [path for path in sys.path if path != {sources!r}]
-from normdrop import train
-assert train.CONF.is_relative_to({site!r}), train.CONF
+from normdrop.study import app
+assert app.CONF.is_relative_to({site!r}), app.CONF
 sys.argv = ["normdrop", "arrangement=dropout_bm"]
-train.main()
+app.main()
 """
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from hypothesis import HealthCheck, Phase, given, settings
 
-from normdrop import train
+from fitting import trained
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
+from normdrop.training.check import check_fit
 
 VALUES: dict[str, st.SearchStrategy] = {
     "arrangement": st.sampled_from([*ARRANGEMENTS]),
@@ -61,9 +62,9 @@ def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_s
     composed: Callable[..., dict[str, Any]], chosen: list[str], data: st.DataObject
 ) -> None:
     config = composed(*chosen, "data.train_size=40", "trainer.max_epochs=1", "trainer.accelerator=cpu")
-    train.check_fit(config, 0)
+    check_fit(config, 0)
     seeds = sorted(data.draw(st.sets(st.integers(0, 50), min_size=2, max_size=4)))
-    rows, history, facts = train.train(config, seeds)
+    rows, history, facts = trained(config, seeds)
 
     assert rows["seed"].tolist() == seeds
     assert history["seed"].unique().tolist() == seeds
@@ -76,6 +77,6 @@ def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_s
     assert facts["rows"]["train"] == 40
 
     alone = data.draw(st.sampled_from(seeds))
-    row, curve, _ = train.train(config, [alone])
+    row, curve, _ = trained(config, [alone])
     pd.testing.assert_frame_equal(row, rows[rows["seed"] == alone].reset_index(drop=True), check_exact=True)
     pd.testing.assert_frame_equal(curve, history[history["seed"] == alone].reset_index(drop=True), check_exact=True)

@@ -23,7 +23,10 @@ from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 import normdrop
-from normdrop import data, results, train
+from normdrop.data import sources as data
+from normdrop.study import app
+from normdrop.study import record as results
+from normdrop.training import fit as train
 
 # 3 conditions, 2 replicates each, in groups of 1: about a second.
 SWEEP = (
@@ -64,7 +67,7 @@ class Child:
                 )  # ignored where the tests run in the background
                 GlobalHydra.instance().clear()
                 after = before()
-                train.main()
+                app.main()
                 status = 0
             except SystemExit as stop:
                 print(stop.code, file=sys.stderr)
@@ -172,7 +175,7 @@ def test_a_sweep_stopped_at_random_moments_ends_with_the_tables_of_one_that_was_
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
     """The records of conditions with both seeds: which file each is, and since when."""
-    records = {path: results.read(path.parent) for path in folder.glob("outputs/**/record.json")}
+    records = {path: results.read(path.parent).record for path in folder.glob("outputs/**/record.json")}
     return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p, r in records.items() if r and r["seeds"] == [0, 1]}
 
 
@@ -353,7 +356,7 @@ def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(fit
         return fit(config, seeds, progress)
 
     def trained() -> tuple[pd.DataFrame, pd.DataFrame]:
-        replicates, history, _ = train.train(config, list(range(7)))
+        replicates, history, _ = trained(config, list(range(7)))
         return replicates, history
 
     config = composed("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=1")
@@ -385,13 +388,11 @@ def test_a_single_replicate_that_does_not_fit_fails_its_condition_alone(tmp_path
 
 
 def composed(*overrides: str) -> dict:
-    import hydra
 
-    from normdrop import config
+    from normdrop.study import config
 
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(train.CONF), version_base="1.3"):
-        return config.plain(hydra.compose("config", ["trainer.accelerator=cpu", *overrides]))
+    return config.plain(config.compose("trainer.accelerator=cpu", *overrides))
 
 
 # --- launchers

@@ -37,6 +37,7 @@ METRICS = {
         Metric("test_ece", "test calibration error", "pp", False, "test/ece"),
         Metric("gap", "accuracy gap", "pp", False, "test/acc_gap"),
         Metric("nll_gap", "NLL gap", "nats", False, "test/loss_gap"),
+        Metric("test_balanced_acc", "balanced test accuracy", "pp", True, "test/balanced_acc"),
         Metric("steps_to_level", "steps to level", "steps", False, "train/steps_to_level"),
         Metric("recal_test_acc", "test accuracy, recalibrated", "pp", True, "test/acc_recalibrated"),
         Metric("recal_test_nll", "test NLL, recalibrated", "nats", False, "test/loss_recalibrated"),

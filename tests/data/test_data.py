@@ -16,22 +16,27 @@ import pytest
 import sklearn.datasets
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from normdrop import data
-from normdrop.data import ReplicateData, Rows, check_batches, check_name, project, split, standardise
-from normdrop.replicates import stream
+from normdrop.data import rows as checks
+from normdrop.data import sources, tables
+from normdrop.data.module import ReplicateData, check_batches
+from normdrop.data.rows import Rows
+from normdrop.data.sources import bound
+from normdrop.data.split import project, split, standardise
+from normdrop.streams import stream
+from normdrop.study import sweep
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 SPLIT_KEYS = ("fresh", "train_size", "val_fraction", "test_fraction", "pca")
 
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
-    return data.digits()
+    return sources.digits()
 
 
-def made(source=data.digits, seeds=(0, 1), batch_size=64, **arguments) -> ReplicateData:
+def made(source=sources.digits, seeds=(0, 1), batch_size=64, **arguments) -> ReplicateData:
     replicates = ReplicateData(source, seeds, batch_size, **arguments)
     replicates.setup()
     return replicates
@@ -44,7 +49,7 @@ def composed(*overrides: str):
 
 def from_config(*overrides: str, seeds=(0, 1)) -> ReplicateData:
     cfg = composed(*overrides)
-    return made(instantiate(cfg.source), seeds, 16, **{key: cfg[key] for key in SPLIT_KEYS})
+    return made(bound(OmegaConf.to_container(cfg, resolve=True)), seeds, 16, **{key: cfg[key] for key in SPLIT_KEYS})
 
 
 def equal(a: ReplicateData, b: ReplicateData, names=("train", "val", "test")) -> bool:
@@ -89,7 +94,7 @@ def test_same_seed_gives_the_same_parts_whatever_replicates_stand_beside_it_and_
 
 
 def test_the_official_test_part_of_mnist1d_stays_untouched():
-    rows = data.mnist1d()
+    rows = sources.mnist1d()
     assert rows.x.shape == (5000, 40)
     for seed in range(3):
         index = split(rows, seed)
@@ -103,7 +108,7 @@ def test_mnist1d_is_what_its_package_makes():
     state = np.random.get_state()  # noqa: NPY002
     official = make_dataset(get_dataset_args())
     np.random.set_state(state)  # noqa: NPY002
-    rows = data.mnist1d()
+    rows = sources.mnist1d()
     np.testing.assert_array_equal(rows.x[rows.test], official["x_test"].astype(np.float32))
     np.testing.assert_array_equal(rows.y[~rows.test], official["y"])
 
@@ -129,12 +134,6 @@ def test_training_features_have_mean_0_and_standard_deviation_1_unless_constant(
     assert 0 < constant.sum() < 20  # digits has constant pixels
     assert train.mean(dim=1).abs().max() < 1e-6
     assert (std[~constant] - 1).abs().max() < 1e-5
-
-
-def test_a_feature_that_hardly_varies_is_only_centred():
-    train = np.array([[0.0, 5.0], [1.0, 5.0 + 1e-4]])
-    out = standardise({"train": train, "test": np.array([[0.0, 7.0]])})
-    assert out["test"][0] == pytest.approx([-1.0, 1.99995])
 
 
 def test_missing_values_become_the_training_mean():
@@ -166,7 +165,7 @@ def test_one_principal_component_of_a_line_is_the_line():
 # --- fresh rows
 
 
-@pytest.mark.parametrize("source", [data.mnist1d, partial(data.synthetic, rows=300)])
+@pytest.mark.parametrize("source", [sources.mnist1d, partial(sources.synthetic, rows=300)])
 def test_fresh_rows_differ_by_replicate_and_depend_on_its_seed_alone(source):
     pair, alone = made(source, seeds=[0, 1], fresh=True), made(source, seeds=[1], fresh=True)
     assert not torch.equal(pair.parts["train"].x[0], pair.parts["train"].x[1])
@@ -174,7 +173,7 @@ def test_fresh_rows_differ_by_replicate_and_depend_on_its_seed_alone(source):
 
 
 def test_fresh_synthetic_rows_are_of_one_problem():
-    source = partial(data.synthetic, rows=2000, separation=3.0)
+    source = partial(sources.synthetic, rows=2000, separation=3.0)
     a, b, other = source(seed=0), source(seed=1), source(seed=1, problem=1)
     means = [[r.x[r.y == c].mean(axis=0) for c in range(4)] for r in (a, b, other)]
     same, different = np.abs(np.subtract(*means[:2])).max(), np.abs(np.subtract(means[0], means[2])).max()
@@ -183,20 +182,20 @@ def test_fresh_synthetic_rows_are_of_one_problem():
 
 def test_label_noise_hides_the_classes():
     def spread(label_noise: float) -> float:
-        rows = data.synthetic(label_noise=label_noise)
+        rows = sources.synthetic(label_noise=label_noise)
         return np.std([rows.x[rows.y == c].mean(axis=0) for c in range(4)], axis=0).max()
 
     assert spread(0.0) > spread(0.5) > 3 * spread(1.0)
 
 
 def test_global_random_state_is_neither_read_nor_written(monkeypatch):
-    data.mnist1d.cache_clear()
-    data._population.cache_clear()
+    sources.mnist1d.cache_clear()
+    sources._population.cache_clear()
 
     def everything(seed):
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)  # noqa: NPY002
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        out = [made(data.mnist1d, fresh=True), made(partial(data.synthetic, rows=301), fresh=True), made(pca=5)]
+        out = [made(sources.mnist1d, fresh=True), made(partial(sources.synthetic, rows=301), fresh=True), made(pca=5)]
         orders = [next(iter(replicates.train_dataloader())) for replicates in out]
         after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         assert before[0] == after[0]
@@ -205,8 +204,8 @@ def test_global_random_state_is_neither_read_nor_written(monkeypatch):
         return out, orders
 
     first, first_orders = everything(1)
-    data.mnist1d.cache_clear()
-    data._population.cache_clear()
+    sources.mnist1d.cache_clear()
+    sources._population.cache_clear()
     second, second_orders = everything(2)
     assert all(equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(first_orders, second_orders, strict=True))
@@ -261,7 +260,7 @@ class _Recorder(lightning.LightningModule):
 
 @pytest.mark.parametrize("reload", [0, 1])
 def test_in_a_lightning_fit_every_epoch_takes_the_next_permutation(reload, tmp_path):
-    replicates, recorder = ReplicateData(data.digits, [0, 1], 300), _Recorder()
+    replicates, recorder = ReplicateData(sources.digits, [0, 1], 300), _Recorder()
     lightning.Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -328,7 +327,7 @@ def test_csv_parquet_and_npz_give_the_same_tensors(frame, tmp_path):
     np.savez(tmp_path / "t.npz", **{name: frame[name].to_numpy(str if name == "label" else None) for name in frame})
     np.savez(tmp_path / "block.npz", x=frame[["a", "b", "c"]].to_numpy(float), label=frame.label.to_numpy(str))
     csv, *others = (
-        made(partial(data.table, str(tmp_path / name), "label"), batch_size=8)
+        made(partial(sources.table, str(tmp_path / name), "label"), batch_size=8)
         for name in ("t.csv", "t.parquet", "t.npz", "block.npz")
     )
     assert csv.parts["train"].x.shape == (2, 38, 3)
@@ -337,14 +336,14 @@ def test_csv_parquet_and_npz_give_the_same_tensors(frame, tmp_path):
 
 def test_classes_are_numbered_in_sorted_order(frame, tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
-    rows = data.table(str(tmp_path / "t.csv"), "label")
+    rows = sources.table(str(tmp_path / "t.csv"), "label")
     assert rows.classes == ("no", "yes")
     assert rows.y.tolist() == (frame.label == "yes").astype(int).tolist()
 
 
 def test_integer_classes_may_start_anywhere_and_have_gaps(frame, tmp_path):
     frame.assign(label=frame.label.map({"no": -1, "yes": 10})).to_csv(tmp_path / "t.csv", index=False)
-    rows = data.table(str(tmp_path / "t.csv"), "label")
+    rows = sources.table(str(tmp_path / "t.csv"), "label")
     assert rows.classes == ("-1", "10")
     assert set(rows.y) == {0, 1}
 
@@ -353,7 +352,7 @@ def test_categorical_columns_become_one_hot_and_dropped_ones_are_gone(frame, tmp
     frame["colour"] = ["red", "green", "blue"] * 20
     frame["id"] = [f"row {i}" for i in range(60)]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    rows = data.table(str(tmp_path / "t.csv"), "label", categorical=["colour"], drop=["id", "c"])
+    rows = sources.table(str(tmp_path / "t.csv"), "label", categorical=["colour"], drop=["id", "c"])
     assert rows.x.shape == (60, 5)
     np.testing.assert_array_equal(rows.x[:3, 2:], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])  # blue, green, red
 
@@ -361,7 +360,7 @@ def test_categorical_columns_become_one_hot_and_dropped_ones_are_gone(frame, tmp
 def test_imputed_values_take_the_mean_of_the_training_rows(frame, tmp_path):
     frame.loc[::7, "a"] = np.nan
     frame.to_csv(tmp_path / "t.csv", index=False)
-    source = partial(data.table, str(tmp_path / "t.csv"), "label", impute=True)
+    source = partial(sources.table, str(tmp_path / "t.csv"), "label", impute=True)
     index = split(source(), 0)
     for name, part in made(source, seeds=[0], batch_size=8).parts.items():
         holes = np.isnan(source().x[index[name], 0])
@@ -371,7 +370,7 @@ def test_imputed_values_take_the_mean_of_the_training_rows(frame, tmp_path):
 
 def test_a_constant_column_is_0(frame, tmp_path):
     frame.assign(c=3).to_csv(tmp_path / "t.csv", index=False)
-    replicates = made(partial(data.table, str(tmp_path / "t.csv"), "label"), batch_size=8)
+    replicates = made(partial(sources.table, str(tmp_path / "t.csv"), "label"), batch_size=8)
     assert replicates.parts["test"].x[:, :, 2].abs().max() == 0
 
 
@@ -394,10 +393,10 @@ def test_a_pickle_in_an_npz_is_refused_and_never_run(tmp_path):
     bait = tmp_path / "touched"
     np.savez(tmp_path / "t.npz", x=np.array([_Bomb(bait)] * 9, dtype=object), label=np.arange(9) % 2)
     with pytest.raises(ValueError, match=r"array 'x'.*pickled objects are never loaded"):
-        data.table(str(tmp_path / "t.npz"), "label")
+        sources.table(str(tmp_path / "t.npz"), "label")
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(_Bomb(bait)))
     with pytest.raises(ValueError, match="not an NPZ archive"):
-        data.table(str(tmp_path / "bare.npz"), "label")
+        sources.table(str(tmp_path / "bare.npz"), "label")
     assert not bait.exists()
     np.load(tmp_path / "t.npz", allow_pickle=True)["x"]
     assert bait.exists()  # the bait works
@@ -459,7 +458,7 @@ BAD_FILES = {
     "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
     "text in a feature": ("t.csv", csv("x,1,yes", *LINES), {}, "column 'a' holds str (e.g. 'x')"),
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
-    "beyond float32": ("t.csv", csv("1e300,1,yes", *LINES), {}, "column 'a' has infinite values"),
+    "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "a missing value": ("t.csv", csv(",1,yes", *LINES), {}, "column 'a' has 1 missing values; data.impute=true"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
     "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),
@@ -479,19 +478,19 @@ def test_a_bad_table_ends_in_one_clear_line(case, tmp_path):
         (tmp_path / name).write_bytes(content)
     path = None if name is None else str(tmp_path / name)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        made(partial(data.table, path, **{"target": "label"} | arguments), batch_size=4)
+        made(partial(sources.table, path, **{"target": "label"} | arguments), batch_size=4)
     assert str(caught.value).count("\n") == 0
 
 
 def test_a_table_larger_than_memory_is_refused_before_it_is_read(frame, tmp_path, monkeypatch):
     frame.to_csv(tmp_path / "t.csv", index=False)
-    monkeypatch.setattr(data, "memory", lambda: 100)
+    monkeypatch.setattr(tables, "memory", lambda: 100)
     with pytest.raises(ValueError, match="larger than this machine's memory"):
-        data.table(str(tmp_path / "t.csv"), "label")
+        sources.table(str(tmp_path / "t.csv"), "label")
 
 
 def test_more_replicates_than_memory_holds_are_refused(monkeypatch):
-    monkeypatch.setattr(data, "memory", lambda: 2**20)
+    monkeypatch.setattr(checks, "memory", lambda: 2**20)
     with pytest.raises(ValueError, match=r"data: 30 \* 1797 rows \* 64 features take 0.0 GiB"):
         made(seeds=range(30))
 
@@ -509,11 +508,11 @@ def test_openml_makes_nominal_columns_one_hot_and_keeps_missing_values_for_the_t
     label = pd.Categorical(["good", "bad"] * 15)
     answer = openml_answer(size=[1.0, 2.0, np.nan] * 10, colour=colour, **{"class": label})
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
-    rows = data.openml("cars")
+    rows = sources.openml("cars")
     assert rows.classes == ("bad", "good")
     nan = np.nan
     np.testing.assert_array_equal(rows.x[:3], np.float32([[1, 0, 1], [2, nan, nan], [nan, 1, 0]]))
-    parts = made(partial(data.openml, "cars"), seeds=[0], batch_size=4).parts
+    parts = made(partial(sources.openml, "cars"), seeds=[0], batch_size=4).parts
     assert all(torch.isfinite(part.x).all() for part in parts.values())
 
 
@@ -525,7 +524,7 @@ def test_openml_asks_by_name_or_by_number(monkeypatch):
         return openml_answer(a=range(9), **{"class": [0, 1, 2] * 3})()
 
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
-    data.openml("iris"), data.openml(61)
+    sources.openml("iris"), sources.openml(61)
     assert asked[0]["name"] == "iris"
     assert asked[1]["data_id"] == 61
 
@@ -543,13 +542,13 @@ def test_openml_out_of_reach_or_without_the_data_set_ends_in_one_clear_line(monk
 
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
     with pytest.raises(ValueError, match=message) as caught:
-        data.openml("nope")
+        sources.openml("nope")
     assert str(caught.value).startswith("data.dataset='nope'")
 
 
 def test_openml_without_a_data_set_says_what_to_give():
     with pytest.raises(ValueError, match=r"data\.dataset is not given"):
-        data.openml(None)
+        sources.openml(None)
 
 
 # --- the committed configs
@@ -574,7 +573,7 @@ def test_each_data_set_is_served_as_configured(name, train, features, classes):
     assert part.x.dtype == torch.float32
     assert part.y.dtype == torch.int64
     assert (replicates.features, replicates.classes) == (features, classes)
-    assert check_name(composed(f"+data={name}").name) == name
+    assert composed(f"+data={name}").name == name
 
 
 def test_a_configured_table_is_named_after_its_file(frame, tmp_path):
@@ -587,7 +586,7 @@ def test_a_configured_table_is_named_after_its_file(frame, tmp_path):
 
 def test_a_config_names_an_openml_data_set_after_itself():
     cfg = composed("+data=openml", "data.dataset=credit-g")
-    assert (cfg.name, instantiate(cfg.source).keywords["dataset"]) == ("credit-g", "credit-g")
+    assert (cfg.name, bound(OmegaConf.to_container(cfg, resolve=True)).keywords["dataset"]) == ("credit-g", "credit-g")
 
 
 @pytest.mark.parametrize(
@@ -626,4 +625,4 @@ def test_a_bad_value_ends_in_one_clear_line(overrides, message):
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-flag", "sp ace", "new\nline"])
 def test_a_name_that_does_not_fit_a_path_is_refused(name):
     with pytest.raises(ValueError, match=re.escape(f"data.name={name!r}")):
-        check_name(name)
+        sweep._check_name(name)

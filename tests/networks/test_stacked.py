@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from normdrop.arrangement import ARRANGEMENTS, NOISES, POSITIONS, UniformNoise
-from normdrop.mlp import initialise, mlp
-from normdrop.module import cross_entropy
-from normdrop.replicates import (
+from normdrop.arrangement import ARRANGEMENTS, POSITIONS
+from normdrop.networks.layers import NOISES, UniformNoise
+from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.stacked import (
     StackedBatchNorm,
+    StackedLayerNorm,
     StackedLinear,
     StackedNetwork,
     StackedNoise,
@@ -23,6 +24,7 @@ from normdrop.replicates import (
     splitmix64,
     stream,
 )
+from normdrop.training.module import cross_entropy
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
 SEEDS = [4, 0, 9]
@@ -78,7 +80,7 @@ def parameters_of(stacked: StackedNetwork, replicate: int, gradient: bool = Fals
     for layer in stacked.layers:
         if isinstance(layer, StackedLinear):
             sizes = {"weight": layer.fan_in * layer.fan_out, "bias": layer.fan_out}
-        elif isinstance(layer, StackedBatchNorm):
+        elif isinstance(layer, StackedBatchNorm | StackedLayerNorm):
             sizes = {"weight": layer.features, "bias": layer.features}
         else:
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normdrop import results
+from normdrop.study import record as results
 
 NAMES = (*results.TABLES, results.RECORD)
 
@@ -52,15 +52,16 @@ def test_a_condition_without_a_record_is_not_finished(tmp_path):
 
 
 def test_a_record_and_its_tables_come_back_as_they_were_written(four):
-    record = results.read(four)
-    assert record["seeds"] == [0, 1, 2, 3]
-    for ours, theirs in zip(results.tables(four), tables_of(range(4)), strict=True):
+    held = results.read(four)
+    assert held.record["seeds"] == [0, 1, 2, 3]
+    for ours, theirs in zip((held.replicates, held.history), tables_of(range(4)), strict=True):
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
 
 
 def test_tables_read_and_written_again_have_the_same_bytes(four):
     before = content(four)
-    results.write(four, results.read(four), *results.tables(four))
+    held = results.read(four)
+    results.write(four, held.record, held.replicates, held.history)
     assert content(four) == before
 
 
@@ -138,10 +139,10 @@ def test_a_crash_at_any_step_leaves_the_old_condition_or_the_new_one_whole(tmp_p
         if before:
             write(directory, before)
         crashed = crashes(monkeypatch, directory, at)
-        record = results.read(directory)
-        seen.add(len(record["seeds"]) if record else 0)
-        if record:
-            assert len(results.tables(directory)[0]) == len(record["seeds"])
+        held = results.read(directory)
+        seen.add(len(held.record["seeds"]) if held else 0)
+        if held:
+            assert len(held.replicates) == len(held.record["seeds"])
         write(directory, 6)
         assert content(directory) == content(new)
         if not crashed:
@@ -150,7 +151,9 @@ def test_a_crash_at_any_step_leaves_the_old_condition_or_the_new_one_whole(tmp_p
     assert seen == {before, 6}
 
 
-def test_a_crash_while_the_change_is_completed_is_completed_by_the_next_reader(four, monkeypatch):
+def test_a_crash_while_the_change_is_completed_shows_the_new_tables_and_is_completed_by_the_next_sweep(
+    four, monkeypatch
+):
     old = content(four)
     for at in range(100):
         if not crashes(monkeypatch, four, at):
@@ -160,5 +163,7 @@ def test_a_crash_while_the_change_is_completed_is_completed_by_the_next_reader(f
         assert content(four) == old
     assert (four / "record.json.new").exists()
     assert len(json.loads((four / results.RECORD).read_text())["seeds"]) == 4
-    assert len(results.read(four)["seeds"]) == 6
+    assert len(results.read(four).record["seeds"]) == 6 == len(results.read(four).replicates)
+    results.settle(four)
+    assert len(results.read(four).record["seeds"]) == 6
     assert visible(four) == sorted(NAMES)

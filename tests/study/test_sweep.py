@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop import results, sweep, train
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
+from normdrop.study import app, sweep
+from normdrop.study import record as results
+from normdrop.study.config import CONF
+from normdrop.training import fit
 
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=8", "trainer.max_epochs=2", "replicates=2"),
@@ -35,7 +38,7 @@ def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["normdrop", "hydra/launcher=basic", *arguments])
         try:
-            train.main()
+            app.main()
         except SystemExit as end:
             return str(end.code)
         return ""
@@ -83,8 +86,8 @@ def test_over_all_positions_it_trains_each_of_28_networks_once(planned):
     main = [condition.config for condition in conditions if condition.config["rerun"] == 0]
     assert len(main) == 28 and len(conditions) == 28 + 2
     stood_for = [(*place, c["rate"]) for c in main for place in same_network(c["arrangement"], c["position"])]
-    rates = {a: (0.1, 0.2, 0.3, 0.5, 0.7) if "dropout" in a else (0.0,) for a in ARRANGEMENTS}
-    asked = [(a, p, rate) for a, p in itertools.product(ARRANGEMENTS, POSITIONS) for rate in rates[a]]
+    rates = {a: (0.1, 0.2, 0.3, 0.5, 0.7) if "dropout" in a else (0.0,) for a in ARRANGEMENTS[:5]}
+    asked = [(a, p, rate) for a, p in itertools.product(rates, POSITIONS) for rate in rates[a]]
     assert sorted(stood_for) == sorted(asked)
 
 
@@ -129,7 +132,7 @@ def test_rates_that_two_decimals_cannot_tell_apart_have_folders_of_their_own(pla
 ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (train.CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_declares_its_claim_and_can_be_planned(planned, experiment):
     # One point of its grid: the rest is the same to compose and takes long.
     (condition, *_) = planned(f"experiment={experiment}", *ONE_POINT, "hydra.sweeper.also=[]")
@@ -187,7 +190,7 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     plan = json.loads((root / "plan.json").read_text())
     assert set(plan["conditions"]) == set(CONDITIONS)
     assert plan["conditions"][CONDITIONS[1]]["seeds"] == [0, 1, 2]
-    record = results.read(root / CONDITIONS[1])
+    record = results.read(root / CONDITIONS[1]).record
     assert record["condition"] == CONDITIONS[1] and record["study"]["grid"]["arrangement"] == ["bn_dropout", "none"]
     assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
 
@@ -206,14 +209,14 @@ def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tm
 def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_it(
     command, tmp_path, monkeypatch, capsys
 ):
-    original = train.network_of
+    original = fit.network_of
 
     def failing(config, *arguments):
         if config["arrangement"] == "none":
             raise RuntimeError("a fault\nof two lines")
         return original(config, *arguments)
 
-    monkeypatch.setattr(train, "network_of", failing)
+    monkeypatch.setattr(fit, "network_of", failing)
     root = tmp_path / "outputs" / "study"
     end = command(*STUDY)
     assert "1 of 2 conditions failed" in end and "\n" not in end
@@ -222,7 +225,7 @@ def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_
     assert text.startswith("RuntimeError: a fault of two lines\n") and "Traceback" in text
     assert results.read(root / CONDITIONS[1]) is None and results.read(root / CONDITIONS[0]) is not None
 
-    monkeypatch.setattr(train, "network_of", original)
+    monkeypatch.setattr(fit, "network_of", original)
     assert command(*STUDY) == ""
     assert not (root / CONDITIONS[1] / results.ERROR).exists()
 
@@ -230,7 +233,7 @@ def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_
 def test_one_condition_alone_that_equals_another_says_where_it_is_recorded(command, tmp_path, capsys):
     assert command("name=one", "arrangement=dropout_bn", "position=around", *TINY, "replicates=1") == ""
     assert "dropout_bn around is the same network as dropout_bn after" in capsys.readouterr().out
-    record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50")
+    record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50").record
     assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
 
 
@@ -246,6 +249,6 @@ def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_p
     records = sorted((tmp_path / "outputs" / "quick").rglob(results.RECORD))
     assert len(records) == 9
     for path in records:
-        record = results.read(path.parent)
+        record = results.read(path.parent).record
         assert record["seeds"] == [0, 1] and record["study"]["claim"] == "ordering"
         assert list(path.parent.glob("events.out.tfevents.*"))

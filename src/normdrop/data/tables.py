@@ -1,17 +1,40 @@
-"""From a user's file to rows: what is a number, what is a category, what is missing, what is a class."""
+"""A user's table: from a file to rows. The rules:
+
+Text is text. A feature is a column of numbers if each of its values reads as one (or all of them as true or false), but
+for what is missing there: an empty cell and the usual words (NA, NaN, null …). Where zeros in front tell values apart
+(01 beside 1), they are codes and no numbers. In the target and in the columns named in data.categorical only an empty
+cell is missing; data.missing adds words everywhere. There a text is a label, and numbers are spelled alike (1, 1.0)
+before they count as one. Labels sort as numbers if they all are, else as text. Every column that is read has a name of
+its own. Separator and decimal sign are found where only one fits, and asked for otherwise.
+"""
 
 from __future__ import annotations
 
 import difflib
-import warnings
+import re
+import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from normdrop.data.rows import Rows, check_memory, first_line, memory, require
+from normdrop.data.rows import Rows, check_memory, first_line, memory, override, require
+
+SEPARATORS = (",", ";", "\t", "|")
+PACKED = (".gz", ".bz2", ".xz")
+# What numeric columns write where there is no value, in any case; the words that pandas reads so.
+NO_VALUE = (
+    *("", "na", "n/a", "#n/a", "#na", "#n/a n/a", "<na>", "nan", "-nan", "null", "none"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+CODE = r"[+-]?0\d+"
+# What pandas calls a column without a name, and how it stores one: mostly a row index.
+NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 
 
 def table(
@@ -20,28 +43,41 @@ def table(
     categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
     impute: bool = False,
+    missing: Sequence[str | float] = (),
+    separator: str | None = None,
+    decimal: str | None = None,
+    classes: str | None = None,
+    split_column: str | None = None,
 ) -> Rows:
-    """The user's own table: CSV (UTF-8, with a header), Parquet, or NPZ, with the target's column named.
+    """The user's own table: text (UTF-8, with a header), Parquet, or NPZ, with the target's column named.
 
     In an NPZ each array is a column, or several if it has more than one dimension. categorical: columns to make
     one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
+    missing: further words for a missing value. separator, decimal: of a text file, None to find them. classes: "as_is"
+    takes fractions, and labels that differ only by blanks or case, as they are. split_column: says train, val or test.
     """
-    require("data.impute", impute, isinstance(impute, bool), "true or false")
     if path is None:
-        raise ValueError("data.path is not given: data=table reads a .csv, .parquet or .npz file")
+        raise ValueError("data.path is not given: data=table reads a .csv, .tsv, .txt, .parquet or .npz file")
     file = Path(path).expanduser()
     where = f"data.path='{path}'"
     if not file.is_file():
         raise ValueError(f"{where}: {'not a file' if file.exists() else 'no such file'}")
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz}
-    if file.suffix.lower() not in readers:
-        raise ValueError(f"{where}: the file's name must end in one of {', '.join(readers)}")
+    ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", r"\s+")))
+    require("data.separator", separator, ok, r"one character, \t, \s+ (blanks), or null to find it")
+    text = partial(_read_text, separator="\t" if separator == r"\t" else separator)
+    tabs = partial(_read_text, separator="\t")
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        **{".csv": text, ".txt": text, ".tsv": tabs, ".parquet": _read_parquet, ".npz": _read_npz}
+    }
+    kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
+    if kind not in readers:
+        raise ValueError(f"{where}: the file's name must end in one of {', '.join(readers)}, or .csv.gz and the like")
     if file.stat().st_size == 0:
         raise ValueError(f"{where}: the file is empty")
     if file.stat().st_size > memory():
         raise ValueError(f"{where}: the file is larger than this machine's memory ({memory() / 2**30:.1f} GiB)")
     try:
-        frame = readers[file.suffix.lower()](file)
+        frame = readers[kind](file)
     except ImportError as error:
         raise ValueError(f"{where}: Parquet needs the package pyarrow: pip install 'normdrop[data]'") from error
     except UnicodeDecodeError as error:
@@ -52,17 +88,31 @@ def table(
     # Damaged files raise a library's own types, not all of them ValueErrors (zipfile.BadZipFile, zlib.error, EOFError).
     except Exception as error:
         raise ValueError(f"{where}: cannot be read: {first_line(error)}") from error
-    frame.columns = frame.columns.map(str)
-    if frame.columns.has_duplicates:
-        raise ValueError(f"{where}: two columns have the name {frame.columns[frame.columns.duplicated()][0]!r}")
-    return table_rows(frame, where, target, categorical, drop, impute)
+    return table_rows(frame, where, target, categorical, drop, impute, missing, decimal, classes, split_column)
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        # index_col=False cuts rows that have more fields than the header, with no more than this warning.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(file, encoding="utf-8", index_col=False, low_memory=False)
+def _read_text(file: Path, separator: str | None) -> pd.DataFrame:
+    def read(sep: str, rows: int | None = None) -> pd.DataFrame:
+        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
+        return pd.read_csv(file, sep=sep, header=None, nrows=rows, **text)  # type: ignore[call-overload]
+
+    def fits(separator: str) -> bool:
+        """Whether the first lines all have the same number of fields, two or more."""
+        try:
+            head = read(separator, 100)
+        except pd.errors.ParserError:
+            return False
+        return head.shape[1] > 1 and bool(head.notna().all(axis=None))  # a line's absent fields are NaN, not ""
+
+    if separator is None:
+        found = [one for one in SEPARATORS if fits(one)]
+        if len(found) > 1:
+            ways = " or ".join(override("data.separator", one) for one in found)
+            raise ValueError(f"more than one character may separate its columns: say which, {ways}")
+        separator = found[0] if found else ","
+    frame = read(separator)
+    names = frame.iloc[0].fillna("").str.split().str.join(" ")  # a header may have line breaks
+    return frame.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
@@ -93,90 +143,226 @@ def _read_npz(file: Path) -> pd.DataFrame:
 
 
 def table_rows(
-    frame: pd.DataFrame, where: str, target: str | None, categorical: Sequence[str], drop: Sequence[str], impute: bool
+    frame: pd.DataFrame,
+    where: str,
+    target: str | None,
+    categorical: Sequence[str] | None = (),
+    drop: Sequence[str] = (),
+    impute: bool = False,
+    missing: Sequence[str | float] = (),
+    decimal: str | None = None,
+    classes: str | None = None,
+    split_column: str | None = None,
 ) -> Rows:
-    """Columns to features and classes; every error names the column and what to do about it."""
+    """Columns to features and classes; errors name the column and what to type. categorical: None for all text."""
+    require("data.impute", impute, isinstance(impute, bool), "true or false")
+    require("data.decimal", decimal, decimal in (None, ".", ","), "'.', ',', or null to find it")
+    require("data.classes", classes, classes in (None, "as_is"), "as_is, or null for whole numbers or text")
+    for key, names in {"categorical": categorical or (), "drop": drop}.items():
+        require(f"data.{key}", names, isinstance(names, (list, tuple)), "a list of columns, e.g. [a, b]")
+    require("data.missing", missing, isinstance(missing, (list, tuple)), "a list of words or numbers, e.g. ['?', -999]")
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
+    columns = [str(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
+    frame = frame.set_axis(columns, axis=1)
     if target is None:
-        raise ValueError(f"data.target is not given: the column to predict; {where} has: {_listed(frame.columns)}")
-    for key, names in {"categorical": categorical, "drop": drop}.items():
-        require(f"data.{key}", names, isinstance(names, (list, tuple)), "a list of columns, e.g. [a, b]")
+        raise ValueError(f"data.target is not given: the column to predict; {where} has: {_listed(columns)}")
     # A column named 0 comes from the command line as a number.
-    target, categorical, drop = str(target), [*map(str, categorical)], [*map(str, drop)]
-    for key, names in {"target": [target], "categorical": categorical, "drop": drop}.items():
+    target, drop, words = str(target), [*map(str, drop)], [*map(str, missing)]
+    one_hot = None if categorical is None else [*map(str, categorical)]
+    part = [] if split_column is None else [str(split_column)]
+    for key, names in {"target": [target], "categorical": one_hot or [], "drop": drop, "split_column": part}.items():
         for name in names:
-            if name not in frame.columns:
-                near = difflib.get_close_matches(name, list(frame.columns), n=1)
+            if name not in columns:
+                near = difflib.get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(
-                    f"data.{key}={name!r}: the table has no such column{hint}; it has: {_listed(frame.columns)}"
-                )
+                raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {_listed(columns)}")
             if key != "target" and name == target:
                 raise ValueError(f"data.{key}={name!r}: this column is the target")
-    y, classes = _classes(frame[target], target)
-    features = frame.drop(columns=[target, *drop])
+    frame = frame.drop(columns=drop)
+    _check_names(columns, frame, where, target)
+    features = frame.drop(columns=[target, *part])
     if features.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {target!r}")
 
-    for name in features.columns:
-        column = features[name]
-        missing = int(column.isna().sum())
-        if missing == len(column):
-            raise ValueError(f"{where}: column {name!r} has no values; leave it out with data.drop=[{name}]")
-        if missing and not impute:
-            raise ValueError(
-                f"{where}: column {name!r} has {missing} missing values; data.impute=true gives them the training mean"
-            )
-        if name not in categorical and not _holds_numbers(column):
-            raise ValueError(
-                f"{where}: column {name!r} holds {column.dtype} (e.g. {column.dropna().iloc[0]!r}) and features must "
-                f"be numbers; make it one-hot with data.categorical=[{name}] or leave it out with data.drop=[{name}]"
-            )
-    width = sum(column.nunique() if name in categorical else 1 for name, column in features.items())
-    check_memory(len(features), width, 2, where)
+    numeric = [name for name in features.columns.tolist() if name not in (one_hot or ())]
+    read = {name: numbers(features[name], words, decimal or ".") for name in numeric}
+    if decimal is None and any(_surely_comma(features[name], words) for name in numeric if read[name][1].any()):
+        decimal = ","
+        read = {name: numbers(features[name], words, decimal) for name in numeric}
+    decimal = decimal or "."
+    y, names = _classes(frame[target], target, words, decimal, classes)
+    val, test = _given(frame[part[0]], part[0]) if part else (None, None)
+    if one_hot is None:
+        one_hot = [name for name in numeric if read[name][1].any()]
+    levels = {name: labels(features[name], words, decimal) for name in one_hot if name in features}
+    check_memory(len(features), len(features.columns) + sum(len(of) - 1 for _, of in levels.values()), 4, where)
 
-    blocks = []
+    blocks, holes, notes = [], 0, []
     for name in features.columns:
-        column = features[name]
-        if name in categorical:
-            levels = column.astype("category").cat.remove_unused_categories()
-            block = pd.get_dummies(levels).to_numpy(np.float32, copy=True)
-            block[column.isna().to_numpy()] = np.nan
+        if name in levels:
+            codes, of = levels[name]
+            block = np.eye(len(of) + 1)[:, :-1][codes]
+            block[codes < 0] = np.nan
+            if alike := _alike(of):
+                notes.append(f"column {name!r}: {alike} differ only by blanks or case and count as two")
         else:
-            with np.errstate(over="ignore"):
-                block = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)[:, None]
-            if np.isinf(block).any():
-                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond float32's range)")
+            values, odd = read[name]
+            if odd.any():
+                raise ValueError(f"{where}: {_not_a_number(features[name], odd, words)}")
+            if (np.abs(values) > 1e300).any():
+                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
+            if len(values) > 2 and (np.diff(values) == 1).all():
+                notes.append(
+                    f"column {name!r} counts the rows (an index? {override('data.drop', [name])} leaves it out)"
+                )
+            block = values[:, None]
+        empty = int(np.isnan(block[:, :1]).sum())
+        if empty == len(block):
+            raise ValueError(
+                f"{where}: column {name!r} has no values; leave it out with {override('data.drop', [name])}"
+            )
+        if empty and not impute:
+            raise ValueError(
+                f"{where}: column {name!r} has {empty} missing values; data.impute=true gives them the training mean"
+            )
+        holes += empty
         blocks.append(block)
-    return Rows(np.concatenate(blocks, axis=1), y, classes)
+    x = np.concatenate(blocks, axis=1)
+    return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes))
 
 
-def _classes(column: pd.Series, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers (rows,) and names, in sorted order."""
+def _check_names(columns: list[str], frame: pd.DataFrame, where: str, target: str) -> None:
+    """Refuse columns that nobody has named, and names that two columns have."""
+    for name in frame.columns:
+        if NAMELESS.fullmatch(name):
+            raise ValueError(
+                f"{where}: column {columns.index(name) + 1} has no name (a row index?): leave it out with "
+                f"{override('data.drop', [name])}, or give it a name in the file"
+            )
+        places = [i + 1 for i, other in enumerate(columns) if other == name]
+        if len(places) > 1:
+            both = " and ".join(map(str, places))
+            way_out = "" if name == target else f", or leave them out with {override('data.drop', [name])}"
+            raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file{way_out}")
+
+
+def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64 (rows,), NaN where missing, and which of its values (rows,) bool are no numbers."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        odd = np.zeros(len(values), bool)
+    else:
+        text = column.astype("string").str.strip()
+        folded = text.str.casefold()
+        known = (text.notna() & ~folded.isin(NO_VALUE) & ~text.isin(missing)).to_numpy(bool)
+        text, folded = text.where(known), folded.where(known)
+        if folded.dropna().isin(["true", "false"]).all():
+            plain = (folded == "true").astype("Float64")
+        else:
+            plain = pd.to_numeric(
+                text.str.translate(str.maketrans(",.", ".,")) if decimal == "," else text, errors="coerce"
+            )
+        values = plain.to_numpy(np.float64, na_value=np.nan)
+        odd = known & np.isnan(values)
+        code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
+        if code.any() and text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True).duplicated().any():
+            odd |= code
+    values = np.where(np.isin(values, [float(word) for word in missing if NUMBER.fullmatch(word)]), np.nan, values)
+    return values, odd
+
+
+def _surely_comma(column: pd.Series, missing: Sequence[str]) -> bool:
+    """Whether a column's values are all numbers with a decimal comma, and not all of them whole with thousands."""
+    thousands = column.astype("string").str.strip().str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*")
+    return not numbers(column, missing, ",")[1].any() and not thousands.fillna(True).all()
+
+
+def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str]) -> str:
+    row, name = int(odd.argmax()), str(column.name)
+    word = " ".join(str(column.iloc[row]).split())[:40]
+    ways = [f"make the column one-hot with {override('data.categorical', [name])}"]
+    if odd.mean() < 0.5:
+        ways.append(f"take the word for missing with {override('data.missing', [*missing, word])}")
+    if not numbers(column, missing, ",")[1].any():
+        ways.append(f"say that its comma is a decimal sign with {override('data.decimal', ',')}")
+    ways.append(f"leave it out with {override('data.drop', [name])}")
+    return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
+
+
+def labels(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, tuple[str, ...]]:
+    """A column's labels: numbers (rows,) int64 from 0, −1 where missing, and their names, sorted."""
+    text = column.astype("string")
+    spelled = {label: _spelled(label, decimal) for label in text.dropna().unique()}
+    empty = {_spelled(word, decimal) for word in missing}
+    names = {name for name in spelled.values() if name.strip() and name not in empty}
+    number = all(map(NUMBER.fullmatch, names))
+    order = sorted(names, key=lambda name: (float(name) if number else 0, name))
+    place = {name: i for i, name in enumerate(order)}
+    codes = {label: place[name] for label, name in spelled.items() if name in place}
+    return text.map(codes).to_numpy(np.int64, na_value=-1), tuple(order)
+
+
+def _spelled(text: str, decimal: str) -> str:
+    """The one spelling of a number (1.0 is 1); what may be a code (01, 1e2) and all else as they are."""
+    number = text.strip().replace(decimal, ".")
+    if not NUMBER.fullmatch(number) or re.match(CODE, number) or "e" in number.lower():
+        return text
+    return str(int(number.split(".")[0] or 0)) if float(number).is_integer() else repr(float(number))
+
+
+def _alike(names: Sequence[str]) -> str:
+    """The first two labels that differ only by blanks, case or Unicode's ways to write a letter; or nothing."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        if key in seen:
+            return f"{seen[key]!r} and {name!r}"
+        seen[key] = name
+    return ""
+
+
+def _classes(
+    column: pd.Series, target: str, missing: Sequence[str], decimal: str, classes: str | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers (rows,) and names."""
     where = f"data.target={target!r}"
-    missing = int(column.isna().sum())
-    if missing:
-        raise ValueError(f"{where}: {missing} rows have no value there")
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        values = column.to_numpy(np.float64)
-        if not (np.isfinite(values) & (values == np.round(values))).all():
-            raise ValueError(f"{where}: it holds fractions, so it looks continuous; classes are needed")
-        column = column.astype(np.int64)
-    elif not isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(str)  # columns of mixed types cannot be sorted
-    codes, names = pd.factorize(column, sort=True)
+    y, names = labels(column, missing, decimal)
+    if empty := int((y < 0).sum()):
+        raise ValueError(f"{where}: {empty} rows have no value there")
     if len(names) < 2:
-        raise ValueError(f"{where}: it holds one class only ({names[0]!r}); at least two are needed")
+        raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
     if 3 * len(names) > len(column):
         raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
-    return codes.astype(np.int64), tuple(map(str, names))
+    if classes != "as_is":
+        if all(map(NUMBER.fullmatch, names)) and not all(float(name).is_integer() for name in names):
+            raise ValueError(
+                f"{where}: it holds fractions, so it looks continuous; classes are needed (data.classes=as_is takes "
+                "each value as a class)"
+            )
+        if alike := _alike(names):
+            raise ValueError(
+                f"{where}: the classes {alike} differ only by blanks or case: write them alike in the file, or take "
+                "them as two with data.classes=as_is"
+            )
+    return y, names
 
 
-def _holds_numbers(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
+def _given(column: pd.Series, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The validation and the test rows (rows,) bool that a column names, None where it names none."""
+    word = column.astype("string").str.strip().str.casefold()
+    part = word.map({alias: part for part, aliases in PARTS.items() for alias in aliases})
+    if part.isna().any():
+        row = int(part.isna().to_numpy().argmax())
+        raise ValueError(
+            f"data.split_column={name!r}: row {row + 1} holds {str(column.iloc[row])!r}; it must be train, val or test"
+        )
+    if not (part == "train").any():
+        raise ValueError(f"data.split_column={name!r}: no row is train")
+    val, test = ((part == which).to_numpy(bool) for which in ("val", "test"))
+    return val if val.any() else None, test if test.any() else None
 
 
-def _listed(names: Sequence[str] | pd.Index) -> str:
-    shown = ", ".join(map(str, names[:12]))
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:12])
     return shown if len(names) <= 12 else f"{shown}, … ({len(names)} columns)"

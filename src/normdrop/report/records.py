@@ -184,6 +184,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
     table = found.replicates
+    if "steps_to_level" in table:
+        table = table.astype({"steps_to_level": float})
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table

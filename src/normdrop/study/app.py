@@ -71,7 +71,8 @@ def main() -> None:
             )
             sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
         if isinstance(error, OverrideParseException):
-            sys.exit(f"normdrop: {error.override}: {_unread(error.override) or _line(error)}")
+            said = _unread(error.override) if "=" in error.override else _line(error)
+            sys.exit(f"normdrop: {error.override}: {said}")
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
@@ -121,12 +122,12 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unread(override: str) -> str | None:
-    """How to type a value that Hydra's grammar does not know, in its quotes and the shell's."""
-    key, equals, value = override.partition("=")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    quoted = shlex.quote(f'{key}="{escaped}"')
-    return f"the value cannot be read; if it is text, type it in quotes: {quoted}" if equals else None
+def _unread(override: str) -> str:
+    """What to type in place of an override that Hydra's grammar does not know."""
+    from normdrop.data.rows import override as typed
+
+    key, _, value = override.partition("=")
+    return f"the value cannot be read; if it is text, type it in quotes: {typed(key, value)}"
 
 
 def _one_line(error: BaseException) -> str:

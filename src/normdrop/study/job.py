@@ -132,7 +132,6 @@ def finish(
         wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
         activations = activations or old.record["activations"]  # one replicate's, so never of both
     merged = {
-        "format": record.FORMAT,
         "condition": study["condition"],
         **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
         "setting": study["setting"],
@@ -142,7 +141,7 @@ def finish(
         "config": dict(config),
         "config_hash": configs.config_hash(config),
         "study": dict(config["study"] or {}) | {"grid": study["grid"]},
-        "data": data,
+        "data": data | {"parts": {part: facts["rows"][part] for part in ("train", "val", "test")}},
         "rows": facts["rows"],
         "steps": facts["steps"],
         "fresh_rows": config["data"]["fresh"],

@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 # The first columns of replicates.csv, in this order; others follow.
 COLUMNS = (
     *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
-    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_nll", "test_ece", "gap", "nll_gap"),
-    *("steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
+    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_balanced_acc", "test_nll", "test_ece"),
+    *("gap", "nll_gap", "steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
 )
 
 
@@ -80,7 +80,8 @@ class Finished:
         """One row per seed: COLUMNS and what else was measured."""
         table = self._table("replicates.csv")
         table["setting"] = table["setting"].astype(object).fillna("")
-        return table.astype({"steps_to_level": "Int64", "width": "string"})
+        types = {"steps_to_level": "Int64", "width": "string"}
+        return table.astype({column: kind for column, kind in types.items() if column in table})
 
     @property
     def history(self) -> pd.DataFrame:
@@ -133,7 +134,8 @@ def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, 
         name: table.to_csv(index=False, lineterminator="\n").encode()
         for name, table in zip(TABLES, (replicates, history), strict=True)
     }
-    sealed = dict(record) | {"tables": {name: _checksum(text) for name, text in texts.items()}}
+    checksums = {name: _checksum(text) for name, text in texts.items()}
+    sealed = {"format": FORMAT} | dict(record) | {"tables": checksums}
     texts[RECORD] = (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()
     for name, text in texts.items():
         _write(directory / f"{name}.new", text)

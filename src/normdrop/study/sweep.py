@@ -325,7 +325,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 def check_fits(conditions: Sequence[Condition]) -> list[str]:
     """Set up each distinct data config once, with one replicate, and say what it holds. Raises ValueError."""
-    from normdrop.data.sources import standard_rows  # here, as PyTorch: a finished study needs neither
+    from normdrop.data.rows import remarks, sentence  # here, as PyTorch: not what tells of a mistake at once
+    from normdrop.data.sources import standard_rows
     from normdrop.training.check import check_fit
     from normdrop.training.fit import quiet
 
@@ -344,22 +345,10 @@ def check_fits(conditions: Sequence[Condition]) -> list[str]:
         if key not in seen:
             seen.add(key)
             parts = check_fit(config, condition.missing[0])
-            lines |= {_data_line(config["data"]["name"], standard_rows(config["data"]).facts(), parts): None}
+            facts = standard_rows(config["data"]).facts() | {"parts": parts}
+            said = [sentence(facts), *remarks(facts)]
+            lines |= dict.fromkeys(f"{config['data']['name']}: {text}" for text in said)
     return list(lines)
-
-
-def _data_line(name: str, facts: Mapping[str, Any], parts: Mapping[str, int]) -> str:
-    """What a data set is, in one line."""
-    rows, classes = facts["rows"], facts["classes"]
-    largest = max(classes, key=classes.get)
-    shares = ", ".join(f"{label} {count / rows:.0%}" for label, count in [*classes.items()][:8])
-    text = f"{name}: {rows} rows, {facts['features']} features, {len(classes)} classes: {shares}"
-    text += f"{', …' * (len(classes) > 8)}; {', '.join(f'{part} {count}' for part, count in parts.items())} rows"
-    for key, words in {"missing": "missing values, filled", "constant": "constant features"}.items():
-        text += f"; {facts[key]} {words}" if facts[key] else ""
-    if classes[largest] > 0.8 * rows:
-        text += f"; {largest!r} alone is {classes[largest] / rows:.0%}: accuracy says little, see test_balanced_acc"
-    return text
 
 
 def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[str]]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
     name = target.removeprefix("torch.optim.")
     if target == name or name not in ELEMENTWISE:
         raise ValueError(
-            f"optimizer._target_={target}: must be torch.optim.NAME, NAME one of {', '.join(ELEMENTWISE)}; others do "
+            f"optimizer._target_={target}: must be torch.optim.NAME, one of {', '.join(ELEMENTWISE)}; others do "
             "not treat each weight by itself, which a stack of replicates needs"
         )
     kind = getattr(torch.optim, name)
@@ -194,6 +194,14 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return right.masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
 
 
+def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean recall over the classes that the rows have, (replicates,); NaN where a replicate's logits are not finite."""
+    classes = torch.zeros(len(y), logits.shape[-1], device=y.device, dtype=logits.dtype)
+    right = (logits.argmax(dim=-1) == y).to(logits.dtype)
+    recall = classes.scatter_add(1, y, right) / classes.scatter_add(1, y, torch.ones_like(right))
+    return recall.nanmean(dim=1).masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
+
+
 def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Tensor:
     """Σ over bins of (rows in bin / rows) · |accuracy − mean confidence|, (replicates,).
 
@@ -209,6 +217,7 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
 # What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as float64.
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "acc": accuracy,
+    "balanced_acc": balanced_accuracy,
     "nll": nll,
     "ece": expected_calibration_error,
 }

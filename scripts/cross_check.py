@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Train the conditions that surprised again, without the stacked network. Run it with
-.venv/bin/python scripts/cross_check outputs/claims outputs/cross_check
+.venv/bin/python scripts/cross_check.py outputs/claims outputs/cross_check
 and then .venv/bin/normdrop-report outputs/cross_check --against outputs/claims.
 
 normdrop trains all seeds of a condition as one stacked network. Is a surprising verdict a bug of that? Here each seed
@@ -41,10 +41,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop import results
-from normdrop.data import SOURCES, split
+from normdrop.data.sources import arguments, bound, source_of
+from normdrop.data.split import split
 from normdrop.report.statistics import compare, holm
-from normdrop.train import COLUMNS, hardware, quiet
+from normdrop.study import record as results
+from normdrop.study.app import hardware
+from normdrop.study.record import COLUMNS
+from normdrop.training.fit import quiet
 
 # Experiment → patterns of its conditions, each with what surprised. `*_*` are the two orders; A/A runs are left out.
 SELECTION = {
@@ -73,7 +76,11 @@ BLOCKS = {
     "around": {"none": "A", "dropout": "AD", "bn": "BA", "bn_dropout": "BAD", "dropout_bn": "DAB"},
 }
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OPTIMIZERS = {
+    "torch.optim.Adam": torch.optim.Adam,
+    "torch.optim.AdamW": torch.optim.AdamW,
+    "torch.optim.SGD": torch.optim.SGD,
+}
 SILENCED, DRAWS = (10, 20, 30, 40, 50), 20  # percent of each hidden block's units
 
 # A config that says anything else is refused, not trained as something else.
@@ -84,7 +91,7 @@ VALUES: dict[str, Collection] = {
     "model.activation": ACTIVATIONS,
     "model.output_activation": [None, *ACTIVATIONS],
     "model.dropout_layers": ["all", "last"],
-    "optimizer.name": OPTIMIZERS,
+    "optimizer._target_": OPTIMIZERS,
     "optimizer.schedule": ["constant", "cosine"],
 }
 KEYS = (
@@ -97,7 +104,7 @@ KEYS = (
     *("trainer.accelerator", "measure.shift", "measure.shift_epochs", "measure.activation_epochs"),
     "measure.activation_seed",
 )
-COMMAND = "scripts/cross_check"
+COMMAND = "scripts/cross_check.py"
 
 Part = tuple[Tensor, Tensor]
 
@@ -114,7 +121,8 @@ class Condition:
     seeds: list[int]
 
     def finished(self) -> bool:
-        done = results.read(self.target)
+        held = results.read(self.target)
+        done = held.record if held else None
         if done and not done["command"].startswith(COMMAND):
             raise ValueError(f"{self.target}: its record is not of {COMMAND}; choose another TARGET")
         same = done and done["config_hash"] == self.record["config_hash"]
@@ -125,7 +133,7 @@ def chosen(source: Path, target: Path, experiments: Collection[str], seeds: int 
     """The selected conditions. Raises ValueError for a pattern without any and for a config beyond this script."""
     for experiment, pattern in ((e, p) for e in experiments for p in SELECTION[e]):
         folders = [path.parent for path in sorted((source / experiment).glob(f"{pattern}/{results.RECORD}"))]
-        records = {folder: record for folder in folders if (record := results.read(folder))}
+        records = {folder: held.record for folder in folders if (held := results.read(folder))}
         own = {folder: record for folder, record in records.items() if not record["config"]["rerun"]}
         if not own:
             raise ValueError(f"{source}: no finished condition matches {experiment}/{pattern}")
@@ -136,8 +144,12 @@ def chosen(source: Path, target: Path, experiments: Collection[str], seeds: int 
 
 
 def check(name: str, config: dict[str, Any]) -> None:
-    # A data set's own keys reach its source through data.source.
-    passed_on = ("study.", "data.source.", *(f"data.{key}" for key in config["data"]["source"]))
+    passed_on = (
+        "study.",
+        "data.source",
+        "model.name",
+        *(f"data.{key}" for key in arguments(source_of(config["data"]["source"]))),
+    )
     for key, value in pd.json_normalize(config).iloc[0].items():
         if not (value in VALUES[key] if key in VALUES else key in KEYS or str(key).startswith(passed_on)):
             raise ValueError(f"{name}: {key}={value} is not implemented in {COMMAND}")
@@ -149,9 +161,7 @@ def check(name: str, config: dict[str, Any]) -> None:
 def parts_of(config: dict[str, Any], seed: int) -> tuple[dict[str, Part], int]:
     """Train, validation and test part, standardised, and the number of classes."""
     data = config["data"]
-    arguments = {key: value for key, value in data["source"].items() if not key.startswith("_")}
-    source = SOURCES[data["source"]["_target_"].rpartition(".")[2]]
-    rows = source(**arguments, seed=seed) if data["fresh"] else source(**arguments)
+    rows = bound(data)(seed=seed) if data["fresh"] else bound(data)()
     index = split(rows, seed, **{key: data[key] for key in ("val_fraction", "test_fraction", "train_size")})
     x = standardised({name: rows.x[i].astype(np.float64) for name, i in index.items()})
     if data["pca"] is not None:
@@ -205,8 +215,8 @@ def train(config: dict[str, Any], seed: int) -> tuple[dict[str, Any], list[dict[
     torch.manual_seed(3 * seed + 2)
     network = network_of(config, x.shape[1], classes)
     given, drift, interval = config["optimizer"], config["drift"], config["trainer"]["val_check_interval"]
-    arguments = {key: given[key] for key in ("lr", "weight_decay", *(["momentum"] if given["name"] == "sgd" else []))}
-    optimizer = OPTIMIZERS[given["name"]](network.parameters(), **arguments)
+    own = {key: value for key, value in given.items() if key not in ("_target_", "schedule")}
+    optimizer = OPTIMIZERS[given["_target_"]](network.parameters(), **own)
     epochs, per_epoch = config["trainer"]["max_epochs"], math.ceil(len(y) / config["batch_size"])
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * per_epoch)
     every = interval if isinstance(interval, int) else int(interval * per_epoch)  # in steps, or a share of the epoch
@@ -323,7 +333,7 @@ def finish(condition: Condition, parallel: Parallel) -> None:
         started = time.time()
         trained = parallel(delayed(train)(condition.record["config"], seed) for seed in condition.seeds)
         rows, histories = zip(*trained, strict=True)
-        theirs, _ = results.tables(condition.source)
+        theirs = results.read(condition.source).replicates
         names = theirs[list(COLUMNS[: COLUMNS.index("train_acc")])]  # the columns that say which replicate it is
         replicates = names.merge(pd.DataFrame(rows).astype({"steps_to_level": "Int64"}), on="seed")[list(theirs)]
         packages = ("torch", "scikit-learn", "scipy", "normdrop")
@@ -339,7 +349,7 @@ def comparison(conditions: list[Condition]) -> pd.DataFrame:
     rows = []
     for condition in conditions:
         here, source = (
-            results.tables(d)[0].set_index("seed")["test_acc"] for d in (condition.target, condition.source)
+            results.read(d).replicates.set_index("seed")["test_acc"] for d in (condition.target, condition.source)
         )
         both = 100 * pd.DataFrame({"here": here, "source": source.reindex(here.index)})
         c = compare(both["here"], both["source"], rope=math.nan, test_train_ratio=math.nan)

@@ -1,0 +1,428 @@
+"""From a user's file to rows: the same rows for the same table, or one line that says what to type."""
+
+import io
+import pickle
+import re
+import zipfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from normdrop.data import rows as checks
+from normdrop.data.rows import Rows, override
+from normdrop.data.split import split, standardise
+from normdrop.data.tables import table
+
+RNG = np.random.default_rng(1)
+N = 60
+Y = np.arange(N) % 2
+N1, N2 = RNG.normal(size=(2, N)).round(3)
+LABEL = np.where(Y, "pos", "neg")
+PLAIN = pd.DataFrame({"n1": N1, "n2": N2, "label": LABEL})
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=60), "b": rng.integers(0, 9, 60), "c": rng.random(60) > 0.5})
+    frame["label"] = np.where(frame.a + frame.b > 4, "yes", "no")
+    return frame
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a frame (or text) and read it as a table."""
+
+    def reading(content: pd.DataFrame | str | bytes, name: str = "t.csv", target: str = "label", **keys) -> Rows:
+        path = tmp_path / name
+        if isinstance(content, pd.DataFrame):
+            content = content.to_csv(index=False)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return table(str(path), target, **keys)
+
+    return reading
+
+
+def served(rows: Rows, seed: int = 0) -> dict[str, np.ndarray]:
+    return standardise({part: rows.x[index] for part, index in split(rows, seed).items()})
+
+
+def assert_same(a: Rows, b: Rows, tolerance: float = 0.0) -> None:
+    assert a.y.tolist() == b.y.tolist()
+    for part, x in served(a).items():
+        np.testing.assert_allclose(x, served(b)[part], rtol=0, atol=tolerance)
+
+
+def refusal(reading, *arguments, **keys) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        reading(*arguments, **keys)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- formats
+
+
+def test_csv_parquet_and_npz_give_the_same_rows(frame, tmp_path, read):
+    frame.to_parquet(tmp_path / "t.parquet")
+    np.savez(tmp_path / "t.npz", **{name: frame[name].to_numpy(str if name == "label" else None) for name in frame})
+    np.savez(tmp_path / "block.npz", x=frame[["a", "b", "c"]].to_numpy(float), label=frame.label.to_numpy(str))
+    csv = read(frame)
+    assert csv.x.shape == (60, 3)
+    for name in ("t.parquet", "t.npz", "block.npz"):
+        assert table(str(tmp_path / name), "label").fingerprint == csv.fingerprint
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.tsv.bz2", "t.txt.xz", "t.txt", "T.CSV", "t.v2.csv"])
+def test_text_may_be_packed_and_have_any_of_the_usual_suffixes(name, tmp_path, read):
+    PLAIN.to_csv(tmp_path / name, index=False, sep="\t" if ".tsv" in name else ",")
+    assert table(str(tmp_path / name), "label").fingerprint == read(PLAIN).fingerprint
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_found(separator, read):
+    assert read(PLAIN.to_csv(index=False, sep=separator)).fingerprint == read(PLAIN).fingerprint
+
+
+def test_a_separator_that_is_given_is_taken(read):
+    plain = read(PLAIN).fingerprint
+    assert read(PLAIN.to_csv(index=False, sep=":"), separator=":").fingerprint == plain
+    assert read(PLAIN.to_csv(index=False, sep="\t"), separator=r"\t").fingerprint == plain
+    assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
+
+
+def test_where_two_separators_fit_the_user_is_asked(read):
+    text = "a;b,label\n" + "".join(f"{i};1,{'yes' if i % 2 else 'no'}\n" for i in range(30))
+    line = refusal(read, text)
+    assert "'data.separator=\",\"'" in line and "'data.separator=\";\"'" in line
+    assert read(text, separator=";", target="b,label").classes == ("1,no", "1,yes")
+
+
+def test_a_separator_inside_a_text_does_not_count(read):
+    odd = PLAIN.assign(label=np.where(Y, "a;b", "c;d"))
+    assert read(odd).classes == ("a;b", "c;d")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_a_decimal_comma_is_found(separator, read):
+    assert read(PLAIN.to_csv(index=False, sep=separator, decimal=",")).fingerprint == read(PLAIN).fingerprint
+
+
+def test_whole_thousands_and_a_decimal_comma_look_alike_and_are_asked_for(read):
+    text = "a;label\n" + "".join(f"{i + 1},250;{'yes' if i % 2 else 'no'}\n" for i in range(30))
+    assert "'data.decimal=\",\"'" in refusal(read, text)
+    assert read(text, decimal=",").x[:2, 0].tolist() == [1.25, 2.25]
+
+
+def test_a_point_is_no_decimal_sign_where_a_comma_is(read):
+    text = "a;b;label\n" + "".join(f"{i},5;1.{i:03d};{'yes' if i % 2 else 'no'}\n" for i in range(30))
+    assert "column 'b' holds '1.000' (row 1), which is not a number" in refusal(read, text)
+
+
+def test_blanks_after_the_separator_and_a_byte_order_mark_do_not_count(read):
+    text = PLAIN.to_csv(index=False).replace(",", ", ")
+    assert read(text).fingerprint == read("\ufeff" + text).fingerprint == read(PLAIN).fingerprint
+
+
+def test_columns_may_be_named_by_numbers(read):
+    rows = read("0,1,2\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(30)), target=2, drop=[0])
+    assert rows.x.shape == (30, 1)
+
+
+# --- identity
+
+
+def test_the_fingerprint_is_of_the_content_alone(tmp_path, read):
+    plain = read(PLAIN).fingerprint
+    PLAIN.to_parquet(tmp_path / "other.parquet")
+    assert table(str(tmp_path / "other.parquet"), "label").fingerprint == plain
+    assert read(PLAIN.assign(n1=PLAIN.n1 + 0.0, n2=[f"{v:.5f}" for v in N2]), name="x.csv").fingerprint == plain
+    assert read(PLAIN.replace({"label": "pos"}, "Pos")).fingerprint != plain  # a class's name is content
+    assert read(PLAIN.iloc[::-1]).fingerprint != plain
+    assert read(PLAIN.assign(n1=np.nextafter(N1, 9))).fingerprint != plain
+
+
+def test_the_sign_of_zero_and_the_kind_of_nan_are_no_content():
+    x = np.array([[0.0, np.nan], [1.0, 2.0]])
+    other = np.array([[-0.0, -np.nan], [1.0, 2.0]])
+    assert Rows(x, np.array([0, 1]), ("a", "b")).fingerprint == Rows(other, np.array([0, 1]), ("a", "b")).fingerprint
+
+
+def test_given_parts_are_content():
+    x, y, first = np.ones((4, 1)), np.array([0, 1, 0, 1]), np.arange(4) < 1
+    prints = {Rows(x, y, ("a", "b"), test, val).fingerprint for test, val in product((None, first, ~first), repeat=2)}
+    assert len(prints) == 9
+
+
+# --- units
+
+
+@pytest.mark.parametrize(("unit", "zero"), [(1e6, 0), (1e-6, 0), (1e-200, 0), (-1e3, 0), (1, 1e6), (60, -1e7)])
+def test_units_and_the_zero_of_a_column_change_nothing(unit, zero, read):
+    other = read(PLAIN.assign(n1=N1 * unit + zero))
+    sign = np.sign(unit)
+    for part, x in served(read(PLAIN)).items():
+        np.testing.assert_allclose(served(other)[part] * [sign, 1], x, rtol=0, atol=1e-15 * (10 + abs(zero)))
+
+
+# --- text that looks like numbers
+
+
+@pytest.mark.parametrize(("a", "b"), [("01", "1"), ("007", "07"), ("-01", "-1"), ("1e2", "100"), ("0", "00")])
+def test_codes_of_a_category_stay_apart(a, b, read):
+    codes = read(PLAIN.assign(code=np.where(Y, a, b)), categorical=["code"])
+    letters = read(PLAIN.assign(code=np.where(Y, a + "x", b + "x")), categorical=["code"])
+    assert codes.one_hot == letters.one_hot == 2
+    assert {*map(tuple, codes.x[:, 2:])} == {(0, 1), (1, 0)}
+
+
+def test_codes_that_differ_by_zeros_in_front_are_no_numbers(read):
+    line = refusal(read, PLAIN.assign(code=np.where(Y, "01", "1")))
+    assert "column 'code' holds '01' (row 2), which is not a number" in line
+    assert read(PLAIN.assign(code=np.where(Y, "02", "1"))).x[:2, 2].tolist() == [1, 2]  # nothing is lost here
+
+
+def test_classes_may_be_codes(read):
+    rows = read(PLAIN.assign(label=np.array(["1", "01", "2"])[np.arange(N) % 3]))
+    assert rows.classes == ("01", "1", "2")
+    assert np.bincount(rows.y).tolist() == [20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(0, 1), (0.0, 1.0), (False, True), (-1, 10), ("a", "b"), ("Nein", "ja"), ("None", "nan")]
+)
+def test_any_coding_of_the_classes_in_the_same_order_gives_the_same_rows(one, other, read, tmp_path):
+    coded = PLAIN.assign(label=[other if y else one for y in Y])
+    assert_same(read(coded), read(PLAIN))
+    coded.to_parquet(tmp_path / "t.parquet")
+    assert table(str(tmp_path / "t.parquet"), "label").fingerprint == read(coded).fingerprint
+
+
+def test_numeric_classes_sort_as_numbers_and_have_one_spelling(read):
+    assert read(PLAIN.assign(label=np.array([10, 9, -1])[np.arange(N) % 3])).classes == ("-1", "9", "10")
+    assert read(PLAIN.assign(label=np.array(["1.0", "1", "2"])[np.arange(N) % 3])).classes == ("1", "2")
+
+
+def test_numbers_that_float64_cannot_tell_apart_are_two_classes(read):
+    assert read(PLAIN.assign(label=Y + 2**60)).classes == (str(2**60), str(2**60 + 1))
+
+
+@pytest.mark.parametrize(("a", "b"), [("pos", "pos "), ("pos", "POS"), ("a  b", "a b"), ("caf\u00e9", "cafe\u0301")])
+def test_labels_that_only_look_different_are_refused_unless_taken_as_they_are(a, b, read):
+    doubtful = PLAIN.assign(label=np.array([a, b, "neg"])[np.arange(N) % 3])
+    line = refusal(read, doubtful)
+    assert repr(a) in line and repr(b) in line and "data.classes=as_is" in line
+    assert len(read(doubtful, classes="as_is").classes) == 3
+
+
+def test_levels_that_only_look_different_are_said(read):
+    (note,) = read(PLAIN.assign(kind=np.where(Y, "red", "Red")), categorical=["kind"]).notes
+    assert "'Red' and 'red' differ only by blanks or case" in note
+
+
+def test_fractions_are_classes_only_if_asked_for(read):
+    halves = PLAIN.assign(label=Y / 2)
+    assert "it holds fractions" in refusal(read, halves)
+    assert read(halves, classes="as_is").classes == ("0", "0.5")
+
+
+# --- what is missing
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "nan", "null", "n/a", "NULL", "<NA>", "-"])
+def test_in_text_and_target_a_word_is_a_word(word, read):
+    kind, klass = np.where(Y, word, "Attached"), np.array(["EU", word, "AS"])[np.arange(N) % 3]
+    rows = read(PLAIN.assign(kind=kind, label=klass), categorical=["kind"], impute=True)
+    assert word in rows.classes
+    assert rows.missing == 0
+    assert rows.one_hot == 2
+
+
+@pytest.mark.parametrize("word", ["", "NA", "nan", "NaN", "null", "NULL", "None", "n/a", "N/A", "#N/A", "<NA>"])
+def test_among_numbers_the_usual_words_are_no_value(word, read):
+    gaps = PLAIN.assign(n1=[word if i == 7 else v for i, v in enumerate(N1)])
+    assert "column 'n1' has 1 missing values; data.impute=true" in refusal(read, gaps)
+    rows = read(gaps, impute=True)
+    assert np.flatnonzero(np.isnan(rows.x[:, 0])).tolist() == [7]
+    assert rows.missing == 1
+
+
+@pytest.mark.parametrize(("cell", "word"), [("?", "?"), ("-999", -999), ("-999.0", -999), ("unknown", "unknown")])
+def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
+    gaps = PLAIN.assign(n1=[cell if i == 7 else v for i, v in enumerate(N1)])
+    assert np.flatnonzero(np.isnan(read(gaps, missing=[word], impute=True).x[:, 0])).tolist() == [7]
+
+
+def test_a_told_word_is_missing_in_text_and_target_too(read):
+    kind = PLAIN.assign(kind=np.array(["a", "b", "?"])[np.arange(N) % 3])
+    rows = read(kind, categorical=["kind"], missing=["?"], impute=True)
+    assert (rows.one_hot, rows.missing) == (2, 20)
+    assert "20 rows have no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
+
+
+def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
+    odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
+    line = refusal(read, odd)
+    assert "column 'n1' holds '?' (row 8), which is not a number" in line
+    assert "'data.missing=[\"?\"]'" in line
+
+
+def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
+    from decimal import Decimal
+
+    gaps = pd.DataFrame(
+        {
+            "flag": pd.array([None, *(v > 0 for v in N1[1:])], "boolean"),
+            "price": [None, *map(Decimal, map(str, N2[1:]))],
+            "count": pd.array([None, *range(1, N)], "Int64") % 7,
+            "label": LABEL,
+        }
+    )
+    gaps.to_parquet(tmp_path / "t.parquet")
+    rows = table(str(tmp_path / "t.parquet"), "label", impute=True)
+    assert rows.x[1].tolist() == [N1[1] > 0, N2[1], 1]
+    assert rows.missing == 3
+    assert read(gaps, impute=True).fingerprint == rows.fingerprint
+
+
+def test_imputed_values_take_the_mean_of_the_training_rows(frame, read):
+    frame.loc[::7, "a"] = np.nan
+    rows = read(frame, impute=True)
+    for part, index in split(rows, 0).items():
+        holes = np.isnan(rows.x[index, 0])
+        assert holes.any()
+        assert set(served(rows)[part][holes, 0]) == {0}
+
+
+# --- columns
+
+
+@pytest.mark.parametrize("options", [{}, {"index_label": "Unnamed: 0"}, {"index_label": " "}])
+def test_a_nameless_column_is_refused_until_it_is_dropped(options, read):
+    text = PLAIN.to_csv(**options)
+    line = refusal(read, text)
+    assert "column 1 has no name (a row index?)" in line and "'data.drop=[\"Unnamed: 0\"]'" in line
+    assert read(text, drop=["Unnamed: 0"]).fingerprint == read(PLAIN).fingerprint
+
+
+def test_two_columns_of_one_name_are_refused(read):
+    twice = "n1,n2,label,label\n" + "".join(f"{a},{b},{c},{c}\n" for a, b, c in zip(N1, N2, LABEL, strict=True))
+    assert "two columns are named label (columns 3 and 4): rename one in the file" in refusal(read, twice)
+    line = refusal(read, twice.replace("n1,n2,label,label", "n2,n2,label,x"), drop=["x"])
+    assert "two columns are named n2 (columns 1 and 2)" in line and "'data.drop=[n2]'" in line
+
+
+def test_a_row_index_with_a_name_is_said(read):
+    (note,) = read(PLAIN.to_csv(index_label="id")).notes
+    assert note.startswith("column 'id' counts the rows")
+    assert read(PLAIN).notes == ()
+
+
+def test_a_header_may_have_line_breaks(read):
+    assert read('"height\n(cm)",n2,label\n' + PLAIN.to_csv(index=False, header=False), drop=["height (cm)"])
+
+
+def test_categorical_columns_become_one_hot_and_dropped_ones_are_gone(frame, read):
+    frame["colour"] = ["red", "green", "blue"] * 20
+    frame["id"] = [f"row {i}" for i in range(60)]
+    rows = read(frame, categorical=["colour"], drop=["id", "c"])
+    assert rows.x.shape == (60, 5)
+    np.testing.assert_array_equal(rows.x[:3, 2:], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])  # blue, green, red
+
+
+@given(st.text(min_size=1).filter(lambda text: "${" not in text))
+def test_a_hint_means_what_it_says_to_the_shell_and_to_hydra(name):
+    import shlex
+
+    (argument,) = shlex.split(override("data.drop", [name]))
+    (parsed,) = OverridesParser.create().parse_overrides([argument])
+    assert parsed.key_or_group == "data.drop"
+    assert parsed.value() == [name]
+
+
+def test_awkward_names_are_served_and_hinted_at(read):
+    awkward = PLAIN.set_axis(["höhe (cm)", "x[0]", "label"], axis=1).assign(**{"size=big": np.where(Y, "a", "b")})
+    assert "'data.categorical=[\"size=big\"]'" in refusal(read, awkward)
+    assert read(awkward, categorical=["size=big"], drop=["höhe (cm)"]).x.shape == (N, 3)
+
+
+# --- given parts
+
+
+def test_a_column_may_say_which_rows_are_train_val_and_test(read):
+    part = np.array(["train", "Train", "val", "test"])[np.arange(N) // 2 % 4]
+    rows = read(PLAIN.assign(part=part), split_column="part")
+    assert rows.x.shape == (N, 2)
+    for seed in range(2):
+        assert {k: set(part[i]) for k, i in split(rows, seed).items()} == {
+            **{"train": {"train", "Train"}, "val": {"val"}, "test": {"test"}}
+        }
+
+
+def test_a_part_that_the_column_does_not_name_is_drawn(read):
+    rows = read(PLAIN.assign(part=np.where(np.arange(N) < 40, "training", "validation")), split_column="part")
+    index = split(rows, 0)
+    assert index["val"].tolist() == list(range(40, N))
+    assert len(index["test"]) == 8
+    assert {*index["test"], *index["train"]} == set(range(40))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (["train", "oops"] * 30, "data.split_column='part': row 2 holds 'oops'; it must be train, val or test"),
+        (["val", "test"] * 30, "no row is train"),
+        (["train", "val", "train", "test"] * 15, "data: class 'pos' has no training row"),
+        (["train", ""] * 30, "row 2 holds ''"),
+    ],
+)
+def test_a_column_of_parts_that_says_something_else_is_refused(part, message, read):
+    assert message in refusal(lambda: split(read(PLAIN.assign(part=part), split_column="part"), 0))
+
+
+# --- any table that pandas writes
+
+
+CODINGS = [(0, 1), (0.0, 1.0), (False, True), (-3, 7), ("a", "b"), ("None", "nan"), ("01", "1"), ("", "x")]
+INDEX = [{"index": False}, {"index": True}, {"index_label": "id"}, {"index_label": ""}]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    unit=st.sampled_from([1, -1, 1000, 1e-6, 1e12]),
+    zero=st.sampled_from([0, 32, -273.15]),
+    coding=st.sampled_from(CODINGS),
+    order=st.permutations(["a", "flag", "kind", "label"]),
+    separator=st.sampled_from([",", ";", "\t", "|"]),
+    decimal=st.sampled_from([".", ","]),
+    quoting=st.sampled_from([0, 1, 2]),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    index=st.sampled_from(INDEX),
+)
+def test_however_pandas_writes_a_table_its_rows_are_those_of_the_plain_one_or_it_is_refused(
+    seed, unit, zero, coding, order, separator, decimal, quoting, newline, index, read
+):
+    values = np.random.default_rng(seed).normal(size=N)
+    plain = pd.DataFrame({"a": values, "flag": N1 > 0, "kind": np.where(N2 > 0, "x,y", "z"), "label": LABEL})
+    wanted = read(plain, categorical=["kind"])
+    other = plain.assign(a=values * unit + zero, label=np.array(coding, dtype=object)[Y])[order]
+    text = other.to_csv(sep=separator, decimal=decimal, quoting=quoting, lineterminator=newline, **index)
+    nameless, indexed = index in ({"index": True}, {"index_label": ""}), index == {"index_label": "id"}
+    if nameless or "" in coding:
+        assert re.search("has no name|no value there", refusal(read, text, categorical=["kind"]))
+        return
+    rows = read(text, categorical=["kind"])
+    assert rows.y.tolist() == wanted.y.tolist()
+    assert len(rows.notes) == indexed
+    columns = [column for name in order for column in {"label": [], "kind": ["x,y", "z"]}.get(name, [name])]
+    places = [columns.index(name) + indexed for name in ("a", "flag", "x,y", "z")]
+    for part, x in served(wanted).items():
+        mine = served(rows)[part][:, places] * [np.sign(unit), 1, 1, 1]
+        np.testing.assert_allclose(mine, x, rtol=0, atol=1e-15 * (10 + abs(zero / unit)))
