@@ -1,11 +1,7 @@
 """From a user's file to rows: the same rows for the same table, or one line that says what to type."""
 
-import io
-import pickle
 import re
-import zipfile
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +10,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normdrop.data import rows as checks
 from normdrop.data.rows import Rows, override
 from normdrop.data.split import split, standardise
 from normdrop.data.tables import table

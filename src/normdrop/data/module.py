@@ -1,15 +1,16 @@
 """The LightningDataModule: all replicates' parts of a data set, and the order in which training meets them.
 
-All parts of all replicates are stacked and stay in memory (on the device, after `Part.to`), so that a
-batch is no more than a tensor of row numbers.
+The rows of a table are resident once, on the device, whatever the number of replicates. A replicate owns the numbers of
+its rows and the scale of its training part, and sees its rows standardised when a batch of them is gathered.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections import UserList
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -18,43 +19,147 @@ import torch
 from torch import Tensor
 
 from normdrop.data.rows import Rows, check_memory, is_int, require
-from normdrop.data.split import project, split, standardise
+from normdrop.data.split import project, scale_of, split, standardise
 from normdrop.streams import stream
+
+# Rows at a time where a whole part is evaluated.
+CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Resident rows, (rows, features) float32, and how each replicate standardises them.
+
+    A value is high + low, together what float64 holds; low is None where high alone is all of it. `scaling` is (mean,
+    inverse, rest), each (replicates, 1, features): a replicate sees (high − mean + low) · inverse + rest, `rest` being
+    what float32 cannot hold of the mean, so that data far from 0 keep their differences. It is None where the rows are
+    standardised already. A missing value, NaN, is seen as 0, the training mean.
+    """
+
+    high: Tensor
+    y: Tensor
+    low: Tensor | None = None
+    scaling: tuple[Tensor, Tensor, Tensor] | None = None
+    missing: bool = False
+
+    @classmethod
+    def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
+        """scales: mean and standard deviation of each replicate."""
+        # Powers of two bring each feature to magnitude 1 without rounding, where float32 holds any unit.
+        exponent = np.frexp(np.nanmax(np.abs(rows.x), axis=0, initial=0))[1]
+        x = np.ldexp(rows.x, -exponent)
+        high = x.astype(np.float32)
+        low = np.nan_to_num(x - high).astype(np.float32)
+        mean, scale = (np.ldexp(np.stack(each), -exponent)[:, None] for each in zip(*scales, strict=True))
+        near = mean.astype(np.float32)
+        scaling = [torch.from_numpy(each.astype(np.float32)) for each in (near, 1 / scale, (near - mean) / scale)]
+        return cls(
+            torch.from_numpy(high),
+            torch.tensor(rows.y),
+            torch.from_numpy(low) if low.any() else None,
+            (scaling[0], scaling[1], scaling[2]),
+            bool(np.isnan(high).any()),
+        )
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
+        flat = rows.flatten()
+        x = self.high.index_select(0, flat).view(*rows.shape, -1)  # several times as fast as high[rows]
+        if self.scaling is not None:
+            mean, inverse, rest = self.scaling
+            x.sub_(mean)
+            if self.low is not None:
+                x.add_(self.low.index_select(0, flat).view(x.shape))
+            torch.addcmul(rest, x, inverse, out=x)
+        if self.missing:
+            x.masked_fill_(x.isnan(), 0.0)
+        return x, self.y[rows]
+
+    def to(self, device: torch.device | str) -> Table:
+        low = None if self.low is None else self.low.to(device)
+        return replace(
+            self, high=self.high.to(device), y=self.y.to(device), low=low, scaling=self._scaling(lambda s: s.to(device))
+        )
+
+    def replicate(self, index: int) -> Table:
+        return replace(self, scaling=self._scaling(lambda s: s[index : index + 1]))
+
+    def _scaling(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+        if self.scaling is None:
+            return None
+        mean, inverse, rest = map(change, self.scaling)
+        return mean, inverse, rest
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One part of all replicates. x: (replicates, rows, features) float32; y: (replicates, rows) int64."""
+    """One part of all replicates: the numbers of their rows in a table, (replicates, rows)."""
 
-    x: Tensor
-    y: Tensor
+    table: Table
+    rows: Tensor
 
-    def to(self, device: torch.device | str) -> Part:
-        return Part(self.x.to(device), self.y.to(device))
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Part:
+        """Rows that are standardised already, other ones for each replicate: (replicates, rows, features)."""
+        return cls(Table(x.flatten(0, 1), y.flatten()), torch.arange(y.numel()).view(y.shape))
+
+    @property
+    def x(self) -> Tensor:
+        return self.table.gather(self.rows)[0]
+
+    @property
+    def y(self) -> Tensor:
+        return self.table.y[self.rows]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in their order, in chunks."""
+        yield from map(self.table.gather, self.rows.split(CHUNK, dim=1))
+
+    def replicate(self, index: int) -> Part:
+        """This part of one replicate alone."""
+        return Part(self.table.replicate(index), self.rows[index : index + 1])
+
+
+def batches(order: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """Split row numbers (replicates, rows) into batches, the last one maybe smaller.
+
+    A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement, so that
+    all of them see the same batches; in a random order it is another row each time.
+    """
+    rows = order.shape[1]
+    return order[:, : rows - left_out(rows, batch_size)].split(batch_size, dim=1)
+
+
+def left_out(rows: int, batch_size: int) -> int:
+    """How many rows an epoch of `batches` leaves out: 0 or 1."""
+    return int(batch_size > 1 and rows % batch_size == 1)
 
 
 class BatchOrder:
-    """The row numbers of every optimizer step of an epoch: (replicates, batch) int64, the last batch maybe smaller.
+    """The row numbers of every optimizer step of an epoch, (replicates, batch) int64: `batches` in a random order.
 
-    Each replicate shuffles with its own stream, which goes on from epoch to epoch: every iteration is a new epoch.
+    rows: the numbers of the training rows, (replicates, rows). Each replicate shuffles with its own stream, which goes
+    on from epoch to epoch: every iteration is a new epoch.
     """
 
-    def __init__(self, seeds: Sequence[int], rows: int, batch_size: int, rerun: int = 0) -> None:
+    def __init__(self, rows: Tensor, seeds: Sequence[int], batch_size: int, rerun: int = 0) -> None:
         self.rows, self.batch_size = rows, batch_size
-        self.device: torch.device | str = "cpu"
         self._generators = [stream(seed, "order", rerun=rerun) for seed in seeds]
 
     def __len__(self) -> int:
-        return math.ceil(self.rows / self.batch_size)
+        rows = self.rows.shape[1]
+        return math.ceil((rows - left_out(rows, self.batch_size)) / self.batch_size)
 
     # A generator function: an iterator that is made and never asked (Lightning makes one at set-up) draws nothing.
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.from_numpy(np.stack([generator.permutation(self.rows) for generator in self._generators]))
-        yield from order.to(self.device).split(self.batch_size, dim=1)
+        rows = self.rows.shape[1]
+        order = torch.from_numpy(np.stack([generator.permutation(rows) for generator in self._generators]))
+        # A whole epoch's order moves at once: one transfer, not one a step.
+        yield from batches(self.rows.gather(1, order.to(self.rows.device)), self.batch_size)
 
 
 class ReplicateData(lightning.LightningDataModule):
-    """All replicates' parts of a data set, standardised and stacked.
+    """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
     replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
@@ -62,7 +167,7 @@ class ReplicateData(lightning.LightningDataModule):
     batch of one row. rerun: another number gives other batch orders of the same parts.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers). Anything wrong with the data
-    or these arguments raises ValueError there.
+    or these arguments raises ValueError there. Rows are on the trainer's device from its first dataloader on.
     """
 
     parts: dict[str, Part]
@@ -98,19 +203,30 @@ class ReplicateData(lightning.LightningDataModule):
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
-        rows = None if self.fresh else self.source()
+        given = None if self.fresh else self.source()
+        parts = self._own(given) if given is None or self.pca is not None else self._shared(given)
+        check_batches(parts["train"].rows.shape[1], self.batch_size, self.batch_norm)
+        self.parts, self.features = parts, parts["train"].table.high.shape[1]
+        self.order = BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun)
+
+    def _shared(self, given: Rows) -> dict[str, Part]:
+        index = [split(given, seed, **self.sizes) for seed in self.seeds]
+        table = Table.of(given, [scale_of(given.x[own["train"]].astype(np.float64)) for own in index])
+        self.classes = len(given.classes)
+        return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
+
+    def _own(self, given: Rows | None) -> dict[str, Part]:
+        """Fresh rows and principal components, which differ by replicate."""
         stacked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for replicate, seed in enumerate(self.seeds):
-            own = self.source(seed=seed) if rows is None else rows
+            own = self.source(seed=seed) if given is None else given
             index = split(own, seed, **self.sizes)
-            if replicate == 0:
-                check_batches(len(index["train"]), self.batch_size, self.batch_norm)
             values = standardise({name: own.x[i] for name, i in index.items()})
             if self.pca is not None:
                 values = project(values, self.pca)
             if replicate == 0:
-                self.features, self.classes = values["train"].shape[1], len(own.classes)
-                check_memory(sum(map(len, index.values())), self.features, len(self.seeds), "data")
+                self.classes, features = len(own.classes), values["train"].shape[1]
+                check_memory(sum(map(len, index.values())), features, len(self.seeds), "data")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
                 stacked = {
                     name: (
@@ -121,27 +237,41 @@ class ReplicateData(lightning.LightningDataModule):
                 }
             for name, (x, y) in stacked.items():
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
-        self.parts = {name: Part(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
-        self.order = BatchOrder(self.seeds, self.parts["train"].y.shape[1], self.batch_size, self.rerun)
+        return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
+
+    def _resident(self) -> dict[str, Part]:
+        """The parts, on the device of the trainer if there is one."""
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            tables = {table: table.to(device) for table in {part.table for part in self.parts.values()}}
+            self.parts = {name: Part(tables[part.table], part.rows.to(device)) for name, part in self.parts.items()}
+            self.order.rows = self.parts["train"].rows
+        return self.parts
 
     def train_dataloader(self) -> BatchOrder:
-        if self.trainer is not None:  # a whole epoch's order moves at once: one transfer, not one a step
-            self.order.device = self.trainer.strategy.root_device
+        self._resident()
         return self.order
 
-    def val_dataloader(self) -> range:
-        """One item without meaning: a validation step reads the whole resident part."""
-        return range(1)
+    # To Lightning a plain list would be several loaders.
+    def val_dataloader(self) -> UserList[Tensor]:
+        return UserList(self._resident()["val"].rows.split(CHUNK, dim=1))
+
+    def test_dataloader(self) -> UserList[Tensor]:
+        return UserList(self._resident()["test"].rows.split(CHUNK, dim=1))
+
+    predict_dataloader = test_dataloader
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Row numbers → x and y."""
+        assert self.trainer is not None
+        evaluated = "val" if self.trainer.validating or self.trainer.sanity_checking else "test"
+        return self.parts["train" if self.trainer.training else evaluated].table.gather(batch)
 
 
 def check_batches(train_rows: int, batch_size: int, batch_norm: bool) -> None:
-    """Refuse a batch larger than the training part, and a last batch of one row under batch normalization."""
+    """Refuse a batch larger than the training part, and batches of one row under batch normalization."""
     require("batch_size", batch_size, is_int(batch_size) and batch_size >= 1, "a whole number, 1 or more")
     if batch_size > train_rows:
         raise ValueError(f"batch_size={batch_size}: there are only {train_rows} training rows")
-    # batch_size=1 leaves no remainder, but all of its batches have one row.
-    if batch_norm and (train_rows % batch_size == 1 or batch_size == 1):
-        raise ValueError(
-            f"batch_size={batch_size}: {train_rows} training rows leave a batch of one row, which batch normalization "
-            "cannot train on; choose another batch_size or data.train_size"
-        )
+    if batch_norm and batch_size == 1:
+        raise ValueError("batch_size=1: batch normalization cannot train on a batch of one row; it must be 2 or more")

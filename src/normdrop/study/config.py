@@ -98,11 +98,13 @@ RULES: dict[str, Rule] = {
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
+    "select_epoch": _one_of("last", "best"),
+    "patience": _or_null(_integer(1)),
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
-    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
     "model.name": _TEXT,
+    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
     "model.width": _either(_integer(2), _WIDTHS),
     "model.depth": _integer(1, 1000),
     "model.activation": _one_of(*ACTIVATIONS),
@@ -175,15 +177,8 @@ _REFUSED = {
         *("num_sanity_val_steps", "check_val_every_n_epoch"),
     ),
     "what is written and shown is the sweep's; see logging": (
-        *(
-            "logger",
-            "callbacks",
-            "log_every_n_steps",
-            "default_root_dir",
-            "enable_progress_bar",
-            "enable_model_summary",
-        ),
-        *("enable_checkpointing",),
+        *("logger", "callbacks", "log_every_n_steps", "default_root_dir", "enable_progress_bar"),
+        *("enable_model_summary", "enable_checkpointing"),
     ),
 }
 _WHY = {name: why for why, names in _REFUSED.items() for name in names}
@@ -291,6 +286,8 @@ def check(config: Mapping[str, Any]) -> None:
     width, depth = (config["model"].get(key) for key in ("width", "depth"))
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
+    if config["patience"] is not None and config["select_epoch"] != "best":
+        raise ValueError(f"patience={config['patience']}: must be null unless select_epoch=best")
     last = lookup(config, "trainer.max_epochs")
     for key in ("measure.shift_epochs", "measure.activation_epochs"):
         if max(epochs := lookup(config, key), default=0) > last:

@@ -125,11 +125,13 @@ def finish(
     replicates, history = fitted.replicates.assign(**named), fitted.history
     extra = [name for name in replicates if name not in record.COLUMNS]
     replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
-    wall, shifts, activations = time.time() - started, facts["shift"], facts["activations"]
+    wall, steps = time.time() - started, facts["steps"]
+    shifts, activations = facts["shift"], facts["activations"]
     if old is not None:
         replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
         history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
         wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
+        steps = max(steps, old.record["steps"])
         activations = activations or old.record["activations"]  # one replicate's, so never of both
     merged = {
         "condition": study["condition"],
@@ -143,7 +145,7 @@ def finish(
         "study": dict(config["study"] or {}) | {"grid": study["grid"]},
         "data": data | {"parts": {part: facts["rows"][part] for part in ("train", "val", "test")}},
         "rows": facts["rows"],
-        "steps": facts["steps"],
+        "steps": steps,
         "fresh_rows": config["data"]["fresh"],
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")},

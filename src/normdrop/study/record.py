@@ -26,13 +26,14 @@ from filelock import FileLock, Timeout
 # The first columns of replicates.csv, in this order; others follow.
 COLUMNS = (
     *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
+    *("epoch", "epochs_after"),
     *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_balanced_acc", "test_nll", "test_ece"),
     *("gap", "nll_gap", "steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
 )
 
 
 # Another number wherever an older record can no longer be read or compared.
-FORMAT = 2
+FORMAT = 3
 RECORD = "record.json"
 TABLES = ("replicates.csv", "history.csv")
 ERROR = "error.txt"
@@ -80,7 +81,8 @@ class Finished:
         """One row per seed: COLUMNS and what else was measured."""
         table = self._table("replicates.csv")
         table["setting"] = table["setting"].astype(object).fillna("")
-        types = {"steps_to_level": "Int64", "width": "string"}
+        whole = dict.fromkeys(("epoch", "epochs_after", "steps_to_level"), "Int64")
+        types = whole | {"width": "string"}
         return table.astype({column: kind for column, kind in types.items() if column in table})
 
     @property

@@ -45,6 +45,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
             f"{', '.join(sizes)}: the weights of {together} replicates take "
             f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
         )
-    rows = {name: part.y.shape[1] for name, part in data.parts.items()}
+    rows = {name: part.rows.shape[1] for name, part in data.parts.items()}
     check_memory(sum(rows.values()), data.features, together, f"replicates_at_a_time={together}")
     return rows

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
-from normdrop.data.module import ReplicateData
+from normdrop.data.module import Part, ReplicateData
 from normdrop.data.sources import bound
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
 from normdrop.networks import MODELS
@@ -59,11 +59,10 @@ def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.
         raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
     model = MODELS[name]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
-        raise ValueError(
-            f"model.{unknown[0]}: model={config['model']['name']} has no such key; it has {', '.join(own)}"
-        )
     placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
+        takes = [key for key in list(inspect.signature(model).parameters)[2:] if key not in placed]
+        raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {', '.join(takes)}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
         return model(features, classes, **placed, **own)
 
@@ -76,11 +75,18 @@ def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: li
     return StackedNetwork(networks, seeds, config["batch_size"], rerun)
 
 
+def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
+    """The LightningModule of a condition's replicates; `data` is set up."""
+    network = network_of(config, data.features, data.classes, data.seeds)
+    own = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
+    return ReplicatedClassifier(network, **own)
+
+
 class _Hooks(pl.Callback):
     """Tells how far the fit is, and measures variance shift and activations after the epochs asked for."""
 
-    def __init__(self, config: Mapping[str, Any], progress: Callable[[float], None]):
-        self.config, self.progress = config, progress
+    def __init__(self, config: Mapping[str, Any], data: ReplicateData, progress: Callable[[float], None]):
+        self.config, self.data, self.progress = config, data, progress
         self.shift: list[dict[str, Any]] = []
         self.activations: list[dict[str, Any]] = []
 
@@ -88,13 +94,15 @@ class _Hooks(pl.Callback):
         epoch = trainer.current_epoch + 1
         self.progress(epoch / (trainer.max_epochs or epoch))
         assert isinstance(pl_module, ReplicatedClassifier)
-        network, parts, measure = pl_module.network, pl_module.parts, self.config["measure"]
+        network, parts, measure = pl_module.network, self.data.parts, self.config["measure"]
         batches = self.config["batch_size"], self.config["rerun"]
+        ended = {seed for seed, end in zip(network.seeds, pl_module.ended.tolist(), strict=True) if end}
         if epoch in measure["shift_epochs"]:
-            self.shift += shift.measure(network, parts, *batches, epoch)
+            measured = shift.measure(network, parts, *batches, epoch)
+            self.shift += [entry for entry in measured if entry["seed"] not in ended]
         seed = measure["activation_seed"]
         seed = min(self.config["seeds"] or [0]) if seed is None else seed  # the condition's first
-        if epoch in measure["activation_epochs"] and seed in network.seeds:
+        if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
             self.activations += [when | entry for entry in shift.histograms(seen)]
@@ -143,7 +151,7 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists,
+        done[0].facts | lists | {"steps": max(group.facts["steps"] for group in done)},
         [stack for group in done for stack in group.networks],
     )
 
@@ -152,9 +160,9 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     data.setup()
-    network = network_of(config, data.features, data.classes, seeds)
-    module = ReplicatedClassifier(network, data.parts, config["optimizer"], config["drift"])
-    hooks = _Hooks(config, progress)
+    module = module_of(config, data)
+    network = module.network
+    hooks = _Hooks(config, data, progress)
     on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
     trainer = pl.Trainer(
         # Not Lightning's auto, which may choose a device without double precision.
@@ -172,23 +180,27 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         trainer.fit(module, datamodule=data)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
-    module.to(module.parts["train"].x.device)  # Lightning leaves it on the CPU
+    module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
-    replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module)})
+    replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module, data.parts)})
     level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
     diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
     replicates.insert(1, "diverged", diverged)
     replicates.loc[diverged, replicates.columns[2:]] = float("nan")
-    replicates["steps_to_level"] = replicates["seed"].map(level).astype("Int64").where(~replicates["diverged"])
+    best = module.select_epoch == "best"
+    step = module.best_step.cpu().numpy() if best else module.steps
+    last = history.groupby("seed")["step"].max()[seeds].to_numpy() if best else module.steps
+    for name, steps in (("epoch", step), ("epochs_after", last)):
+        replicates[name] = (steps - 1) // int(trainer.num_training_batches)  # from 0, as in the history
+    replicates["epochs_after"] -= replicates["epoch"]
+    replicates["steps_to_level"] = replicates["seed"].map(level)
+    for name in ("epoch", "epochs_after", "steps_to_level"):
+        replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
     facts = {
-        "rows": {name: part.y.shape[1] for name, part in data.parts.items()}
+        "rows": {name: part.rows.shape[1] for name, part in data.parts.items()}
         | {"features": data.features, "classes": data.classes},
         "shift": hooks.shift
-        + (
-            shift.measure(network, module.parts, config["batch_size"], config["rerun"], "end")
-            if _shifts(config)
-            else []
-        ),
+        + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
         "steps": module.steps,
         "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
@@ -206,35 +218,36 @@ def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
         pd.DataFrame({"seed": seeds} | {k: v.numpy() if torch.is_tensor(v) else v for k, v in entry.items()})
         for entry in module.history
     ]
-    return pd.concat(frames, ignore_index=True).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+    history = pd.concat(frames, ignore_index=True).query("live").drop(columns="live")
+    return history.sort_values(["seed", "step"], kind="stable", ignore_index=True)
 
 
 @torch.no_grad()
-def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier) -> dict[str, Any]:
+def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Mapping[str, Part]) -> dict[str, Any]:
     """The columns of a replicate's row that are measured at the end of training, in eval mode."""
     module.eval()
     columns: dict[str, torch.Tensor] = {}
-    for name in module.parts:
+    for name, part in parts.items():
         wanted = [measure for measure in MEASURES if f"{name}_{measure}" in METRICS]
-        columns |= {f"{name}_{measure}": value for measure, value in module.evaluate(name, wanted).items()}
+        columns |= {f"{name}_{measure}": value for measure, value in module.evaluate(part, wanted).items()}
     columns["gap"] = columns["train_acc"] - columns["test_acc"]
     columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
     if config["measure"]["silencing"]:
         lost = []
         for fraction in SILENCED_FRACTIONS:
-            silenced = module.silenced_accuracy(fraction)
+            silenced = module.silenced_accuracy(parts["test"], fraction)
             columns[f"silenced_{round(100 * fraction)}"] = silenced
             lost.append(columns["test_acc"] - silenced)
         columns["reliance"] = torch.stack(lost).mean(dim=0)
     if _shifts(config):
         trained = module.network
-        module.network = shift.recalibrated(trained, module.parts["train"].x)
+        module.network = shift.recalibrated(trained, parts["train"])
         module.eval()
-        again = module.evaluate("test")
+        again = module.evaluate(parts["test"])
         module.network = trained
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
         columns["train_mode_acc"] = shift.train_mode_accuracy(
-            trained, module.parts["train"], config["batch_size"], config["rerun"]
+            trained, parts["train"], config["batch_size"], config["rerun"]
         )
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,35 +63,54 @@ def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
 
 
 class ReplicatedClassifier(pl.LightningModule):
-    """Trains all replicates of a stacked network at once; a batch is row indices (replicates, batch) into the parts.
+    """Trains all replicates of a stacked network at once. A batch is x (replicates, batch, features) and y
+    (replicates, batch); what is logged is a mean over the replicates that have not diverged.
 
     `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the mean
-    training loss since the last one, validation NLL (nats) and validation accuracy. `diverged` (replicates,) marks
-    those whose loss stopped being finite: from that validation on their weights are NaN, so that nothing they do later
-    can pass for a result.
+    training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search had not ended
+    before. `diverged` (replicates,) marks those whose loss stopped being finite: from that validation on their weights
+    are NaN, so that nothing they do later can pass for a result.
+
+    With `select_epoch="best"` the network ends with the weights and running statistics that each replicate had at the
+    validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search ends once so many
+    epochs brought nothing lower, and training once all have ended; what a replicate does after its end counts nowhere.
     """
 
     def __init__(
         self,
         network: StackedNetwork,
-        parts: Mapping[str, Part],
         optimizer: Mapping[str, Any],
         drift: Mapping[str, float] | None = None,
+        select_epoch: str = "last",
+        patience: int | None = None,
     ):
         super().__init__()
+        self.save_hyperparameters(ignore="network")
         # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no result.
         self.automatic_optimization = False
         self.network = network
-        self.parts = dict(parts)
         self.optimizer_config = dict(optimizer)
         self.drift = dict(drift or {"scale": 0.0, "offset": 0.0, "cycles": 0.0})
+        self.select_epoch, self.patience = select_epoch, patience
         self.history: list[dict[str, Any]] = []
-        self.steps = 0
+        self.steps = self.loss_steps = 0
+        self._evaluated: list[tuple[Tensor, Tensor]] = []
         replicates = len(network.seeds)
+        self.loss_sum: Tensor
         self.diverged: Tensor
-        self.index: Tensor
+        self.ended: Tensor
+        self.best_nll: Tensor
+        self.best_step: Tensor
+        self.register_buffer("loss_sum", torch.zeros(replicates, dtype=torch.float64))
         self.register_buffer("diverged", torch.zeros(replicates, dtype=torch.bool))
-        self.register_buffer("index", torch.arange(replicates)[:, None])
+        self.register_buffer("ended", torch.zeros(replicates, dtype=torch.bool))
+        self.register_buffer("best_nll", torch.full((replicates,), math.inf, dtype=torch.float64))
+        self.register_buffer("best_step", torch.zeros(replicates, dtype=torch.long))
+        self.best: StackedNetwork | None = None
+        if select_epoch == "best":
+            self.best = copy.deepcopy(network).requires_grad_(False)
+            for kept in self.best.state_dict().values():
+                kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
@@ -98,14 +119,21 @@ class ReplicatedClassifier(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)]
 
-    def on_fit_start(self) -> None:
-        self.parts = {name: part.to(self.device) for name, part in self.parts.items()}
-        self.loss_sum = torch.zeros(len(self.network.seeds), device=self.device, dtype=torch.float64)
-        self.loss_steps = 0
+    def forward(self, x: Tensor) -> Tensor:
+        """x (replicates, batch, features) → logits (replicates, batch, classes)."""
+        return self.network(x)
 
-    def training_step(self, rows: Tensor, _: int) -> None:
-        part = self.parts["train"]
-        x, y = part.x[self.index, rows], part.y[self.index, rows]
+    def on_train_start(self) -> None:
+        if self.patience is not None:  # a training that is taken up again may have been at its end
+            self.trainer.should_stop |= bool(self.ended.all())
+
+    def on_fit_end(self) -> None:
+        if self.best is not None:
+            self.network.load_state_dict(self.best.state_dict())
+            self._void_diverged()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        x, y = batch
         if self.drift["scale"] or self.drift["offset"]:
             x = self.drifted(x, self.steps / int(self.trainer.estimated_stepping_batches))
         loss = cross_entropy(self.network(x), y).mean(dim=1)
@@ -130,40 +158,80 @@ class ReplicatedClassifier(pl.LightningModule):
         g = math.sin(2 * math.pi * self.drift["cycles"] * time)
         return x * (1 + self.drift["scale"] * g) + self.drift["offset"] * g
 
-    def validation_step(self, *_: Any) -> None:
-        measured = self.evaluate("val")
+    def _evaluation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        x, y = batch
+        self._evaluated.append((self.network(x), y))
+
+    validation_step = test_step = _evaluation_step
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """The logits of every replicate, (replicates, batch, classes)."""
+        return self.network(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        values = self._measured("val")
+        if self.trainer.sanity_checking:
+            return
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            values["train/loss"] = self._validated(values["val/loss"], values["val/acc"])
+        self._log(values)
+
+    def on_test_epoch_end(self) -> None:
+        self._log(self._measured("test"))
+
+    def _measured(self, part: str) -> dict[str, Tensor]:
+        seen, self._evaluated = self._evaluated, []
+        values = measured(seen, MEASURES)
+        return {f"{part}/{'loss' if measure == 'nll' else measure}": value for measure, value in values.items()}
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
+
+    def _validated(self, nll: Tensor, acc: Tensor) -> Tensor:
+        """Keep what a validation in training says; the mean training loss since the last one, (replicates,)."""
         loss = self.loss_sum / max(self.loss_steps, 1)
-        self.history.append(
-            {
-                "epoch": self.current_epoch,
-                "step": self.steps,
-                "train_loss": loss.cpu(),
-                "val_nll": measured["nll"].cpu(),
-                "val_acc": measured["acc"].cpu(),
-            }
-        )
+        now = {"train_loss": loss, "val_nll": nll, "val_acc": acc, "live": ~self.ended}
+        when = {"epoch": self.current_epoch, "step": self.steps}
+        self.history.append(when | {name: value.cpu() for name, value in now.items()})
         self.loss_sum = torch.zeros_like(self.loss_sum)
         self.loss_steps = 0
-        self.diverged |= ~torch.isfinite(loss)
+        self.diverged |= ~torch.isfinite(loss) & ~self.ended
+        if self.best is not None:
+            self._search(nll)
+        self._void_diverged()
+        return loss
+
+    @torch.no_grad()
+    def _void_diverged(self) -> None:
         if self.diverged.any():
             for parameter in self.network.parameters():
                 parameter.masked_fill_(self.diverged[:, None], math.nan)
 
-    @torch.no_grad()
-    def evaluate(self, name: str, measures: Iterable[str] = ("acc", "nll")) -> dict[str, Tensor]:
-        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
-        part = self.parts[name]
-        # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
-        logits = torch.cat([self.network(x) for x in part.x.split(512, dim=1)], dim=1).double()
-        return {measure: MEASURES[measure](logits, part.y) for measure in measures}
+    def _search(self, nll: Tensor) -> None:
+        """Keep those replicates that were never better; the search of one that last was long ago has ended."""
+        better = (nll < self.best_nll) & ~self.ended & ~self.diverged
+        self.best_nll = torch.where(better, nll, self.best_nll)
+        self.best_step = torch.where(better, self.steps, self.best_step)
+        assert self.best is not None
+        for pair in zip(self.network.state_dict().values(), self.best.state_dict().values(), strict=True):
+            own, kept = (values.view(len(better), -1) for values in pair)
+            torch.where(better[:, None], own, kept, out=kept)
+        if self.patience is not None:
+            self.ended |= self.steps - self.best_step >= self.patience * int(self.trainer.num_training_batches)
+            self.trainer.should_stop |= bool(self.ended.all())
 
     @torch.no_grad()
-    def silenced_accuracy(self, fraction: float) -> Tensor:
-        """Test accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
+    def evaluate(self, part: Part, measures: Iterable[str] = ("acc", "nll")) -> dict[str, Tensor]:
+        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
+        return measured([(self.network(x), y) for x, y in part.batches()], measures)
+
+    @torch.no_grad()
+    def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
+        """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
 
         The draws depend on the seed alone: replicate k of every arrangement loses the same units.
         """
-        part, network = self.parts["test"], self.network
+        network, chunks = self.network, list(part.batches())
         widths = [layer.fan_out for layer in network.layers if isinstance(layer, StackedLinear)][:-1]
         streams = [stream(seed, "silencing") for seed in network.seeds]
         total = torch.zeros(len(network.seeds), device=self.device, dtype=torch.float64)
@@ -174,8 +242,16 @@ class ReplicatedClassifier(pl.LightningModule):
                 factors = torch.ones(len(lost), width)
                 factors[torch.arange(len(lost))[:, None], torch.from_numpy(np.stack(lost))] = 0
                 keep.append(factors[:, :, None].to(self.device))
-            total += accuracy(network(part.x, keep).double(), part.y)
+            total += measured([(network(x, keep), y) for x, y in chunks], ["acc"])["acc"]
         return total / SILENCING_DRAWS
+
+
+def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
+    """Those of MEASURES that are asked for, each (replicates,), from the logits and labels of chunks of rows."""
+    # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
+    logits = torch.cat([logits for logits, _ in seen], dim=1).double()
+    y = torch.cat([y for _, y in seen], dim=1)
+    return {measure: MEASURES[measure](logits, y) for measure in measures}
 
 
 def nll(logits: Tensor, y: Tensor) -> Tensor:

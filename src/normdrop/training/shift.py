@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normdrop.data.module import Part
+from normdrop.data.module import Part, batches
 from normdrop.networks.layers import ACTIVATIONS
 from normdrop.networks.stacked import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise, unpadded
 from normdrop.streams import stream
@@ -44,21 +44,25 @@ NO_FORMULA = "no formula"
 
 
 @torch.no_grad()
-def recalibrated(network: StackedNetwork, x: Tensor) -> StackedNetwork:
-    """A copy in eval mode with the running statistics of training rows x (replicates, rows, features), noise off.
+def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
+    """A copy in eval mode with the running statistics of the training part, noise off.
 
     Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at once, the
     variance unbiased as in BatchNorm1d's running_var.
     """
     network = copy.deepcopy(network).eval()
-    values = x.transpose(1, 2)
-    for layer in network.layers:
-        if isinstance(layer, StackedBatchNorm):
-            mean, variance = _mean_and_variance(values)
-            rows = values.shape[-1]
-            layer.running_mean.copy_(mean.flatten())
-            layer.running_var.copy_(variance.flatten() * rows / (rows - 1))
-        values = layer(values)
+    for index, seed in enumerate(network.seeds):  # one at a time, since the activations of all rows are held
+        own = StackedNetwork([network.replicate(index)], [seed], 1).eval().to(part.rows.device)
+        values = part.replicate(index).x.transpose(1, 2)
+        for layer, stacked in zip([*own.layers], [*network.layers], strict=True):
+            if isinstance(layer, StackedBatchNorm):
+                mean, variance = _mean_and_variance(values)
+                rows = values.shape[-1]
+                layer.running_mean.copy_(mean.flatten())
+                layer.running_var.copy_(variance.flatten() * rows / (rows - 1))
+                stacked.running_mean.view(len(network.seeds), -1)[index] = layer.running_mean
+                stacked.running_var.view(len(network.seeds), -1)[index] = layer.running_var
+            values = layer(values)
     return network
 
 
@@ -84,10 +88,10 @@ def measure(
     if not paths:
         return []
     own.eval()
-    seen = {name: _eval_moments(layers, parts[name].x, list(paths)) for name in ("train", "val")}
+    seen = {name: _eval_moments(layers, parts[name], list(paths)) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
     train = {p: _Moments() for p in paths}
-    for _, batch in _batches(own, parts["train"].x, batch_size, rerun, PASSES):
+    for batch, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
         for position, values in _inputs(layers, batch, max(paths)):
             if position in train:
                 train[position].add(values)
@@ -127,11 +131,9 @@ def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, re
     """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes nothing."""
     own = copy.deepcopy(network)
     _measuring(own, batch_size, rerun)
-    index = torch.arange(len(own.seeds), device=part.x.device)[:, None]
-    batches = list(_batches(own, part.x, batch_size, rerun, passes=1))
+    seen = [(own(batch.transpose(1, 2)), y) for batch, y in _batches(own, part, batch_size, rerun, passes=1)]
     # In double precision, like every other accuracy: a float32 read back from a table is another number.
-    logits = torch.cat([own(batch.transpose(1, 2)) for _, batch in batches], dim=1).double()
-    return accuracy(logits, part.y[index, torch.cat([rows for rows, _ in batches], dim=1)])
+    return accuracy(torch.cat([logits for logits, _ in seen], dim=1).double(), torch.cat([y for _, y in seen], dim=1))
 
 
 @torch.no_grad()
@@ -144,14 +146,14 @@ def activations(
     random batches, as in `measure`; nothing of the network or of its streams changes.
     """
     index = network.seeds.index(seed)
-    own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.x.device)
-    x, layers = part.x[index : index + 1], list(own.layers)
+    own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.rows.device)
+    alone, layers = part.replicate(index), list(own.layers)
     bn_at = [position for position, layer in enumerate(layers) if isinstance(layer, StackedBatchNorm)]
     seen: dict[tuple[int, str, str], list[Tensor]] = {}
     for mode in ("eval", "train") if bn_at else ():  # in this order: train mode moves the copy's running statistics
         _measuring(own, batch_size, rerun)
         own.train(mode == "train")
-        for _, batch in _batches(own, x, batch_size, rerun, passes=1):
+        for batch, _ in _batches(own, alone, batch_size, rerun, passes=1):
             inputs = dict(_inputs(layers, batch, max(bn_at) + 1))
             for number, position in enumerate(bn_at, start=1):
                 for where, values in (("before_bn", inputs[position]), ("after_bn", inputs[position + 1])):
@@ -305,10 +307,10 @@ def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[
             values = layers[position](values)
 
 
-def _eval_moments(layers: Sequence[nn.Module], x: Tensor, positions: Sequence[int]) -> dict[int, _Moments]:
-    """Moments of the inputs of the layers at `positions`, for rows x (replicates, rows, features)."""
+def _eval_moments(layers: Sequence[nn.Module], part: Part, positions: Sequence[int]) -> dict[int, _Moments]:
+    """Moments of the inputs of the layers at `positions`, over the rows of a part."""
     moments = {position: _Moments() for position in positions}
-    for chunk in x.split(512, dim=1):
+    for chunk, _ in part.batches():
         for position, values in _inputs(layers, chunk.transpose(1, 2), max(positions)):
             if position in moments:
                 moments[position].add(values)
@@ -325,15 +327,15 @@ def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
 
 
 def _batches(
-    network: StackedNetwork, x: Tensor, batch_size: int, rerun: int, passes: int
+    network: StackedNetwork, part: Part, batch_size: int, rerun: int, passes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(row numbers (replicates, batch), values (replicates, features, batch)), each pass in another random order."""
+    """(values (replicates, features, batch), labels (replicates, batch)), each pass in another random order."""
     orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
-    index = torch.arange(len(orders), device=x.device)[:, None]
     for _ in range(passes):
-        order = torch.from_numpy(np.stack([generator.permutation(x.shape[1]) for generator in orders])).to(x.device)
-        for rows in order.split(batch_size, dim=1):
-            yield rows, x[index, rows].transpose(1, 2)
+        order = torch.from_numpy(np.stack([generator.permutation(part.rows.shape[1]) for generator in orders]))
+        for rows in batches(part.rows.gather(1, order.to(part.rows.device)), batch_size):
+            x, y = part.table.gather(rows)
+            yield x.transpose(1, 2), y
 
 
 def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
