@@ -213,11 +213,11 @@ f32 = np.float32
 
 
 def _kernel(function: Any) -> Any:
-    return numba.njit(fastmath={"reassoc", "contract", "nsz"})(function) if numba else function
+    return numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(function) if numba else function
 
 
 def _exact(function: Any) -> Any:
-    return numba.njit(function) if numba else function
+    return numba.njit(error_model="numpy")(function) if numba else function
 
 
 if numba:
