@@ -231,11 +231,51 @@ if numba:
 
         return numba.types.CPointer(numba.types.float32)(numba.types.uint64), cast
 
+    _number = numba.types.CPointer(numba.types.float32)
+    _char, _int = numba.types.char, numba.types.intp
+    # What numba calls for a product of arrays: scipy's BLAS, column-major.
+    _gemm = numba.types.ExternalFunction(
+        "numba_xxgemm",
+        numba.types.intc(
+            *(_char, _char, _char, _int, _int, _int, _number, _number, _int, _number, _int, _number, _number, _int)
+        ),
+    )
+
 
 @_kernel
 def _slice(address, size, replicate):
     """A replicate's slice of a stacked tensor."""
     return numba.carray(_pointer(address + np.uint64(4 * replicate) * size), (np.int64(size),))
+
+
+@_kernel
+def _product(a, flip_a, b, flip_b, c):
+    """c = a b, of matrices or, where flipped, their transposes.
+
+    Row by tile of rows, each small enough (10⁶ multiplications) for OpenBLAS to take the kernels that copy nothing.
+    """
+    rows, columns, depth, one = c.shape[0], c.shape[1], a.shape[0] if flip_a else a.shape[1], np.ones(2, f32)
+    one[1] = 0
+    tile = min(32, 10**6 // (columns * depth) // 8 * 8)
+    if flip_b or tile == 0:
+        tile = rows
+    for i in range(0, rows, tile):
+        _gemm(
+            np.int8(115),
+            np.int8(116 if flip_b else 110),
+            np.int8(116 if flip_a else 110),
+            columns,
+            min(tile, rows - i),
+            depth,
+            one.ctypes,
+            b.ctypes,
+            b.shape[1],
+            a.reshape(-1)[i if flip_a else i * depth :].ctypes,
+            a.shape[1],
+            one[1:].ctypes,
+            c[i:].ctypes,
+            columns,
+        )
 
 
 @_exact
@@ -483,7 +523,7 @@ def _gradients(layers, parameters, replicate, batch, y, width, states, words, wo
         own, bias = parameters[layer.parameter], parameters[layer.parameter + 1]
         weight = _slice(own.weights, own.size, replicate)
         if kind == LINEAR:
-            np.dot(weight[: features * layer.inputs].reshape(features, layer.inputs), h, kept)
+            _product(weight[: features * layer.inputs].reshape(features, layer.inputs), False, h, False, kept)
             h = kept
             _add_bias(h, _slice(bias.weights, bias.size, replicate))
         elif kind == BATCH_NORM:
@@ -520,11 +560,11 @@ def _gradients(layers, parameters, replicate, batch, y, width, states, words, wo
                     before -= 1
                 at = layers[before].kept
                 below = work[at : at + layer.inputs * rows].reshape(layer.inputs, rows)
-            np.dot(d, below.T, slope[:size].reshape(features, layer.inputs))
+            _product(d, False, below, True, slope[:size].reshape(features, layer.inputs))
             if k:
                 side = 1 - side
                 above, d = d, deltas[side, : layer.inputs * rows].reshape(layer.inputs, rows)
-                np.dot(weight[:size].reshape(features, layer.inputs).T, above, d)
+                _product(weight[:size].reshape(features, layer.inputs), True, above, False, d)
         elif kind == BATCH_NORM:
             _batch_norm_backward(d, kept, spread, weight, slope, bias_slope)
         elif kind == LAYER_NORM:
