@@ -11,6 +11,7 @@ values, the factors.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -612,3 +613,8 @@ def _train(layers, parameters, rule, x, y, rows, mean, scale, drift, rates, widt
                     rates[step],
                     steps + step + 1,
                 )
+
+
+if numba:
+    with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles for itself
+        _train.enable_caching()
