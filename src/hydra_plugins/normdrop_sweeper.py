@@ -27,7 +27,7 @@ class StudySweeper(BasicSweeper):
         self.also = list(also)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.sweep import run_study  # here, since Hydra imports every plugin at every start
+        from normdrop.study.sweep import run_study  # here, since Hydra imports every plugin at every start
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

@@ -1,7 +1,18 @@
 """normdrop: does batch normalization go before dropout, or after?"""
 
 import os
+from typing import Any
 
 # Before MKL's first call: unless told not to, it rounds a matrix product by where the operands lie in memory, and so by
 # a replicate's place in the stack. Where every slice is aligned no bit differs.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+__all__ = ["train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from normdrop.study import api  # here: PyTorch takes seconds to import, and the report does without it
+
+    return getattr(api, name)

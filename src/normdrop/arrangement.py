@@ -1,86 +1,55 @@
 """The idea: where batch normalization and dropout stand in a hidden block.
 
-A hidden block is a Linear layer, an activation, and the operations of an arrangement in its order. A position says
-where the operations stand relative to the activation:
+A hidden block is a layer with weights, an activation, and the operations of an arrangement in its order. A position
+says where the operations stand relative to the activation:
 
     after   Linear → activation → operations            (the blog's)
     before  Linear → operations → activation
     around  Linear → first → activation → second        (bn_dropout: the classical Linear → BN → ReLU → Dropout)
+
+Strings alone: `networks` makes layers of them, and everything else that must know an arrangement asks here.
 """
 
-from torch import Tensor, nn
-
-ARRANGEMENTS = {
-    "none": (),
-    "dropout": ("dropout",),
-    "bn": ("bn",),
-    "bn_dropout": ("bn", "dropout"),
-    "dropout_bn": ("dropout", "bn"),
-}
+# A name spells its operations in order. Layer normalization is the control: it keeps no running statistics.
+ARRANGEMENTS = ("none", "dropout", "bn", "bn_dropout", "dropout_bn", "ln", "ln_dropout", "dropout_ln")
 POSITIONS = ("after", "before", "around")
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
+ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "gelu": "GELU", "tanh": "Tanh"}  # named in torch.nn
+HOMOGENEOUS = ("relu", "leaky_relu")  # f(a x) = a f(x) for a ≥ 0
+NOISES = ("bernoulli", "uniform")
 
 
-class UniformNoise(nn.Module):
-    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s Uout)."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1 + x.new_empty(x.shape).uniform_(-self.rate, self.rate)) if self.training else x
+def operations(arrangement: str) -> list[str]:
+    """What an arrangement puts into a block, in order: `bn`, `ln` (batch and layer normalization) and `dropout`."""
+    return [] if arrangement == "none" else arrangement.split("_")
 
 
-NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": UniformNoise}
+def has(arrangement: str, operation: str) -> bool:
+    return operation in operations(arrangement)
 
 
 def order(arrangement: str, position: str) -> list[str]:
-    """The operations of a block after its Linear layer, in order, the activation among them."""
-    operations = ARRANGEMENTS[arrangement]
+    """The operations of a block behind its weights, in order, the activation among them."""
+    names = operations(arrangement)
     if position == "after":
-        return ["activation", *operations]
+        return ["activation", *names]
     if position == "before":
-        return [*operations, "activation"]
+        return [*names, "activation"]
     # Around, one operation alone takes the place it has in bn_dropout: BN before the activation, dropout after it.
-    first = 0 if arrangement == "dropout" else 1
-    return [*operations[:first], "activation", *operations[first:]]
-
-
-def block(
-    fan_in: int,
-    width: int,
-    arrangement: str,
-    position: str,
-    rate: float,
-    noise: str = "bernoulli",
-    activation: str = "relu",
-) -> list[nn.Module]:
-    """The layers of one hidden block: (batch, fan_in) → (batch, width)."""
-    layers = {
-        "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: nn.BatchNorm1d(width),
-        "dropout": lambda: NOISES[noise](rate),
-    }
-    return [nn.Linear(fan_in, width), *(layers[name]() for name in order(arrangement, position))]
+    first = 0 if names == ["dropout"] else 1
+    return [*names[:first], "activation", *names[first:]]
 
 
 def same_network(arrangement: str, position: str, activation: str = "relu") -> list[tuple[str, str]]:
     """All (arrangement, position) pairs that describe this very network, itself among them, in POSITIONS' order.
 
-    A non-negative factor per unit commutes with a positively homogeneous activation, f(a x) = a f(x) for a ≥ 0: there
-    Dropout → ReLU is ReLU → Dropout, so of the six blocks with both operations four are distinct.
+    A non-negative factor per unit commutes with a homogeneous activation: there Dropout → ReLU is ReLU → Dropout, so of
+    the six blocks with both BN and dropout four are distinct.
     """
 
     def normal_form(arrangement: str, position: str) -> list[str]:
         names = order(arrangement, position)
         at = names.index("activation")
-        if activation in ("relu", "leaky_relu") and names[at - 1 : at] == ["dropout"]:
+        if activation in HOMOGENEOUS and names[at - 1 : at] == ["dropout"]:
             names[at - 1 : at + 1] = ["activation", "dropout"]
         return names
 

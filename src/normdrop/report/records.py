@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import re
@@ -15,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-FORMAT = 1
-TABLES = ("replicates.csv", "history.csv")
+from normdrop.study import record as store
+
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
 WITH_DROPOUT = {"dropout", "bn_dropout", "dropout_bn"}
 # The kinds of study that consume one key of the grid instead of giving a verdict for each of its values.
@@ -163,22 +161,17 @@ def _planned(root: Path, name: str) -> dict[str, int]:
 
 def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
     """The learning curves of one condition: seed, epoch, step, train_loss, val_nll, val_acc."""
-    return pd.read_csv(study.root / record["condition"] / "history.csv")
+    found = store.read(study.root / record["condition"])
+    assert found is not None
+    return found.history
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """A condition's record and its replicates. Raises ValueError with what is damaged."""
+    found = store.read(folder)
+    assert found is not None
+    record = found.record
     try:
-        record, contents = _contents(folder)
-        if record["format"] != FORMAT:
-            raise ValueError(f"record.json has format {record['format']}; this report reads {FORMAT}")
-        changed = [name for name in TABLES if hashlib.sha256(contents[name]).hexdigest() != record["tables"][name]]
-        if changed:
-            # A running sweep may have replaced the tables between our reads of them and of the record.
-            record, contents = _contents(folder)
-        for name in TABLES:
-            if hashlib.sha256(contents[name]).hexdigest() != record["tables"][name]:
-                raise ValueError(f"{name} does not match its checksum")
         for key in ("dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows", "seeds"):
             record[key]
         if not set(record["study"]) - {"grid"}:
@@ -186,30 +179,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         if lacking := {"claim", "contrast", "metric", "kind", "family"} - set(record["study"]):
             raise ValueError(f"its study declares no {', '.join(sorted(lacking))}")
         condition = Path(record["condition"]).parts
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError("record.json is not readable JSON") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"record.json lacks {error}") from None
-    except FileNotFoundError as error:
-        raise ValueError(f"{Path(error.filename).name} is missing") from None
     if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
-    table = pd.read_csv(io.BytesIO(contents["replicates.csv"]))
+    table = found.replicates
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table
-
-
-def _contents(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The record and the bytes of its tables. Once record.json.new is there, the files ending in .new count."""
-    suffix = ".new" if (folder / "record.json.new").exists() else ""
-
-    def read(name: str) -> bytes:
-        new = folder / f"{name}{suffix}"
-        return (new if new.exists() else folder / name).read_bytes()
-
-    contents = {name: read(name) for name in TABLES}
-    return json.loads(read("record.json")), contents
 
 
 def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:

@@ -1,4 +1,4 @@
-"""The replicate axis: N seeds of one network trained as one stacked network; the random streams.
+"""The replicate axis: N seeds of one network trained as one stacked network.
 
 Every stacked tensor has the replicates first. Inside the stack activations are feature-major, (replicates, features,
 batch): matrix products are then plain batched products, and the batch statistics of BN are sums over contiguous memory.
@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop.arrangement import ACTIVATIONS, NOISES, UniformNoise
-
-# Every random draw of the study has a stream of its own, so that adding a layer or a dropout call moves no other draw.
-_STREAMS = {"rows": 0, "split": 1, "init": 2, "order": 3, "masks": 4, "silencing": 5, "shift": 6}
-
-
-def stream(seed: int, source: str, *, rerun: int = 0, layer: int = 0) -> np.random.Generator:
-    """The random stream of one replicate for one source of randomness.
-
-    Streams of different arguments are independent (numpy's SeedSequence). Global random state is neither read nor
-    written. `source` is one of rows (fresh rows of a generated data set), split, init, order, masks, silencing, shift.
-    `rerun` is the A/A knob: another number gives other initial weights, orders and masks (callers leave it 0 for rows
-    and split).
-    """
-    key = np.random.SeedSequence(entropy=seed, spawn_key=(_STREAMS[source], rerun, layer))
-    return np.random.Generator(np.random.SFC64(key))
+from normdrop.networks.layers import ACTIVATIONS, NOISES, UniformNoise
+from normdrop.streams import stream
 
 
 class StackedLinear(nn.Module):
@@ -44,19 +32,19 @@ class StackedLinear(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
         self.fan_in, self.fan_out = layers[0].in_features, layers[0].out_features
-        self.weight = nn.Parameter(_padded([layer.weight for layer in layers]))
-        self.bias = nn.Parameter(_padded([layer.bias for layer in layers]))
+        self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
+        self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _unpadded(self.weight, (self.fan_out, self.fan_in))
-        bias = _unpadded(self.bias, (self.fan_out, 1))
+        weight = unpadded(self.weight, (self.fan_out, self.fan_in))
+        bias = unpadded(self.bias, (self.fan_out, 1))
         if x.shape[-1] == 1:  # MKL takes another routine, with other bits, for a single row of a single replicate
             return torch.baddbmm(bias, weight, x.expand(-1, -1, 2))[..., :1]
         return torch.baddbmm(bias, weight, x)
 
     def write_to(self, layer: nn.Linear, replicate: int) -> None:
-        layer.weight.copy_(_unpadded(self.weight, (self.fan_out, self.fan_in))[replicate])
-        layer.bias.copy_(_unpadded(self.bias, (self.fan_out,))[replicate])
+        layer.weight.copy_(unpadded(self.weight, (self.fan_out, self.fan_in))[replicate])
+        layer.bias.copy_(unpadded(self.bias, (self.fan_out,))[replicate])
 
 
 class StackedBatchNorm(nn.Module):
@@ -67,16 +55,16 @@ class StackedBatchNorm(nn.Module):
         self.replicates, self.features = len(layers), layers[0].num_features
         self.momentum: float = layers[0].momentum  # type: ignore[assignment]
         self.eps = layers[0].eps
-        self.weight = nn.Parameter(_padded([layer.weight for layer in layers]))
-        self.bias = nn.Parameter(_padded([layer.bias for layer in layers]))
+        self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
+        self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
         self.running_mean: Tensor
         self.running_var: Tensor
         self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))  # type: ignore[misc]
         self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _unpadded(self.weight, (self.features,)).reshape(-1)
-        bias = _unpadded(self.bias, (self.features,)).reshape(-1)
+        weight = unpadded(self.weight, (self.features,)).reshape(-1)
+        bias = unpadded(self.bias, (self.features,)).reshape(-1)
         channels = x.reshape(1, -1, x.shape[-1])
         out = F.batch_norm(
             channels, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
@@ -84,11 +72,31 @@ class StackedBatchNorm(nn.Module):
         return out.view(x.shape)
 
     def write_to(self, layer: nn.BatchNorm1d, replicate: int) -> None:
-        layer.weight.copy_(_unpadded(self.weight, (self.features,))[replicate])
-        layer.bias.copy_(_unpadded(self.bias, (self.features,))[replicate])
+        layer.weight.copy_(unpadded(self.weight, (self.features,))[replicate])
+        layer.bias.copy_(unpadded(self.bias, (self.features,))[replicate])
         for own, its in ((self.running_mean, layer.running_mean), (self.running_var, layer.running_var)):
             assert its is not None
             its.copy_(own.view(self.replicates, -1)[replicate])
+
+
+class StackedLayerNorm(nn.Module):
+    """N LayerNorm layers over the features of each row: (replicates, features, batch), same out."""
+
+    def __init__(self, layers: Sequence[nn.LayerNorm]):
+        super().__init__()
+        (self.features,), self.eps = layers[0].normalized_shape, layers[0].eps
+        self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
+        self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (unpadded(parameter, (self.features, 1)) for parameter in (self.weight, self.bias))
+        # Row-major for this layer alone: PyTorch's kernel sums each row by itself, whatever stands beside it.
+        rows = F.layer_norm(x.transpose(1, 2).contiguous(), (self.features,), eps=self.eps)
+        return torch.addcmul(bias, rows.transpose(1, 2).contiguous(), weight)
+
+    def write_to(self, layer: nn.LayerNorm, replicate: int) -> None:
+        layer.weight.copy_(unpadded(self.weight, (self.features,))[replicate])
+        layer.bias.copy_(unpadded(self.bias, (self.features,))[replicate])
 
 
 class StackedNoise(nn.Module):
@@ -163,32 +171,52 @@ def splitmix64(state: Tensor) -> Tensor:
     return state ^ shifted(state, 31)
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a stacked layer must know of the stack it stands in."""
+
+    seeds: Sequence[int]
+    batch_size: int
+    rerun: int
+    number: int = 0
+    """layers with weights so far"""
+    features: int = 0
+    """of its input"""
+
+
+# The stacked form of each plain layer; activations have no replicates to tell apart.
+STACKED: dict[type[nn.Module], Callable[[Sequence[Any], Place], nn.Module]] = {
+    nn.Linear: lambda layers, _: StackedLinear(layers),
+    nn.BatchNorm1d: lambda layers, _: StackedBatchNorm(layers),
+    nn.LayerNorm: lambda layers, _: StackedLayerNorm(layers),
+    **dict.fromkeys(
+        NOISES.values(),
+        lambda layers, at: StackedNoise(layers[0], at.features, at.batch_size, at.seeds, at.rerun, at.number),
+    ),
+    **dict.fromkeys(ACTIVATIONS.values(), lambda layers, _: layers[0]),
+}
+
+
 class StackedNetwork(nn.Module):
     """N plain networks of one shape as one: x (replicates, batch, features) → logits (replicates, batch, classes).
 
-    `networks` are Sequentials of Linear, BatchNorm1d, Dropout or UniformNoise, and activations, one for each seed. The
-    noise of replicate k in training comes from the stream of its own seed; nothing of a replicate depends on the rest.
-    `batch_size` is the rows of a full training batch.
+    `networks` are Sequentials of layers that STACKED knows, one for each seed. The noise of replicate k in training
+    comes from the stream of its own seed; nothing of a replicate depends on the rest. `batch_size` is the rows of a
+    full training batch.
     """
 
     def __init__(self, networks: Sequence[nn.Sequential], seeds: Sequence[int], batch_size: int, rerun: int = 0):
         super().__init__()
         self.seeds = list(seeds)
         self.layers = nn.ModuleList()
-        number = features = 0
+        place = Place(self.seeds, batch_size, rerun)
         for layers in zip(*networks, strict=True):
-            first: nn.Module = layers[0]
-            if isinstance(first, nn.Linear):
-                number, features = number + 1, first.out_features
-                self.layers.append(StackedLinear(layers))
-            elif isinstance(first, nn.BatchNorm1d):
-                self.layers.append(StackedBatchNorm(layers))
-            elif isinstance(first, tuple(NOISES.values())):
-                self.layers.append(StackedNoise(first, features, batch_size, seeds, rerun, number))
-            elif isinstance(first, tuple(ACTIVATIONS.values())):
-                self.layers.append(first)
-            else:
+            first = layers[0]
+            if type(first) not in STACKED:
                 raise TypeError(f"no stacked form of {type(first).__name__}")
+            if isinstance(first, nn.Linear):
+                place = replace(place, number=place.number + 1, features=first.out_features)
+            self.layers.append(STACKED[type(first)](layers, place))
         self.template = [networks[0]]  # in a list: a description of the shape, not a submodule with weights of its own
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
@@ -206,18 +234,18 @@ class StackedNetwork(nn.Module):
         """Replicate `index` as a plain network with the same weights and running statistics."""
         network = copy.deepcopy(self.template[0])
         for stacked, layer in zip(self.layers, network, strict=True):
-            if isinstance(stacked, StackedLinear | StackedBatchNorm):
+            if isinstance(stacked, StackedLinear | StackedBatchNorm | StackedLayerNorm):
                 stacked.write_to(layer, index)  # type: ignore[arg-type]
         return network
 
 
-def _padded(slices: Sequence[Tensor]) -> Tensor:
+def padded(slices: Sequence[Tensor]) -> Tensor:
     """(replicates, elements rounded up to a multiple of 16), zeros behind the elements."""
     flat = torch.stack([s.detach().reshape(-1) for s in slices])
     return F.pad(flat, (0, -flat.shape[1] % 16))
 
 
-def _unpadded(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+def unpadded(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A padded parameter's real elements as (replicates, *shape)."""
     elements = math.prod(shape)
     if parameter.shape[1] != elements:  # a slice, even a full one, costs a copy in the backward pass

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop.data import Part
-from normdrop.replicates import StackedLinear, StackedNetwork, stream
+from normdrop.data.module import Part
+from normdrop.networks.stacked import StackedLinear, StackedNetwork
+from normdrop.streams import stream
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SILENCING_DRAWS = 20
+
+
+# Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
+ELEMENTWISE = (
+    *("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
+)
+# Fused where PyTorch offers it: 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
+FUSED = ("Adam", "AdamW", "SGD")
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer of a config: `_target_` in torch.optim, our own `schedule`, and its arguments.
+
+    Raises ValueError with one line for one that cannot train a stack, and for arguments that it does not take.
+    """
+    target = str(config["_target_"])
+    name = target.removeprefix("torch.optim.")
+    if target == name or name not in ELEMENTWISE:
+        raise ValueError(
+            f"optimizer._target_={target}: must be torch.optim.NAME, NAME one of {', '.join(ELEMENTWISE)}; others do "
+            "not treat each weight by itself, which a stack of replicates needs"
+        )
+    kind = getattr(torch.optim, name)
+    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule")}
+    takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
+    if unknown := [key for key in own if key not in takes]:
+        raise ValueError(f"optimizer.{unknown[0]}: {target} takes no such argument; it takes {', '.join(takes)}")
+    try:
+        return kind(parameters, **own, **({"fused": True} if name in FUSED else {}))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"optimizer: {target} refuses {own}: {error}") from error
 
 
 class ReplicatedClassifier(pl.LightningModule):
@@ -52,12 +83,8 @@ class ReplicatedClassifier(pl.LightningModule):
         self.register_buffer("index", torch.arange(replicates)[:, None])
 
     def configure_optimizers(self) -> Any:
-        config = self.optimizer_config
-        chosen: dict[str, Any] = {"lr": config["lr"], "weight_decay": config["weight_decay"], "fused": True}
-        if config["name"] == "sgd":
-            chosen["momentum"] = config["momentum"]
-        optimizer = OPTIMIZERS[config["name"]](self.network.parameters(), **chosen)
-        if config["schedule"] == "constant":
+        optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
+        if self.optimizer_config["schedule"] == "constant":
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)]
@@ -112,16 +139,12 @@ class ReplicatedClassifier(pl.LightningModule):
                 parameter.masked_fill_(self.diverged[:, None], math.nan)
 
     @torch.no_grad()
-    def evaluate(self, name: str) -> dict[str, Tensor]:
-        """Accuracy, NLL (nats) and expected calibration error of a part, each (replicates,), in the present mode."""
+    def evaluate(self, name: str, measures: Iterable[str] = ("acc", "nll")) -> dict[str, Tensor]:
+        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
         part = self.parts[name]
         # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
         logits = torch.cat([self.network(x) for x in part.x.split(512, dim=1)], dim=1).double()
-        return {
-            "acc": accuracy(logits, part.y),
-            "nll": cross_entropy(logits, part.y).mean(dim=1),
-            "ece": expected_calibration_error(logits, part.y),
-        }
+        return {measure: MEASURES[measure](logits, part.y) for measure in measures}
 
     @torch.no_grad()
     def silenced_accuracy(self, fraction: float) -> Tensor:
@@ -142,6 +165,11 @@ class ReplicatedClassifier(pl.LightningModule):
                 keep.append(factors[:, :, None].to(self.device))
             total += accuracy(network(part.x, keep).double(), part.y)
         return total / SILENCING_DRAWS
+
+
+def nll(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean NLL in nats, (replicates,)."""
+    return cross_entropy(logits, y).mean(dim=1)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -165,3 +193,11 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
     bin_of = (confidence.nan_to_num() * bins).ceil().long().clamp(1, bins) - 1
     sums = torch.zeros(*excess.shape[:-1], bins, device=excess.device, dtype=excess.dtype)
     return sums.scatter_add_(-1, bin_of, excess).abs().sum(dim=-1) / y.shape[-1]
+
+
+# What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as float64.
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "acc": accuracy,
+    "nll": nll,
+    "ece": expected_calibration_error,
+}

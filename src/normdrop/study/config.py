@@ -1,20 +1,27 @@
-"""What a condition's config may hold: one clear line for what it may not, and which condition it is."""
+"""A condition's config: composed from conf/, one clear line for what it may not hold, and which condition it is."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import inspect
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import hydra
+import joblib
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from normdrop import data
-from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, same_network
+from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, has, same_network
+from normdrop.data.sources import arguments, source_of
+from normdrop.metrics import METRICS
+
+HERE = Path(__file__).parents[1]
+CONF = next(path for path in (HERE / "conf", HERE.parents[1] / "conf") if path.is_dir())
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -74,12 +81,11 @@ RULES: dict[str, Rule] = {
     "drift.cycles": _number(0),
     # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
     "model.width": _either(_integer(2), _WIDTHS),
-    "model.depth": _integer(1),
+    "model.depth": _integer(1, 1000),
     "model.activation": _one_of(*ACTIVATIONS),
     "model.output_activation": _one_of(None, *ACTIVATIONS),
     "model.dropout_layers": _one_of("all", "last"),
     "model.init_gain": _number(0, strict=True),
-    "optimizer.name": _one_of("adam", "adamw", "sgd"),
     "optimizer.lr": _number(0, strict=True),
     "optimizer.momentum": _number(0, 1),
     "optimizer.weight_decay": _number(0),
@@ -117,19 +123,10 @@ TRAINER: dict[str, Rule] = {
     "benchmark": _FLAG,
 }
 
-# Columns of replicates.csv that a study can be about.
-METRICS = (
-    *("test_acc", "test_nll", "test_ece", "gap", "nll_gap", "steps_to_level", "reliance", "train_mode_acc"),
-    *("recal_test_acc", "recal_test_nll", "train_acc", "train_nll", "train_ece", "val_acc", "val_nll", "val_ece"),
-    *(f"silenced_{share}" for share in (10, 20, 30, 40, 50)),
-)
 _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
 
 STUDY: dict[str, Rule] = {
-    "claim": _one_of(
-        *("ordering", "overfitting", "reliance", "speed", "initialisation", "drift", "complexity", "together"),
-        "mechanism",
-    ),
+    "claim": (lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
     "sentence": (lambda v: isinstance(v, str), "the claim in words"),
     "contrast": (
         lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE[0], v.values())),
@@ -155,6 +152,31 @@ NOT_HASHED = (
 )
 
 
+def workers(accelerator: str) -> int:
+    """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
+    if accelerator != "cpu":
+        import torch  # here, since a config is read where nothing trains
+
+        if torch.cuda.is_available():
+            return 1
+    return joblib.cpu_count()
+
+
+def _stem(path: str | None) -> str:
+    return "table" if path is None else re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem)
+
+
+OmegaConf.register_new_resolver("workers", workers, replace=True)
+OmegaConf.register_new_resolver("stem", _stem, replace=True)  # conf/data/table.yaml names a table after its file
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config that these overrides of conf/ make, unresolved and unchecked."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -167,14 +189,17 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for the first key or value that is not allowed."""
     known = {*RULES, *(f"trainer.{key}" for key in TRAINER), "study", *(f"data.{key}" for key in _data_keys(config))}
     for key in _leaves(config):
-        if key not in known and not key.startswith(("data.source.", "study.")):
+        # A model's and an optimizer's further keys are the arguments of a function: `training.check` asks it.
+        if key not in known and not key.startswith(("study.", "model.", "optimizer.")):
             raise ValueError(f"{key}: there is no such key{_nearest(key, sorted(known))}")
     for key, rule in RULES.items():
-        _check(key, lookup(config, key), rule)
+        group, _, name = key.partition(".")
+        if group not in ("model", "optimizer") or name in config[group]:
+            _check(key, lookup(config, key), rule)
     for key, rule in TRAINER.items():
         if key in config["trainer"]:
             _check(f"trainer.{key}", config["trainer"][key], rule)
-    width, depth = lookup(config, "model.width"), lookup(config, "model.depth")
+    width, depth = (config["model"].get(key) for key in ("width", "depth"))
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
     last = lookup(config, "trainer.max_epochs")
@@ -209,18 +234,8 @@ def _check_study(study: Any) -> None:
 
 def _data_keys(config: Mapping[str, Any]) -> set[str]:
     """The keys of a data config: every data set's, and its own source's arguments."""
-    target = str(lookup(config, "data.source._target_"))
-    module, _, name = target.rpartition(".")
-    # Only ours: to instantiate any name there is would be a way to run anything from a config.
-    if module != data.__name__ or name not in data.SOURCES:
-        allowed = ", ".join(f"{data.__name__}.{source}" for source in data.SOURCES)
-        raise ValueError(f"data.source._target_={target}: must be one of {allowed}")
-    nested = set(_leaves(lookup(config, "data.source"))) - {"_target_", "_partial_", "_convert_"}
-    arguments = inspect.signature(data.SOURCES[name]).parameters.keys()
-    if unknown := sorted(key for key in nested if key.partition(".")[0] not in arguments or key.endswith("._target_")):
-        raise ValueError(f"data.source.{unknown[0]}: there is no such key{_nearest(unknown[0], sorted(arguments))}")
     common = {"name", "level", "fresh", "test_fraction", "val_fraction", "train_size", "pca", "source"}
-    return common | arguments
+    return common | set(arguments(source_of(str(lookup(config, "data.source")))))
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -263,7 +278,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a condition is recorded under: of equal networks one, and rate 0 where there is no dropout."""
     arrangement, position = config["arrangement"], config["position"]
     _, position = same_network(arrangement, position, config["model"]["activation"])[0]
-    return {"position": position, "rate": config["rate"] if "dropout" in arrangement else 0.0}
+    return {"position": position, "rate": config["rate"] if has(arrangement, "dropout") else 0.0}
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from normdrop import config as configs
-from normdrop import results
-from normdrop.data import check_name
-from normdrop.train import check_fit, command, missing, note_of
+from normdrop.arrangement import has
+from normdrop.study import config as configs
+from normdrop.study import record
+from normdrop.study.progress import display, note_of
+from normdrop.training.check import check_fit
 
 NAMED = ("data", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -71,24 +71,24 @@ def run_study(
         except KeyboardInterrupt:
             finished = sum(not missing(condition.config, root / condition.path) for condition in study)
             raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
-    failed = [condition for condition in study if (root / condition.path / results.ERROR).exists()]
+    failed = [condition for condition in study if (root / condition.path / record.ERROR).exists()]
     for condition in failed:
-        reason = (root / condition.path / results.ERROR).read_text(encoding="utf-8").splitlines()[0]
+        reason = (root / condition.path / record.ERROR).read_text(encoding="utf-8").splitlines()[0]
         console.print(f"failed: {condition.path}: {reason}", markup=False, soft_wrap=True)
     if failed or todo:
         left = f"{len(failed)} of {len(study)} conditions failed" + (f", {len(todo)} did not finish" if todo else "")
         raise ValueError(
-            f"{left}; the traceback of each stands in its {results.ERROR}. The same command tries them again"
+            f"{left}; the traceback of each stands in its {record.ERROR}. The same command tries them again"
         )
 
 
 def _train(console: Console, root: Path, todo: list[Condition], launch: Callable[..., Any]) -> list[Condition]:
     """Launch conditions until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
-        for trace in (root / condition.path / results.ERROR, note_of(root, condition.path)):
+        for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
             trace.unlink(missing_ok=True)
     while todo:
-        with display(console, root, todo):
+        with display(console, root, [condition.path for condition in todo]):
             try:
                 returned = launch([condition.overrides for condition in todo], initial_job_idx=0)
             except OSError:  # a full disk, not a fault of the job's
@@ -99,10 +99,10 @@ def _train(console: Console, root: Path, todo: list[Condition], launch: Callable
         for job in returned:
             if job.return_value is not None:
                 raise ValueError(job.return_value)
-        left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / results.ERROR).exists()]
+        left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / record.ERROR).exists()]
         elsewhere = False
         for condition in left:
-            lock = results.lock(root / condition.path)
+            lock = record.lock(root / condition.path)
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -121,13 +121,13 @@ def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> Non
     dead = []
     for condition in todo:
         directory, note = root / condition.path, note_of(root, condition.path)
-        with suppress(Timeout), results.lock(directory).acquire(blocking=False):
+        with suppress(Timeout), record.lock(directory).acquire(blocking=False):
             if note.exists() and missing(condition.config, directory):
                 reason = (
                     "its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1"
                 )
                 text = f"{type(error).__name__}: {reason}\n\n{error}\n"
-                (directory / results.ERROR).write_text(text, encoding="utf-8")
+                (directory / record.ERROR).write_text(text, encoding="utf-8")
                 note.unlink()
                 dead.append(condition)
     if not dead and isinstance(error, BrokenProcessPool):
@@ -157,7 +157,7 @@ def plan(
             choice = OmegaConf.select(composed, f"hydra.runtime.choices.{bare}")
             setting[bare] = choice if choice is not None else configs.lookup(config, bare)
         named = (config["data"]["name"], config["arrangement"], config["position"], f"q{_rate(config['rate'])}")
-        path = "/".join((check_name(named[0]), *named[1:]))
+        path = "/".join((_check_name(named[0]), *named[1:]))
         if setting:
             path += "/" + ",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items())
         if len(max(path.split("/"), key=len)) > 200:
@@ -187,13 +187,54 @@ def _natural(value: str) -> tuple[int, float | str]:
         return 1, value
 
 
+def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
+    """The seeds that a condition's folder lacks. Raises ValueError if its record is another config's or damaged."""
+    record.settle(directory)
+    found = record.read(directory)
+    if found is None:
+        return configs.seeds(config)
+    held = found.record
+    if held["config_hash"] != configs.config_hash(config):
+        changed = ", ".join(_differences(held["config"], config))
+        raise ValueError(
+            f"{directory}: holds a record of another config ({changed}); choose another name= or move it away"
+        )
+    if (held["config"]["study"] or {}) != (config["study"] or {}):
+        changed = ", ".join(_differences(held["config"]["study"] or {}, config["study"] or {}, "study."))
+        raise ValueError(
+            f"{directory}: was trained under another declaration ({changed}); a study is declared before it runs: "
+            "choose another name="
+        )
+    return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*old, *new}, key=str):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after and f"{prefix}{key}" not in configs.NOT_HASHED:
+            yield f"{prefix}{key} was {before}, now {after}"
+
+
+def _check_name(name: object) -> str:
+    """The data set's name, which becomes part of paths."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
+        allowed = "letters, digits, '_', '.' and '-' only, not starting with '.' or '-'"
+        raise ValueError(f"data.name={name!r}: it must be {allowed}")
+    return str(name)
+
+
 def check_fits(conditions: Sequence[Condition]) -> None:
     """Set up each distinct data config once, with one replicate. Raises ValueError."""
     seen = set()
     for condition in conditions:
         config = condition.config
         key = json.dumps(
-            [*(config[key] for key in ("data", "batch_size", "trainer", "model")), "bn" in config["arrangement"]],
+            [
+                *(config[key] for key in ("data", "batch_size", "trainer", "model", "optimizer")),
+                has(config["arrangement"], "bn"),
+            ],
             sort_keys=True,
         )
         if key not in seen:
@@ -209,7 +250,7 @@ def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any])
     sweep = {"command": command(), "grid": grid}
     path, part = root / "plan.json", root / "plan.json.part"
     root.mkdir(parents=True, exist_ok=True)
-    with results.lock(root):
+    with record.lock(root):
         old: dict[str, Any] = {"sweeps": [], "conditions": {}}
         if path.exists():
             old |= json.loads(path.read_text(encoding="utf-8"))
@@ -221,71 +262,6 @@ def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any])
         part.replace(path)
 
 
-@contextmanager
-def display(console: Console, root: Path, todo: Sequence[Condition]) -> Iterator[None]:
-    """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
-    notes = {note_of(root, c.path).name: c.path for c in todo}
-    started, stop = time.monotonic(), threading.Event()
-    before = {c.path: _stamp(root / c.path) for c in todo}
-    ended: list[str] = []
-
-    def look() -> tuple[float, str]:
-        parts = {}
-        for note in (root / ".progress").glob("*"):
-            try:
-                if note.name in notes:
-                    parts[notes[note.name]] = float(note.read_text() or 0)
-            except (OSError, ValueError):  # it ended, or is being written, at this moment
-                continue
-        for condition in todo:
-            path = condition.path
-            if path not in ended and path not in parts and _stamp(root / path) != before[path]:
-                ended.append(path)
-        running = {path: part for path, part in parts.items() if path not in ended}
-        return len(ended) + sum(running.values()), ", ".join(running)
-
-    def remaining(done: float) -> str:
-        if done < 0.05:
-            return "…"
-        left = (time.monotonic() - started) / done * (len(todo) - done)
-        return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-
-    def watch() -> None:
-        if not console.is_terminal:
-            told = 0
-            while not stop.wait(0.5):
-                done, _ = look()
-                for path in ended[told:]:
-                    console.print(
-                        f"[{told + 1}/{len(todo)}] {path} ({remaining(done)} left)", markup=False, soft_wrap=True
-                    )
-                    told += 1
-            look()
-            for path in ended[told:]:
-                told += 1
-                console.print(f"[{told}/{len(todo)}] {path}", markup=False, soft_wrap=True)
-            return
-        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=len(todo), text="starting")
-            while not stop.wait(0.5):
-                done, running = look()
-                text = f"condition {len(ended)} of {len(todo)} finished, {remaining(done)} left; now {running}"
-                bar.update(task, completed=done, text=text)
-            look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-    minutes = (time.monotonic() - started) / 60
-    console.print(f"{len(ended)} of {len(todo)} conditions ended in {minutes:.1f} min")
-
-
-def _stamp(directory: Path) -> tuple[int, ...]:
-    """Changes when a condition finishes or fails."""
-    files = [directory / name for name in (results.RECORD, results.ERROR)]
-    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+def command() -> str:
+    """The command line of this process, as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--multirun")])

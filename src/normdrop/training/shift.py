@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normdrop.arrangement import ACTIVATIONS
-from normdrop.data import Part
-from normdrop.module import accuracy
-from normdrop.replicates import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise, _unpadded, stream
+from normdrop.data.module import Part
+from normdrop.networks.layers import ACTIVATIONS
+from normdrop.networks.stacked import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise, unpadded
+from normdrop.streams import stream
+from normdrop.training.module import accuracy
 
 # Passes over the training rows with noise on. Three leave an error of a few percent in a unit's variance on 1,000 rows
 # and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs of training.
@@ -240,7 +241,7 @@ class _Path:
         # The mean and variance of each unit in each row, over the noise alone.
         mean, variance = _weighted([(weight, self.before(factor * values)) for factor, weight in self.points])
         if self.linear:
-            weight = _unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in))
+            weight = unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in))
             if not self.after:  # only their mean over rows counts then: one product less
                 variance = variance.mean(dim=-1, keepdim=True)
             mean = self.linear(mean)

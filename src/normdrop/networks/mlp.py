@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from normdrop.arrangement import ACTIVATIONS, NOISES, block
+from normdrop.arrangement import order
+from normdrop.networks.layers import ACTIVATIONS, NOISES
 
 
 def mlp(
@@ -44,6 +45,19 @@ def mlp(
     if output_activation:
         layers.append(ACTIVATIONS[output_activation]())
     return nn.Sequential(*layers)
+
+
+def block(
+    fan_in: int, width: int, arrangement: str, position: str, rate: float, noise: str, activation: str
+) -> list[nn.Module]:
+    """The layers of one hidden block: (batch, fan_in) → (batch, width)."""
+    layers = {
+        "activation": lambda: ACTIVATIONS[activation](),
+        "bn": lambda: nn.BatchNorm1d(width),
+        "ln": lambda: nn.LayerNorm(width),
+        "dropout": lambda: NOISES[noise](rate),
+    }
+    return [nn.Linear(fan_in, width), *(layers[name]() for name in order(arrangement, position))]
 
 
 @torch.no_grad()

@@ -1,0 +1,5 @@
+"""python -m normdrop: the command line."""
+
+from normdrop.study.app import main
+
+main()

@@ -1,0 +1,56 @@
+"""What is measured of a replicate: one row per metric. Torch-free, so that whoever reads records knows it too."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps`. tag: in TensorBoard, or none."""
+
+    column: str
+    words: str
+    unit: str
+    higher_is_better: bool = False
+    tag: str | None = None
+
+    @property
+    def scale(self) -> float:
+        """What a stored value is multiplied by to have the unit."""
+        return 100.0 if self.unit == "pp" else 1.0
+
+    @property
+    def rope(self) -> float:
+        """Differences (of steps: ratios) up to this are of no practical consequence, where a study names no other."""
+        return {"pp": 0.005, "nats": 0.02, "steps": 1.1}[self.unit]
+
+
+SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+# In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave out
+# conditions that lack one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
+# <part>_<measure> the measure is one of `training.module.MEASURES`, taken of the rows of that part.
+METRICS = {
+    metric.column: metric
+    for metric in (
+        Metric("test_acc", "test accuracy", "pp", True, "test/acc"),
+        Metric("test_nll", "test NLL", "nats", False, "test/loss"),
+        Metric("test_ece", "test calibration error", "pp", False, "test/ece"),
+        Metric("gap", "accuracy gap", "pp", False, "test/acc_gap"),
+        Metric("nll_gap", "NLL gap", "nats", False, "test/loss_gap"),
+        Metric("steps_to_level", "steps to level", "steps", False, "train/steps_to_level"),
+        Metric("recal_test_acc", "test accuracy, recalibrated", "pp", True, "test/acc_recalibrated"),
+        Metric("recal_test_nll", "test NLL, recalibrated", "nats", False, "test/loss_recalibrated"),
+        Metric("train_acc", "training accuracy", "pp", True, "train/acc"),
+        Metric("train_mode_acc", "training accuracy, training mode", "pp", True, "train/acc_train_mode"),
+        Metric("train_nll", "training NLL", "nats", False, "train/nll"),
+        Metric("train_ece", "training calibration error", "pp"),
+        Metric("val_acc", "validation accuracy", "pp", True, "val/acc"),
+        Metric("val_nll", "validation NLL", "nats", False, "val/loss"),
+        Metric("val_ece", "validation calibration error", "pp"),
+        Metric("reliance", "accuracy lost to silenced units", "pp", False, "test/reliance"),
+        *(
+            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units silenced", "pp", True)
+            for share in SILENCED_FRACTIONS
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""A study: its configs, its sweep over conditions, and the record that each leaves."""

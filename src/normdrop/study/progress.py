@@ -1,0 +1,89 @@
+"""How far a sweep is: each condition in work leaves a note, and one line tells of all processes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from normdrop.study import record
+
+
+def note_of(root: Path, path: str) -> Path:
+    """Where a condition in work says how far it is; named by a hash, since a path can be longer than a name may be."""
+    return root / ".progress" / hashlib.sha256(path.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None]:
+    """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
+    notes = {note_of(root, path).name: path for path in paths}
+    started, stop = time.monotonic(), threading.Event()
+    before = {path: _stamp(root / path) for path in paths}
+    ended: list[str] = []
+
+    def look() -> tuple[float, str]:
+        parts = {}
+        for note in (root / ".progress").glob("*"):
+            try:
+                if note.name in notes:
+                    parts[notes[note.name]] = float(note.read_text() or 0)
+            except (OSError, ValueError):  # it ended, or is being written, at this moment
+                continue
+        for path in paths:
+            if path not in ended and path not in parts and _stamp(root / path) != before[path]:
+                ended.append(path)
+        running = {path: part for path, part in parts.items() if path not in ended}
+        return len(ended) + sum(running.values()), ", ".join(running)
+
+    def remaining(done: float) -> str:
+        if done < 0.05:
+            return "…"
+        left = (time.monotonic() - started) / done * (len(paths) - done)
+        return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+
+    def watch() -> None:
+        if not console.is_terminal:
+            told = 0
+            while not stop.wait(0.5):
+                done, _ = look()
+                for path in ended[told:]:
+                    console.print(
+                        f"[{told + 1}/{len(paths)}] {path} ({remaining(done)} left)", markup=False, soft_wrap=True
+                    )
+                    told += 1
+            look()
+            for path in ended[told:]:
+                told += 1
+                console.print(f"[{told}/{len(paths)}] {path}", markup=False, soft_wrap=True)
+            return
+        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=len(paths), text="starting")
+            while not stop.wait(0.5):
+                done, running = look()
+                text = f"condition {len(ended)} of {len(paths)} finished, {remaining(done)} left; now {running}"
+                bar.update(task, completed=done, text=text)
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"{len(ended)} of {len(paths)} conditions ended in {minutes:.1f} min")
+
+
+def _stamp(directory: Path) -> tuple[int, ...]:
+    """Changes when a condition finishes or fails."""
+    files = [directory / name for name in (record.RECORD, record.ERROR)]
+    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)

@@ -1,0 +1,144 @@
+"""The record of a finished condition: written once, whole, last.
+
+A condition's folder holds replicates.csv, history.csv and record.json. The record names the checksums of the tables and
+is written last: a condition with a record is finished, one without is not. New tables are first written beside the old
+ones under names ending in .new, the record among them last; from then on the change counts as made, and whoever opens
+the folder next completes the renames that a crash may have left open. Only the holder of a folder's lock changes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+# The first columns of replicates.csv, in this order; others follow.
+COLUMNS = (
+    *("dataset", "arrangement", "position", "rate", "setting", "depth", "width", "seed", "rerun"),
+    *("train_acc", "train_nll", "val_acc", "val_nll", "test_acc", "test_nll", "test_ece", "gap", "nll_gap"),
+    *("steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
+)
+
+
+# Another number wherever an older record can no longer be read or compared.
+FORMAT = 2
+RECORD = "record.json"
+TABLES = ("replicates.csv", "history.csv")
+ERROR = "error.txt"
+
+
+def lock(directory: Path) -> FileLock:
+    """The lock of a condition's folder, reentrant; the operating system frees that of a process that dies."""
+    return FileLock(directory / ".lock", is_singleton=True)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished condition as it stands in its folder."""
+
+    record: dict[str, Any]
+    tables: dict[str, bytes]
+
+    @property
+    def replicates(self) -> pd.DataFrame:
+        """One row per seed: COLUMNS and what else was measured."""
+        table = self._table("replicates.csv")
+        table["setting"] = table["setting"].astype(object).fillna("")
+        return table.astype({"steps_to_level": "Int64", "width": "string"})
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per seed and validation: seed, epoch, step, train_loss, val_nll, val_acc."""
+        return self._table("history.csv")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        # round_trip: a table read and written again must give the same bytes.
+        return pd.read_csv(io.BytesIO(self.tables[name]), float_precision="round_trip")
+
+
+def read(directory: Path) -> Finished | None:
+    """The finished condition of a folder, or None; changes nothing. Raises ValueError if what is there is damaged."""
+    try:
+        return _read(directory)
+    except ValueError:
+        return _read(directory)  # a running sweep may have replaced the files between our reads of them
+
+
+def _read(directory: Path) -> Finished | None:
+    # Once record.json.new is there, the files ending in .new count.
+    suffix = ".new" if (directory / f"{RECORD}.new").exists() else ""
+    path = directory / RECORD
+
+    def contents(name: str) -> bytes:
+        new = directory / f"{name}{suffix}"
+        return (new if new.exists() else directory / name).read_bytes()
+
+    if not suffix and not path.exists():
+        return None
+    try:
+        record = json.loads(contents(RECORD))
+        if record["format"] != FORMAT:
+            raise ValueError(
+                f"{path}: was written by another version (format {record['format']}, this one has {FORMAT}); choose "
+                "another name= or move the folder away"
+            )
+        tables = {name: contents(name) for name in TABLES}
+        damaged = [name for name, text in tables.items() if _checksum(text) != record["tables"][name]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: damaged ({error}); move the folder away to train it again") from error
+    if damaged:
+        raise ValueError(f"{directory / damaged[0]}: damaged (its checksum is not the record's); move the folder away")
+    return Finished(record, tables)
+
+
+def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, history: pd.DataFrame) -> None:
+    """Finish a condition: the tables, then the record that vouches for them, each whole or not at all."""
+    texts = {
+        name: table.to_csv(index=False, lineterminator="\n").encode()
+        for name, table in zip(TABLES, (replicates, history), strict=True)
+    }
+    sealed = dict(record) | {"tables": {name: _checksum(text) for name, text in texts.items()}}
+    texts[RECORD] = (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()
+    for name, text in texts.items():
+        _write(directory / f"{name}.new", text)
+    _complete(directory)
+    (directory / ERROR).unlink(missing_ok=True)
+
+
+def _write(path: Path, text: bytes) -> None:
+    """Write a file that is there whole or not at all, after a power cut too."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def settle(directory: Path) -> None:
+    """Complete what a crash left open, unless another process is at it."""
+    if (directory / f"{RECORD}.new").exists():
+        with contextlib.suppress(Timeout), lock(directory).acquire(timeout=10):
+            _complete(directory)
+
+
+def _complete(directory: Path) -> None:
+    """Carry out the renames of a change that is written, the record's last."""
+    if (directory / f"{RECORD}.new").exists():
+        for name in (*TABLES, RECORD):
+            new = directory / f"{name}.new"
+            if new.exists():
+                new.replace(directory / name)
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,49 @@
+"""What only the data or the machine can tell to be wrong with a condition, before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from normdrop.data.rows import check_memory, memory
+from normdrop.training.fit import AT_A_TIME, data_of, plain_network
+from normdrop.training.module import optimizer_of
+
+
+def check_fit(config: Mapping[str, Any], seed: int) -> None:
+    """Raise ValueError for what only the data or the machine can tell to be wrong with a condition."""
+    accelerator, interval = config["trainer"]["accelerator"], config["trainer"]["val_check_interval"]
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
+    optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
+    data = data_of(config, [seed])
+    data.setup()
+    steps, limit = len(data.train_dataloader()), config["trainer"].get("limit_train_batches", 1.0)
+    steps = min(limit, steps) if type(limit) is int else int(steps * limit)  # as Lightning counts
+    if steps == 0:
+        raise ValueError(f"trainer.limit_train_batches={limit}: leaves no batch of an epoch to train on")
+    first = interval if type(interval) is int else int(steps * interval)
+    if not 1 <= first <= steps:
+        raise ValueError(
+            f"trainer.val_check_interval={interval}: must come to between 1 and the {steps} optimizer steps of an epoch"
+        )
+    if config["trainer"].get("max_steps", first) < first:
+        raise ValueError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: must reach the first validation, after {first} steps"
+        )
+    together = min(
+        config["replicates_at_a_time"] or AT_A_TIME["cpu"], len(config["seeds"] or range(config["replicates"]))
+    )
+    with torch.device("meta"):  # shapes without memory
+        weights = sum(p.numel() for p in plain_network(config, data.features, data.classes).parameters())
+    needed = 16 * weights * together  # float32, and beside each weight its gradient and Adam's two moments
+    if needed > memory():
+        sizes = [f"model.{key}={config['model'][key]}" for key in ("width", "depth") if key in config["model"]]
+        raise ValueError(
+            f"{', '.join(sizes)}: the weights of {together} replicates take "
+            f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
+        )
+    rows = sum(part.y.shape[1] for part in data.parts.values())
+    check_memory(rows, data.features, together, f"replicates_at_a_time={together}")

@@ -1,0 +1,235 @@
+"""From a condition's config to its networks and tables: one Lightning fit for each group of replicates."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+from torch import nn
+
+from normdrop.arrangement import has
+from normdrop.data.module import ReplicateData
+from normdrop.data.sources import bound
+from normdrop.metrics import METRICS, SILENCED_FRACTIONS
+from normdrop.networks import MODELS
+from normdrop.networks.mlp import initialise
+from normdrop.networks.stacked import StackedNetwork
+from normdrop.streams import stream
+from normdrop.training import shift
+from normdrop.training.module import MEASURES, ReplicatedClassifier
+
+# Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
+AT_A_TIME = {"cpu": 32, "cuda": 128}
+
+
+def quiet() -> None:
+    """One thread for each process, no denormal numbers, and Lightning's remarks on how we use it left out."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
+    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
+    data = config["data"]
+    return ReplicateData(
+        bound(data),
+        seeds,
+        config["batch_size"],
+        **{key: data[key] for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca")},
+        batch_norm=has(config["arrangement"], "bn"),
+        rerun=config["rerun"],
+    )
+
+
+def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.Sequential:
+    """One plain network of a condition. Raises ValueError for what its model cannot be."""
+    model = MODELS[config["model"]["name"]]
+    own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
+    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
+        raise ValueError(
+            f"model.{unknown[0]}: model={config['model']['name']} has no such key; it has {', '.join(own)}"
+        )
+    placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
+        return model(features, classes, **placed, **own)
+
+
+def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: list[int]) -> StackedNetwork:
+    """The stacked network of a condition, each replicate's weights drawn from its own stream."""
+    plain = plain_network(config, features, classes)
+    gain, rerun = config["model"]["init_gain"], config["rerun"]
+    networks = [initialise(copy.deepcopy(plain), stream(seed, "init", rerun=rerun), gain) for seed in seeds]
+    return StackedNetwork(networks, seeds, config["batch_size"], rerun)
+
+
+class _Hooks(pl.Callback):
+    """Tells how far the fit is, and measures variance shift and activations after the epochs asked for."""
+
+    def __init__(self, config: Mapping[str, Any], progress: Callable[[float], None]):
+        self.config, self.progress = config, progress
+        self.shift: list[dict[str, Any]] = []
+        self.activations: list[dict[str, Any]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        self.progress(epoch / (trainer.max_epochs or epoch))
+        assert isinstance(pl_module, ReplicatedClassifier)
+        network, parts, measure = pl_module.network, pl_module.parts, self.config["measure"]
+        batches = self.config["batch_size"], self.config["rerun"]
+        if epoch in measure["shift_epochs"]:
+            self.shift += shift.measure(network, parts, *batches, epoch)
+        seed = measure["activation_seed"]
+        seed = min(self.config["seeds"] or [0]) if seed is None else seed  # the condition's first
+        if epoch in measure["activation_epochs"] and seed in network.seeds:
+            seen = shift.activations(network, parts["train"], *batches, seed)
+            when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
+            self.activations += [when | entry for entry in shift.histograms(seen)]
+
+
+@dataclass
+class Fitted:
+    """What training leaves: one row per seed, one per seed and validation, what else goes on record, the networks."""
+
+    replicates: pd.DataFrame
+    history: pd.DataFrame
+    facts: dict[str, Any]
+    networks: list[StackedNetwork]
+
+    def network(self, seed: int) -> nn.Sequential:
+        """The plain network of one seed in evaluation mode, with its weights and running statistics."""
+        stack = next((stack for stack in self.networks if seed in stack.seeds), None)
+        if stack is None:
+            raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.replicates['seed']))}")
+        return stack.replicate(stack.seeds.index(seed)).eval()
+
+
+def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None] = lambda _: None) -> Fitted:
+    """Train one replicate for each seed."""
+    device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
+    todo: list[int] = list(seeds)
+    done: list[Fitted] = []
+    while todo:
+        group = todo[:at_a_time]
+        before = (len(seeds) - len(todo)) / len(seeds)
+        share = len(group) / len(seeds)
+        try:
+            done.append(_fit(config, group, lambda part: progress(before + share * part)))  # noqa: B023
+            todo = todo[len(group) :]
+            continue
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+            at_a_time = len(group) // 2
+            print(f"{config['arrangement']}: out of memory with {len(group)} replicates; going on with {at_a_time}")
+        # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
+        gc.collect()
+        torch.cuda.empty_cache()
+    lists = {key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")}
+    return Fitted(
+        pd.concat([group.replicates for group in done], ignore_index=True),
+        pd.concat([group.history for group in done], ignore_index=True),
+        done[0].facts | lists,
+        [stack for group in done for stack in group.networks],
+    )
+
+
+def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None]) -> Fitted:
+    """One Lightning fit of the replicates that train together."""
+    data = data_of(config, seeds)
+    data.setup()
+    network = network_of(config, data.features, data.classes, seeds)
+    module = ReplicatedClassifier(network, data.parts, config["optimizer"], config["drift"])
+    hooks = _Hooks(config, progress)
+    on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    trainer = pl.Trainer(
+        # Not Lightning's auto, which may choose a device without double precision.
+        **config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"},
+        devices=1,
+        logger=False,
+        callbacks=[hooks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
+        raise KeyboardInterrupt from end
+    module.to(module.parts["train"].x.device)  # Lightning leaves it on the CPU
+    history = _history(module, seeds)
+    replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module)})
+    level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
+    diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
+    replicates.insert(1, "diverged", diverged)
+    replicates.loc[diverged, replicates.columns[2:]] = float("nan")
+    replicates["steps_to_level"] = replicates["seed"].map(level).astype("Int64").where(~replicates["diverged"])
+    facts = {
+        "rows": {name: part.y.shape[1] for name, part in data.parts.items()}
+        | {"features": data.features, "classes": data.classes},
+        "shift": hooks.shift
+        + (
+            shift.measure(network, module.parts, config["batch_size"], config["rerun"], "end")
+            if _shifts(config)
+            else []
+        ),
+        "activations": hooks.activations,
+        "device": str(module.device),
+    }
+    return Fitted(replicates, history, facts, [module.network])
+
+
+def _shifts(config: Mapping[str, Any]) -> bool:
+    return config["measure"]["shift"] and has(config["arrangement"], "bn")
+
+
+def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
+    frames = [
+        pd.DataFrame({"seed": seeds} | {k: v.numpy() if torch.is_tensor(v) else v for k, v in entry.items()})
+        for entry in module.history
+    ]
+    return pd.concat(frames, ignore_index=True).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+
+
+@torch.no_grad()
+def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier) -> dict[str, Any]:
+    """The columns of a replicate's row that are measured at the end of training, in eval mode."""
+    module.eval()
+    columns: dict[str, torch.Tensor] = {}
+    for name in module.parts:
+        wanted = [measure for measure in MEASURES if f"{name}_{measure}" in METRICS]
+        columns |= {f"{name}_{measure}": value for measure, value in module.evaluate(name, wanted).items()}
+    columns["gap"] = columns["train_acc"] - columns["test_acc"]
+    columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
+    if config["measure"]["silencing"]:
+        lost = []
+        for fraction in SILENCED_FRACTIONS:
+            silenced = module.silenced_accuracy(fraction)
+            columns[f"silenced_{round(100 * fraction)}"] = silenced
+            lost.append(columns["test_acc"] - silenced)
+        columns["reliance"] = torch.stack(lost).mean(dim=0)
+    if _shifts(config):
+        trained = module.network
+        module.network = shift.recalibrated(trained, module.parts["train"].x)
+        module.eval()
+        again = module.evaluate("test")
+        module.network = trained
+        columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
+        columns["train_mode_acc"] = shift.train_mode_accuracy(
+            trained, module.parts["train"], config["batch_size"], config["rerun"]
+        )
+    elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
+        columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
+    return {name: value.cpu().numpy() for name, value in columns.items()}
