@@ -1,18 +1,19 @@
 """The compiled engine: a stretch of optimizer steps of a stacked network as one function of machine code.
 
 It trains one replicate after the other through the whole stretch, so that the weights, gradients and moments of one
-stay in cache. What it reads and writes are the tensors of the StackedNetwork and of the torch optimizer: whatever stands
-around a stretch goes on in torch. The plain torch engine is the reference; both agree within rounding.
+stay in cache. What it reads and writes are the tensors of the StackedNetwork and of the torch optimizer: everything
+around a stretch goes on in torch, which stays the reference. Both agree within rounding.
 
-A network is a list of LAYER records, walked forward and backward. An activation, a normalisation and a noise change the
-output of the Linear layer before them in place, and keep what their backward pass needs: the derivative, the normalised
-values, the factors.
+A network is a list of LAYER records, walked forward and backward. Activations, normalisations and noise change the
+output of the Linear layer before them in place, and keep what their backward pass needs: derivatives, normalised
+values, factors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,43 +21,29 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
-from normdrop.replicates import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise
+from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork, StackedNoise
 
 try:
     import numba
-    import scipy.linalg.blas  # noqa: F401 (numba's matrix products are scipy's)
 except ImportError:  # the extra `fast` is not installed, see reason()
     numba = None
 
-LINEAR, BATCH_NORM, LAYER_NORM, RELU, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(9)
-ACTIVATIONS = {nn.ReLU: RELU, nn.LeakyReLU: LEAKY_RELU, nn.GELU: GELU, nn.Tanh: TANH}
-ADAM, ADAMW, SGD = range(3)
-RULES = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAMW, torch.optim.SGD: SGD}
-# What an optimizer may be asked for beyond its numbers: nothing that changes the rule.
-PLAIN = {"amsgrad": False, "maximize": False, "nesterov": False, "dampening": 0, "differentiable": False}
 
-LAYER = np.dtype(
-    [
-        ("kind", np.int64),
-        ("inputs", np.int64),
-        ("features", np.int64),
-        ("parameter", np.int64),  # the number of its weight; the bias is the next
-        ("kept", np.int64),  # where in the work space a Linear layer's output, or what another layer keeps, begins
-        ("stream", np.int64),  # of noise: its number among the noise layers
-        ("running_mean", np.uint64),  # addresses
-        ("running_var", np.uint64),
-        ("momentum", np.float32),
-        ("number", np.float32),  # eps, negative slope, rate or factor of what is kept
-        ("threshold", np.int64),  # of Bernoulli noise: the smallest int16 that keeps a unit
-    ],
-    align=True,
+def _record(integers: str, floats: str = "") -> np.dtype:
+    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
+
+
+LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(8)
+# below, out, kept: where in the work space its block's input, its block's output and what it keeps begin. weight: the
+# number of a parameter; the bias is the next. stream: the number of a noise layer. running_*: addresses. threshold: the
+# smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
+LAYER = _record(
+    "kind inputs features below out kept weight stream running_mean running_var threshold", "momentum number"
 )
-PARAMETER = np.dtype([(name, np.uint64) for name in ("weights", "first", "second", "size", "begin")], align=True)
-RULE = np.dtype(
-    [("kind", np.int64)]
-    + [(name, np.float64) for name in ("beta1", "beta2", "eps", "weight_decay", "momentum", "clip")],
-    align=True,
-)
+PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
+RULE = _record("adam decoupled", "beta1 beta2 eps weight_decay momentum clip")
+# Of the rules of torch.optim, what it does not know.
+FOREIGN = ("amsgrad", "maximize", "nesterov", "dampening", "differentiable")
 
 
 def reason(network: StackedNetwork, optimizer: torch.optim.Optimizer) -> str | None:
@@ -66,187 +53,177 @@ def reason(network: StackedNetwork, optimizer: torch.optim.Optimizer) -> str | N
     for parameter in network.parameters():
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
             return f"it trains float32 on the CPU, not {parameter.dtype} on {parameter.device.type}"
-    if not isinstance(network.layers[0], StackedLinear):
-        return f"it wants a Linear layer first, not {type(network.layers[0]).__name__}"
     for layer in network.layers:
-        try:
-            _described(layer)
-        except TypeError as error:
-            return str(error)
-    if type(optimizer) not in RULES or len(optimizer.param_groups) != 1:
-        return f"it does not know the optimizer {type(optimizer).__name__}"
-    changed = [key for key, value in PLAIN.items() if optimizer.param_groups[0].get(key, value) != value]
-    return f"it does not know {type(optimizer).__name__} with {changed[0]}" if changed else None
+        if not _described(layer):
+            return f"it does not know the layer {layer}"
+    name = type(optimizer).__name__
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) or len(optimizer.param_groups) > 1:
+        return f"it does not know the optimizer {name}"
+    foreign = [key for key in FOREIGN if optimizer.param_groups[0].get(key)]
+    return f"it does not know {name} with {foreign[0]}" if foreign else None
 
 
-def _described(layer: nn.Module) -> dict[str, Any]:
-    """The fields of a layer's record that do not depend on its place. Raises TypeError for a layer it does not know."""
-    if isinstance(layer, StackedLinear):
-        return {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out}
-    if isinstance(layer, StackedBatchNorm):
-        return {"kind": BATCH_NORM, "momentum": layer.momentum, "number": layer.eps}
-    if type(layer).__name__ == "StackedLayerNorm":
-        return {"kind": LAYER_NORM, "number": layer.eps}
-    if isinstance(layer, StackedNoise) and layer.uniform:
-        return {"kind": UNIFORM, "number": layer.rate}
-    if isinstance(layer, StackedNoise):
-        factors = layer.factors(torch.arange(-(2**15), 2**15).to(torch.int16))
-        threshold = int((factors == 0).sum()) - 2**15
-        return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": threshold}
-    if type(layer) in ACTIVATIONS and getattr(layer, "approximate", "none") == "none":
-        return {"kind": ACTIVATIONS[type(layer)], "number": getattr(layer, "negative_slope", 0)}
-    raise TypeError(f"it does not know the layer {layer}")
+def _described(layer: nn.Module) -> dict[str, float]:
+    """What a layer's record says whatever its place; nothing of a layer that it does not know."""
+    match layer:
+        case StackedLinear():
+            return {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out}
+        case StackedBatchNorm():
+            mean, var = layer.running_mean.data_ptr(), layer.running_var.data_ptr()
+            own = {"running_mean": mean, "running_var": var, "momentum": layer.momentum}
+            return {"kind": BATCH_NORM, "number": layer.eps, **own}
+        case StackedLayerNorm():
+            return {"kind": LAYER_NORM, "number": layer.eps}
+        case StackedNoise(uniform=True):
+            return {"kind": UNIFORM, "number": layer.rate}
+        case StackedNoise():
+            factors = layer.factors(torch.arange(-(2**15), 2**15).short())
+            return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": int((factors == 0).sum()) - 2**15}
+        case nn.ReLU() | nn.LeakyReLU():
+            return {"kind": LEAKY_RELU, "number": getattr(layer, "negative_slope", 0)}
+        case nn.GELU(approximate="none"):
+            return {"kind": GELU}
+        case nn.Tanh():
+            return {"kind": TANH}
+    return {}
 
 
 class Compiled:
-    """Trains a StackedNetwork with a torch optimizer, of which reason() is None.
+    """Trains a StackedNetwork with a torch optimizer where reason() is None.
 
-    clip: the largest L2 norm of one replicate's gradients in a step (longer ones are scaled down to it), or None.
+    batch_size: the rows of a full batch. clip: the largest L2 norm of one replicate's gradients, or None.
     """
 
     def __init__(
         self, network: StackedNetwork, optimizer: torch.optim.Optimizer, batch_size: int, clip: float | None = None
     ):
         self.network, self.optimizer, self.batch_size, self.clip = network, optimizer, batch_size, clip
-        self.noises = [layer for layer in network.layers if isinstance(layer, StackedNoise) and layer.rate]
-        self.blas = ThreadpoolController()
+        # As in torch, noise of rate 0 draws nothing.
+        self.layers = [layer for layer in network.layers if not isinstance(layer, StackedNoise) or layer.rate]
+        self.noises = [layer for layer in self.layers if isinstance(layer, StackedNoise)]
+        self.threads = ThreadpoolController()
 
     def run(
         self,
         x: Tensor,
         y: Tensor,
         rows: Tensor,
-        rates: np.ndarray,
+        rates: Sequence[float],
         drift: np.ndarray | None = None,
         scaling: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Train a stretch; the losses (steps, replicates) before each step.
+        """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
 
         x: (replicates or 1, rows, features) float32; y: (replicates or 1, rows) int64. rows: (replicates, any) int64,
-        cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps,
-        2), the scale and the offset of each step's inputs. scaling: mean and scale, each (replicates, features).
+        cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps, 2), the factor
+        and the offset of a step's inputs. scaling: mean and scale of each replicate's inputs, (replicates, features).
         """
+        replicates, features = len(rows), x.shape[2]
+        mean, scale = scaling or (torch.zeros(replicates, features), torch.ones(replicates, features))
+        drift = np.tile([1.0, 0.0], (len(rates), 1)) if drift is None else drift
+        data = (x.numpy(), y.numpy(), rows.numpy(), mean.numpy(), scale.numpy(), drift.astype(np.float32))
         layers, work = self._layers()
-        parameters, rule = self._parameters(), self._rule()
-        states = [[s.bit_generator.state for s in noise.bits.streams] for noise in self.noises]
-        words = np.array([[s["state"]["state"] for s in each] for each in states], np.uint64)
-        words = words.reshape(len(self.noises), len(self.network.seeds), 4)
-        steps = [self.optimizer.state[p]["step"] for p in self.network.parameters() if "step" in self.optimizer.state[p]]
-        losses = np.empty((len(rates), len(self.network.seeds)), np.float32)
-        if scaling is None:
-            scaling = torch.zeros(len(self.network.seeds), x.shape[2]), torch.ones(len(self.network.seeds), x.shape[2])
-        with self.blas.limit(limits=1, user_api="blas"):
-            _train(
-                layers,
-                parameters,
-                rule,
-                x.numpy(),
-                y.numpy(),
-                rows.numpy(),
-                scaling[0].numpy(),
-                scaling[1].numpy(),
-                np.array([[1, 0]] * len(rates), np.float32) if drift is None else drift.astype(np.float32),
-                rates,
-                self.batch_size,
-                int(steps[0]) if steps else 0,
-                words,
-                work,
-                losses,
-            )
-        for noise, each, now in zip(self.noises, states, words, strict=True):
-            for generator, state, numbers in zip(noise.bits.streams, each, now, strict=True):
-                state["state"]["state"] = numbers
-                generator.bit_generator.state = state
+        parameters, steps = self._parameters()
+        streams = [generator.bit_generator for noise in self.noises for generator in noise.bits.streams]
+        told = [bits.state for bits in streams]
+        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, replicates, 4)
+        losses = np.empty((len(rates), replicates), np.float32)
+        done = int(steps[0]) if steps else 0
+        with self.threads.limit(limits=1, user_api="blas"):
+            _train(layers, parameters, self._rule(), data, np.array(rates), self.batch_size, done, states, work, losses)
+        for bits, state, now in zip(streams, told, states.reshape(-1, 4), strict=True):
+            bits.state = state | {"state": {"state": now}}
         for step in steps:
             step += len(rates)
         return torch.from_numpy(losses)
 
     def _layers(self) -> tuple[np.ndarray, int]:
-        """The records of the layers and the number of floats that one replicate's step works in."""
-        records, features, parameter, work = [], 0, 0, 0
-        for layer in self.network.layers:
-            if isinstance(layer, StackedNoise) and not layer.rate:
-                continue
-            record = np.zeros((), LAYER)
-            for key, value in _described(layer).items():
-                record[key] = value
-            features = record["features"] = int(record["features"]) or features
-            record["kept"], work = work, work + features * self.batch_size + max(features, self.batch_size)
+        """The layers' records, and how many floats the work space of one replicate has."""
+        records, weight = np.zeros(len(self.layers), LAYER), 0
+        features, below, out, work = self.layers[0].fan_in, 0, 0, self.layers[0].fan_in * self.batch_size
+        for record, layer in zip(records, self.layers, strict=True):
+            own = _described(layer)
+            features = own.get("features", features)
+            if own["kind"] == LINEAR:
+                below, out = out, work
+            own |= {"features": features, "below": below, "out": out, "kept": work, "weight": weight}
+            work += features * self.batch_size + max(features, self.batch_size)
+            weight += len(list(layer.parameters()))
             if isinstance(layer, StackedNoise):
-                record["stream"] = self.noises.index(layer)
-            if record["kind"] in (LINEAR, BATCH_NORM, LAYER_NORM):
-                record["parameter"], parameter = parameter, parameter + 2
-            if isinstance(layer, StackedBatchNorm):
-                record["running_mean"], record["running_var"] = layer.running_mean.data_ptr(), layer.running_var.data_ptr()
-            records.append(record)
-        return np.array(records), work
+                own["stream"] = self.noises.index(layer)
+            for key, value in own.items():
+                record[key] = value
+        return records, work
 
-    def _parameters(self) -> np.ndarray:
-        """The records of the parameters, with the addresses of the optimizer's state, made as torch makes it."""
-        table, begin = np.zeros(len(list(self.network.parameters())), PARAMETER), 0
-        for record, parameter in zip(table, self.network.parameters(), strict=True):
+    def _parameters(self) -> tuple[np.ndarray, list[Tensor]]:
+        """The parameters' records and the optimizer's counts of steps; its state is made as torch makes it."""
+        group, begin, steps = self.optimizer.param_groups[0], 0, []
+        names = ["exp_avg", "exp_avg_sq"] if "betas" in group else ["momentum_buffer"]
+        records = []
+        for parameter in group["params"]:
             state = self.optimizer.state[parameter]
-            adam = "betas" in self.optimizer.param_groups[0]
-            names = ["exp_avg", "exp_avg_sq"] if adam else ["momentum_buffer"]
-            if adam and not state:
-                state["step"] = torch.zeros(())
-            for field, name in zip(("first", "second"), names, strict=False):
+            if "betas" in group:
+                steps.append(state.setdefault("step", torch.zeros(())))
+            for name in names:
                 if state.get(name) is None:
                     state[name] = torch.zeros_like(parameter)
-                record[field] = state[name].data_ptr()
-            record["weights"], record["size"], record["begin"] = parameter.data_ptr(), parameter.shape[1], begin
-            begin += parameter.shape[1]
-        return table
+            first, *second = (state[name].data_ptr() for name in names)
+            size = parameter.shape[1]
+            records.append((parameter.data_ptr(), first, second[0] if second else first, size, begin))
+            begin += size
+        return np.array(records, PARAMETER), steps
 
     def _rule(self) -> np.ndarray:
-        rule, group = np.zeros(1, RULE), self.optimizer.param_groups[0]
-        rule["kind"], rule["clip"] = RULES[type(self.optimizer)], math.inf if self.clip is None else self.clip
-        rule["weight_decay"], rule["momentum"] = group["weight_decay"], group.get("momentum", 0)
-        (rule["beta1"], rule["beta2"]), rule["eps"] = group.get("betas", (0, 0)), group.get("eps", 0)
-        return rule
+        group, adam = self.optimizer.param_groups[0], "betas" in self.optimizer.param_groups[0]
+        decoupled, clip = group.get("decoupled_weight_decay", False), math.inf if self.clip is None else self.clip
+        numbers = group["weight_decay"], group.get("momentum", 0), clip
+        return np.array([(adam, decoupled, *group.get("betas", (0, 0)), group.get("eps", 0), *numbers)], RULE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The machine code. h is what a block has so far, d the gradient of the loss with respect to it: (features, batch) both.
-# Sums may be reordered and products contracted, but NaN and infinity are what they are: a diverged replicate shows.
+# The machine code. h is a block's output so far, d the gradient of the loss with respect to it: (features, batch) both.
 
 f32 = np.float32
 
 
 def _kernel(function: Any) -> Any:
+    """Sums in any order, products contracted, divisions unchecked; NaN and infinity are what they are."""
     return numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(function) if numba else function
 
 
 def _exact(function: Any) -> Any:
+    """As written."""
     return numba.njit(error_model="numpy")(function) if numba else function
 
 
 if numba:
-
-    @numba.extending.intrinsic
-    def _pointer(_: Any, address: Any) -> Any:
-        """The float32 numbers at an address."""
-
-        def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return numba.types.CPointer(numba.types.float32)(numba.types.uint64), cast
-
-    _number = numba.types.CPointer(numba.types.float32)
-    _char, _int = numba.types.char, numba.types.intp
-    # What numba calls for a product of arrays: scipy's BLAS, column-major.
+    _char, _int, _numbers = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
+    # What numba calls for a product of arrays: the BLAS of scipy, column-major.
     _gemm = numba.types.ExternalFunction(
         "numba_xxgemm",
         numba.types.intc(
-            *(_char, _char, _char, _int, _int, _int, _number, _number, _int, _number, _int, _number, _number, _int)
+            *(_char, _char, _char, _int, _int, _int),
+            *(_numbers, _numbers, _int, _numbers, _int, _numbers, _numbers, _int),
         ),
     )
+
+    @numba.extending.intrinsic
+    def _pointer(_: Any, address: Any) -> Any:
+        def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return _numbers(numba.types.int64), cast
 
 
 @_kernel
 def _slice(address, size, replicate):
     """A replicate's slice of a stacked tensor."""
-    return numba.carray(_pointer(address + np.uint64(4 * replicate) * size), (np.int64(size),))
+    return numba.carray(_pointer(address + 4 * size * replicate), (size,))
+
+
+@_kernel
+def _matrix(space, begin, rows, columns):
+    return space[begin : begin + rows * columns].reshape(rows, columns)
 
 
 @_kernel
@@ -255,87 +232,45 @@ def _product(a, flip_a, b, flip_b, c):
 
     Row by tile of rows, each small enough (10⁶ multiplications) for OpenBLAS to take the kernels that copy nothing.
     """
-    rows, columns, depth, one = c.shape[0], c.shape[1], a.shape[0] if flip_a else a.shape[1], np.ones(2, f32)
-    one[1] = 0
+    (rows, columns), depth, factors = c.shape, len(a) if flip_a else a.shape[1], np.array([1, 0], f32)
     tile = min(32, 10**6 // (columns * depth) // 8 * 8)
     if flip_b or tile == 0:
         tile = rows
+    form_a, form_b = ord("t") if flip_a else ord("n"), ord("t") if flip_b else ord("n")
+    one, zero, stride_a, stride_b = factors.ctypes, factors[1:].ctypes, a.shape[1], b.shape[1]
     for i in range(0, rows, tile):
-        _gemm(
-            np.int8(115),
-            np.int8(116 if flip_b else 110),
-            np.int8(116 if flip_a else 110),
-            columns,
-            min(tile, rows - i),
-            depth,
-            one.ctypes,
-            b.ctypes,
-            b.shape[1],
-            a.reshape(-1)[i if flip_a else i * depth :].ctypes,
-            a.shape[1],
-            one[1:].ctypes,
-            c[i:].ctypes,
-            columns,
-        )
-
-
-@_exact
-def _exp_parts(x):
-    """s and t of e^x = s + s t, s a power of two and t near 0, as a processor's vectors can compute it (Cephes' expf)."""
-    x = f32(-87) if x < f32(-87) else (f32(88) if x > f32(88) else x)
-    power = np.floor(x * f32(1.44269504) + f32(0.5))
-    x = x - power * f32(0.693359375) + power * f32(2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    p = p * x + f32(1.3981999507e-3)
-    p = p * x + f32(8.3334519073e-3)
-    p = p * x + f32(4.1665795894e-2)
-    p = p * x + f32(1.6666665459e-1)
-    p = p * x + f32(5.0000001201e-1)
-    return np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32), p * x * x + x
+        above, height = a.reshape(-1)[i if flip_a else i * depth :].ctypes, min(tile, rows - i)
+        operands = (one, b.ctypes, stride_b, above, stride_a, zero, c[i:].ctypes, columns)
+        _gemm(ord("s"), form_b, form_a, columns, height, depth, *operands)
 
 
 @_exact
 def _exp(x):
-    s, t = _exp_parts(x)
-    return s + s * t
+    """s and t of e^x = s + s t, s a power of two and t near 0, as vectors can compute it (Cephes' expf)."""
+    x = f32(-87) if x < f32(-87) else (f32(88) if x > f32(88) else x)
+    power = np.floor(x * f32(1.44269504) + f32(0.5))
+    x = x - power * f32(0.693359375) + power * f32(2.12194440e-4)
+    p = (f32(1.9875691500e-4) * x + f32(1.3981999507e-3)) * x + f32(8.3334519073e-3)
+    p = ((p * x + f32(4.1665795894e-2)) * x + f32(1.6666665459e-1)) * x + f32(5.0000001201e-1)
+    return np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32), p * x * x + x
 
 
 @_exact
 def _tanh(x):
-    s, t = _exp_parts(f32(2) * x)
-    e = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
-    return e / (e + f32(2))
+    s, t = _exp(f32(2) * x)
+    less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
+    return less / (less + f32(2))
 
 
-@_kernel
-def _normal_cdf(x):
-    """Φ(x) to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)."""
-    t = f32(1) / (f32(1) + f32(0.3275911 * math.sqrt(0.5)) * abs(x))
-    p = f32(1.061405429) * t - f32(1.453152027)
-    p = p * t + f32(1.421413741)
-    p = p * t - f32(0.284496736)
-    p = p * t + f32(0.254829592)
-    tail = f32(0.5) * p * t * _exp(f32(-0.5) * x * x)
-    return f32(1) - tail if x > f32(0) else tail
-
-
-@_kernel
-def _activate(kind, h, kept, slope):
-    for i in range(h.shape[0]):
-        if kind == TANH:
-            for j in range(h.shape[1]):
-                h[i, j] = _tanh(h[i, j])
-                kept[i, j] = f32(1) - h[i, j] * h[i, j]
-        elif kind == GELU:
-            for j in range(h.shape[1]):
-                x = h[i, j]
-                cdf = _normal_cdf(x)
-                h[i, j] = x * cdf
-                kept[i, j] = cdf + x * f32(1 / math.sqrt(2 * math.pi)) * _exp(f32(-0.5) * x * x)
-        else:  # ReLU is a leaky one of slope 0
-            for j in range(h.shape[1]):
-                kept[i, j] = slope if h[i, j] <= f32(0) else f32(1)
-                h[i, j] = f32(0) if (kind == RELU and h[i, j] <= f32(0)) else h[i, j] * kept[i, j]
+@_exact
+def _gelu(x):
+    """x Φ(x) and its derivative, Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)."""
+    s, t = _exp(f32(-0.5) * x * x)
+    u, bell = f32(1) / (f32(1) + f32(0.3275911 * math.sqrt(0.5)) * abs(x)), s + s * t
+    p = ((f32(1.061405429) * u - f32(1.453152027)) * u + f32(1.421413741)) * u - f32(0.284496736)
+    tail = f32(0.5) * (p * u + f32(0.254829592)) * u * bell
+    cdf = f32(1) - tail if x > f32(0) else tail
+    return x * cdf, cdf + x * f32(1 / math.sqrt(2 * math.pi)) * bell
 
 
 @_exact
@@ -344,275 +279,229 @@ def _uniform(bits, rate):
 
 
 @_kernel
+def _activate(kind, h, kept, slope):
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            if kind == TANH:
+                h[i, j] = _tanh(h[i, j])
+                kept[i, j] = f32(1) - h[i, j] * h[i, j]
+            elif kind == GELU:
+                h[i, j], kept[i, j] = _gelu(h[i, j])
+            else:  # ReLU is a leaky one of slope 0
+                kept[i, j] = slope if h[i, j] <= f32(0) else f32(1)
+                h[i, j] *= kept[i, j]
+
+
+@_kernel
 def _noise(kind, h, kept, bits, number, threshold):
     for i in range(h.shape[0]):
         for j in range(h.shape[1]):
-            if kind == BERNOULLI:
-                kept[i, j] = number if bits[i, j] >= threshold else f32(0)
-            else:
+            if kind == UNIFORM:
                 kept[i, j] = _uniform(bits[i, j], number)
+            else:
+                kept[i, j] = number if bits[i, j] >= threshold else f32(0)
             h[i, j] *= kept[i, j]
 
 
 @_kernel
-def _multiply(d, kept):
-    for i in range(d.shape[0]):
-        for j in range(d.shape[1]):
-            d[i, j] *= kept[i, j]
+def _draw(state, words):
+    """The next words of SFC64, numpy's generator of that name."""
+    a, b, c, counter = state
+    for i in range(words.size):
+        words[i] = a + b + counter
+        a, b = b ^ (b >> np.uint64(11)), c + (c << np.uint64(3))
+        c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + words[i]
+        counter += np.uint64(1)
+    state[0], state[1], state[2], state[3] = a, b, c, counter
 
 
 @_kernel
-def _add_bias(h, bias):
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            h[i, j] += bias[i]
+def _normalise(numbers, normal, eps):
+    """The numbers with mean 0 and variance 1; their mean, the sum of squares about it, and 1 / deviation."""
+    total, squares, count = f32(0), f32(0), f32(numbers.size)
+    for j in range(numbers.size):
+        total += numbers[j]
+    mean = total / count
+    for j in range(numbers.size):
+        squares += (numbers[j] - mean) * (numbers[j] - mean)
+    spread = f32(1) / np.sqrt(squares / count + eps)
+    for j in range(numbers.size):
+        normal[j] = (numbers[j] - mean) * spread
+    return mean, squares, spread
 
 
 @_kernel
-def _row_sums(d, sums):
-    for i in range(d.shape[0]):
-        total = f32(0)
-        for j in range(d.shape[1]):
-            total += d[i, j]
-        sums[i] = total
-
-
-@_kernel
-def _batch_norm(h, kept, spread, weight, bias, mean, var, momentum, eps):
-    rows = f32(h.shape[1])
-    for i in range(h.shape[0]):
-        total = f32(0)
-        for j in range(h.shape[1]):
-            total += h[i, j]
-        middle, total = total / rows, f32(0)
-        for j in range(h.shape[1]):
-            total += (h[i, j] - middle) * (h[i, j] - middle)
-        spread[i] = f32(1) / np.sqrt(total / rows + eps)
-        mean[i] += momentum * (middle - mean[i])
-        var[i] += momentum * (total / (rows - f32(1)) - var[i])
-        for j in range(h.shape[1]):
-            kept[i, j] = (h[i, j] - middle) * spread[i]
-            h[i, j] = kept[i, j] * weight[i] + bias[i]
-
-
-@_kernel
-def _batch_norm_backward(d, kept, spread, weight, weight_gradient, bias_gradient):
-    rows = f32(d.shape[1])
-    for i in range(d.shape[0]):
-        total, along = f32(0), f32(0)
-        for j in range(d.shape[1]):
-            total += d[i, j]
-            along += d[i, j] * kept[i, j]
-        weight_gradient[i], bias_gradient[i] = along, total
-        for j in range(d.shape[1]):
-            d[i, j] = weight[i] * spread[i] * (d[i, j] - total / rows - kept[i, j] * (along / rows))
-
-
-@_kernel
-def _layer_norm(h, kept, spread, weight, bias, eps):
-    features, middle = f32(h.shape[0]), np.zeros(h.shape[1], f32)
-    spread[:] = f32(0)
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            middle[j] += h[i, j] / features
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            spread[j] += (h[i, j] - middle[j]) * (h[i, j] - middle[j])
-    for j in range(h.shape[1]):
-        spread[j] = f32(1) / np.sqrt(spread[j] / features + eps)
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            kept[i, j] = (h[i, j] - middle[j]) * spread[j]
-            h[i, j] = kept[i, j] * weight[i] + bias[i]
-
-
-@_kernel
-def _layer_norm_backward(d, kept, spread, weight, weight_gradient, bias_gradient):
-    features, total, along = f32(d.shape[0]), np.zeros(d.shape[1], f32), np.zeros(d.shape[1], f32)
-    for i in range(d.shape[0]):
-        own, own_along = f32(0), f32(0)
-        for j in range(d.shape[1]):
-            own += d[i, j]
-            own_along += d[i, j] * kept[i, j]
-        weight_gradient[i], bias_gradient[i] = own_along, own
-        for j in range(d.shape[1]):
-            d[i, j] *= weight[i]
-            total[j] += d[i, j] / features
-            along[j] += d[i, j] * kept[i, j] / features
-    for i in range(d.shape[0]):
-        for j in range(d.shape[1]):
-            d[i, j] = spread[j] * (d[i, j] - total[j] - kept[i, j] * along[j])
+def _normalise_backward(d, normal, spread):
+    """d, a gradient with respect to what _normalise made, becomes the one with respect to the numbers."""
+    total, along, count = f32(0), f32(0), f32(d.size)
+    for j in range(d.size):
+        total += d[j]
+        along += d[j] * normal[j]
+    for j in range(d.size):
+        d[j] = spread * (d[j] - total / count - normal[j] * (along / count))
 
 
 @_kernel
 def _cross_entropy(z, y, d):
     """The mean loss (nats) of logits z (classes, batch); its gradient goes to d."""
     rows, top, total, loss = f32(z.shape[1]), z[0].copy(), np.zeros(z.shape[1], f32), f32(0)
-    for i in range(1, z.shape[0]):
+    for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             top[j] = z[i, j] if z[i, j] > top[j] else top[j]
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
-            d[i, j] = _exp(z[i, j] - top[j])
+            s, t = _exp(z[i, j] - top[j])
+            d[i, j] = s + s * t
             total[j] += d[i, j]
     for j in range(z.shape[1]):
         loss += np.log(total[j]) + top[j] - z[y[j], j]
-        total[j] = f32(1) / (total[j] * rows)
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
-            d[i, j] *= total[j]
-    for j in range(z.shape[1]):
-        d[y[j], j] -= f32(1) / rows
+            d[i, j] = (d[i, j] / total[j] - (f32(1) if y[j] == i else f32(0))) / rows
     return loss / rows
 
 
 @_kernel
-def _update(rule, weights, first, second, gradient, scale, rate, step):
-    """One step of torch.optim's rule; `scale` is what clipping leaves of the gradient."""
-    decoupled = rule.kind == ADAMW
-    shrink, decay = f32(1 - rate * rule.weight_decay if decoupled else 1), f32(0 if decoupled else rule.weight_decay)
-    if rule.kind == SGD:
-        momentum, rate = f32(rule.momentum), f32(rate)
-        for i in range(weights.size):
-            first[i] = momentum * first[i] + (scale * gradient[i] + decay * weights[i])
-            weights[i] -= rate * first[i]
-        return
-    beta1, beta2, eps = f32(rule.beta1), f32(rule.beta2), f32(rule.eps)
-    size = f32(rate / (1 - rule.beta1**step))
-    correction = f32(1 / math.sqrt(1 - rule.beta2**step))
-    new1, new2 = f32(1 - rule.beta1), f32(1 - rule.beta2)
-    for i in range(weights.size):
-        weight = shrink * weights[i]
-        slope = scale * gradient[i] + decay * weight
-        first[i] = beta1 * first[i] + new1 * slope
-        second[i] = beta2 * second[i] + new2 * slope * slope
-        weights[i] = weight - size * first[i] / (np.sqrt(second[i]) * correction + eps)
+def _spaces(layer, parameters, replicate, rows, work):
+    size, own, next_one = layer.features * rows, parameters[layer.weight], parameters[layer.weight + 1]
+    kept = _matrix(work, layer.kept, layer.features, rows)
+    spread = work[layer.kept + size : layer.kept + size + max(layer.features, rows)]
+    weight, bias = _slice(own.values, own.size, replicate), _slice(next_one.values, next_one.size, replicate)
+    return kept, spread, weight, bias
 
 
 @_kernel
-def _draw(state, words):
-    """SFC64's next words (numpy's BitGenerator of that name)."""
-    a, b, c, counter = state
-    for i in range(words.size):
-        words[i] = a + b + counter
-        counter += np.uint64(1)
-        a, b = b ^ (b >> np.uint64(11)), c + (c << np.uint64(3))
-        c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + words[i]
-    state[0], state[1], state[2], state[3] = a, b, c, counter
-
-
-@_kernel
-def _gather(x, rows, mean, scale, drift, batch):
-    """The rows of a batch, standardised and drifted, feature-major: (features, batch)."""
-    for j in range(rows.size):
-        for i in range(x.shape[1]):
-            batch[i, j] = x[rows[j], i]
-    for i in range(batch.shape[0]):
-        for j in range(batch.shape[1]):
-            batch[i, j] = (batch[i, j] - mean[i]) / scale[i] * drift[0] + drift[1]
-
-
-@_kernel
-def _gradients(layers, parameters, replicate, batch, y, width, states, words, work, deltas, gradients):
-    """Forward and backward through all layers: the mean loss of the batch; `gradients` gets those of all parameters."""
-    rows = batch.shape[1]
-    h = batch
+def _gradients(layers, parameters, replicate, y, width, states, words, work, slopes, gradients):
+    """Forward and backward through all layers, the batch at the start of `work`: its mean loss."""
+    rows = y.size
     for k in range(len(layers)):
         layer = layers[k]
-        kind, features, end = layer.kind, layer.features, layer.kept + layer.features * rows
-        kept, spread = work[layer.kept : end].reshape(features, rows), work[end : end + max(features, rows)]
-        own, bias = parameters[layer.parameter], parameters[layer.parameter + 1]
-        weight = _slice(own.weights, own.size, replicate)
+        kind, features, number = layer.kind, layer.features, f32(layer.number)
+        kept, spread, weight, bias = _spaces(layer, parameters, replicate, rows, work)
+        h = _matrix(work, layer.out, features, rows)
         if kind == LINEAR:
-            _product(weight[: features * layer.inputs].reshape(features, layer.inputs), False, h, False, kept)
-            h = kept
-            _add_bias(h, _slice(bias.weights, bias.size, replicate))
+            below = _matrix(work, layer.below, layer.inputs, rows)
+            _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
+            for i in range(features):
+                for j in range(rows):
+                    h[i, j] += bias[i]
         elif kind == BATCH_NORM:
-            mean = _slice(layer.running_mean, np.uint64(features), replicate)
-            var = _slice(layer.running_var, np.uint64(features), replicate)
-            offset = _slice(bias.weights, bias.size, replicate)
-            _batch_norm(h, kept, spread, weight, offset, mean, var, layer.momentum, layer.number)
+            running_mean = _slice(layer.running_mean, features, replicate)
+            running_var = _slice(layer.running_var, features, replicate)
+            for i in range(features):
+                mean, squares, spread[i] = _normalise(h[i], kept[i], number)
+                running_mean[i] += f32(layer.momentum) * (mean - running_mean[i])
+                running_var[i] += f32(layer.momentum) * (squares / f32(rows - 1) - running_var[i])
+                for j in range(rows):
+                    h[i, j] = kept[i, j] * weight[i] + bias[i]
         elif kind == LAYER_NORM:
-            _layer_norm(h, kept, spread, weight, _slice(bias.weights, bias.size, replicate), layer.number)
-        elif kind == BERNOULLI or kind == UNIFORM:
+            flipped, normal = h.T.copy(), np.empty((rows, features), f32)
+            for j in range(rows):
+                spread[j] = _normalise(flipped[j], normal[j], number)[2]
+            for i in range(features):
+                for j in range(rows):
+                    kept[i, j] = normal[j, i]
+                    h[i, j] = normal[j, i] * weight[i] + bias[i]
+        elif kind in (BERNOULLI, UNIFORM):
             drawn = words[: (features * width + 3) // 4]
             _draw(states[layer.stream], drawn)
-            bits = drawn.view(np.int16)[: features * width].reshape(features, width)
-            _noise(kind, h, kept, bits, layer.number, layer.threshold)
+            _noise(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
         else:
-            _activate(kind, h, kept, layer.number)
-    d = deltas[0, : h.size].reshape(h.shape)
-    loss = _cross_entropy(h, y, d)
-    side = 0
+            _activate(kind, h, kept, number)
+    last = layers[len(layers) - 1]
+    logits = _matrix(work, last.out, last.features, rows)
+    loss = _cross_entropy(logits, y, _matrix(slopes, last.out, last.features, rows))
     for k in range(len(layers) - 1, -1, -1):
         layer = layers[k]
-        kind, features, end = layer.kind, layer.features, layer.kept + layer.features * rows
-        kept, spread = work[layer.kept : end].reshape(features, rows), work[end : end + max(features, rows)]
-        own, bias = parameters[layer.parameter], parameters[layer.parameter + 1]
-        weight = _slice(own.weights, own.size, replicate)
-        slope, bias_slope = gradients[np.int64(own.begin) :], gradients[np.int64(bias.begin) :]
+        kind, features = layer.kind, layer.features
+        kept, spread, weight, _ = _spaces(layer, parameters, replicate, rows, work)
+        d = _matrix(slopes, layer.out, features, rows)
+        weight_slope = gradients[parameters[layer.weight].begin :]
+        bias_slope = gradients[parameters[layer.weight + 1].begin :]
         if kind == LINEAR:
-            size = features * layer.inputs
-            _row_sums(d, bias_slope)
-            below = batch
+            below = _matrix(work, layer.below, layer.inputs, rows)
+            for i in range(features):
+                total = f32(0)
+                for j in range(rows):
+                    total += d[i, j]
+                bias_slope[i] = total
+            _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
             if k:
-                before = k - 1
-                while layers[before].kind != LINEAR:
-                    before -= 1
-                at = layers[before].kept
-                below = work[at : at + layer.inputs * rows].reshape(layer.inputs, rows)
-            _product(d, False, below, True, slope[:size].reshape(features, layer.inputs))
-            if k:
-                side = 1 - side
-                above, d = d, deltas[side, : layer.inputs * rows].reshape(layer.inputs, rows)
-                _product(weight[:size].reshape(features, layer.inputs), True, above, False, d)
-        elif kind == BATCH_NORM:
-            _batch_norm_backward(d, kept, spread, weight, slope, bias_slope)
-        elif kind == LAYER_NORM:
-            _layer_norm_backward(d, kept, spread, weight, slope, bias_slope)
+                above = _matrix(weight, 0, features, layer.inputs)
+                _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
+        elif kind in (BATCH_NORM, LAYER_NORM):
+            for i in range(features):
+                total, along = f32(0), f32(0)
+                for j in range(rows):
+                    total += d[i, j]
+                    along += d[i, j] * kept[i, j]
+                bias_slope[i], weight_slope[i] = total, along
+                for j in range(rows):
+                    d[i, j] *= weight[i]
+                if kind == BATCH_NORM:
+                    _normalise_backward(d[i], kept[i], spread[i])
+            if kind == LAYER_NORM:
+                flipped, normal = d.T.copy(), kept.T.copy()
+                for j in range(rows):
+                    _normalise_backward(flipped[j], normal[j], spread[j])
+                d[:] = flipped.T
         else:
-            _multiply(d, kept)
+            for i in range(features):
+                for j in range(rows):
+                    d[i, j] *= kept[i, j]
     return loss
 
 
 @_kernel
-def _train(layers, parameters, rule, x, y, rows, mean, scale, drift, rates, width, steps, states, size, losses):
-    features, widest = x.shape[2], 0
-    for k in range(len(layers)):
-        widest = max(widest, layers[k].features)
-    last = parameters[len(parameters) - 1]
-    gradients = np.zeros(np.int64(last.begin + last.size), f32)  # the padding stays zero
-    work, inputs, deltas = np.empty(size, f32), np.empty(features * width, f32), np.empty((2, widest * width), f32)
-    words = np.empty((widest * width + 3) // 4, np.uint64)
-    for replicate in range(rows.shape[0]):
+def _update(rule, values, first, second, gradient, share, rate, step):
+    """One step of torch.optim's rule; `share` is what clipping leaves of the gradient."""
+    shrink = f32(1 - rate * rule.weight_decay if rule.decoupled else 1)
+    decay, momentum, eps = f32(0 if rule.decoupled else rule.weight_decay), f32(rule.momentum), f32(rule.eps)
+    if not rule.adam:
+        for i in range(values.size):
+            first[i] = momentum * first[i] + (share * gradient[i] + decay * values[i])
+            values[i] -= f32(rate) * first[i]
+        return
+    old1, new1, old2, new2 = f32(rule.beta1), f32(1 - rule.beta1), f32(rule.beta2), f32(1 - rule.beta2)
+    size, root = f32(rate / (1 - rule.beta1**step)), f32(1 / math.sqrt(1 - rule.beta2**step))
+    for i in range(values.size):
+        value = shrink * values[i]
+        slope = share * gradient[i] + decay * value
+        first[i] = old1 * first[i] + new1 * slope
+        second[i] = old2 * second[i] + new2 * slope * slope
+        values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + eps)
+
+
+@_kernel
+def _train(layers, parameters, rule, data, rates, width, done, states, size, losses):
+    x, y, rows, mean, scale, drift = data
+    features, last, clip = x.shape[2], parameters[len(parameters) - 1], f32(rule[0].clip)
+    work, slopes = np.empty(size, f32), np.empty(size, f32)
+    words, gradients = np.empty(size, np.uint64), np.zeros(last.begin + last.size, f32)  # the padding stays 0
+    for replicate in range(len(rows)):
         own_x, own_y = x[replicate % len(x)], y[replicate % len(y)]
         for step in range(len(rates)):
             now = rows[replicate, step * width : (step + 1) * width]
-            batch = inputs[: features * now.size].reshape(features, now.size)
-            _gather(own_x, now, mean[replicate], scale[replicate], drift[step], batch)
+            batch = _matrix(work, 0, features, now.size)
+            for j in range(now.size):
+                for i in range(features):
+                    batch[i, j] = (own_x[now[j], i] - mean[replicate, i]) / scale[replicate, i]
+                    batch[i, j] = batch[i, j] * drift[step, 0] + drift[step, 1]
             losses[step, replicate] = _gradients(
-                layers, parameters, replicate, batch, own_y[now], width, states[:, replicate], words, work, deltas, gradients
+                *(layers, parameters, replicate, own_y[now], width, states[:, replicate], words),
+                *(work, slopes, gradients),
             )
-            keep = f32(1)
-            if rule[0].clip < math.inf:
-                norm = f32(0)
+            norm, share = f32(0), f32(1)
+            if clip < math.inf:
                 for i in range(gradients.size):
                     norm += gradients[i] * gradients[i]
-                left = f32(rule[0].clip) / (np.sqrt(norm) + f32(1e-6))
-                keep = f32(1) if left > f32(1) else left
+                share = clip / (np.sqrt(norm) + f32(1e-6))  # as torch's clip_grad_norm_
+                share = f32(1) if share > f32(1) else share
             for k in range(len(parameters)):
                 own = parameters[k]
-                begin, end = np.int64(own.begin), np.int64(own.begin + own.size)
-                _update(
-                    rule[0],
-                    _slice(own.weights, own.size, replicate),
-                    _slice(own.first, own.size, replicate),
-                    _slice(own.second, own.size, replicate),
-                    gradients[begin:end],
-                    keep,
-                    rates[step],
-                    steps + step + 1,
-                )
+                values, first = _slice(own.values, own.size, replicate), _slice(own.first, own.size, replicate)
+                second, gradient = _slice(own.second, own.size, replicate), gradients[own.begin : own.begin + own.size]
+                _update(rule[0], values, first, second, gradient, share, rates[step], done + step + 1)
 
 
 if numba:
