@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,14 +187,15 @@ class Compiled:
 f32 = np.float32
 
 
-def _kernel(function: Any) -> Any:
-    """Sums in any order, products contracted, divisions unchecked; NaN and infinity are what they are."""
-    return numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")(function) if numba else function
+def _kernel(function: Any, **options: Any) -> Any:
+    """Divisions unchecked; sums in any order, products contracted; NaN and infinity are what they are."""
+    options = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "no_cfunc_wrapper": True} | options
+    return numba.njit(**{"no_cpython_wrapper": True} | options)(function) if numba else function
 
 
 def _exact(function: Any) -> Any:
     """As written."""
-    return numba.njit(error_model="numpy")(function) if numba else function
+    return _kernel(function, fastmath=False)
 
 
 if numba:
@@ -362,6 +364,80 @@ def _cross_entropy(z, y, d):
 
 
 @_kernel
+def _add_bias(h, bias):
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            h[i, j] += bias[i]
+
+
+@_kernel
+def _row_sums(d, sums):
+    for i in range(d.shape[0]):
+        total = f32(0)
+        for j in range(d.shape[1]):
+            total += d[i, j]
+        sums[i] = total
+
+
+@_kernel
+def _transposed(h):
+    flipped = np.empty((h.shape[1], h.shape[0]), f32)
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            flipped[j, i] = h[i, j]
+    return flipped
+
+
+@_kernel
+def _batch_norm(h, kept, spread, weight, bias, running_mean, running_var, momentum, eps):
+    for i in range(h.shape[0]):
+        mean, squares, spread[i] = _normalise(h[i], kept[i], eps)
+        running_mean[i] += momentum * (mean - running_mean[i])
+        running_var[i] += momentum * (squares / f32(h.shape[1] - 1) - running_var[i])
+        for j in range(h.shape[1]):
+            h[i, j] = kept[i, j] * weight[i] + bias[i]
+
+
+@_kernel
+def _layer_norm(h, kept, spread, weight, bias, eps):
+    flipped, normal = _transposed(h), np.empty((h.shape[1], h.shape[0]), f32)
+    for j in range(h.shape[1]):
+        spread[j] = _normalise(flipped[j], normal[j], eps)[2]
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            kept[i, j] = normal[j, i]
+            h[i, j] = normal[j, i] * weight[i] + bias[i]
+
+
+@_kernel
+def _norm_backward(kind, d, kept, spread, weight, weight_slope, bias_slope):
+    for i in range(d.shape[0]):
+        total, along = f32(0), f32(0)
+        for j in range(d.shape[1]):
+            total += d[i, j]
+            along += d[i, j] * kept[i, j]
+        bias_slope[i], weight_slope[i] = total, along
+        for j in range(d.shape[1]):
+            d[i, j] *= weight[i]
+        if kind == BATCH_NORM:
+            _normalise_backward(d[i], kept[i], spread[i])
+    if kind == LAYER_NORM:
+        flipped, normal = _transposed(d), _transposed(kept)
+        for j in range(d.shape[1]):
+            _normalise_backward(flipped[j], normal[j], spread[j])
+        for i in range(d.shape[0]):
+            for j in range(d.shape[1]):
+                d[i, j] = flipped[j, i]
+
+
+@_kernel
+def _multiply(d, kept):
+    for i in range(d.shape[0]):
+        for j in range(d.shape[1]):
+            d[i, j] *= kept[i, j]
+
+
+@_kernel
 def _spaces(layer, parameters, replicate, rows, work):
     size, own, next_one = layer.features * rows, parameters[layer.weight], parameters[layer.weight + 1]
     kept = _matrix(work, layer.kept, layer.features, rows)
@@ -371,9 +447,8 @@ def _spaces(layer, parameters, replicate, rows, work):
 
 
 @_kernel
-def _gradients(layers, parameters, replicate, y, width, states, words, work, slopes, gradients):
-    """Forward and backward through all layers, the batch at the start of `work`: its mean loss."""
-    rows = y.size
+def _forward(layers, parameters, replicate, rows, width, states, words, work):
+    """All layers on the batch at the start of `work`."""
     for k in range(len(layers)):
         layer = layers[k]
         kind, features, number = layer.kind, layer.features, f32(layer.number)
@@ -382,35 +457,24 @@ def _gradients(layers, parameters, replicate, y, width, states, words, work, slo
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
             _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
-            for i in range(features):
-                for j in range(rows):
-                    h[i, j] += bias[i]
+            _add_bias(h, bias)
         elif kind == BATCH_NORM:
             running_mean = _slice(layer.running_mean, features, replicate)
             running_var = _slice(layer.running_var, features, replicate)
-            for i in range(features):
-                mean, squares, spread[i] = _normalise(h[i], kept[i], number)
-                running_mean[i] += f32(layer.momentum) * (mean - running_mean[i])
-                running_var[i] += f32(layer.momentum) * (squares / f32(rows - 1) - running_var[i])
-                for j in range(rows):
-                    h[i, j] = kept[i, j] * weight[i] + bias[i]
+            _batch_norm(h, kept, spread, weight, bias, running_mean, running_var, f32(layer.momentum), number)
         elif kind == LAYER_NORM:
-            flipped, normal = h.T.copy(), np.empty((rows, features), f32)
-            for j in range(rows):
-                spread[j] = _normalise(flipped[j], normal[j], number)[2]
-            for i in range(features):
-                for j in range(rows):
-                    kept[i, j] = normal[j, i]
-                    h[i, j] = normal[j, i] * weight[i] + bias[i]
+            _layer_norm(h, kept, spread, weight, bias, number)
         elif kind in (BERNOULLI, UNIFORM):
             drawn = words[: (features * width + 3) // 4]
             _draw(states[layer.stream], drawn)
             _noise(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
         else:
             _activate(kind, h, kept, number)
-    last = layers[len(layers) - 1]
-    logits = _matrix(work, last.out, last.features, rows)
-    loss = _cross_entropy(logits, y, _matrix(slopes, last.out, last.features, rows))
+
+
+@_kernel
+def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
+    """From the gradient of the logits in `slopes` to those of all parameters."""
     for k in range(len(layers) - 1, -1, -1):
         layer = layers[k]
         kind, features = layer.kind, layer.features
@@ -420,36 +484,15 @@ def _gradients(layers, parameters, replicate, y, width, states, words, work, slo
         bias_slope = gradients[parameters[layer.weight + 1].begin :]
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
-            for i in range(features):
-                total = f32(0)
-                for j in range(rows):
-                    total += d[i, j]
-                bias_slope[i] = total
+            _row_sums(d, bias_slope)
             _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
             if k:
                 above = _matrix(weight, 0, features, layer.inputs)
                 _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
         elif kind in (BATCH_NORM, LAYER_NORM):
-            for i in range(features):
-                total, along = f32(0), f32(0)
-                for j in range(rows):
-                    total += d[i, j]
-                    along += d[i, j] * kept[i, j]
-                bias_slope[i], weight_slope[i] = total, along
-                for j in range(rows):
-                    d[i, j] *= weight[i]
-                if kind == BATCH_NORM:
-                    _normalise_backward(d[i], kept[i], spread[i])
-            if kind == LAYER_NORM:
-                flipped, normal = d.T.copy(), kept.T.copy()
-                for j in range(rows):
-                    _normalise_backward(flipped[j], normal[j], spread[j])
-                d[:] = flipped.T
+            _norm_backward(kind, d, kept, spread, weight, weight_slope, bias_slope)
         else:
-            for i in range(features):
-                for j in range(rows):
-                    d[i, j] *= kept[i, j]
-    return loss
+            _multiply(d, kept)
 
 
 @_kernel
@@ -472,7 +515,7 @@ def _update(rule, values, first, second, gradient, share, rate, step):
         values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + eps)
 
 
-@_kernel
+@partial(_kernel, no_cpython_wrapper=False)
 def _train(layers, parameters, rule, data, rates, width, done, states, size, losses):
     x, y, rows, mean, scale, drift = data
     features, last, clip = x.shape[2], parameters[len(parameters) - 1], f32(rule[0].clip)
@@ -487,10 +530,12 @@ def _train(layers, parameters, rule, data, rates, width, done, states, size, los
                 for i in range(features):
                     batch[i, j] = (own_x[now[j], i] - mean[replicate, i]) / scale[replicate, i]
                     batch[i, j] = batch[i, j] * drift[step, 0] + drift[step, 1]
-            losses[step, replicate] = _gradients(
-                *(layers, parameters, replicate, own_y[now], width, states[:, replicate], words),
-                *(work, slopes, gradients),
-            )
+            _forward(layers, parameters, replicate, now.size, width, states[:, replicate], words, work)
+            top = layers[len(layers) - 1]
+            logits = _matrix(work, top.out, top.features, now.size)
+            d = _matrix(slopes, top.out, top.features, now.size)
+            losses[step, replicate] = _cross_entropy(logits, own_y[now], d)
+            _backward(layers, parameters, replicate, now.size, work, slopes, gradients)
             norm, share = f32(0), f32(1)
             if clip < math.inf:
                 for i in range(gradients.size):
