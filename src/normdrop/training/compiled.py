@@ -36,11 +36,9 @@ def _record(integers: str, floats: str = "") -> np.dtype:
 
 LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(8)
 # below, out, kept: where in the work space its block's input, its block's output and what it keeps begin. weight: the
-# number of a parameter; the bias is the next. stream: the number of a noise layer. running_*: addresses. threshold: the
+# number of a parameter; the bias is the next. stream: the number of a noise layer. mean, var: addresses. threshold: the
 # smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
-LAYER = _record(
-    "kind inputs features below out kept weight stream running_mean running_var threshold", "momentum number"
-)
+LAYER = _record("kind inputs features below out kept weight stream mean var threshold", "momentum number")
 PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
 RULE = _record("adam decoupled", "beta1 beta2 eps weight_decay momentum clip")
 # Of the rules of torch.optim, what it does not know.
@@ -71,7 +69,7 @@ def _described(layer: nn.Module) -> dict[str, float]:
             return {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out}
         case StackedBatchNorm():
             mean, var = layer.running_mean.data_ptr(), layer.running_var.data_ptr()
-            own = {"running_mean": mean, "running_var": var, "momentum": layer.momentum}
+            own = {"mean": mean, "var": var, "momentum": layer.momentum}
             return {"kind": BATCH_NORM, "number": layer.eps, **own}
         case StackedLayerNorm():
             return {"kind": LAYER_NORM, "number": layer.eps}
@@ -128,10 +126,14 @@ class Compiled:
         streams = [generator.bit_generator for noise in self.noises for generator in noise.bits.streams]
         told = [bits.state for bits in streams]
         states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, replicates, 4)
+        group, clip = self.optimizer.param_groups[0], math.inf if self.clip is None else self.clip
+        numbers = group.get("eps", 0), group["weight_decay"], group.get("momentum", 0), clip
+        decoupled = group.get("decoupled_weight_decay", False)
+        rule = np.array([("betas" in group, decoupled, *group.get("betas", (0, 0)), *numbers)], RULE)[0]
         losses = np.empty((len(rates), replicates), np.float32)
         done = int(steps[0]) if steps else 0
         with self.threads.limit(limits=1, user_api="blas"):
-            _train(layers, parameters, self._rule(), data, np.array(rates), self.batch_size, done, states, work, losses)
+            _train(layers, parameters, rule, data, np.array(rates), self.batch_size, done, states, work, losses)
         for bits, state, now in zip(streams, told, states.reshape(-1, 4), strict=True):
             bits.state = state | {"state": {"state": now}}
         for step in steps:
@@ -174,12 +176,6 @@ class Compiled:
             begin += size
         return np.array(records, PARAMETER), steps
 
-    def _rule(self) -> np.ndarray:
-        group, adam = self.optimizer.param_groups[0], "betas" in self.optimizer.param_groups[0]
-        decoupled, clip = group.get("decoupled_weight_decay", False), math.inf if self.clip is None else self.clip
-        numbers = group["weight_decay"], group.get("momentum", 0), clip
-        return np.array([(adam, decoupled, *group.get("betas", (0, 0)), group.get("eps", 0), *numbers)], RULE)
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The machine code. h is a block's output so far, d the gradient of the loss with respect to it: (features, batch) both.
@@ -187,34 +183,24 @@ class Compiled:
 f32 = np.float32
 
 
-def _kernel(function: Any, **options: Any) -> Any:
-    """Divisions unchecked; sums in any order, products contracted; NaN and infinity are what they are."""
-    options = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "no_cfunc_wrapper": True} | options
-    return numba.njit(**{"no_cpython_wrapper": True} | options)(function) if numba else function
-
-
-def _exact(function: Any) -> Any:
-    """As written."""
-    return _kernel(function, fastmath=False)
+def _kernel(function: Any, exact: bool = False) -> Any:
+    """Divisions are unchecked and, unless exact, sums in any order; NaN and infinity are what they are."""
+    relaxed = set() if exact else {"reassoc", "contract", "nsz"}
+    return numba.njit(fastmath=relaxed, error_model="numpy")(function) if numba else function
 
 
 if numba:
-    _char, _int, _numbers = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
+    _char, _int, _floats = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
+    _sizes, _operands = (_char, _char, _char, _int, _int, _int), (_floats, _floats, _int, _floats, _int)
     # What numba calls for a product of arrays: the BLAS of scipy, column-major.
-    _gemm = numba.types.ExternalFunction(
-        "numba_xxgemm",
-        numba.types.intc(
-            *(_char, _char, _char, _int, _int, _int),
-            *(_numbers, _numbers, _int, _numbers, _int, _numbers, _numbers, _int),
-        ),
-    )
+    _gemm = numba.types.ExternalFunction("numba_xxgemm", numba.types.intc(*_sizes, *_operands, _floats, _floats, _int))
 
     @numba.extending.intrinsic
     def _pointer(_: Any, address: Any) -> Any:
         def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-        return _numbers(numba.types.int64), cast
+        return _floats(numba.types.int64), cast
 
 
 @_kernel
@@ -246,7 +232,7 @@ def _product(a, flip_a, b, flip_b, c):
         _gemm(ord("s"), form_b, form_a, columns, height, depth, *operands)
 
 
-@_exact
+@partial(_kernel, exact=True)
 def _exp(x):
     """s and t of e^x = s + s t, s a power of two and t near 0, as vectors can compute it (Cephes' expf)."""
     x = f32(-87) if x < f32(-87) else (f32(88) if x > f32(88) else x)
@@ -257,14 +243,16 @@ def _exp(x):
     return np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32), p * x * x + x
 
 
-@_exact
+@partial(_kernel, exact=True)
 def _tanh(x):
+    """tanh x and its derivative."""
     s, t = _exp(f32(2) * x)
     less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
-    return less / (less + f32(2))
+    y = less / (less + f32(2))
+    return y, f32(1) - y * y
 
 
-@_exact
+@_kernel
 def _gelu(x):
     """x Φ(x) and its derivative, Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)."""
     s, t = _exp(f32(-0.5) * x * x)
@@ -275,34 +263,23 @@ def _gelu(x):
     return x * cdf, cdf + x * f32(1 / math.sqrt(2 * math.pi)) * bell
 
 
-@_exact
-def _uniform(bits, rate):
-    return f32(1) + rate * (f32(bits) + f32(0.5)) / f32(2**15)
-
-
 @_kernel
-def _activate(kind, h, kept, slope):
+def _change(kind, h, kept, bits, number, threshold):
+    """An activation or noise, whose derivative is kept."""
     for i in range(h.shape[0]):
         for j in range(h.shape[1]):
-            if kind == TANH:
-                h[i, j] = _tanh(h[i, j])
-                kept[i, j] = f32(1) - h[i, j] * h[i, j]
-            elif kind == GELU:
+            if kind == GELU:
                 h[i, j], kept[i, j] = _gelu(h[i, j])
-            else:  # ReLU is a leaky one of slope 0
-                kept[i, j] = slope if h[i, j] <= f32(0) else f32(1)
-                h[i, j] *= kept[i, j]
-
-
-@_kernel
-def _noise(kind, h, kept, bits, number, threshold):
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            if kind == UNIFORM:
-                kept[i, j] = _uniform(bits[i, j], number)
+            elif kind == TANH:
+                h[i, j], kept[i, j] = _tanh(h[i, j])
             else:
-                kept[i, j] = number if bits[i, j] >= threshold else f32(0)
-            h[i, j] *= kept[i, j]
+                if kind == UNIFORM:
+                    kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) * f32(2**-15)
+                elif kind == BERNOULLI:
+                    kept[i, j] = number if bits[i, j] >= threshold else f32(0)
+                else:  # ReLU is a leaky one of slope 0
+                    kept[i, j] = number if h[i, j] <= f32(0) else f32(1)
+                h[i, j] *= kept[i, j]
 
 
 @_kernel
@@ -318,35 +295,40 @@ def _draw(state, words):
 
 
 @_kernel
-def _normalise(numbers, normal, eps):
-    """The numbers with mean 0 and variance 1; their mean, the sum of squares about it, and 1 / deviation."""
-    total, squares, count = f32(0), f32(0), f32(numbers.size)
-    for j in range(numbers.size):
-        total += numbers[j]
-    mean = total / count
-    for j in range(numbers.size):
-        squares += (numbers[j] - mean) * (numbers[j] - mean)
-    spread = f32(1) / np.sqrt(squares / count + eps)
-    for j in range(numbers.size):
-        normal[j] = (numbers[j] - mean) * spread
-    return mean, squares, spread
+def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
+    """Each row with mean 0 and variance 1, and the inverse of its deviation."""
+    count = f32(h.shape[1])
+    for i in range(h.shape[0]):
+        total, squares = f32(0), f32(0)
+        for j in range(h.shape[1]):
+            total += h[i, j]
+        mean = total / count
+        for j in range(h.shape[1]):
+            squares += (h[i, j] - mean) * (h[i, j] - mean)
+        spread[i] = f32(1) / np.sqrt(squares / count + eps)
+        for j in range(h.shape[1]):
+            normal[i, j] = (h[i, j] - mean) * spread[i]
+        if momentum > f32(0):
+            running_mean[i] += momentum * (mean - running_mean[i])
+            running_var[i] += momentum * (squares / (count - f32(1)) - running_var[i])
 
 
 @_kernel
 def _normalise_backward(d, normal, spread):
-    """d, a gradient with respect to what _normalise made, becomes the one with respect to the numbers."""
-    total, along, count = f32(0), f32(0), f32(d.size)
-    for j in range(d.size):
-        total += d[j]
-        along += d[j] * normal[j]
-    for j in range(d.size):
-        d[j] = spread * (d[j] - total / count - normal[j] * (along / count))
+    """d, a gradient with respect to what _normalise made, becomes the one with respect to what it was given."""
+    for i in range(d.shape[0]):
+        total, along, count = f32(0), f32(0), f32(d.shape[1])
+        for j in range(d.shape[1]):
+            total += d[i, j]
+            along += d[i, j] * normal[i, j]
+        for j in range(d.shape[1]):
+            d[i, j] = spread[i] * (d[i, j] - total / count - normal[i, j] * (along / count))
 
 
 @_kernel
 def _cross_entropy(z, y, d):
     """The mean loss (nats) of logits z (classes, batch); its gradient goes to d."""
-    rows, top, total, loss = f32(z.shape[1]), z[0].copy(), np.zeros(z.shape[1], f32), f32(0)
+    count, top, total, loss = f32(z.shape[1]), z[0].copy(), np.zeros(z.shape[1], f32), f32(0)
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             top[j] = z[i, j] if z[i, j] > top[j] else top[j]
@@ -359,140 +341,86 @@ def _cross_entropy(z, y, d):
         loss += np.log(total[j]) + top[j] - z[y[j], j]
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
-            d[i, j] = (d[i, j] / total[j] - (f32(1) if y[j] == i else f32(0))) / rows
-    return loss / rows
-
-
-@_kernel
-def _add_bias(h, bias):
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            h[i, j] += bias[i]
-
-
-@_kernel
-def _row_sums(d, sums):
-    for i in range(d.shape[0]):
-        total = f32(0)
-        for j in range(d.shape[1]):
-            total += d[i, j]
-        sums[i] = total
-
-
-@_kernel
-def _transposed(h):
-    flipped = np.empty((h.shape[1], h.shape[0]), f32)
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            flipped[j, i] = h[i, j]
-    return flipped
-
-
-@_kernel
-def _batch_norm(h, kept, spread, weight, bias, running_mean, running_var, momentum, eps):
-    for i in range(h.shape[0]):
-        mean, squares, spread[i] = _normalise(h[i], kept[i], eps)
-        running_mean[i] += momentum * (mean - running_mean[i])
-        running_var[i] += momentum * (squares / f32(h.shape[1] - 1) - running_var[i])
-        for j in range(h.shape[1]):
-            h[i, j] = kept[i, j] * weight[i] + bias[i]
-
-
-@_kernel
-def _layer_norm(h, kept, spread, weight, bias, eps):
-    flipped, normal = _transposed(h), np.empty((h.shape[1], h.shape[0]), f32)
-    for j in range(h.shape[1]):
-        spread[j] = _normalise(flipped[j], normal[j], eps)[2]
-    for i in range(h.shape[0]):
-        for j in range(h.shape[1]):
-            kept[i, j] = normal[j, i]
-            h[i, j] = normal[j, i] * weight[i] + bias[i]
-
-
-@_kernel
-def _norm_backward(kind, d, kept, spread, weight, weight_slope, bias_slope):
-    for i in range(d.shape[0]):
-        total, along = f32(0), f32(0)
-        for j in range(d.shape[1]):
-            total += d[i, j]
-            along += d[i, j] * kept[i, j]
-        bias_slope[i], weight_slope[i] = total, along
-        for j in range(d.shape[1]):
-            d[i, j] *= weight[i]
-        if kind == BATCH_NORM:
-            _normalise_backward(d[i], kept[i], spread[i])
-    if kind == LAYER_NORM:
-        flipped, normal = _transposed(d), _transposed(kept)
-        for j in range(d.shape[1]):
-            _normalise_backward(flipped[j], normal[j], spread[j])
-        for i in range(d.shape[0]):
-            for j in range(d.shape[1]):
-                d[i, j] = flipped[j, i]
-
-
-@_kernel
-def _multiply(d, kept):
-    for i in range(d.shape[0]):
-        for j in range(d.shape[1]):
-            d[i, j] *= kept[i, j]
+            d[i, j] = (d[i, j] / total[j] - (f32(1) if y[j] == i else f32(0))) / count
+    return loss / count
 
 
 @_kernel
 def _spaces(layer, parameters, replicate, rows, work):
-    size, own, next_one = layer.features * rows, parameters[layer.weight], parameters[layer.weight + 1]
-    kept = _matrix(work, layer.kept, layer.features, rows)
-    spread = work[layer.kept + size : layer.kept + size + max(layer.features, rows)]
-    weight, bias = _slice(own.values, own.size, replicate), _slice(next_one.values, next_one.size, replicate)
-    return kept, spread, weight, bias
+    """Of one replicate: a layer's output, what it keeps (two), its weight and bias."""
+    h, kept = _matrix(work, layer.out, layer.features, rows), _matrix(work, layer.kept, layer.features, rows)
+    spread, own, other = work[layer.kept + h.size :], parameters[layer.weight], parameters[layer.weight + 1]
+    return h, kept, spread, _slice(own.values, own.size, replicate), _slice(other.values, other.size, replicate)
 
 
 @_kernel
 def _forward(layers, parameters, replicate, rows, width, states, words, work):
     """All layers on the batch at the start of `work`."""
-    for k in range(len(layers)):
-        layer = layers[k]
+    for layer in layers:
         kind, features, number = layer.kind, layer.features, f32(layer.number)
-        kept, spread, weight, bias = _spaces(layer, parameters, replicate, rows, work)
-        h = _matrix(work, layer.out, features, rows)
+        h, kept, spread, weight, bias = _spaces(layer, parameters, replicate, rows, work)
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
             _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
-            _add_bias(h, bias)
-        elif kind == BATCH_NORM:
-            running_mean = _slice(layer.running_mean, features, replicate)
-            running_var = _slice(layer.running_var, features, replicate)
-            _batch_norm(h, kept, spread, weight, bias, running_mean, running_var, f32(layer.momentum), number)
-        elif kind == LAYER_NORM:
-            _layer_norm(h, kept, spread, weight, bias, number)
-        elif kind in (BERNOULLI, UNIFORM):
-            drawn = words[: (features * width + 3) // 4]
-            _draw(states[layer.stream], drawn)
-            _noise(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
+            for i in range(features):
+                for j in range(rows):
+                    h[i, j] += bias[i]
+        elif kind in (BATCH_NORM, LAYER_NORM):
+            if kind == BATCH_NORM:
+                mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
+                _normalise(h, kept, spread, mean, var, f32(layer.momentum), number)
+            else:
+                flipped = h.T.copy()
+                _normalise(flipped, flipped, spread, spread, spread, f32(0), number)
+                kept[:] = flipped.T
+            for i in range(features):
+                for j in range(rows):
+                    h[i, j] = kept[i, j] * weight[i] + bias[i]
         else:
-            _activate(kind, h, kept, number)
+            drawn = words[: (features * width + 3) // 4]
+            if kind in (BERNOULLI, UNIFORM):
+                _draw(states[layer.stream], drawn)
+            _change(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
 
 
 @_kernel
 def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
     """From the gradient of the logits in `slopes` to those of all parameters."""
-    for k in range(len(layers) - 1, -1, -1):
-        layer = layers[k]
+    for layer in layers[::-1]:
         kind, features = layer.kind, layer.features
-        kept, spread, weight, _ = _spaces(layer, parameters, replicate, rows, work)
+        _, kept, spread, weight, _ = _spaces(layer, parameters, replicate, rows, work)
         d = _matrix(slopes, layer.out, features, rows)
         weight_slope = gradients[parameters[layer.weight].begin :]
         bias_slope = gradients[parameters[layer.weight + 1].begin :]
+        if kind in (LINEAR, BATCH_NORM, LAYER_NORM):
+            for i in range(features):
+                total = f32(0)
+                for j in range(rows):
+                    total += d[i, j]
+                bias_slope[i] = total
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
-            _row_sums(d, bias_slope)
             _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
-            if k:
+            if layer.below:
                 above = _matrix(weight, 0, features, layer.inputs)
                 _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
         elif kind in (BATCH_NORM, LAYER_NORM):
-            _norm_backward(kind, d, kept, spread, weight, weight_slope, bias_slope)
+            for i in range(features):
+                along = f32(0)
+                for j in range(rows):
+                    along += d[i, j] * kept[i, j]
+                    d[i, j] *= weight[i]
+                weight_slope[i] = along
+            if kind == BATCH_NORM:
+                _normalise_backward(d, kept, spread)
+            else:
+                flipped = d.T.copy()
+                _normalise_backward(flipped, kept.T.copy(), spread)
+                d[:] = flipped.T
         else:
-            _multiply(d, kept)
+            for i in range(features):
+                for j in range(rows):
+                    d[i, j] *= kept[i, j]
 
 
 @_kernel
@@ -500,27 +428,26 @@ def _update(rule, values, first, second, gradient, share, rate, step):
     """One step of torch.optim's rule; `share` is what clipping leaves of the gradient."""
     shrink = f32(1 - rate * rule.weight_decay if rule.decoupled else 1)
     decay, momentum, eps = f32(0 if rule.decoupled else rule.weight_decay), f32(rule.momentum), f32(rule.eps)
-    if not rule.adam:
-        for i in range(values.size):
-            first[i] = momentum * first[i] + (share * gradient[i] + decay * values[i])
-            values[i] -= f32(rate) * first[i]
-        return
     old1, new1, old2, new2 = f32(rule.beta1), f32(1 - rule.beta1), f32(rule.beta2), f32(1 - rule.beta2)
     size, root = f32(rate / (1 - rule.beta1**step)), f32(1 / math.sqrt(1 - rule.beta2**step))
     for i in range(values.size):
         value = shrink * values[i]
         slope = share * gradient[i] + decay * value
-        first[i] = old1 * first[i] + new1 * slope
-        second[i] = old2 * second[i] + new2 * slope * slope
-        values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + eps)
+        if rule.adam:
+            first[i] = old1 * first[i] + new1 * slope
+            second[i] = old2 * second[i] + new2 * slope * slope
+            values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + eps)
+        else:
+            first[i] = momentum * first[i] + slope
+            values[i] = value - size * first[i]
 
 
-@partial(_kernel, no_cpython_wrapper=False)
+@_kernel
 def _train(layers, parameters, rule, data, rates, width, done, states, size, losses):
     x, y, rows, mean, scale, drift = data
-    features, last, clip = x.shape[2], parameters[len(parameters) - 1], f32(rule[0].clip)
-    work, slopes = np.empty(size, f32), np.empty(size, f32)
-    words, gradients = np.empty(size, np.uint64), np.zeros(last.begin + last.size, f32)  # the padding stays 0
+    features, top, end, clip = x.shape[2], layers[-1], parameters[-1].begin + parameters[-1].size, f32(rule.clip)
+    work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
+    gradients = np.zeros(end, f32)  # the padding stays 0
     for replicate in range(len(rows)):
         own_x, own_y = x[replicate % len(x)], y[replicate % len(y)]
         for step in range(len(rates)):
@@ -531,7 +458,6 @@ def _train(layers, parameters, rule, data, rates, width, done, states, size, los
                     batch[i, j] = (own_x[now[j], i] - mean[replicate, i]) / scale[replicate, i]
                     batch[i, j] = batch[i, j] * drift[step, 0] + drift[step, 1]
             _forward(layers, parameters, replicate, now.size, width, states[:, replicate], words, work)
-            top = layers[len(layers) - 1]
             logits = _matrix(work, top.out, top.features, now.size)
             d = _matrix(slopes, top.out, top.features, now.size)
             losses[step, replicate] = _cross_entropy(logits, own_y[now], d)
@@ -542,11 +468,10 @@ def _train(layers, parameters, rule, data, rates, width, done, states, size, los
                     norm += gradients[i] * gradients[i]
                 share = clip / (np.sqrt(norm) + f32(1e-6))  # as torch's clip_grad_norm_
                 share = f32(1) if share > f32(1) else share
-            for k in range(len(parameters)):
-                own = parameters[k]
+            for own in parameters:
                 values, first = _slice(own.values, own.size, replicate), _slice(own.first, own.size, replicate)
                 second, gradient = _slice(own.second, own.size, replicate), gradients[own.begin : own.begin + own.size]
-                _update(rule[0], values, first, second, gradient, share, rates[step], done + step + 1)
+                _update(rule, values, first, second, gradient, share, rates[step], done + step + 1)
 
 
 if numba:
