@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork, StackedNoise
 
@@ -28,6 +28,9 @@ try:
     import numba
 except ImportError:  # the extra `fast` is not installed, see reason()
     numba = None
+
+
+Array = np.ndarray
 
 
 def _record(integers: str, floats: str = "") -> np.dtype:
@@ -40,12 +43,12 @@ LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = ran
 # smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
 LAYER = _record("kind inputs features below out kept weight stream mean var threshold", "momentum number")
 PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
-RULE = _record("adam decoupled", "beta1 beta2 eps weight_decay momentum clip")
+RULE = _record("adam decoupled done", "beta1 beta2 eps weight_decay momentum clip")
 # Of the rules of torch.optim, what it does not know.
 FOREIGN = ("amsgrad", "maximize", "nesterov", "dampening", "differentiable")
 
 
-def reason(network: StackedNetwork, optimizer: torch.optim.Optimizer) -> str | None:
+def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
     """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
     if numba is None:
         return "numba is not installed (pip install 'normdrop[fast]')"
@@ -56,7 +59,7 @@ def reason(network: StackedNetwork, optimizer: torch.optim.Optimizer) -> str | N
         if not _described(layer):
             return f"it does not know the layer {layer}"
     name = type(optimizer).__name__
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) or len(optimizer.param_groups) > 1:
+    if type(optimizer) not in (Adam, AdamW, SGD) or len(optimizer.param_groups) > 1:
         return f"it does not know the optimizer {name}"
     foreign = [key for key in FOREIGN if optimizer.param_groups[0].get(key)]
     return f"it does not know {name} with {foreign[0]}" if foreign else None
@@ -93,88 +96,73 @@ class Compiled:
     batch_size: the rows of a full batch. clip: the largest L2 norm of one replicate's gradients, or None.
     """
 
-    def __init__(
-        self, network: StackedNetwork, optimizer: torch.optim.Optimizer, batch_size: int, clip: float | None = None
-    ):
-        self.network, self.optimizer, self.batch_size, self.clip = network, optimizer, batch_size, clip
-        # As in torch, noise of rate 0 draws nothing.
-        self.layers = [layer for layer in network.layers if not isinstance(layer, StackedNoise) or layer.rate]
-        self.noises = [layer for layer in self.layers if isinstance(layer, StackedNoise)]
+    def __init__(self, network: StackedNetwork, optimizer: Optimizer, batch_size: int, clip: float | None = None):
+        self.network, self.optimizer, self.batch_size = network, optimizer, batch_size
+        self.clip = math.inf if clip is None else clip
         self.threads = ThreadpoolController()
 
     def run(
-        self,
-        x: Tensor,
-        y: Tensor,
-        rows: Tensor,
-        rates: Sequence[float],
-        drift: np.ndarray | None = None,
-        scaling: tuple[Tensor, Tensor] | None = None,
+        self, x: Tensor, y: Tensor, rows: Tensor, rates: Array, drift: Array, mean: Tensor, scale: Tensor
     ) -> Tensor:
         """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
 
         x: (replicates or 1, rows, features) float32; y: (replicates or 1, rows) int64. rows: (replicates, any) int64,
         cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps, 2), the factor
-        and the offset of a step's inputs. scaling: mean and scale of each replicate's inputs, (replicates, features).
+        and the offset of a step's inputs. mean, scale: of each replicate's inputs, (replicates, features) float32.
         """
-        replicates, features = len(rows), x.shape[2]
-        mean, scale = scaling or (torch.zeros(replicates, features), torch.ones(replicates, features))
-        drift = np.tile([1.0, 0.0], (len(rates), 1)) if drift is None else drift
-        data = (x.numpy(), y.numpy(), rows.numpy(), mean.numpy(), scale.numpy(), drift.astype(np.float32))
-        layers, work = self._layers()
-        parameters, steps = self._parameters()
-        streams = [generator.bit_generator for noise in self.noises for generator in noise.bits.streams]
-        told = [bits.state for bits in streams]
-        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, replicates, 4)
-        group, clip = self.optimizer.param_groups[0], math.inf if self.clip is None else self.clip
-        numbers = group.get("eps", 0), group["weight_decay"], group.get("momentum", 0), clip
-        decoupled = group.get("decoupled_weight_decay", False)
-        rule = np.array([("betas" in group, decoupled, *group.get("betas", (0, 0)), *numbers)], RULE)[0]
-        losses = np.empty((len(rates), replicates), np.float32)
-        done = int(steps[0]) if steps else 0
+        data = (x.numpy(), y.numpy(), rows.numpy(), mean.numpy(), scale.numpy(), drift.astype(np.float32), rates)
+        losses = np.empty((len(rates), len(rows)), np.float32)
+        layers, noises, work = self._layers()
+        generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
+        told = [generator.state for generator in generators]
+        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(rows), 4)
+        parameters, rule = self._optimizer()
         with self.threads.limit(limits=1, user_api="blas"):
-            _train(layers, parameters, rule, data, np.array(rates), self.batch_size, done, states, work, losses)
-        for bits, state, now in zip(streams, told, states.reshape(-1, 4), strict=True):
-            bits.state = state | {"state": {"state": now}}
-        for step in steps:
-            step += len(rates)
+            _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
+        for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
+            generator.state = state | {"state": {"state": now}}
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] += len(rates)
         return torch.from_numpy(losses)
 
-    def _layers(self) -> tuple[np.ndarray, int]:
-        """The layers' records, and how many floats the work space of one replicate has."""
-        records, weight = np.zeros(len(self.layers), LAYER), 0
-        features, below, out, work = self.layers[0].fan_in, 0, 0, self.layers[0].fan_in * self.batch_size
-        for record, layer in zip(records, self.layers, strict=True):
+    def _layers(self) -> tuple[Array, list[StackedNoise], int]:
+        """The layers' records, the noise among them, and how many floats the work space of one replicate has."""
+        noises: list[StackedNoise] = []
+        records, below, out, weight, features, work = [], 0, 0, 0, 0, 0
+        for layer in self.network.layers:
             own = _described(layer)
-            features = own.get("features", features)
+            if isinstance(layer, StackedNoise):
+                if layer.rate == 0:  # draws nothing in torch either
+                    continue
+                noises.append(layer)
             if own["kind"] == LINEAR:
-                below, out = out, work
+                work = work or int(own["inputs"]) * self.batch_size
+                below, out, features = out, work, int(own["features"])
             own |= {"features": features, "below": below, "out": out, "kept": work, "weight": weight}
+            own |= {"stream": len(noises) - 1}
             work += features * self.batch_size + max(features, self.batch_size)
             weight += len(list(layer.parameters()))
-            if isinstance(layer, StackedNoise):
-                own["stream"] = self.noises.index(layer)
-            for key, value in own.items():
-                record[key] = value
-        return records, work
+            records.append(tuple(own.get(name, 0) for name in LAYER.names))
+        return np.array(records, LAYER), noises, work
 
-    def _parameters(self) -> tuple[np.ndarray, list[Tensor]]:
-        """The parameters' records and the optimizer's counts of steps; its state is made as torch makes it."""
-        group, begin, steps = self.optimizer.param_groups[0], 0, []
-        names = ["exp_avg", "exp_avg_sq"] if "betas" in group else ["momentum_buffer"]
-        records = []
+    def _optimizer(self) -> tuple[Array, Any]:
+        """The parameters' records, with a state made as torch makes it, and the rule's."""
+        group, begin, records, done = self.optimizer.param_groups[0], 0, [], 0
+        adam = "betas" in group
         for parameter in group["params"]:
             state = self.optimizer.state[parameter]
-            if "betas" in group:
-                steps.append(state.setdefault("step", torch.zeros(())))
-            for name in names:
+            for name in ("exp_avg", "exp_avg_sq", "step") if adam else ("momentum_buffer",):
                 if state.get(name) is None:
-                    state[name] = torch.zeros_like(parameter)
-            first, *second = (state[name].data_ptr() for name in names)
-            size = parameter.shape[1]
-            records.append((parameter.data_ptr(), first, second[0] if second else first, size, begin))
-            begin += size
-        return np.array(records, PARAMETER), steps
+                    state[name] = torch.zeros(()) if name == "step" else torch.zeros_like(parameter)
+            first = state["exp_avg" if adam else "momentum_buffer"]
+            second, done = state.get("exp_avg_sq", first), int(state.get("step", 0))
+            addresses = (tensor.data_ptr() for tensor in (parameter, first, second))
+            records.append((*addresses, parameter.shape[1], begin))
+            begin += parameter.shape[1]
+        numbers = (group.get("eps", 0), group["weight_decay"], group.get("momentum", 0), self.clip)
+        decoupled, betas = group.get("decoupled_weight_decay", False), group.get("betas", (0, 0))
+        return np.array(records, PARAMETER), np.array([(adam, decoupled, done, *betas, *numbers)], RULE)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,42 +232,31 @@ def _exp(x):
 
 
 @partial(_kernel, exact=True)
-def _tanh(x):
-    """tanh x and its derivative."""
-    s, t = _exp(f32(2) * x)
-    less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
-    y = less / (less + f32(2))
-    return y, f32(1) - y * y
-
-
-@_kernel
-def _gelu(x):
-    """x Φ(x) and its derivative, Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)."""
-    s, t = _exp(f32(-0.5) * x * x)
-    u, bell = f32(1) / (f32(1) + f32(0.3275911 * math.sqrt(0.5)) * abs(x)), s + s * t
-    p = ((f32(1.061405429) * u - f32(1.453152027)) * u + f32(1.421413741)) * u - f32(0.284496736)
-    tail = f32(0.5) * (p * u + f32(0.254829592)) * u * bell
-    cdf = f32(1) - tail if x > f32(0) else tail
-    return x * cdf, cdf + x * f32(1 / math.sqrt(2 * math.pi)) * bell
-
-
-@_kernel
 def _change(kind, h, kept, bits, number, threshold):
     """An activation or noise, whose derivative is kept."""
     for i in range(h.shape[0]):
         for j in range(h.shape[1]):
-            if kind == GELU:
-                h[i, j], kept[i, j] = _gelu(h[i, j])
+            x = h[i, j]
+            if kind == GELU:  # x Φ(x), Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)
+                s, t = _exp(f32(-0.5) * x * x)
+                u, bell = f32(1) / (f32(1) + f32(0.3275911 * math.sqrt(0.5)) * abs(x)), s + s * t
+                p = ((f32(1.061405429) * u - f32(1.453152027)) * u + f32(1.421413741)) * u - f32(0.284496736)
+                tail = f32(0.5) * (p * u + f32(0.254829592)) * u * bell
+                below = f32(1) - tail if x > f32(0) else tail
+                h[i, j], kept[i, j] = x * below, below + x * f32(1 / math.sqrt(2 * math.pi)) * bell
             elif kind == TANH:
-                h[i, j], kept[i, j] = _tanh(h[i, j])
+                s, t = _exp(f32(2) * x)
+                less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
+                h[i, j] = less / (less + f32(2))
+                kept[i, j] = f32(1) - h[i, j] * h[i, j]
             else:
                 if kind == UNIFORM:
-                    kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) * f32(2**-15)
+                    kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) / f32(2**15)
                 elif kind == BERNOULLI:
                     kept[i, j] = number if bits[i, j] >= threshold else f32(0)
                 else:  # ReLU is a leaky one of slope 0
-                    kept[i, j] = number if h[i, j] <= f32(0) else f32(1)
-                h[i, j] *= kept[i, j]
+                    kept[i, j] = number if x <= f32(0) else f32(1)
+                h[i, j] = x * kept[i, j]
 
 
 @_kernel
@@ -299,10 +276,7 @@ def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
     """Each row with mean 0 and variance 1, and the inverse of its deviation."""
     count = f32(h.shape[1])
     for i in range(h.shape[0]):
-        total, squares = f32(0), f32(0)
-        for j in range(h.shape[1]):
-            total += h[i, j]
-        mean = total / count
+        mean, squares = h[i].sum() / count, f32(0)
         for j in range(h.shape[1]):
             squares += (h[i, j] - mean) * (h[i, j] - mean)
         spread[i] = f32(1) / np.sqrt(squares / count + eps)
@@ -317,9 +291,8 @@ def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
 def _normalise_backward(d, normal, spread):
     """d, a gradient with respect to what _normalise made, becomes the one with respect to what it was given."""
     for i in range(d.shape[0]):
-        total, along, count = f32(0), f32(0), f32(d.shape[1])
+        total, along, count = d[i].sum(), f32(0), f32(d.shape[1])
         for j in range(d.shape[1]):
-            total += d[i, j]
             along += d[i, j] * normal[i, j]
         for j in range(d.shape[1]):
             d[i, j] = spread[i] * (d[i, j] - total / count - normal[i, j] * (along / count))
@@ -329,9 +302,8 @@ def _normalise_backward(d, normal, spread):
 def _cross_entropy(z, y, d):
     """The mean loss (nats) of logits z (classes, batch); its gradient goes to d."""
     count, top, total, loss = f32(z.shape[1]), z[0].copy(), np.zeros(z.shape[1], f32), f32(0)
-    for i in range(z.shape[0]):
-        for j in range(z.shape[1]):
-            top[j] = z[i, j] if z[i, j] > top[j] else top[j]
+    for row in z:
+        np.maximum(top, row, top)
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             s, t = _exp(z[i, j] - top[j])
@@ -362,9 +334,7 @@ def _forward(layers, parameters, replicate, rows, width, states, words, work):
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
             _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
-            for i in range(features):
-                for j in range(rows):
-                    h[i, j] += bias[i]
+            h += bias[:features].reshape(features, 1)
         elif kind in (BATCH_NORM, LAYER_NORM):
             if kind == BATCH_NORM:
                 mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
@@ -394,10 +364,7 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
         bias_slope = gradients[parameters[layer.weight + 1].begin :]
         if kind in (LINEAR, BATCH_NORM, LAYER_NORM):
             for i in range(features):
-                total = f32(0)
-                for j in range(rows):
-                    total += d[i, j]
-                bias_slope[i] = total
+                bias_slope[i] = d[i].sum()
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
             _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
@@ -418,9 +385,7 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
                 _normalise_backward(flipped, kept.T.copy(), spread)
                 d[:] = flipped.T
         else:
-            for i in range(features):
-                for j in range(rows):
-                    d[i, j] *= kept[i, j]
+            d *= kept
 
 
 @_kernel
@@ -443,8 +408,8 @@ def _update(rule, values, first, second, gradient, share, rate, step):
 
 
 @_kernel
-def _train(layers, parameters, rule, data, rates, width, done, states, size, losses):
-    x, y, rows, mean, scale, drift = data
+def _train(layers, parameters, rule, data, width, states, size, losses):
+    x, y, rows, mean, scale, drift, rates = data
     features, top, end, clip = x.shape[2], layers[-1], parameters[-1].begin + parameters[-1].size, f32(rule.clip)
     work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
     gradients = np.zeros(end, f32)  # the padding stays 0
@@ -462,16 +427,14 @@ def _train(layers, parameters, rule, data, rates, width, done, states, size, los
             d = _matrix(slopes, top.out, top.features, now.size)
             losses[step, replicate] = _cross_entropy(logits, own_y[now], d)
             _backward(layers, parameters, replicate, now.size, work, slopes, gradients)
-            norm, share = f32(0), f32(1)
-            if clip < math.inf:
-                for i in range(gradients.size):
-                    norm += gradients[i] * gradients[i]
-                share = clip / (np.sqrt(norm) + f32(1e-6))  # as torch's clip_grad_norm_
+            share = f32(1)
+            if clip < math.inf:  # as torch's clip_grad_norm_
+                share = clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6))
                 share = f32(1) if share > f32(1) else share
             for own in parameters:
                 values, first = _slice(own.values, own.size, replicate), _slice(own.first, own.size, replicate)
                 second, gradient = _slice(own.second, own.size, replicate), gradients[own.begin : own.begin + own.size]
-                _update(rule, values, first, second, gradient, share, rates[step], done + step + 1)
+                _update(rule, values, first, second, gradient, share, rates[step], rule.done + step + 1)
 
 
 if numba:
