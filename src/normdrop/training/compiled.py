@@ -110,7 +110,9 @@ class Compiled:
         cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps, 2), the factor
         and the offset of a step's inputs. mean, scale: of each replicate's inputs, (replicates, features) float32.
         """
-        data = (x.numpy(), y.numpy(), rows.numpy(), mean.numpy(), scale.numpy(), drift.astype(np.float32), rates)
+        # Contiguous: for another layout another code, with other roundings, would be compiled.
+        tensors = [tensor.contiguous().numpy() for tensor in (x, y, rows, mean, scale)]
+        data = (*tensors, np.ascontiguousarray(drift, np.float32), np.ascontiguousarray(rates))
         losses = np.empty((len(rates), len(rows)), np.float32)
         layers, noises, work = self._layers()
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
