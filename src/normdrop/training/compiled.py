@@ -1,12 +1,10 @@
 """The compiled engine: a stretch of optimizer steps of a stacked network as one function of machine code.
 
 It trains one replicate after the other through the whole stretch, so that the weights, gradients and moments of one
-stay in cache. What it reads and writes are the tensors of the StackedNetwork and of the torch optimizer: everything
-around a stretch goes on in torch, which stays the reference. Both agree within rounding.
-
-A network is a list of LAYER records, walked forward and backward. Activations, normalisations and noise change the
-output of the Linear layer before them in place, and keep what their backward pass needs: derivatives, normalised
-values, factors.
+stay in cache. It works on the tensors of the StackedNetwork and of the torch optimizer: all around a stretch goes on in
+torch, which stays the reference; both agree within rounding. A network is a list of LAYER records, walked forward and
+backward. Activations, normalisations and noise change the output of the Linear layer before them in place, and keep
+what their backward pass needs: derivatives, normalised values, factors.
 """
 
 from __future__ import annotations
@@ -30,9 +28,6 @@ except ImportError:  # the extra `fast` is not installed, see reason()
     numba = None
 
 
-Array = np.ndarray
-
-
 def _record(integers: str, floats: str = "") -> np.dtype:
     return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
 
@@ -43,25 +38,21 @@ LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = ran
 # smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
 LAYER = _record("kind inputs features below out kept weight stream mean var threshold", "momentum number")
 PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
-RULE = _record("adam decoupled done", "beta1 beta2 eps weight_decay momentum clip")
-# Of the rules of torch.optim, what it does not know.
-FOREIGN = ("amsgrad", "maximize", "nesterov", "dampening", "differentiable")
+RULE = _record("adam done", "decay decoupled beta1 beta2 eps momentum clip")
 
 
 def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
     """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
     if numba is None:
         return "numba is not installed (pip install 'normdrop[fast]')"
-    for parameter in network.parameters():
-        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-            return f"it trains float32 on the CPU, not {parameter.dtype} on {parameter.device.type}"
-    for layer in network.layers:
-        if not _described(layer):
-            return f"it does not know the layer {layer}"
-    name = type(optimizer).__name__
-    if type(optimizer) not in (Adam, AdamW, SGD) or len(optimizer.param_groups) > 1:
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in network.parameters()):
+        return "it trains float32 on the CPU alone"
+    if unknown := [layer for layer in network.layers if not _described(layer)]:
+        return f"it does not know the layer {unknown[0]}"
+    name, groups = type(optimizer).__name__, optimizer.param_groups
+    if type(optimizer) not in (Adam, AdamW, SGD) or len(groups) > 1:
         return f"it does not know the optimizer {name}"
-    foreign = [key for key in FOREIGN if optimizer.param_groups[0].get(key)]
+    foreign = [key for key in ("amsgrad", "maximize", "nesterov", "dampening", "differentiable") if groups[0].get(key)]
     return f"it does not know {name} with {foreign[0]}" if foreign else None
 
 
@@ -102,7 +93,7 @@ class Compiled:
         self.threads = ThreadpoolController()
 
     def run(
-        self, x: Tensor, y: Tensor, rows: Tensor, rates: Array, drift: Array, mean: Tensor, scale: Tensor
+        self, x: Tensor, y: Tensor, rows: Tensor, rates: np.ndarray, drift: np.ndarray, mean: Tensor, scale: Tensor
     ) -> Tensor:
         """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
 
@@ -113,6 +104,7 @@ class Compiled:
         # Contiguous: for another layout another code, with other roundings, would be compiled.
         tensors = [tensor.contiguous().numpy() for tensor in (x, y, rows, mean, scale)]
         data = (*tensors, np.ascontiguousarray(drift, np.float32), np.ascontiguousarray(rates))
+        assert len(rates) == len(drift) == -(-rows.shape[1] // self.batch_size)
         losses = np.empty((len(rates), len(rows)), np.float32)
         layers, noises, work = self._layers()
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
@@ -128,43 +120,39 @@ class Compiled:
                 state["step"] += len(rates)
         return torch.from_numpy(losses)
 
-    def _layers(self) -> tuple[Array, list[StackedNoise], int]:
+    def _layers(self) -> tuple[np.ndarray, list[StackedNoise], int]:
         """The layers' records, the noise among them, and how many floats the work space of one replicate has."""
-        noises: list[StackedNoise] = []
+        layers = [layer for layer in self.network.layers if getattr(layer, "rate", 1)]  # torch draws none for rate 0
+        noises = [layer for layer in layers if isinstance(layer, StackedNoise)]
         records, below, out, weight, features, work = [], 0, 0, 0, 0, 0
-        for layer in self.network.layers:
+        for layer in layers:
             own = _described(layer)
-            if isinstance(layer, StackedNoise):
-                if layer.rate == 0:  # draws nothing in torch either
-                    continue
-                noises.append(layer)
             if own["kind"] == LINEAR:
                 work = work or int(own["inputs"]) * self.batch_size
                 below, out, features = out, work, int(own["features"])
             own |= {"features": features, "below": below, "out": out, "kept": work, "weight": weight}
-            own |= {"stream": len(noises) - 1}
+            own |= {"stream": noises.index(layer) if layer in noises else 0}
             work += features * self.batch_size + max(features, self.batch_size)
             weight += len(list(layer.parameters()))
             records.append(tuple(own.get(name, 0) for name in LAYER.names))
         return np.array(records, LAYER), noises, work
 
-    def _optimizer(self) -> tuple[Array, Any]:
+    def _optimizer(self) -> tuple[np.ndarray, Any]:
         """The parameters' records, with a state made as torch makes it, and the rule's."""
-        group, begin, records, done = self.optimizer.param_groups[0], 0, [], 0
-        adam = "betas" in group
+        group, records, done, begin = self.optimizer.param_groups[0], [], 0, 0
+        names = ("exp_avg", "exp_avg_sq", "step") if "betas" in group else ("momentum_buffer",)
         for parameter in group["params"]:
             state = self.optimizer.state[parameter]
-            for name in ("exp_avg", "exp_avg_sq", "step") if adam else ("momentum_buffer",):
+            for name in names:
                 if state.get(name) is None:
-                    state[name] = torch.zeros(()) if name == "step" else torch.zeros_like(parameter)
-            first = state["exp_avg" if adam else "momentum_buffer"]
-            second, done = state.get("exp_avg_sq", first), int(state.get("step", 0))
-            addresses = (tensor.data_ptr() for tensor in (parameter, first, second))
-            records.append((*addresses, parameter.shape[1], begin))
-            begin += parameter.shape[1]
-        numbers = (group.get("eps", 0), group["weight_decay"], group.get("momentum", 0), self.clip)
-        decoupled, betas = group.get("decoupled_weight_decay", False), group.get("betas", (0, 0))
-        return np.array(records, PARAMETER), np.array([(adam, decoupled, done, *betas, *numbers)], RULE)[0]
+                    state[name] = torch.zeros(() if name == "step" else parameter.shape)
+            tensors = (parameter, state[names[0]], state[names[len(names) // 2]])
+            records.append((*(tensor.data_ptr() for tensor in tensors), parameter.shape[1], begin))
+            done, begin = int(state.get("step", 0)), begin + parameter.shape[1]
+        decay, decoupled = group["weight_decay"], group.get("decoupled_weight_decay", False)
+        numbers = (*group.get("betas", (0, 0)), group.get("eps", 0), group.get("momentum", 0), self.clip)
+        rule = ("betas" in group, done, decay * (not decoupled), decay * decoupled, *numbers)
+        return np.array(records, PARAMETER), np.array([rule], RULE)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -211,9 +199,7 @@ def _product(a, flip_a, b, flip_b, c):
     Row by tile of rows, each small enough (10⁶ multiplications) for OpenBLAS to take the kernels that copy nothing.
     """
     (rows, columns), depth, factors = c.shape, len(a) if flip_a else a.shape[1], np.array([1, 0], f32)
-    tile = min(32, 10**6 // (columns * depth) // 8 * 8)
-    if flip_b or tile == 0:
-        tile = rows
+    tile = rows if flip_b else min(32, 10**6 // (columns * depth) // 8 * 8) or rows
     form_a, form_b = ord("t") if flip_a else ord("n"), ord("t") if flip_b else ord("n")
     one, zero, stride_a, stride_b = factors.ctypes, factors[1:].ctypes, a.shape[1], b.shape[1]
     for i in range(0, rows, tile):
@@ -313,9 +299,8 @@ def _cross_entropy(z, y, d):
             total[j] += d[i, j]
     for j in range(z.shape[1]):
         loss += np.log(total[j]) + top[j] - z[y[j], j]
-    for i in range(z.shape[0]):
-        for j in range(z.shape[1]):
-            d[i, j] = (d[i, j] / total[j] - (f32(1) if y[j] == i else f32(0))) / count
+        d[y[j], j] -= total[j]
+    d /= total * count
     return loss / count
 
 
@@ -393,8 +378,7 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
 @_kernel
 def _update(rule, values, first, second, gradient, share, rate, step):
     """One step of torch.optim's rule; `share` is what clipping leaves of the gradient."""
-    shrink = f32(1 - rate * rule.weight_decay if rule.decoupled else 1)
-    decay, momentum, eps = f32(0 if rule.decoupled else rule.weight_decay), f32(rule.momentum), f32(rule.eps)
+    shrink, decay, momentum = f32(1 - rate * rule.decoupled), f32(rule.decay), f32(rule.momentum)
     old1, new1, old2, new2 = f32(rule.beta1), f32(1 - rule.beta1), f32(rule.beta2), f32(1 - rule.beta2)
     size, root = f32(rate / (1 - rule.beta1**step)), f32(1 / math.sqrt(1 - rule.beta2**step))
     for i in range(values.size):
@@ -403,7 +387,7 @@ def _update(rule, values, first, second, gradient, share, rate, step):
         if rule.adam:
             first[i] = old1 * first[i] + new1 * slope
             second[i] = old2 * second[i] + new2 * slope * slope
-            values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + eps)
+            values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + f32(rule.eps))
         else:
             first[i] = momentum * first[i] + slope
             values[i] = value - size * first[i]
@@ -412,22 +396,19 @@ def _update(rule, values, first, second, gradient, share, rate, step):
 @_kernel
 def _train(layers, parameters, rule, data, width, states, size, losses):
     x, y, rows, mean, scale, drift, rates = data
-    features, top, end, clip = x.shape[2], layers[-1], parameters[-1].begin + parameters[-1].size, f32(rule.clip)
+    features, top, clip = x.shape[2], layers[-1], f32(rule.clip)
     work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
-    gradients = np.zeros(end, f32)  # the padding stays 0
+    gradients = np.zeros(parameters[-1].begin + parameters[-1].size, f32)  # the padding stays 0
     for replicate in range(len(rows)):
-        own_x, own_y = x[replicate % len(x)], y[replicate % len(y)]
+        own_x, own_y, middle, width_of = x[replicate % len(x)], y[replicate % len(y)], mean[replicate], scale[replicate]
         for step in range(len(rates)):
-            now = rows[replicate, step * width : (step + 1) * width]
-            batch = _matrix(work, 0, features, now.size)
+            now, (factor, offset) = rows[replicate, step * width : (step + 1) * width], drift[step]
+            batch, place = _matrix(work, 0, features, now.size), (top.out, top.features, now.size)
             for j in range(now.size):
                 for i in range(features):
-                    batch[i, j] = (own_x[now[j], i] - mean[replicate, i]) / scale[replicate, i]
-                    batch[i, j] = batch[i, j] * drift[step, 0] + drift[step, 1]
+                    batch[i, j] = (own_x[now[j], i] - middle[i]) / width_of[i] * factor + offset
             _forward(layers, parameters, replicate, now.size, width, states[:, replicate], words, work)
-            logits = _matrix(work, top.out, top.features, now.size)
-            d = _matrix(slopes, top.out, top.features, now.size)
-            losses[step, replicate] = _cross_entropy(logits, own_y[now], d)
+            losses[step, replicate] = _cross_entropy(_matrix(work, *place), own_y[now], _matrix(slopes, *place))
             _backward(layers, parameters, replicate, now.size, work, slopes, gradients)
             share = f32(1)
             if clip < math.inf:  # as torch's clip_grad_norm_
