@@ -267,9 +267,9 @@ def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
         mean, squares = h[i].sum() / count, f32(0)
         for j in range(h.shape[1]):
             squares += (h[i, j] - mean) * (h[i, j] - mean)
-        spread[i] = f32(1) / np.sqrt(squares / count + eps)
+        spread[i] = inverse = f32(1) / np.sqrt(squares / count + eps)
         for j in range(h.shape[1]):
-            normal[i, j] = (h[i, j] - mean) * spread[i]
+            normal[i, j] = (h[i, j] - mean) * inverse
         if momentum > f32(0):
             running_mean[i] += momentum * (mean - running_mean[i])
             running_var[i] += momentum * (squares / (count - f32(1)) - running_var[i])
@@ -279,11 +279,12 @@ def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
 def _normalise_backward(d, normal, spread):
     """d, a gradient with respect to what _normalise made, becomes the one with respect to what it was given."""
     for i in range(d.shape[0]):
-        total, along, count = d[i].sum(), f32(0), f32(d.shape[1])
+        count, along, inverse = f32(d.shape[1]), f32(0), spread[i]
         for j in range(d.shape[1]):
             along += d[i, j] * normal[i, j]
+        mean, along = d[i].sum() / count, along / count
         for j in range(d.shape[1]):
-            d[i, j] = spread[i] * (d[i, j] - total / count - normal[i, j] * (along / count))
+            d[i, j] = inverse * (d[i, j] - mean - normal[i, j] * along)
 
 
 @_kernel
@@ -300,7 +301,10 @@ def _cross_entropy(z, y, d):
     for j in range(z.shape[1]):
         loss += np.log(total[j]) + top[j] - z[y[j], j]
         d[y[j], j] -= total[j]
-    d /= total * count
+        total[j] = f32(1) / (total[j] * count)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            d[i, j] *= total[j]
     return loss / count
 
 
@@ -321,7 +325,10 @@ def _forward(layers, parameters, replicate, rows, width, states, words, work):
         if kind == LINEAR:
             below = _matrix(work, layer.below, layer.inputs, rows)
             _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
-            h += bias[:features].reshape(features, 1)
+            for i in range(features):
+                offset = bias[i]
+                for j in range(rows):
+                    h[i, j] += offset
         elif kind in (BATCH_NORM, LAYER_NORM):
             if kind == BATCH_NORM:
                 mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
@@ -331,8 +338,9 @@ def _forward(layers, parameters, replicate, rows, width, states, words, work):
                 _normalise(flipped, flipped, spread, spread, spread, f32(0), number)
                 kept[:] = flipped.T
             for i in range(features):
+                factor, offset = weight[i], bias[i]
                 for j in range(rows):
-                    h[i, j] = kept[i, j] * weight[i] + bias[i]
+                    h[i, j] = kept[i, j] * factor + offset
         else:
             drawn = words[: (features * width + 3) // 4]
             if kind in (BERNOULLI, UNIFORM):
@@ -360,10 +368,10 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
                 _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
         elif kind in (BATCH_NORM, LAYER_NORM):
             for i in range(features):
-                along = f32(0)
+                along, factor = f32(0), weight[i]
                 for j in range(rows):
                     along += d[i, j] * kept[i, j]
-                    d[i, j] *= weight[i]
+                    d[i, j] *= factor
                 weight_slope[i] = along
             if kind == BATCH_NORM:
                 _normalise_backward(d, kept, spread)
@@ -372,7 +380,9 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
                 _normalise_backward(flipped, kept.T.copy(), spread)
                 d[:] = flipped.T
         else:
-            d *= kept
+            for i in range(features):
+                for j in range(rows):
+                    d[i, j] *= kept[i, j]
 
 
 @_kernel
