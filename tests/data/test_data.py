@@ -126,19 +126,22 @@ def test_global_random_state_is_neither_read_nor_written(monkeypatch):
 
 
 def test_an_epoch_gives_each_replicate_every_row_once_and_keeps_the_smaller_last_batch():
-    batches = list(made(batch_size=100).train_dataloader())
+    replicates = made(batch_size=100)
+    batches = list(replicates.train_dataloader())
     assert [tuple(batch.shape) for batch in batches] == [(2, 100)] * 11 + [(2, 49)]
     assert batches[0].dtype == torch.int64
-    assert torch.equal(torch.cat(batches, dim=1).sort(dim=1).values, torch.arange(1149).expand(2, -1))
+    rows = replicates.parts["train"].rows
+    assert torch.equal(torch.cat(batches, dim=1).sort(dim=1).values, rows.sort(dim=1).values)
 
 
 def test_epochs_go_on_with_each_replicates_own_stream():
-    loader = made(seeds=[4, 2]).train_dataloader()
+    replicates = made(seeds=[4, 2])
+    loader, rows = replicates.train_dataloader(), replicates.parts["train"].rows
     first, second = (torch.cat(list(loader), dim=1) for _ in range(2))
     for replicate, seed in enumerate([4, 2]):
         generator = stream(seed, "order")
-        assert first[replicate].tolist() == generator.permutation(1149).tolist()
-        assert second[replicate].tolist() == generator.permutation(1149).tolist()
+        assert torch.equal(first[replicate], rows[replicate, generator.permutation(1149)])
+        assert torch.equal(second[replicate], rows[replicate, generator.permutation(1149)])
 
 
 def test_rerun_changes_the_order_and_nothing_else():
@@ -184,8 +187,13 @@ def test_in_a_lightning_fit_every_epoch_takes_the_next_permutation(reload, tmp_p
     ).fit(recorder, replicates)
     expected = [batch for epoch in range(3) for batch in _epoch(replicates, epoch)]
     assert len(recorder.steps) == len(expected) == 12
-    assert all(torch.equal(a, b) for a, b in zip(recorder.steps, expected, strict=True))
+    train = replicates.parts["train"]
+    own = torch.arange(2)[:, None]
+    for (x, y), rows in zip(recorder.steps, expected, strict=True):
+        assert torch.equal(x, train.x[own, rows]) and torch.equal(y, train.y[own, rows])
     assert len(recorder.validations) == 1 + 3  # the sanity check, then one an epoch
+    for x, y in recorder.validations:
+        assert torch.equal(x, replicates.parts["val"].x) and torch.equal(y, replicates.parts["val"].y)
 
 
 def _epoch(replicates: ReplicateData, epoch: int) -> list[torch.Tensor]:
@@ -197,15 +205,16 @@ def _epoch(replicates: ReplicateData, epoch: int) -> list[torch.Tensor]:
 def test_batches_come_on_the_trainers_device_as_the_parts_do():
     replicates = made()
     replicates.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
-    part = replicates.parts["train"].to("meta")
-    assert next(iter(replicates.train_dataloader())).device == part.x.device == part.y.device
+    replicates.val_dataloader()
+    part = replicates.parts["train"]
+    assert part.rows.device == part.x.device == part.y.device == torch.device("meta")
+    assert replicates.parts["test"].table is part.table
 
 
 @pytest.mark.parametrize(
     ("rows_", "batch_size", "batch_norm", "message"),
     [
         (100, 101, False, "batch_size=101: there are only 100 training rows"),
-        (101, 50, True, "batch of one row"),
         (100, 1, True, "batch of one row"),
         (100, 0, False, "batch_size=0"),
         (100, 2.5, False, "batch_size=2.5"),
@@ -216,15 +225,23 @@ def test_batches_that_cannot_train_are_refused(rows_, batch_size, batch_norm, me
         check_batches(rows_, batch_size, batch_norm)
 
 
-def test_a_last_batch_of_one_row_is_fine_without_batch_norm():
-    check_batches(101, 50, batch_norm=False)
-    check_batches(101, 51, batch_norm=True)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_last_batch_of_one_row_is_left_out_another_row_each_time_whatever_the_arrangement(batch_norm):
+    replicates = made(seeds=[0, 1], batch_size=14, batch_norm=batch_norm)  # of 1149 rows
+    loader, train = replicates.train_dataloader(), replicates.parts["train"].rows
+    left_out = []
+    for _ in range(4):
+        epoch = list(loader)
+        assert [batch.shape[1] for batch in epoch] == [14] * 82 and len(loader) == 82
+        seen = torch.cat(epoch, dim=1)
+        left_out += [(set(train[k].tolist()) - set(seen[k].tolist())).pop() for k in range(2)]
+    assert len(set(left_out)) == 8
 
 
 def test_more_replicates_than_memory_holds_are_refused(monkeypatch):
     monkeypatch.setattr(checks, "memory", lambda: 2**20)
-    with pytest.raises(ValueError, match=r"data: 30 \* 1797 rows \* 64 features take 0.0 GiB"):
-        made(seeds=range(30))
+    with pytest.raises(ValueError, match=r"data: 30 \* 1797 rows \* 10 features take 0.0 GiB"):
+        made(seeds=range(30), pca=10)
 
 
 # --- the committed configs

@@ -11,6 +11,7 @@ its own. Separator and decimal sign are found where only one fits, and asked for
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
 import zipfile
@@ -50,10 +51,12 @@ def table(
 ) -> Rows:
     """The user's own table: text (UTF-8, with a header), Parquet, or NPZ, with the target's column named.
 
-    In an NPZ each array is a column, or several if it has more than one dimension. categorical: columns to make
-    one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
-    missing: further words for a missing value. separator, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks or case, as they are. split_column: says train, val or test.
+    In an NPZ each array is a column, or several if it has more than one dimension; a row of signals (rows, channels,
+    length) or images (rows, channels, height, width) keeps its shape, and square images without channels (rows, n, n)
+    have one. categorical: columns to make one-hot. drop: columns to leave out. impute: let missing values stand as NaN,
+    to be given the training part's mean. missing: further words for a missing value. separator, decimal: of a text
+    file, None to find them. classes: "as_is" takes fractions, and labels that differ only by blanks or case, as they
+    are. split_column: says train, val or test.
     """
     if path is None:
         raise ValueError(f"data.path is not given: data=table reads a file that ends in one of {', '.join(KINDS)}")
@@ -116,6 +119,7 @@ def _read_npz(file: Path) -> pd.DataFrame:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     columns: dict[str, np.ndarray] = {}
+    shape: tuple[int, ...] = ()
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:
@@ -129,10 +133,14 @@ def _read_npz(file: Path) -> pd.DataFrame:
             if columns.keys() & new.keys():
                 raise ValueError(f"two of its arrays make a column {min(columns.keys() & new.keys())!r}")
             columns |= new
+            if array.ndim > 2:
+                shape = array.shape[1:] if len({*array.shape[1:]}) > 1 or array.ndim > 3 else (1, *array.shape[1:])
     lengths = {name: len(array) for name, array in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays differ in length: {', '.join(f'{k} has {n}' for k, n in lengths.items())}")
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs["shape"] = shape
+    return frame
 
 
 def table_rows(
@@ -156,6 +164,7 @@ def table_rows(
     require("data.missing", missing, isinstance(missing, (list, tuple)), "a list of words or numbers, e.g. ['?', -999]")
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
+    shape = frame.attrs.get("shape", ())
     columns = [str(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
     frame = frame.set_axis(columns, axis=1)
     if target is None:
@@ -222,7 +231,8 @@ def table_rows(
         holes += empty
         blocks.append(block)
     x = np.concatenate(blocks, axis=1)
-    return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes))
+    shape = shape if math.prod(shape) == x.shape[1] else ()  # with other features beside them there is none
+    return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes), shape)
 
 
 def _check_names(columns: list[str], frame: pd.DataFrame, where: str, target: str) -> None:
