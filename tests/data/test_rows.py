@@ -29,7 +29,9 @@ def test_the_line_says_what_is_one_hot_filled_and_constant():
 
 
 def test_of_many_classes_the_line_says_the_smallest_and_the_largest_share():
-    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in sentence(sources.digits().facts())
+    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in sentence(
+        sources.digits().facts()
+    )
 
 
 def test_a_large_majority_is_remarked_beside_the_sources_notes():
