@@ -15,7 +15,7 @@ class StudySweeperConf:
     _target_: str = "hydra_plugins.normdrop_sweeper.StudySweeper"
     # The grid, as for Hydra's basic sweeper: {key: "a,b,c"}; the command line overrides it key by key.
     params: dict[str, Any] = field(default_factory=dict)
-    # Further points, each a line of overrides "key=value key=value" that replaces those keys of the grid.
+    # Further points, each a line of overrides "key=value key=a,b" that replaces those keys of the grid.
     also: list[str] = field(default_factory=list)
 
 
@@ -53,9 +53,9 @@ class StudySweeper(BasicSweeper):
                 raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         for line in self.also:
-            fixed = dict(item.split("=", 1) for item in line.split())
-            rest = {key: values for key, values in grid.items() if key not in fixed}
-            points += [dict(zip(rest, values, strict=True)) | fixed for values in itertools.product(*rest.values())]
+            own = dict(item.split("=", 1) for item in line.split())
+            wider = grid | {key: [value] if "[" in value else value.split(",") for key, value in own.items()}
+            points += [dict(zip(wider, values, strict=True)) for values in itertools.product(*wider.values())]
         varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
         compose = Composer(
             lambda overrides: loader.load_sweep_config(self.config, overrides),  # type: ignore[arg-type]

@@ -163,8 +163,8 @@ class ReplicateData(lightning.LightningDataModule):
     """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
-    replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
-    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    replicate. train_size, train_most, val_fraction, test_fraction: see `split`. pca: the number of principal components
+    to use instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
     standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm: whether the
     network has batch normalization, which cannot train on a batch of one row. rerun: another number gives other batch
     orders of the same parts.
@@ -187,6 +187,7 @@ class ReplicateData(lightning.LightningDataModule):
         *,
         fresh: bool = False,
         train_size: int | None = None,
+        train_most: int | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         pca: int | None = None,
@@ -201,6 +202,7 @@ class ReplicateData(lightning.LightningDataModule):
         self.given_shape, self.standardise = shape, standardise
         self.sizes: dict[str, Any] = {
             "train_size": train_size,
+            "train_most": train_most,
             "val_fraction": val_fraction,
             "test_fraction": test_fraction,
         }

@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "rate": _number(0, 1),
     "noise": _one_of(*NOISES),
     "replicates": _integer(1, 100_000),
+    "first_seed": _integer(0),
     "seeds": _or_null(_list_of(_integer(0), least=1)),
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
@@ -158,6 +159,7 @@ _DATA = (
     "test_fraction",
     "val_fraction",
     "train_size",
+    "train_most",
     "pca",
     "shape",
     "standardise",
@@ -229,7 +231,7 @@ _NUMBERS |= {
 
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
-    *("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 
@@ -306,7 +308,7 @@ def check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={epochs}: must be epochs from 1 to trainer.max_epochs={last}")
     seed = lookup(config, "measure.activation_seed")
     if seed is not None and seed not in seeds(config):
-        allowed = config["seeds"] or f"0 to {config['replicates'] - 1}"
+        allowed = config["seeds"] or f"{seeds(config)[0]} to {seeds(config)[-1]}"
         raise ValueError(f"measure.activation_seed={seed}: must be null or one of the condition's seeds, {allowed}")
     if config["study"] is not None:
         _check_study(config["study"])
@@ -416,7 +418,8 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
 
 def seeds(config: Mapping[str, Any]) -> list[int]:
     """The seeds of a condition's replicates, ascending."""
-    return sorted(config["seeds"]) if config["seeds"] is not None else list(range(config["replicates"]))
+    first = config["first_seed"]
+    return sorted(config["seeds"]) if config["seeds"] is not None else [*range(first, first + config["replicates"])]
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from normdrop.study import record
 from normdrop.study.app import command
 from normdrop.study.progress import display, note_of
 
-NAMED = ("data", "arrangement", "position", "rate")  # what a condition's path shows by itself
+NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
+# Keys of a data config that are ReplicateData's own arguments.
+SERVED = (*("fresh", "train_size", "train_most", "val_fraction", "test_fraction", "pca", "shape", "standardise"),)
+
+
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
     """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
     data = config["data"]
@@ -47,10 +51,7 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
         bound(data),
         seeds,
         config["batch_size"],
-        **{
-            key: data[key]
-            for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca", "shape", "standardise")
-        },
+        **{key: data[key] for key in SERVED},
         batch_norm=has(config["arrangement"], "bn"),
         rerun=config["rerun"],
     )
@@ -106,7 +107,9 @@ class _Hooks(pl.Callback):
             measured = shift.measure(network, parts, *batches, epoch)
             self.shift += [entry for entry in measured if entry["seed"] not in ended]
         seed = measure["activation_seed"]
-        seed = min(self.config["seeds"] or [0]) if seed is None else seed  # the condition's first
+        seed = (
+            min(self.config["seeds"] or [self.config["first_seed"]]) if seed is None else seed
+        )  # the condition's first
         if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
