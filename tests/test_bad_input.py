@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop.data import rows as data
+from normdrop.data import tables
 from normdrop.study import app
 from normdrop.training import fit
 
@@ -94,7 +94,6 @@ WRONG = {
     "rerun=-1": "rerun=-1: must be an integer ≥ 0",
     "batch_size=0": "batch_size=0: must be an integer ≥ 1",
     "batch_size=61": "batch_size=61: there are only 60 training rows",
-    "batch_size=59": "batch_size=59: 60 training rows leave a batch of one row",
     "optimizer.lr=0": "optimizer.lr=0: must be a number > 0",
     "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
     "optimizer=sgd optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",
@@ -185,7 +184,7 @@ WRONG = {
     "experiment=ordering study.metric=accuracy": "study.metric=accuracy: must be one of test_acc, test_nll",
     "experiment=ordering study.contrast.a=bnd": "study.contrast={'a': 'bnd', 'b': 'dropout_bn'}: must be {a: …, b: …}",
     "experiment=ordering study.kind=ratios": "study.kind=ratios: must be one of difference, ratio, spread",
-    "experiment=ordering study.rope.test_acc=-1": "study.rope=",
+    "experiment=ordering +study.rope.test_acc=-1": "study.rope=",
     "experiment=ordering +study.alhpa=0.1": "study.alhpa: there is no such key; did you mean alpha?",
     "experiment=ordering ~study.claim": "study.claim: is missing; it must be a name for the claim",
     "experiment=ordering study=7": "study",
@@ -290,7 +289,7 @@ def test_a_wrong_file_ends_in_one_line_before_training(kind, tmp_path, monkeypat
 
 def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.csv").write_bytes(csv())
-    monkeypatch.setattr(data, "memory", lambda: 100)
+    monkeypatch.setattr(tables, "memory", lambda: 100)
     said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
     assert "the file is larger than this machine's memory" in said
 

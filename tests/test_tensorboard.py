@@ -107,7 +107,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(json.dumps({**json.loads(path.read_text()), "shift": []}))
 
     replicates = pd.read_csv(root / DIVERGED / "replicates.csv")
-    measured = [metric for metric, _ in tensorboard.METRICS.values() if metric in replicates and metric != "diverged"]
+    measured = [metric for metric, _ in tensorboard.TAGS.values() if metric in replicates and metric != "diverged"]
     replicates.loc[2, measured] = np.nan
     replicates.loc[2, "diverged"] = True
     replicates.to_csv(root / DIVERGED / "replicates.csv", index=False)
@@ -150,7 +150,7 @@ def test_a_groups_metrics_are_the_means_of_its_table_over_seeds_that_did_not_div
         shift = pd.DataFrame(record["shift"], columns=["seed", "measured", "epoch"]).query("epoch == 'end'")
         means = {
             tag: sound[column].mean()
-            for tag, (column, _) in tensorboard.METRICS.items()
+            for tag, (column, _) in tensorboard.TAGS.items()
             if column in sound and sound[column].notna().any()
         }
         if len(shift):
@@ -325,7 +325,7 @@ def test_the_activations_of_a_grown_condition_are_served_at_their_steps_as_they_
     study = {"condition": "digits", "setting": {}, "grid": {}, "command": "normdrop"}
     for replicates in (2, 3):
         overrides = (f"replicates={replicates}", "trainer.max_epochs=4", "measure.activation_epochs=[1,2,4]")
-        app.finish(tiny(*overrides), folder, study, lambda _: None)
+        job.finish(tiny(*overrides), folder, study, lambda _: None)
     ((record, _, _),) = conditions(tmp_path).values()
     with serve(tmp_path) as server:
         tags = {tag for tag in server.ask("plugin/histograms/tags")["digits"] if tag.startswith("activations/")}

@@ -53,7 +53,7 @@ class StudySweeper(BasicSweeper):
                 raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         for line in self.also:
-            fixed = dict(item.split("=", 1) for item in line.split())
+            fixed = {key: value for key, _, value in (item.partition("=") for item in str(line).split())}
             rest = {key: values for key, values in grid.items() if key not in fixed}
             points += [dict(zip(rest, values, strict=True)) | fixed for values in itertools.product(*rest.values())]
         varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}

@@ -30,26 +30,12 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from normdrop.metrics import METRICS
+
 LOGGING = ("minimal", "full", "per_seed")
 
-# The metrics of a session by tag, with their columns in replicates.csv, in the order of HPARAMS' columns. It shows the
-# first five until asked for more, and its plots leave out conditions that lack one of those: they are never empty.
-# Losses are mean NLL in nats, in evaluation mode.
-METRICS = {
-    "test/acc": ("test_acc", "test accuracy"),
-    "test/loss": ("test_nll", "test NLL"),
-    "test/ece": ("test_ece", "test ECE"),
-    "test/acc_gap": ("gap", "accuracy gap"),
-    "test/loss_gap": ("nll_gap", "NLL gap"),
-    "train/steps_to_level": ("steps_to_level", "steps to level"),
-    "test/acc_recalibrated": ("recal_test_acc", "test accuracy, recalibrated"),
-    "test/loss_recalibrated": ("recal_test_nll", "test NLL, recalibrated"),
-    "train/acc": ("train_acc", "training accuracy"),
-    "train/acc_train_mode": ("train_mode_acc", "training accuracy, training mode"),
-    "train/nll": ("train_nll", "training NLL"),
-    "val/acc": ("val_acc", "validation accuracy"),
-    "val/loss": ("val_nll", "validation NLL"),
-    "test/reliance": ("reliance", "accuracy lost to silenced units"),
+# What a session has: by tag the column in replicates.csv and its words, in the order of HPARAMS' columns.
+TAGS = {metric.tag: (metric.column, metric.words) for metric in METRICS.values() if metric.tag} | {
     "variance_shift/mean": ("shift", "variance shift, mean over layers"),
     "train/diverged": ("diverged", "diverged"),
 }
@@ -106,8 +92,8 @@ def write_condition(
     last = int(record["steps"])
     shift = _shift(record, last)
 
-    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in METRICS.values()])
-    finals = finals.set_axis(list(METRICS), axis=1).astype(float)
+    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in TAGS.values()])
+    finals = finals.set_axis(list(TAGS), axis=1).astype(float)
     finals["variance_shift/mean"] = shift[shift["at_end"]].groupby("seed")["measured"].mean()
     finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
     sound = finals.index[finals["train/diverged"] == 0]
@@ -293,7 +279,7 @@ def _hparams(
             info.domain_discrete.extend(sorted(domain))
         infos.append(info)
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in METRICS.items()
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in TAGS.items()
     ]
     data = plugin_data_pb2.HParamsPluginData(experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics))
     columns = Summary.Value(

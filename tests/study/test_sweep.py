@@ -53,8 +53,8 @@ def planned(command, monkeypatch) -> Callable[..., list[sweep.Condition]]:
     """The conditions of a command, none of them trained."""
     caught: list[list[sweep.Condition]] = []
 
-    def only_plan(points, varying, compose, launch, config):
-        caught.append(sweep.plan(points, varying, compose, Path(config.hydra.sweep.dir)))
+    def only_plan(points, compose, launcher, config):
+        caught.append(sweep.plan(points, compose, Path(config.hydra.sweep.dir))[0])
 
     monkeypatch.setattr(sweep, "run_study", only_plan)
 

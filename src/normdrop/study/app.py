@@ -38,6 +38,7 @@ def job(cfg: Any) -> str | None:
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
     words = sys.argv[1:]
+    _typed[:] = words
     if {"-h", "--help"}.intersection(words):
         return print(_help())
     if "--version" in words:
@@ -59,6 +60,7 @@ def main() -> None:
     for sign in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
             signal.signal(sign, stop)
+    wrapped = {_single(word): word for word in words}
     try:
         sys.argv[1:] = _arguments(words)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -71,8 +73,8 @@ def main() -> None:
             )
             sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
         if isinstance(error, OverrideParseException):
-            said = _unread(error.override) if "=" in error.override else _line(error)
-            sys.exit(f"normdrop: {error.override}: {said}")
+            word = wrapped.get(error.override, error.override)
+            sys.exit(f"normdrop: {word}: {_unread(word) if '=' in word else _line(error)}")
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
@@ -84,7 +86,10 @@ def main() -> None:
 
 def command() -> str:
     """The command line of this process, as it was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--multirun")])
+    return shlex.join([Path(sys.argv[0]).name, *(_typed or sys.argv[1:])])
+
+
+_typed: list[str] = []
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -104,10 +109,22 @@ def _arguments(words: list[str]) -> list[str]:
     for word in overrides:
         if word.startswith("="):
             raise ValueError(f"{word}: a key is missing before the '='")
+        if word.startswith(("hydra/sweeper=", "hydra.mode=")) and word != "hydra/sweeper=study":
+            raise ValueError(f"{word}: leave it out; a grid is key=a,b,c, and one condition is a grid of one")
     options = [word for word in words if word not in overrides]
-    if not (known.run or known.cfg or known.info or known.hydra_help or known.shell_completion or known.multirun):
-        options.append("--multirun")  # Hydra takes any mistake beside a sweep for a sweep in the wrong mode
-    return [*options, *overrides]
+    if known.run or known.cfg or known.info or known.hydra_help or known.shell_completion:
+        return [*options, *overrides]
+    # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
+    return [
+        *(option for option in options if option not in ("-m", "--multirun")),
+        "--multirun",
+        *map(_single, overrides),
+    ]
+
+
+def _single(word: str) -> str:
+    """A group's value as a sweep of one: Hydra would put it into conf/config.yaml's own choice of the group first."""
+    return re.sub(r"^((?:data|model|optimizer)\.[\w.]+)=(?!\w+\()(.+)$", r"\1=choice(\2)", word, flags=re.DOTALL)
 
 
 def _help() -> str:
@@ -140,11 +157,11 @@ def _one_line(error: BaseException) -> str:
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
         asked = absent.group(1).removesuffix(".yaml")
-        group = max((g for g in [*groups, "hydra/sweeper"] if asked.startswith(f"{g}/")), key=len, default="")
+        group = max((g for g in groups if asked.startswith(f"{g}/")), key=len, default="")
         name = asked.removeprefix(f"{group}/")
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
-        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml")) or ["study"]
+        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
         return f"{group}={name}: must be one of {', '.join(names)}{table}"
     return text

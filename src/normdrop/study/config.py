@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, has, same_network
+from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.app import CONF
 
@@ -194,7 +195,7 @@ STUDY: dict[str, Rule] = {
     ),
     "metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
     "secondary": _list_of(_one_of(*METRICS)),
-    "kind": _one_of("difference", "ratio", "spread", "loss", "ladder", "mechanism"),
+    "kind": _one_of(*KINDS),
     "over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
     "tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
     "rope": Rule(
@@ -266,7 +267,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for the first key or value that is not allowed."""
     for group in ("data", "model", "optimizer", "trainer", "measure", "drift"):
         if not isinstance(config.get(group), dict):
-            raise ValueError(f"{group}={config.get(group)}: must hold keys, as {group} in conf/ does")
+            raise ValueError(f"{group}={config.get(group, 'nothing')}: must hold the keys that it has in conf/")
     if lost := [key for key in _DATA if key not in config["data"]]:
         raise ValueError(f"data.{lost[0]}: is missing; a file of conf/data begins with defaults: [_split, _self_]")
     known = sorted({*RULES, *(f"trainer.{key}" for key in TRAINER), *(f"data.{key}" for key in _data_keys(config))})
@@ -302,7 +303,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _check(key: str, value: Any, rule: Rule) -> None:
     if not rule.allowed(_spelled(value, rule.number)):
-        near = _nearest(value, rule.text.removeprefix("one of ").split(", "))
+        near = _nearest(value, rule.text.removeprefix("one of ").split(", ") if rule.text.startswith("one of ") else [])
         raise ValueError(f"{key}={value}: must be {rule.text}{near}")
 
 

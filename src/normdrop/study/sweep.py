@@ -83,6 +83,9 @@ class Composer:
             own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
             known: Any = OmegaConf.to_container(own, resolve=False)
             choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
+            for group, choice in choices.items():
+                if choice.startswith("_"):
+                    raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
             self.bases[key] = own, known, choices
         return self.bases[key]
 
