@@ -28,13 +28,14 @@ class StudySweeper(BasicSweeper):
         self.also = list(also)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.study.sweep import Composer, run_study  # here, since Hydra imports every plugin at every start
+        from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
+        from normdrop.study.sweep import Composer, run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
         grid: dict[str, list[str]] = {}
         for override in OverridesParser.create(config_loader=loader).parse_overrides(
-            [*self._parse_config(), *arguments]
+            [*self._parse_config(), *arguments, *held]
         ):
             key = override.get_key_element()
             if not override.is_sweep_override():

@@ -200,8 +200,8 @@ def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tm
     assert command(*declared) == ""
     other = command(*declared, "batch_size=32")
     assert "holds a record of another config (batch_size was 16, now 32); choose another name=" in other
-    redeclared = command(*declared, "study.rope.test_acc=0.1")
-    assert "was trained under another declaration (study.rope.test_acc was 0.005, now 0.1)" in redeclared
+    redeclared = command(*declared, "study.alpha=0.1")
+    assert "was trained under another declaration (study.alpha was 0.05, now 0.1)" in redeclared
     longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same condition
     assert longer == ""
 

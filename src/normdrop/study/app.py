@@ -60,7 +60,6 @@ def main() -> None:
     for sign in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
             signal.signal(sign, stop)
-    wrapped = {_single(word): word for word in words}
     try:
         sys.argv[1:] = _arguments(words)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -73,8 +72,8 @@ def main() -> None:
             )
             sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
         if isinstance(error, OverrideParseException):
-            word = wrapped.get(error.override, error.override)
-            sys.exit(f"normdrop: {word}: {_unread(word) if '=' in word else _line(error)}")
+            said = _unread(error.override) if "=" in error.override else _line(error)
+            sys.exit(f"normdrop: {error.override}: {said}")
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
@@ -90,6 +89,8 @@ def command() -> str:
 
 
 _typed: list[str] = []
+# Overrides that the sweeper is to see and Hydra's first look at the config is not; see `_arguments`.
+held: list[str] = []
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -114,17 +115,14 @@ def _arguments(words: list[str]) -> list[str]:
     options = [word for word in words if word not in overrides]
     if known.run or known.cfg or known.info or known.hydra_help or known.shell_completion:
         return [*options, *overrides]
+    # What belongs to a swept group may not fit conf/config.yaml's own choice, which Hydra would try it on.
+    swept = re.findall(r"(?<=\n)(data|model|optimizer)=.*[,(]", "\n" + "\n".join(overrides))
+    if any(word.startswith("experiment=") for word in overrides):  # its grid may sweep any
+        swept = ["data", "model", "optimizer"]
+    held[:] = [word for word in overrides if word.split(".")[0] in swept]
     # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
-    return [
-        *(option for option in options if option not in ("-m", "--multirun")),
-        "--multirun",
-        *map(_single, overrides),
-    ]
-
-
-def _single(word: str) -> str:
-    """A group's value as a sweep of one: Hydra would put it into conf/config.yaml's own choice of the group first."""
-    return re.sub(r"^((?:data|model|optimizer)\.[\w.]+)=(?!\w+\()(.+)$", r"\1=choice(\2)", word, flags=re.DOTALL)
+    options = [*(option for option in options if option not in ("-m", "--multirun")), "--multirun"]
+    return [*options, *(word for word in overrides if word not in held)]
 
 
 def _help() -> str:
