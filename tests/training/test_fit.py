@@ -19,8 +19,8 @@ from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
 from normdrop.networks.stacked import StackedLinear, StackedNoise
-from normdrop.study import job, sweep
 from normdrop.study import config as configs
+from normdrop.study import job, sweep
 from normdrop.study import record as results
 from normdrop.training import fit
 from normdrop.training.module import ReplicatedClassifier
