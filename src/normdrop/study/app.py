@@ -33,6 +33,7 @@ from normdrop.study import record
 from normdrop.study.config import CONF
 from normdrop.study.progress import note_of
 from normdrop.study.sweep import command, missing
+from normdrop.training.checkpoint import Checkpoints
 from normdrop.training.fit import fit, quiet
 
 
@@ -45,7 +46,8 @@ def finish(
         return
     old = record.read(directory)
     started = time.time()
-    fitted = fit(config, seeds, progress)
+    checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
+    fitted = fit(config, seeds, progress, checkpoints)
     facts, model = fitted.facts, config["model"]
     width = model.get("width")
     named = {
@@ -61,7 +63,7 @@ def finish(
     replicates, history = fitted.replicates.assign(**named), fitted.history
     extra = [name for name in replicates if name not in record.COLUMNS]
     replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
-    wall, shifts, activations = time.time() - started, facts["shift"], facts["activations"]
+    wall, shifts, activations = time.time() - started + facts["earlier_seconds"], facts["shift"], facts["activations"]
     if old is not None:
         replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
         history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
@@ -90,6 +92,7 @@ def finish(
     }
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"])
     record.write(directory, merged, replicates, history)
+    checkpoints.remove()
 
 
 def hardware(device: str) -> str:

@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
     "batch_size": _integer(1),
     "select_epoch": _one_of("last", "best"),
     "patience": _or_null(_integer(1)),
+    "checkpoint_minutes": _number(0),
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
@@ -149,7 +150,7 @@ STUDY: dict[str, Rule] = {
 
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
-    *("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("seeds", "replicates", "replicates_at_a_time", "checkpoint_minutes", "name", "logging", "study"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 
