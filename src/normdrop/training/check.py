@@ -12,8 +12,8 @@ from normdrop.training.fit import AT_A_TIME, data_of, plain_network
 from normdrop.training.module import optimizer_of
 
 
-def check_fit(config: Mapping[str, Any], seed: int) -> None:
-    """Raise ValueError for what only the data or the machine can tell to be wrong with a condition."""
+def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
+    """The rows of each part. Raises ValueError for what only the data or the machine can tell to be wrong."""
     accelerator, interval = config["trainer"]["accelerator"], config["trainer"]["val_check_interval"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
@@ -37,13 +37,16 @@ def check_fit(config: Mapping[str, Any], seed: int) -> None:
         config["replicates_at_a_time"] or AT_A_TIME["cpu"], len(config["seeds"] or range(config["replicates"]))
     )
     with torch.device("meta"):  # shapes without memory
-        weights = sum(p.numel() for p in plain_network(config, data.features, data.classes).parameters())
+        weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
     needed = 16 * weights * together  # float32, and beside each weight its gradient and Adam's two moments
     if needed > memory():
-        sizes = [f"model.{key}={config['model'][key]}" for key in ("width", "depth") if key in config["model"]]
+        sizes = [
+            f"model.{key}={config['model'][key]}" for key in ("width", "depth", "channels") if key in config["model"]
+        ]
         raise ValueError(
             f"{', '.join(sizes)}: the weights of {together} replicates take "
             f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
         )
-    rows = sum(part.rows.shape[1] for part in data.parts.values())
-    check_memory(rows, data.features, together, f"replicates_at_a_time={together}")
+    rows = {name: part.rows.shape[1] for name, part in data.parts.items()}
+    check_memory(sum(rows.values()), data.features, together, f"replicates_at_a_time={together}")
+    return rows

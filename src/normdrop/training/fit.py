@@ -7,13 +7,14 @@ import gc
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
@@ -47,26 +48,32 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
         bound(data),
         seeds,
         config["batch_size"],
-        **{key: data[key] for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca")},
+        **{
+            key: data[key]
+            for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca", "shape", "standardise")
+        },
         batch_norm=has(config["arrangement"], "bn"),
         rerun=config["rerun"],
     )
 
 
-def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.Sequential:
-    """One plain network of a condition. Raises ValueError for what its model cannot be."""
-    model = MODELS[config["model"]["name"]]
+def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
+    """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError."""
+    if (name := config["model"]["name"]) not in MODELS:
+        raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
+    model = MODELS[name]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
-        raise ValueError(
-            f"model.{unknown[0]}: model={config['model']['name']} has no such key; it has {', '.join(own)}"
-        )
     placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
+        takes = [key for key in list(inspect.signature(model).parameters)[2:] if key not in placed]
+        raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {', '.join(takes)}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
         return model(features, classes, **placed, **own)
 
 
-def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: list[int]) -> StackedNetwork:
+def network_of(
+    config: Mapping[str, Any], features: int | Sequence[int], classes: int, seeds: list[int]
+) -> StackedNetwork:
     """The stacked network of a condition, each replicate's weights drawn from its own stream."""
     plain = plain_network(config, features, classes)
     gain, rerun = config["model"]["init_gain"], config["rerun"]
@@ -76,7 +83,7 @@ def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: li
 
 def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
     """The LightningModule of a condition's replicates; `data` is set up."""
-    network = network_of(config, data.features, data.classes, data.seeds)
+    network = network_of(config, data.shape, data.classes, data.seeds)
     own = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
     return ReplicatedClassifier(network, **own)
 
@@ -158,11 +165,15 @@ def fit(
         # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
         gc.collect()
         torch.cuda.empty_cache()
+    summed = {
+        "steps": max(group.facts["steps"] for group in done),
+        "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
+    }
     lists = {key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")}
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists | {"earlier_seconds": sum(group.facts["earlier_seconds"] for group in done)},
+        done[0].facts | lists | summed,
         [stack for group in done for stack in group.networks],
     )
 
@@ -190,6 +201,7 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
     )
     try:
         saved = checkpoint.path if checkpoint and checkpoint.path.exists() else None
@@ -218,6 +230,8 @@ def _fit(
         "shift": hooks.shift
         + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
+        "steps": module.steps,
+        "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
