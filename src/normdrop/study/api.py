@@ -11,7 +11,10 @@ from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
 from normdrop.training.check import check_fit
 from normdrop.training.fit import Fitted, data_of, fit, module_of, quiet
+from normdrop.training.kept import load
 from normdrop.training.module import ReplicatedClassifier
+
+__all__ = ["build", "load", "train"]
 
 
 def train(*overrides: str) -> Fitted:

@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     "select_epoch": _one_of("last", "best"),
     "patience": _or_null(_integer(1)),
     "checkpoint_minutes": _number(0),
+    "save_networks": _FLAG,
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
@@ -230,7 +231,7 @@ _NUMBERS |= {
 
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
-    *("seeds", "replicates", "replicates_at_a_time", "checkpoint_minutes", "name", "logging", "study"),
+    *("seeds", "replicates", "replicates_at_a_time", "checkpoint_minutes", "save_networks", "name", "logging", "study"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 

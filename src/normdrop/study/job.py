@@ -31,6 +31,7 @@ from normdrop.study.progress import note_of
 from normdrop.study.sweep import missing
 from normdrop.training.checkpoint import Checkpoints
 from normdrop.training.fit import fit, quiet
+from normdrop.training.kept import keep
 
 
 def work(cfg: DictConfig) -> str | None:
@@ -164,6 +165,8 @@ def finish(
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"], study["columns"])
     if facts["profile"]:
         (directory / "profile.txt").write_text(facts["profile"], encoding="utf-8")
+    if config["save_networks"]:
+        keep(directory, config, fitted, grows=old is not None)
     record.write(directory, merged, replicates, history)
     checkpoints.remove()
 

@@ -227,6 +227,7 @@ def _fit(
     facts = {
         "rows": {name: part.rows.shape[1] for name, part in data.parts.items()}
         | {"features": data.features, "classes": data.classes},
+        "shape": data.shape,
         "shift": hooks.shift
         + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
