@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normdrop.study import record as record_file
+
 ARRANGEMENTS = ("none", "dropout", "bn", "bn_dropout", "dropout_bn")
 RATES = (0.1, 0.2, 0.3, 0.5, 0.7)
 STUDY: dict[str, Any] = {
@@ -68,7 +70,7 @@ def write_condition(
     folder.mkdir(parents=True, exist_ok=True)
     described = {"dataset": dataset, "arrangement": arrangement, "position": position, "rate": rate}
     table = replicates.assign(**described, setting=name, depth=3, width=128, rerun=setting.get("rerun", 0))
-    table = table[[*described, "setting", "depth", "width", *replicates.columns, "rerun"]]
+    table = table.reindex(columns=[*record_file.COLUMNS, *table.columns.difference(record_file.COLUMNS, sort=False)])
     table.to_csv(folder / "replicates.csv", index=False)
     curve = np.linspace(0.5, 1, epochs)
     history = pd.DataFrame(
@@ -90,7 +92,7 @@ def write_condition(
         "rerun": setting.get("rerun", 0),
         "data": {"name": dataset, "train_size": None},
         "model": {"width": 128, "depth": 3, "init_gain": 1.0},
-        "optimizer": {"name": "adam", "lr": 0.001},
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001},
         "batch_size": 64,
         "trainer": {"max_epochs": epochs},
         **(config or {}),

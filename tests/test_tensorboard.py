@@ -107,7 +107,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(json.dumps({**json.loads(path.read_text()), "shift": []}))
 
     replicates = pd.read_csv(root / DIVERGED / "replicates.csv")
-    measured = [metric for metric, _ in tensorboard.METRICS.values() if metric in replicates and metric != "diverged"]
+    measured = [metric for metric, _ in tensorboard.TAGS.values() if metric in replicates and metric != "diverged"]
     replicates.loc[2, measured] = np.nan
     replicates.loc[2, "diverged"] = True
     replicates.to_csv(root / DIVERGED / "replicates.csv", index=False)
@@ -150,7 +150,7 @@ def test_a_groups_metrics_are_the_means_of_its_table_over_seeds_that_did_not_div
         shift = pd.DataFrame(record["shift"], columns=["seed", "measured", "epoch"]).query("epoch == 'end'")
         means = {
             tag: sound[column].mean()
-            for tag, (column, _) in tensorboard.METRICS.items()
+            for tag, (column, _) in tensorboard.TAGS.items()
             if column in sound and sound[column].notna().any()
         }
         if len(shift):

@@ -30,26 +30,12 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from normdrop.metrics import METRICS
+
 LOGGING = ("minimal", "full", "per_seed")
 
-# The metrics of a session by tag, with their columns in replicates.csv, in the order of HPARAMS' columns. It shows the
-# first five until asked for more, and its plots leave out conditions that lack one of those: they are never empty.
-# Losses are mean NLL in nats, in evaluation mode.
-METRICS = {
-    "test/acc": ("test_acc", "test accuracy"),
-    "test/loss": ("test_nll", "test NLL"),
-    "test/ece": ("test_ece", "test ECE"),
-    "test/acc_gap": ("gap", "accuracy gap"),
-    "test/loss_gap": ("nll_gap", "NLL gap"),
-    "train/steps_to_level": ("steps_to_level", "steps to level"),
-    "test/acc_recalibrated": ("recal_test_acc", "test accuracy, recalibrated"),
-    "test/loss_recalibrated": ("recal_test_nll", "test NLL, recalibrated"),
-    "train/acc": ("train_acc", "training accuracy"),
-    "train/acc_train_mode": ("train_mode_acc", "training accuracy, training mode"),
-    "train/nll": ("train_nll", "training NLL"),
-    "val/acc": ("val_acc", "validation accuracy"),
-    "val/loss": ("val_nll", "validation NLL"),
-    "test/reliance": ("reliance", "accuracy lost to silenced units"),
+# What a session has: by tag the column in replicates.csv and its words, in the order of HPARAMS' columns.
+TAGS = {metric.tag: (metric.column, metric.words) for metric in METRICS.values() if metric.tag} | {
     "variance_shift/mean": ("shift", "variance shift, mean over layers"),
     "train/diverged": ("diverged", "diverged"),
 }
@@ -80,6 +66,7 @@ def write_condition(
     replicates: pd.DataFrame,
     history: pd.DataFrame,
     logging: str = "full",
+    swept: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write the event files of one finished condition, in place of any that stand there.
 
@@ -90,6 +77,7 @@ def write_condition(
         history: history.csv, one row per seed and validation.
         logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or
             `per_seed` (the curves of each seed too).
+        swept: the keys that vary in the whole study, with their values; without it, those of the record's own sweep.
 
     Raises:
         ValueError: `logging` is none of the three.
@@ -101,11 +89,11 @@ def write_condition(
 
     history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
     history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
-    last = int(max(history.index, default=0))
+    last = int(record["steps"])
     shift = _shift(record, last)
 
-    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in METRICS.values()])
-    finals = finals.set_axis(list(METRICS), axis=1).astype(float)
+    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in TAGS.values()])
+    finals = finals.set_axis(list(TAGS), axis=1).astype(float)
     finals["variance_shift/mean"] = shift[shift["at_end"]].groupby("seed")["measured"].mean()
     finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
     sound = finals.index[finals["train/diverged"] == 0]
@@ -126,9 +114,9 @@ def write_condition(
             rows[last] = {**rows.get(last, {}), **final}
         return [event(int(step), _scalars(values)) for step, values in rows.items()]
 
-    columns, hparams = _hparams(record, replicates)
+    columns, hparams = _hparams(record, replicates, swept or record["study"].get("grid") or {})
     # Two studies below one --logdir may each have a condition of this name: they are not one group.
-    trial = f"{record['condition']}@{record['config']['name']}"
+    trial = f"{record['condition']}@{str(directory.resolve()).removesuffix(record['condition']).rstrip('/')}"
     session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=finished - seconds))
 
     curves = _with_band(sound_history)
@@ -261,22 +249,24 @@ def _band(tag: str, side: str) -> str:
     return f"whiskers/{tag}/{side}"
 
 
-def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> tuple[Summary, dict[str, Any]]:
+def _hparams(
+    record: Mapping[str, Any], replicates: pd.DataFrame, swept: Mapping[str, Sequence[str]]
+) -> tuple[Summary, dict[str, Any]]:
     """What HPARAMS' columns are, and this condition's values in them.
 
     TensorBoard takes the columns from the first run that describes them, so every condition does; were there none, it
     would find them from the runs, the metrics in alphabetical order and every curve among them.
     """
-    grid = {key.lstrip("+"): values for key, values in (record["study"].get("grid") or {}).items()}
     values = {name: replicates[name].iloc[0] for name in _COLUMNS}
-    for key in sorted({*grid, *record["setting"]} - set(_COLUMNS.values())):
-        values[key] = record["setting"].get(key, _lookup(record["config"], key))
+    chosen = {**record["choices"], **record["setting"]}
+    for key in sorted({*swept, *record["setting"]} - set(_COLUMNS.values())):
+        values[key] = chosen[key] if key in chosen else _lookup(record["config"], key)
     infos, hparams = [], {}
     for name, value in values.items():
         value = value.item() if isinstance(value, np.generic) else value
-        domain = {str(value), *map(str, grid.get(_COLUMNS.get(name, name), []))}
+        domain = {str(value), *map(str, swept.get(_COLUMNS.get(name, name), []))}
         overridden = name not in _COLUMNS and name not in record["setting"]
-        if overridden and (len(domain) == 1 or value is None or isinstance(value, Mapping)):
+        if overridden and (len(domain) == 1 or isinstance(value, Mapping)):
             continue  # the same everywhere, or a choice of a whole group
         hparams[name] = value if isinstance(value, bool | int | float) else str(value)
         info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1)
@@ -289,7 +279,7 @@ def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> tuple[Summa
             info.domain_discrete.extend(sorted(domain))
         infos.append(info)
     metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in METRICS.items()
+        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in TAGS.items()
     ]
     data = plugin_data_pb2.HParamsPluginData(experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics))
     columns = Summary.Value(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from normdrop.kinds import slopes
 from normdrop.report.statistics import (
     MIN_REPLICATES,
     Comparison,
@@ -22,7 +23,6 @@ from normdrop.report.statistics import (
     compare_ratio,
     holm,
     refusal,
-    slopes,
     verdict,
 )
 

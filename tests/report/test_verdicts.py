@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from fake_study import fake_study, write_condition
+from normdrop.kinds import kind_of
+from normdrop.metrics import METRICS
 from normdrop.report.__main__ import main
 from normdrop.report.contrasts import contrasts
+from normdrop.report.figures import looks
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import load
-from normdrop.report.verdicts import COLUMNS, higher_is_better, verdicts
+from normdrop.report.verdicts import COLUMNS, verdicts
 
 CONTRACT = [
     *("claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high"),
@@ -136,7 +140,7 @@ def test_a_claim_of_two_things_has_both_in_its_family_and_both_in_its_answer(tmp
     assert one(directory, family="declared", metric="steps_to_level")["estimate"] == pytest.approx(0.5, rel=0.15)
     assert main([str(directory)]) == 0
     sentence = (directory / "report/report.md").read_text().split("## ordering")[1].split("###")[0]
-    assert " on gap, by " in sentence
+    assert " on accuracy gap, by " in sentence
     assert " is **better** on steps to level, by ×0." in sentence
 
 
@@ -260,13 +264,14 @@ def test_a_ladder_compares_with_the_better_of_two_at_each_rung_and_tests_the_tre
         ("gap", "difference", False),
         ("test_ece", "difference", False),
         ("steps_to_level", "ratio", False),
+        ("test_acc", "ratio", True),
         ("test_acc", "spread", False),
         ("test_acc", "loss", False),
         ("test_nll", "loss", True),
     ],
 )
 def test_the_good_direction_of_a_metric(metric: str, kind: str, expected: bool) -> None:
-    assert higher_is_better(metric, kind) is expected
+    assert kind_of(kind, metric).good(METRICS[metric]) is expected
 
 
 def test_recalibration_explains_the_share_of_the_effect_that_it_removes(tmp_path: Path) -> None:
@@ -388,3 +393,33 @@ def test_resamples_without_an_effect_do_not_spoil_the_interval_of_the_share(tmp_
     row = recalibration(study, contrasts(study)).iloc[0]
     assert row["share"] == pytest.approx(0)
     assert row["low"] < 0 < row["high"]
+
+
+@pytest.mark.parametrize("pair", [("ln_dropout", "dropout_ln"), ("gn_dropout", "dropout_gn")])
+def test_arrangements_that_the_report_has_never_heard_of_get_their_rows_and_every_figure(
+    tmp_path: Path, pair: tuple[str, str]
+) -> None:
+    study = {"contrast": dict(zip("ab", pair, strict=True))}
+    options: dict[str, Any] = {"study": study, "rates": (0.2, 0.3, 0.5), "replicates": 8, "rerun": pair[0]}
+
+    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
+        return 0.92 + (0.01 if arrangement == pair[0] else 0.0) - 0.1 * (rate - 0.3) ** 2
+
+    directory = fake_study(tmp_path, arrangements=("bn", *pair), accuracy=accuracy, **options)
+    assert main([str(directory)]) == 0
+    rows = rows_of(directory, comparison="same_rate", metric="test_acc")
+    assert rows["rate_a"].to_list() == rows["rate_b"].to_list() == [0.2, 0.3, 0.5]
+    figures = ("effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom")
+    assert {path.stem for path in (directory / "report").glob("*.png")} == {f"ordering-{name}" for name in figures}
+    (study_there,) = load(directory).studies
+    assert set(looks(study_there)) == {"bn", *pair}
+    assert len(set(looks(study_there).values())) == 3
+
+
+def test_without_a_declared_region_a_metric_has_its_own(tmp_path: Path) -> None:
+    rows = rows_of(fake_study(tmp_path, rates=(0.3,), study={"rope": {"test_acc": 0.1}}), comparison="best_vs_best")
+    regions = {"test_acc": 0.1, "test_nll": METRICS["test_nll"].rope, "test_ece": METRICS["test_ece"].rope}
+    for row in rows.to_dict("records"):
+        sd = row["estimate"] / row["d_z"] / row["n"] ** 0.5
+        low, high = ((sign * row["estimate"] + regions[row["metric"]]) / abs(sd) for sign in (1, -1))
+        assert row["p_tost"] == pytest.approx(stats.t.sf(min(low, high), row["n"] - 1), rel=1e-6)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from normdrop.metrics import METRICS
 from normdrop.report.answer import say
 from normdrop.report.statistics import holm
-from normdrop.report.verdicts import CENSORED
 
 # Which rows are the same comparison. The rates of best_vs_best are an outcome, so they do not count there.
 SAME = ["claim", "dataset", "position", "comparison", "metric", "setting", "a", "b", "rate"]
@@ -44,7 +44,7 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
         values = np.array(
             [[row[f"{k}{side}"] for k in ("estimate", "ci_low", "ci_high")] for side in ("", "_reference")]
         )
-        if row["metric"] == CENSORED and (values > 0).all():
+        if METRICS[row["metric"]].unit == "steps" and (values > 0).all():
             values = np.log(values)
         freedom = np.maximum([row["n"] - 1, row["n_reference"] - 1], 1)
         with np.errstate(invalid="ignore"):  # a median of censored runs is infinite, and so are its bounds

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 from scipy import stats
 
+from normdrop.arrangement import operations, order
+from normdrop.metrics import METRICS
 from normdrop.report.records import Found, Study, setting_value
 from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
-from normdrop.report.verdicts import DECLARED, HARNESS, each, unit, units_in
+from normdrop.report.verdicts import DECLARED, HARNESS, each, units_in
 
 CHOSEN = {
     "best_vs_best": ", each side at what each replicate's own validation part prefers",
@@ -72,7 +74,7 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
     result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
-        rest = "At the single rungs" if study.declaration["kind"] == "ladder" else "Under the other settings"
+        rest = "At the single rungs" if study.kind.answer else "Under the other settings"
         result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
     result.caveats = _caveats(study, rows, base)
@@ -107,10 +109,7 @@ def harness(rows: pd.DataFrame, alpha: float) -> Harness | None:
 
 def measured(study: Study, metric: str) -> str:
     """What a study compares, in words."""
-    what, kind, over = unit(metric)[0], study.declaration["kind"], study.over
-    if kind in ("spread", "loss"):
-        return f"the {kind} of {what} over {over}"
-    return f"the change of {what} from the first {over} to the last" if kind == "ladder" else what
+    return study.kind_of(metric).quantity.format(metric=METRICS[metric].words, over=study.over)
 
 
 def number(value: float, row: pd.Series | object) -> str:
@@ -132,10 +131,9 @@ def interval(low: float, high: float, row: pd.Series | object) -> str:
 
 
 def _base_settings(study: Study) -> list[str]:
-    """Of a ladder the trend is the answer, elsewhere the grid proper is."""
-    if study.declaration["kind"] == "ladder":
-        return [",".join(filter(None, [base, f"trend over {study.over}"])) for base in study.base_settings]
-    return study.base_settings
+    """The grid proper; of a ladder its trend is the answer."""
+    part = study.kind.answer.format(over=study.over)
+    return [",".join(filter(None, [base, part])) for base in study.base_settings]
 
 
 def _word(verdicts: pd.Series) -> str:
@@ -185,7 +183,7 @@ def _tally(verdicts: pd.Series) -> str:
 def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> list[str]:
     """Where a secondary metric says something else than the primary one."""
     lines, agreeing = [], []
-    primary = unit(study.metric)[0]
+    primary = METRICS[study.metric].words
     place = ["dataset", "position", "setting"]
     for metric in study.declaration["secondary"]:
         other = rows[(rows["metric"] == metric) & (rows["comparison"] == study.declaration["family"])]
@@ -196,7 +194,7 @@ def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> li
         directed = second.isin(["better", "worse"])
         opposite = directed & first.isin(["better", "worse"]) & (first != second)
         alone = directed & ~first.isin(["better", "worse"])
-        name = unit(metric)[0]
+        name = METRICS[metric].words
         if opposite.any():
             places = ", ".join(
                 f"{r.dataset} ({', '.join(filter(None, [r.position, r.setting]))})" for r in each(both[opposite])
@@ -219,7 +217,8 @@ def _held_fixed(study: Study) -> str:
     if any(key.startswith("optimizer") for key in tuned):
         return f"Tuned for each arrangement on validation, with an equal budget: {', '.join(tuned)}."
     used = {
-        f"{setting_value(record, 'optimizer.name')}, learning rate {setting_value(record, 'optimizer.lr')}"
+        f"{str(setting_value(record, 'optimizer._target_')).rpartition('.')[2]}, "
+        f"learning rate {setting_value(record, 'optimizer.lr')}"
         for record in study.records
     }
     held = "; ".join(sorted(used))
@@ -254,10 +253,12 @@ def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
             f"No pooled test over data sets: this is {names} of them, and the mean of fewer than {MIN_DATA_SETS} says "
             "little about data sets at large. Replicates of one data set are not a sample of data sets."
         )
-    if (base["position"] == "around").any() and {"bn_dropout", "dropout_bn"} <= {*study.sides[0], *study.sides[1]}:
+    (first, *_), (second, *_) = study.sides
+    if (base["position"] == "around").any() and first != second and operations(first)[::-1] == operations(second):
+        one, other = (" → ".join(order(arrangement, "around")) for arrangement in (first, second))
         lines.append(
-            "`around` compares BN → ReLU → dropout with ReLU → dropout → BN: it moves batch normalization across the "
-            "ReLU and swaps the order, so its difference is not of the order alone."
+            f"`around` compares {one} with {other}: each operation changes its side of the activation, so the "
+            "difference is not of the order alone."
         )
     lines.append(
         "Intervals and p-values are for these rows, re-split, unless a column says new data: that scope uses the "

@@ -15,10 +15,11 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from normdrop.metrics import METRICS
 from normdrop.report.answer import interval, measured, number, say
-from normdrop.report.contrasts import Contrast, ladder, values_of
-from normdrop.report.records import WITH_DROPOUT, Study
-from normdrop.report.verdicts import CENSORED, DECLARED, each, unit
+from normdrop.report.contrasts import Contrast, values_of, with_dropout
+from normdrop.report.records import Study
+from normdrop.report.verdicts import DECLARED, each
 
 POWER = 0.8
 
@@ -41,38 +42,36 @@ def checks(study: Study, found: Sequence[Contrast], rows: pd.DataFrame, shift: p
 
 def room(study: Study, own: Sequence[Contrast]) -> str | None:
     """Is there anything to gain or to lose? The metric of B by itself."""
-    side = " or ".join(study.sides[1])
-    metric = study.metric
-    if metric == CENSORED or not own:
+    side, metric = " or ".join(study.sides[1]), METRICS[study.metric]
+    if study.kind.ratio or not own:
         return None
-    _, symbol, scale = unit(metric)
-    if metric.endswith("acc") and study.declaration["kind"] not in ("spread", "loss"):
-        symbol = "%"
-    if study.declaration["kind"] == "ladder":
-        over, parts = study.over, {part: b for part, _, b in values_of(study, own[0], metric)}
-        rungs = [parts[f"{over}={rung}"] for rung in ladder(study) if f"{over}={rung}" in parts]
+    symbol = "%" if study.kind.level and metric.higher_is_better else metric.unit
+    if study.kind.answer:
+        rungs = [b for _, _, b in values_of(study, own[0], study.metric)][:-1]
         if len(rungs) < 2:  # a sweep that has only begun
             return None
-        first, last = (scale * np.nanmean(rung) for rung in (rungs[0], rungs[-1]))
-        name = unit(metric)[0]
-        return f"The ladder is one: {name} of {side} goes from {first:.1f} {symbol} at the first {over} to {last:.1f}."
+        first, last = (metric.scale * np.nanmean(rung) for rung in (rungs[0], rungs[-1]))
+        return (
+            f"The ladder is one: {metric.words} of {side} goes from {first:.1f} {symbol} at the first {study.over} to "
+            f"{last:.1f}."
+        )
     means = []
     for contrast in own:
-        for _, _, b in values_of(study, contrast, metric):
+        for _, _, b in values_of(study, contrast, study.metric):
             if np.isfinite(b).any():
-                means.append((scale * float(np.nanmean(b)), _place(contrast)))
+                means.append((metric.scale * float(np.nanmean(b)), _place(contrast)))
     if not means:
         return None
     (low, where), (high, elsewhere) = min(means), max(means)
     runs = f"is {low:.1f} {symbol} ({where})" if low == high else ""
     runs = runs or f"runs from {low:.1f} {symbol} ({where}) to {high:.1f} {symbol} ({elsewhere})"
-    return f"Room for a difference: of {side} alone, {measured(study, metric)} {runs}."
+    return f"Room for a difference: of {side} alone, {measured(study, study.metric)} {runs}."
 
 
 def sensitivity(study: Study, rows: pd.DataFrame) -> str | None:
     """The smallest true difference that a comparison of the family finds in four studies of five."""
     family = rows[(rows["family"] == DECLARED) & (rows["n"] > 1)]
-    here = family[(family["metric"] == study.metric) & (family["metric"] != CENSORED)]
+    here = family[(family["metric"] == study.metric) & (not study.kind.ratio)]
     level = study.declaration["alpha"] / max(len(family), 1)
     found = []
     for row in each(here):
@@ -83,9 +82,9 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> str | None:
             found.append(float(np.squeeze(effect)) * sd)
     if not found:
         return None
-    _, symbol, scale = unit(study.metric)
-    low, high = (f"{scale * value:.2f}" for value in (min(found), max(found)))
-    size = f"{low} {symbol}" if low == high else f"{low} to {high} {symbol}"
+    metric = METRICS[study.metric]
+    low, high = (f"{metric.scale * value:.2f}" for value in (min(found), max(found)))
+    size = f"{low} {metric.unit}" if low == high else f"{low} to {high} {metric.unit}"
     return (
         f"Sensitivity: a comparison of the family finds a true difference of {size} with {100 * POWER:.0f} % power, "
         f"even as the first in Holm's order (level {study.declaration['alpha']:g} / {len(family)})."
@@ -131,12 +130,13 @@ def gap_taken_apart(study: Study, rows: pd.DataFrame) -> str | None:
 
 def reached(study: Study, own: Sequence[Contrast]) -> str | None:
     """How many runs reached the level whose steps are counted."""
-    if CENSORED not in study.metrics:
+    counted = [metric for metric in study.metrics if study.kind_of(metric).ratio]
+    if not counted:
         return None
     short = []
     runs = 0
     for contrast in own:
-        for _, a, b in values_of(study, contrast, CENSORED):
+        for _, a, b in values_of(study, contrast, counted[0]):
             for side, values in zip(study.sides, (a, b), strict=True):
                 runs += len(values)
                 if missed := int((~np.isfinite(values)).sum()):
@@ -148,8 +148,8 @@ def reached(study: Study, own: Sequence[Contrast]) -> str | None:
 
 def edges(study: Study, own: Sequence[Contrast]) -> str | None:
     """How often the rate that validation prefers is an end of the grid, where a wider grid might go on."""
-    rates = sorted(study.replicates.loc[study.replicates["arrangement"].isin(WITH_DROPOUT), "rate"].unique())
-    chosen = [side.loc[side["arrangement"].isin(WITH_DROPOUT), "rate"] for c in own for side in (c.a, c.b)]
+    rates = sorted(study.replicates.loc[with_dropout(study.replicates), "rate"].unique())
+    chosen = [side.loc[with_dropout(side), "rate"] for c in own for side in (c.a, c.b)]
     if len(rates) < 2 or not chosen or study.declaration["family"] != "best_vs_best":
         return None
     choices = pd.concat(chosen)

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.report.records import WITH_DROPOUT, Study
-from normdrop.report.statistics import slopes
-
-POSITIONS = ["after", "before", "around"]
+from normdrop.arrangement import POSITIONS, has
+from normdrop.report.records import Study
 
 
 @dataclass
@@ -88,11 +86,12 @@ def _sides(study: Study, block: pd.DataFrame, rate: float | None) -> tuple[pd.Da
     other = [key for key in study.declaration["tuned"] if key != "rate"]
     found = [block[block["arrangement"].isin(side)] for side in study.sides]
     shared = set(block["rate"])
-    for arrangement in {*study.sides[0], *study.sides[1]} & WITH_DROPOUT:
-        shared &= set(block.loc[block["arrangement"] == arrangement, "rate"])
+    for arrangement in {*study.sides[0], *study.sides[1]}:
+        if has(arrangement, "dropout"):
+            shared &= set(block.loc[block["arrangement"] == arrangement, "rate"])
     if rate is not None:
         shared &= {rate}
-    found = [rows[rows["rate"].isin(shared) | ~rows["arrangement"].isin(WITH_DROPOUT)] for rows in found]
+    found = [rows[rows["rate"].isin(shared) | ~with_dropout(rows)] for rows in found]
     for key in [*filter(None, [study.over]), *other]:
         both = set(found[0][key]) & set(found[1][key])
         found = [rows[rows[key].isin(both)] for rows in found]
@@ -104,8 +103,13 @@ def _sides(study: Study, block: pd.DataFrame, rate: float | None) -> tuple[pd.Da
 
 def _rates(study: Study, block: pd.DataFrame) -> list[float]:
     """The rates at which the contrast can be compared; [0] if it has no dropout."""
-    contrast = {*study.sides[0], *study.sides[1]} & WITH_DROPOUT
-    return sorted(block.loc[block["arrangement"].isin(contrast), "rate"].unique()) if contrast else [0.0]
+    rows = block[block["arrangement"].isin([*study.sides[0], *study.sides[1]])]
+    return sorted(rows.loc[with_dropout(rows), "rate"].unique()) or [0.0]
+
+
+def with_dropout(rows: pd.DataFrame) -> pd.Series:
+    """Which of the replicates are of an arrangement with dropout: the others have rate 0 alone."""
+    return rows["arrangement"].map(lambda arrangement: has(arrangement, "dropout")).astype(bool)
 
 
 def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -113,40 +117,25 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
 
     The part is empty but for a ladder, which has one for each rung and one for the trend along them.
     """
-    a, b = contrast.a, contrast.b
-    if metric not in a or metric not in b:
+    over, sides = study.over, (contrast.a, contrast.b)
+    if any(metric not in side for side in sides):
         return
-    over, kind = study.over, study.declaration["kind"]
-    if over is None:
-        seeds = sorted(set(a["seed"]) & set(b["seed"]))
-        of_a, of_b = (side.set_index("seed")[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
-        yield "", of_a, of_b
-        return
-    tables = [side.pivot(index="seed", columns=over, values=metric).astype(float) for side in (a, b)]
-    tables[0], tables[1] = tables[0].align(tables[1], join="inner")
-    rungs = [value for value in ladder(study) if value in tables[0].columns]
-    tables = [table[rungs] for table in tables]
-    if len(rungs) < 2:
-        return
-    if kind == "spread":
-        # A diverged replicate has no spread: skipna would make it look narrower.
-        of_a, of_b = (table.std(axis=1, ddof=1, skipna=False).to_numpy() for table in tables)
-        yield "", of_a, of_b
-    elif kind == "loss":
-        baseline, *others = rungs
-        of_a, of_b = ((table[baseline] - table[others].mean(axis=1, skipna=False)).to_numpy() for table in tables)
-        yield "", of_a, of_b
-    elif kind == "ladder":
-        for rung in rungs:
-            yield f"{over}={rung}", tables[0][rung].to_numpy(), tables[1][rung].to_numpy()
-        # The fitted change from the first rung to the last, so that it has the metric's unit and ROPE.
-        steps = np.arange(len(rungs))
-        of_a, of_b = (slopes(table.to_numpy(), steps) * steps[-1] for table in tables)
-        yield f"trend over {over}", of_a, of_b
+    tables = [
+        side.set_index("seed")[[metric]] if over is None else side.pivot(index="seed", columns=over, values=metric)
+        for side in sides
+    ]
+    a, b = tables[0].astype(float).align(tables[1].astype(float), join="inner")
+    if over is not None:
+        rungs = [rung for rung in ladder(study) if rung in a.columns]
+        if len(rungs) < 2:
+            return
+        a, b = a[rungs], b[rungs]
+    of_a, of_b = (study.kind_of(metric).reduce(side, over) for side in (a, b))
+    for part in of_a:
+        yield part, of_a[part], of_b[part]
 
 
 def ladder(study: Study) -> list[Any]:
-    """The values of `over` from the smallest to the largest; a loss is counted from the one nearest 0."""
+    """The values of `over` from the smallest to the largest, words last."""
     present = study.replicates[study.over].dropna().unique().tolist()
-    rungs = sorted(present, key=lambda value: (isinstance(value, str), value))
-    return sorted(rungs, key=abs) if study.declaration["kind"] == "loss" else rungs
+    return sorted(present, key=lambda value: (isinstance(value, str), value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,18 +17,25 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy import stats
 
+from normdrop.arrangement import POSITIONS
+from normdrop.metrics import METRICS
 from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
 from normdrop.report.records import Study, read_history
-from normdrop.report.verdicts import CENSORED, DECLARED, each, higher_is_better, unit
+from normdrop.report.verdicts import DECLARED, each
 
-ARRANGEMENTS = {
+LOOKS = {
     "none": ("#7A7A7A", "o"),
     "dropout": ("#E69F00", "s"),
     "bn": ("#56B4E9", "^"),
     "bn_dropout": ("#0072B2", "D"),
     "dropout_bn": ("#D55E00", "v"),
+    "ln": ("#009E73", "P"),
+    "ln_dropout": ("#CC79A7", "X"),
+    "dropout_ln": ("#000000", "*"),
 }
-POSITIONS = {"after": ("#0072B2", "o"), "before": ("#D55E00", "s"), "around": ("#009E73", "^")}
+# For arrangements that have no look of their own.
+OTHERS = [*zip(matplotlib.color_sequences["Dark2"], "<>phH8d^", strict=True)]
+OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")), strict=True))
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
 MAX_ROWS = 40
@@ -47,63 +55,60 @@ STYLE: Any = {
 def draw(
     study: Study, found: list[Contrast], rows: pd.DataFrame, shift: pd.DataFrame
 ) -> Iterator[tuple[str, str, Figure]]:
-    """Each figure that the study has data for: a name for its file, a caption, the figure."""
-    effect = f"{_effect_name(study)} of {unit(study.metric)[0]}"
+    """Each figure of the study's kind that it has data for: a name for its file, a caption, the figure."""
+    kind, metric = study.kind, METRICS[study.metric].words
+    effect = f"{kind.effect} of {metric}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
-    metric = unit(study.metric)[0]
     band = "The shaded band is the region of practical equivalence."
-    drawings: list[tuple[str, Callable[[], Figure | None], str]] = [
-        ("effects", lambda: _forest(study, rows), f"The declared family: {effect}, {contrast}, with intervals. {band}"),
-        (
-            "difference",
+    drawings: dict[str, tuple[Callable[[], Figure | None], str]] = {
+        "effects": (
+            lambda: _forest(study, rows),
+            f"The declared family: {effect}, {contrast}, with intervals. {band}",
+        ),
+        "difference": (
             lambda: _difference(study, rows),
             f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals. {band}",
         ),
-        (
-            "grid",
+        "grid": (
             lambda: _by_grid(study),
             f"The {metric} along {study.over}, each arrangement at its own best rate: means with 95 % intervals.",
         ),
-        (
-            "pairs",
+        "pairs": (
             lambda: _pairs(study, found),
             "Every replicate as one point, best against best: the same split, initial weights and batch order on both "
             "axes. On the diagonal the two are equal. A pair with a diverged or censored run has no point.",
         ),
-        ("by_rate", lambda: _by_rate(study), f"The {metric} against the dropout rate: means with 95 % intervals."),
-        (
-            "curves",
+        "by_rate": (lambda: _by_rate(study), f"The {metric} against the dropout rate: means with 95 % intervals."),
+        "curves": (
             lambda: _curves(study),
             "Validation accuracy while training, each arrangement at the rate it chose most often: the mean over "
             "replicates, and a band from the 10th to the 90th percentile.",
         ),
-        (
-            "who_beats_whom",
+        "who_beats_whom": (
             lambda: _who_beats_whom(study),
             f"How often the row's arrangement beats the column's on {metric}, replicate by replicate, each at its own "
             "best rate (ties count ½).",
         ),
-        (
-            "shift",
-            lambda: _shift(shift),
+        "shift": (
+            lambda: _shift(study, shift),
             "Variance shift at each BN layer at the end of training, measured against predicted. Below 1, the layer "
             "sees less variance in evaluation than in training.",
         ),
-    ]
+    }
     others = len(study.settings) - len(study.base_settings)
     with matplotlib.rc_context(STYLE):
-        for name, drawing, caption in drawings:
+        for name in kind.figures:
+            drawing, caption = drawings[name]
             if (figure := drawing()) is not None:
                 if others and name not in ("effects", "shift"):
                     caption += f" The tables have {others} further settings."
                 yield name, caption, figure
 
 
-def _effect_name(study: Study) -> str:
-    names = {"spread": "difference in the spread", "loss": "difference in the loss"}
-    if study.metric == CENSORED and study.over is None:
-        return "median paired ratio"
-    return names.get(study.declaration["kind"], "paired difference")
+def looks(study: Study) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of each arrangement of the study, in their order."""
+    cycle = itertools.cycle(OTHERS)
+    return {name: LOOKS[name] if name in LOOKS else next(cycle) for name in study.arrangements}
 
 
 def _panels(count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
@@ -127,15 +132,10 @@ def _finish(figure: Figure, axes: list[Axes]) -> Figure:
 
 
 def _rope(ax: Axes, study: Study, horizontal: bool) -> None:
-    metric = study.metric
-    rope, scale = study.declaration["rope"].get(metric), unit(metric)[2]
-    ratio = metric == CENSORED and study.over is None
-    null = 1.0 if ratio else 0.0
-    band = ax.axhspan if horizontal else ax.axvspan
-    if rope:
-        low, high = (1 / rope, rope) if ratio else (-rope * scale, rope * scale)
-        band(low, high, color="#000000", alpha=0.09, lw=0)
-    (ax.axhline if horizontal else ax.axvline)(null, color="#000000", lw=0.8)
+    rope, ratio = study.rope(study.metric), study.kind.ratio
+    low, high = (1 / rope, rope) if ratio else (-rope * _scale(study), rope * _scale(study))
+    (ax.axhspan if horizontal else ax.axvspan)(low, high, color="#000000", alpha=0.09, lw=0)
+    (ax.axhline if horizontal else ax.axvline)(1.0 if ratio else 0.0, color="#000000", lw=0.8)
     if ratio:
         (ax.set_yscale if horizontal else ax.set_xscale)("log")
         _plain_ticks(ax.yaxis if horizontal else ax.xaxis)
@@ -149,16 +149,17 @@ def _plain_ticks(axis: Axis, count: int = 6) -> None:
 
 
 def _scale(study: Study) -> float:
-    """Ratios have no unit."""
-    metric = study.metric
-    return 1.0 if metric == CENSORED else unit(metric)[2]
+    return METRICS[study.metric].scale
+
+
+def _with_unit(study: Study) -> str:
+    metric = METRICS[study.metric]
+    return f"{metric.words} ({metric.unit})"
 
 
 def _axis(study: Study) -> str:
-    name, symbol, _ = unit(study.metric)
-    if study.metric == CENSORED and study.over is None:
-        return f"{name}, ratio A / B"
-    return f"{_effect_name(study)} ({symbol})"
+    metric = METRICS[study.metric]
+    return f"{metric.words}, ratio A / B" if study.kind.ratio else f"{study.kind.effect} ({metric.unit})"
 
 
 def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
@@ -170,7 +171,7 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
     ax = figure.add_subplot()
     _rope(ax, study, horizontal=False)
     for y, row in enumerate(each(family)):
-        color, marker = POSITIONS.get(row.position, ("#000000", "o"))
+        color, marker = OF_POSITIONS[row.position]
         # A ratio's interval may reach from 0 to infinity.
         low, high = np.clip([row.ci_low * scale, row.ci_high * scale], -1e3, 1e3)
         ax.plot([low, high], [y, y], color=color, lw=1.6)
@@ -184,11 +185,9 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
 
 
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
-    if study.over is not None:
-        return None
-    metric, scale = study.metric, _scale(study)
+    scale = _scale(study)
     rows = rows[
-        (rows["metric"] == metric)
+        (rows["metric"] == study.metric)
         & rows["setting"].isin(study.base_settings)
         & rows["comparison"].isin(["same_rate", "best_vs_best"])
         & rows["rate_a"].notna()
@@ -204,7 +203,7 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
         panel = rows[(rows["dataset"] == dataset) & (rows["setting"] == setting)]
         present = [p for p in POSITIONS if p in set(panel["position"])]
         for k, position in enumerate(present):
-            color, marker = POSITIONS[position]
+            color, marker = OF_POSITIONS[position]
             here = panel[panel["position"] == position]
             nudge = 0.16 * (k - (len(present) - 1) / 2)
             for row in each(here):
@@ -224,7 +223,7 @@ def _base_blocks(study: Study) -> list[tuple[str, tuple[str, str], pd.DataFrame]
     """(title, block of replicates) of each data set, setting of the grid proper and position."""
     base = study.base_settings
     found = [f for f in blocks(study) if f[2] in base]
-    found.sort(key=lambda f: (f[0], base.index(f[2]), list(POSITIONS).index(f[1])))
+    found.sort(key=lambda f: (f[0], base.index(f[2]), POSITIONS.index(f[1])))
     return [(_title(d, p, s), (d, s), block) for d, p, s, block in found][:MAX_PANELS]
 
 
@@ -242,10 +241,10 @@ def _one_each(study: Study) -> list[tuple[str, pd.DataFrame]]:
 
 def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
     metric, base = study.metric, study.base_settings
-    scale, ratio = _scale(study), metric == CENSORED
+    scale, ratio = _scale(study), study.kind.ratio
     pairs = []
     for contrast in found:
-        if contrast.rate is not None or contrast.setting not in base or study.declaration["kind"] == "ladder":
+        if contrast.rate is not None or contrast.setting not in base:
             continue
         for _, a, b in values_of(study, contrast, metric):
             if (np.isfinite(a) & np.isfinite(b)).sum() > 1:
@@ -277,8 +276,7 @@ def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
             ylabel=" or ".join(study.sides[0]),
         )
         ax.set_box_aspect(1)
-    name, symbol, _ = unit(metric)
-    figure.suptitle(f"{name} ({symbol}), best against best", fontsize=9.5)
+    figure.suptitle(f"{_with_unit(study)}, best against best", fontsize=9.5)
     return _finish(figure, axes)
 
 
@@ -291,15 +289,14 @@ def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
 
 
 def _by_rate(study: Study) -> Figure | None:
-    metric = study.metric
-    name, symbol, scale = unit(metric)
+    metric, scale = study.metric, _scale(study)
     found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
-    if study.over is not None or metric == CENSORED or not found:
+    if not found:
         return None
     figure, axes = _panels(len(found))
     for ax, (title, block) in zip(axes, found, strict=True):
         rates = sorted(block["rate"].unique())
-        for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
+        for k, (arrangement, (color, marker)) in enumerate(looks(study).items()):
             rows = block[block["arrangement"] == arrangement]
             points = {rate: _mean_and_interval(group[metric] * scale) for rate, group in rows.groupby("rate")}
             if not points:
@@ -314,22 +311,19 @@ def _by_rate(study: Study) -> Figure | None:
                 x = np.array(list(points)) + 0.006 * (k - 2)
                 mean, half = np.array(list(points.values())).T
                 ax.errorbar(x, mean, half, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
-        ax.set(title=title, xlabel="dropout rate", ylabel=f"{name} ({symbol})")
+        ax.set(title=title, xlabel="dropout rate", ylabel=_with_unit(study))
     return _finish(figure, axes)
 
 
 def _by_grid(study: Study) -> Figure | None:
-    metric, over = study.metric, study.over
-    name, symbol, scale = unit(metric)
-    if over is None:
-        return None
+    metric, over, scale = study.metric, study.over, _scale(study)
     found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
     if not found:
         return None
     figure, axes = _panels(len(found))
     for ax, (title, block) in zip(axes, found, strict=True):
-        rungs = [rung for rung in sorted(ladder(study)) if rung in set(block[over])]
-        for k, (arrangement, (color, marker)) in enumerate(ARRANGEMENTS.items()):
+        rungs = [rung for rung in ladder(study) if rung in set(block[over])]
+        for k, (arrangement, (color, marker)) in enumerate(looks(study).items()):
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
                 continue
@@ -338,7 +332,7 @@ def _by_grid(study: Study) -> Figure | None:
             x = np.arange(len(rungs)) + 0.05 * (k - 2)
             ax.errorbar(x, *np.array(points).T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
         ax.set_xticks(range(len(rungs)), [f"{r:g}" if isinstance(r, float | int) else str(r) for r in rungs])
-        ax.set(title=title, xlabel=over, ylabel=f"{name} ({symbol})")
+        ax.set(title=title, xlabel=over, ylabel=_with_unit(study))
     return _finish(figure, axes)
 
 
@@ -350,7 +344,7 @@ def _curves(study: Study) -> Figure | None:
     records = {record["condition"]: record for record in study.records}
     figure, axes = _panels(len(found))
     for ax, (title, block) in zip(axes, found, strict=True):
-        for arrangement, (color, marker) in ARRANGEMENTS.items():
+        for arrangement, (color, marker) in looks(study).items():
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
                 continue
@@ -376,18 +370,18 @@ def _who_beats_whom(study: Study) -> Figure | None:
     for title, block in _one_each(study):
         if metric not in block:
             continue
-        if metric == CENSORED:
+        if study.kind.ratio:  # a run that never reached the level is behind any that did
             block = block.fillna({metric: np.inf})
         best = {
             name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
-            for name, rows in ((n, block[block["arrangement"] == n]) for n in ARRANGEMENTS)
+            for name, rows in ((n, block[block["arrangement"] == n]) for n in study.arrangements)
             if len(rows)
         }
         if len(best) > 2:
             found.append((title, best))
     if not found:
         return None
-    sign = 1 if higher_is_better(metric, "difference") else -1
+    sign = 1 if METRICS[metric].higher_is_better else -1
     figure, axes = _panels(len(found), height=2.6)
     for ax, (title, best) in zip(axes, found, strict=True):
         names = list(best)
@@ -411,11 +405,11 @@ def _who_beats_whom(study: Study) -> Figure | None:
     return figure
 
 
-def _shift(shift: pd.DataFrame) -> Figure | None:
+def _shift(study: Study, shift: pd.DataFrame) -> Figure | None:
     if shift.empty or (known := shift.dropna(subset=["measured", "predicted"])).empty:
         return None
     figure, (ax,) = _panels(1, height=3.6)
-    for arrangement, (color, marker) in ARRANGEMENTS.items():
+    for arrangement, (color, marker) in looks(study).items():
         rows = known[known["arrangement"] == arrangement]
         if len(rows):
             where = rows["predicted"], rows["measured"]

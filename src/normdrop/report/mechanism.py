@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from normdrop.arrangement import has
 from normdrop.report.contrasts import Contrast
 from normdrop.report.records import Study
 
@@ -21,7 +22,7 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
     Empty unless both sides of the contrast have batch normalization and were recalibrated.
     """
     rows = []
-    both_have_bn = all("bn" in arrangement for side in study.sides for arrangement in side)
+    both_have_bn = all(has(arrangement, "bn") for side in study.sides for arrangement in side)
     if not both_have_bn or study.over or "recal_test_acc" not in study.replicates:
         return pd.DataFrame()
     for contrast in found:
@@ -52,7 +53,7 @@ def shifts(study: Study) -> pd.DataFrame:
     """Variance shift at the end of training, averaged over replicates: one row per condition, BN layer and case.
 
     measured: eval-mode variance of the layer's input over its train-mode variance; running: over its running variance;
-    predicted: PROTOCOL.md's formula (NaN where none applies); seeds: replicates measured.
+    predicted: the closed form of `training.shift` (NaN where none applies); seeds: replicates measured.
     """
     place = ["dataset", "arrangement", "position", "rate", "setting"]
     rows = [

@@ -13,17 +13,19 @@ from typing import Any
 
 import pandas as pd
 
+from normdrop.arrangement import ARRANGEMENTS
+from normdrop.kinds import KINDS, Kind, kind_of
+from normdrop.metrics import METRICS
 from normdrop.study import record as store
 
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
-WITH_DROPOUT = {"dropout", "bn_dropout", "dropout_bn"}
-# The kinds of study that consume one key of the grid instead of giving a verdict for each of its values.
-CONSUMING = ("spread", "loss", "ladder")
 # What may differ between two conditions that are compared, and what has no influence on a result.
+# fmt: off
 _FREE = (
-    *("arrangement", "position", "rate", "seeds", "replicates", "rerun", "replicates_at_a_time", "name", "logging"),
-    *("study", "measure", "trainer.accelerator", "trainer.devices"),
+    "arrangement", "position", "rate", "seeds", "replicates", "rerun", "replicates_at_a_time", "name", "logging",
+    "study", "measure", "trainer.accelerator", "trainer.devices",
 )
+# fmt: on
 # Conditions trained without an experiment: the table is worth showing, but nothing was declared.
 UNDECLARED = {
     "claim": "undeclared",
@@ -50,8 +52,27 @@ class Study:
     """one line for each config key that differs though the sweep did not name it"""
 
     @property
+    def kind(self) -> Kind:
+        return kind_of(self.declaration["kind"], self.metric)
+
+    def kind_of(self, metric: str) -> Kind:
+        return kind_of(self.declaration["kind"], metric)
+
+    @property
     def over(self) -> str | None:
-        return self.declaration["over"] if self.declaration["kind"] in CONSUMING else None
+        """The key of the grid that the kind consumes."""
+        return self.declaration["over"] if self.kind.consumes else None
+
+    def rope(self, metric: str) -> float:
+        """Differences up to this are of no practical consequence: as declared, or else as the metric has it."""
+        ropes = self.declaration["rope"]
+        return float(ropes.get(metric, ropes.get(metric.removeprefix("recal_"), METRICS[metric].rope)))
+
+    @property
+    def arrangements(self) -> list[str]:
+        """Those that were trained: the known ones in their order, then any others."""
+        trained = set(self.replicates["arrangement"])
+        return [*(name for name in ARRANGEMENTS if name in trained), *sorted(trained - set(ARRANGEMENTS))]
 
     @property
     def metrics(self) -> list[str]:
@@ -178,17 +199,27 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
             record["study"] = {**UNDECLARED, **record["study"]}
         if lacking := {"claim", "contrast", "metric", "kind", "family"} - set(record["study"]):
             raise ValueError(f"its study declares no {', '.join(sorted(lacking))}")
-        condition = Path(record["condition"]).parts
+        _understood(record["study"])
+        condition, table = Path(record["condition"]).parts, found.replicates
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"record.json lacks {error}") from None
+        raise ValueError(f"its record or its table lacks {error}") from None
     if folder.absolute().parts[-len(condition) :] != condition:
         raise ValueError(f"its record is of another condition, {record['condition']}")
-    table = found.replicates
-    if "steps_to_level" in table:
-        table = table.astype({"steps_to_level": float})
+    table = table.astype({"steps_to_level": float})
     if lacking := REQUIRED - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
     return record, table
+
+
+def _understood(study: dict[str, Any]) -> None:
+    """Raises ValueError if the study declares what this version does not know."""
+    metrics = [study["metric"]] if isinstance(study["metric"], str) else study["metric"]
+    if unknown := {*metrics, *study.get("secondary", [])} - set(METRICS):
+        raise ValueError(f"its study measures {', '.join(sorted(unknown))}: known are {', '.join(METRICS)}")
+    if study["kind"] not in KINDS:
+        raise ValueError(f"its study is of kind {study['kind']}: known are {', '.join(KINDS)}")
+    if KINDS[study["kind"]].consumes and any(METRICS[name].unit == "steps" for name in metrics):
+        raise ValueError(f"its study is of kind {study['kind']}: steps are compared as ratios, not over a grid")
 
 
 def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:
@@ -206,7 +237,7 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
     declaration["grid"] = [json.loads(grid) for grid in sorted(grids)]
     # Keys with a column of their own: a grid's values of these are candidates or rungs, not separate verdicts.
     own_column = [key for key in declaration["tuned"] if key != "rate"]
-    if declaration["kind"] in CONSUMING:
+    if KINDS[declaration["kind"]].consumes:
         own_column.append(declaration["over"])
     settings, told_apart = _settings(records, own_column)
     replicates = pd.concat(

@@ -239,21 +239,6 @@ def compare_ratio(a: ArrayLike, b: ArrayLike, *, rope: float, fresh: bool = Fals
     )
 
 
-def slopes(values: ArrayLike, rungs: ArrayLike) -> Floats:
-    """Least-squares slope of each replicate along a ladder; `compare` them with 0 to test a trend.
-
-    values: (replicates, rungs), in the metric's unit; a replicate with a missing value has slope NaN.
-    rungs: (rungs,), the ladder's numbers, at least two of them different. Returns (replicates,), unit per rung.
-    """
-    values, rungs = np.asarray(values, dtype=float), np.asarray(rungs, dtype=float)
-    centred = rungs - rungs.mean()
-    if values.ndim != 2 or values.shape[1:] != rungs.shape or not centred.any():
-        raise ValueError(
-            f"values of shape {values.shape} along rungs {rungs.tolist()}: need one column per rung, two different"
-        )
-    return values @ centred / (centred @ centred)
-
-
 def holm(p_values: ArrayLike) -> Floats:
     """Holm's (1979) step-down adjustment over one family. A NaN (nothing was tested) stays NaN and does not count."""
     p = np.asarray(p_values, dtype=float)

@@ -10,38 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normdrop.metrics import METRICS
 from normdrop.report.contrasts import Contrast, tuned, values_of
 from normdrop.report.records import Study, keys_of
 from normdrop.report.statistics import MIN_DATA_SETS, Comparison, compare, compare_ratio, holm, verdict
 
+# fmt: off
 COLUMNS = [
-    *("claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high"),
-    *("d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data"),
-    # Beyond the contract of the first nineteen.
-    *("setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment"),
+    "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high",
+    "d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data",
+    # Whoever reads the table by place counts on the order of those above.
+    "setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment",
 ]
-# Counts of steps are compared as a ratio, runs that never reached the level counted as longer than any that did.
-CENSORED = "steps_to_level"
+# fmt: on
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
-
-
-def higher_is_better(metric: str, kind: str) -> bool:
-    """Which direction is good: of a spread or a loss, the small one."""
-    good = metric.endswith("_acc") or metric.startswith("silenced")
-    if kind == "spread":
-        return False
-    return not good if kind == "loss" else good
-
-
-def unit(metric: str) -> tuple[str, str, float]:
-    """How a metric is shown: its name in words, its unit, and what a stored value is multiplied by."""
-    part, _, rest = metric.partition("_")
-    names = {"acc": "accuracy", "nll": "NLL", "ece": "calibration error"}
-    words = f"{part} {names[rest]}" if rest in names else metric.replace("_", " ")
-    if metric == CENSORED:
-        return words, "steps", 1.0
-    return (words, "nats", 1.0) if metric.endswith("nll") or metric == "nll_gap" else (words, "pp", 100.0)
 
 
 def each(table: pd.DataFrame) -> Iterator[Any]:
@@ -51,8 +34,8 @@ def each(table: pd.DataFrame) -> Iterator[Any]:
 
 def units_in(row: Any) -> tuple[str, float]:
     """Unit and factor of a row's estimate: a ratio has none."""
-    _, symbol, scale = unit(row.metric)
-    return ("×", 1.0) if symbol == "steps" else (symbol, scale)
+    metric = METRICS[row.metric]
+    return ("×", 1.0) if metric.unit == "steps" else (metric.unit, metric.scale)
 
 
 def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
@@ -63,7 +46,7 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if table.empty:
         return pd.DataFrame(columns=COLUMNS)
-    alpha, kind = study.declaration["alpha"], study.declaration["kind"]
+    alpha = study.declaration["alpha"]
     declared = table["family"] == DECLARED
     table.loc[declared, "p_holm"] = holm(table.loc[declared, "p_value"])
     table.loc[declared, "p_holm_new"] = holm(table.loc[declared, "p_new_data"])
@@ -71,7 +54,8 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
         comparison: Comparison = row.result
         # A row outside the family is exploratory: it is judged by its own p-value, and labelled.
         p, p_new = (row.p_holm, row.p_holm_new) if declared[i] else (row.p_value, row.p_new_data)
-        good = higher_is_better(row.metric, "difference" if row.family == HARNESS else kind)
+        metric = METRICS[row.metric]
+        good = metric.higher_is_better if row.family == HARNESS else study.kind_of(row.metric).good(metric)
         table.loc[i, "verdict"] = verdict(comparison, p, alpha=alpha, higher_is_better=good)
         table.loc[i, "verdict_new_data"] = verdict(
             comparison, p_new, alpha=alpha, higher_is_better=good, scope="new data"
@@ -96,7 +80,7 @@ def _contrast_rows(study: Study, found: list[Contrast]) -> Iterator[dict[str, An
                 facts: dict[str, Any] = {"test_train_ratio": contrast.test_train_ratio, "fresh": contrast.fresh_rows}
                 yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, **facts)
                 kept = np.isfinite(a) & np.isfinite(b)
-                if declared and metric != CENSORED and kept.any():
+                if declared and not study.kind_of(metric).ratio and kept.any():
                     key = (metric, contrast.position, place["setting"])
                     means.setdefault(key, []).append((a[kept].mean(), b[kept].mean()))
     for (metric, position, setting), pairs in means.items():
@@ -123,9 +107,9 @@ def _row(
     test_train_ratio: float,
     fresh: bool,
 ) -> dict[str, Any]:
-    ropes, metric, alpha = study.declaration["rope"], place["metric"], study.declaration["alpha"]
-    rope = float(ropes.get(metric, ropes.get(metric.removeprefix("recal_"), math.nan)))
-    if metric == CENSORED and study.over is None:
+    metric, alpha = place["metric"], study.declaration["alpha"]
+    rope = study.rope(metric)
+    if study.kind_of(metric).ratio:
         result = compare_ratio(a, b, rope=rope, fresh=fresh, alpha=alpha)
     else:
         result = compare(a, b, rope=rope, test_train_ratio=test_train_ratio, fresh=fresh, alpha=alpha)

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
@@ -57,13 +58,14 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 
 def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
     """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError."""
-    model = MODELS[config["model"]["name"]]
+    if (name := config["model"]["name"]) not in MODELS:
+        raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
+    model = MODELS[name]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
-        raise ValueError(
-            f"model.{unknown[0]}: model={config['model']['name']} has no such key; it has {', '.join(own)}"
-        )
     placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
+        takes = [key for key in list(inspect.signature(model).parameters)[2:] if key not in placed]
+        raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {', '.join(takes)}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
         return model(features, classes, **placed, **own)
 
@@ -154,7 +156,7 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists,
+        done[0].facts | lists | {"steps": max(group.facts["steps"] for group in done)},
         [stack for group in done for stack in group.networks],
     )
 
@@ -177,6 +179,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
     )
     try:
         trainer.fit(module, datamodule=data)
@@ -204,6 +207,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         "shift": hooks.shift
         + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
+        "steps": module.steps,
+        "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
     }
     return Fitted(replicates, history, facts, [module.network])

@@ -43,7 +43,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
             "not treat each weight by itself, which a stack of replicates needs"
         )
     kind = getattr(torch.optim, name)
-    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule")}
+    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
     takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
     if unknown := [key for key in own if key not in takes]:
         raise ValueError(f"optimizer.{unknown[0]}: {target} takes no such argument; it takes {', '.join(takes)}")
@@ -51,6 +51,15 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
         return kind(parameters, **own, **({"fused": True} if name in FUSED else {}))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"optimizer: {target} refuses {own}: {error}") from error
+
+
+def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
+    """Scale the gradients of each replicate, (replicates, …), whose norm over all of them is larger down to `norm`."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
+    factor = (norm / squares.sum(dim=0).sqrt()).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
 
 class ReplicatedClassifier(pl.LightningModule):
@@ -132,6 +141,8 @@ class ReplicatedClassifier(pl.LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         # The sum keeps gradients apart: no replicate's loss depends on another's weights.
         self.manual_backward(loss.sum())
+        if (norm := self.optimizer_config.get("clip")) is not None:
+            clip_(self.network.parameters(), norm)
         optimizer.step()  # type: ignore[union-attr]
         if (schedule := self.lr_schedulers()) is not None:
             schedule.step()  # type: ignore[union-attr, call-arg]

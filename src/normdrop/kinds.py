@@ -1,0 +1,129 @@
+"""The kinds of claim: what is compared of a metric, in words and in numbers. Torch-free: a study declares one by name.
+
+A new kind is one more object here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from normdrop.metrics import METRICS, Metric
+
+# From one side's values of a metric, replicates × values of the key that the kind consumes in rising order (one column
+# if it consumes none), and that key's name: to one number per replicate, under the name of the part of the claim.
+Reduction = Callable[[pd.DataFrame, str | None], dict[str, NDArray[np.float64]]]
+
+
+def _itself(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+    return {"": table.to_numpy(dtype=float)[:, 0]}
+
+
+def _spread(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+    # A diverged replicate has no spread: skipna would make it look narrower.
+    return {"": table.std(axis=1, ddof=1, skipna=False).to_numpy()}
+
+
+def _loss(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+    rungs: list[Any] = list(table)
+    baseline = min(rungs, key=abs)
+    return {"": (table[baseline] - table.drop(columns=baseline).mean(axis=1, skipna=False)).to_numpy()}
+
+
+def _ladder(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+    # The trend is the fitted change from the first rung to the last, so that it has the metric's unit and ROPE.
+    steps = np.arange(table.shape[1])
+    trend = slopes(table.to_numpy(), steps) * steps[-1]
+    return {f"{over}={rung}": table[rung].to_numpy(dtype=float) for rung in table} | {f"trend over {over}": trend}
+
+
+def slopes(values: ArrayLike, rungs: ArrayLike) -> NDArray[np.float64]:
+    """Least-squares slope of each replicate along a ladder; compared with 0 they test a trend.
+
+    values: (replicates, rungs), in the metric's unit; a replicate with a missing value has slope NaN.
+    rungs: (rungs,), the ladder's numbers, at least two of them different. Returns (replicates,), unit per rung.
+    """
+    values, rungs = np.asarray(values, dtype=float), np.asarray(rungs, dtype=float)
+    centred = rungs - rungs.mean()
+    if values.ndim != 2 or values.shape[1:] != rungs.shape or not centred.any():
+        raise ValueError(
+            f"values of shape {values.shape} along rungs {rungs.tolist()}: need one column per rung, two different"
+        )
+    return values @ centred / (centred @ centred)
+
+
+@dataclass(frozen=True)
+class Kind:
+    measured: str
+    """what a row of it is, for the declaration; `{over}` is the key that it consumes"""
+    figures: tuple[str, ...]
+    """the names of its figures, in the page's order"""
+    quantity: str = "{metric}"
+    """what is compared, in words"""
+    effect: str = "paired difference"
+    reduce: Reduction = _itself
+    consumes: bool = False
+    """one key of the grid, the study's `over`, instead of a verdict for each of its values"""
+    ratio: bool = False
+    """compared as A / B, not as A - B"""
+    level: bool = True
+    """its numbers are the metric's own, not differences of it within a replicate"""
+    answer: str = ""
+    """the part of the claim that is the answer"""
+    good: Callable[[Metric], bool] = lambda metric: metric.higher_is_better
+    """whether more of it is good"""
+
+
+COMMON = ("curves", "who_beats_whom", "shift")
+RATIO = Kind(
+    "median paired ratio, runs that never reach the level counted as longer than any",
+    ("effects", "difference", "pairs", *COMMON),
+    effect="median paired ratio",
+    ratio=True,
+)
+KINDS = {
+    "difference": Kind("mean paired difference", ("effects", "difference", "pairs", "by_rate", *COMMON)),
+    "ratio": RATIO,
+    "spread": Kind(
+        "within each replicate the standard deviation over {over}; its mean paired difference",
+        ("effects", "grid", "pairs", *COMMON),
+        quantity="the spread of {metric} over {over}",
+        effect="difference in the spread",
+        reduce=_spread,
+        consumes=True,
+        level=False,
+        good=lambda metric: False,
+    ),
+    "loss": Kind(
+        "within each replicate the value at {over} nearest 0 minus the mean of the others; its mean paired difference",
+        ("effects", "grid", "pairs", *COMMON),
+        quantity="the loss of {metric} over {over}",
+        effect="difference in the loss",
+        reduce=_loss,
+        consumes=True,
+        level=False,
+        good=lambda metric: not metric.higher_is_better,
+    ),
+    "ladder": Kind(
+        "mean paired difference at each {over}, and its change from first to last along a fitted line",
+        ("effects", "grid", *COMMON),
+        quantity="the change of {metric} from the first {over} to the last",
+        reduce=_ladder,
+        consumes=True,
+        answer="trend over {over}",
+    ),
+    "mechanism": Kind(
+        "mean paired difference, before and after recalibration",
+        ("effects", "difference", "pairs", "by_rate", *COMMON),
+    ),
+}
+
+
+def kind_of(name: str, metric: str) -> Kind:
+    """The kind that a declaration names, for one of its metrics: counts of steps, and they alone, have ratios."""
+    if METRICS[metric].unit == "steps":
+        return RATIO
+    return KINDS["difference" if name == "ratio" else name]

@@ -1,0 +1,188 @@
+"""The tables of the page, in words and rounded numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from normdrop.report.answer import interval, number
+from normdrop.report.records import Study
+from normdrop.report.verdicts import EXPLORATORY, each
+
+
+@dataclass
+class Table:
+    header: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, str]]) -> Table:
+        """The rows' cells under their keys; a column in which no row says anything is left out."""
+        cells = list(rows)
+        header = [key for key in (cells[0] if cells else {}) if any(row[key] != "—" for row in cells)]
+        return cls(header, [[row[key] for key in header] for row in cells])
+
+    def columns(self, names: Iterable[str]) -> Table:
+        """Those of the named columns that there are, in this order."""
+        at = [self.header.index(name) for name in names if name in self.header]
+        return Table([self.header[i] for i in at], [[row[i] for i in at] for row in self.rows])
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _comparison(row: Any) -> str:
+    if row.comparison == "a/a":
+        return f"A/A: {row.a} again, rate {row.rate_a:g}"
+    rates = f"{row.rate_a:g}" if row.rate_a == row.rate_b else f"{row.rate_a:g} / {row.rate_b:g}"
+    if row.comparison == "way_out":
+        return f"way out: {row.a}"
+    if row.comparison == "same_rate":
+        return f"same rate {rates}"
+    return "data set means" if pd.isna(row.rate_a) else f"best vs best (mostly {rates})"
+
+
+def _p(value: float) -> str:
+    return "—" if pd.isna(value) else "< .0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def verdict_table(rows: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "data set": row.dataset,
+            "position": row.position,
+            "setting": row.setting or "—",
+            "comparison": _comparison(row),
+            "metric": row.metric,
+            "A - B": number(row.estimate, row),
+            "interval": interval(row.ci_low, row.ci_high, row),
+            "verdict": row.verdict + (" (exploratory)" if row.family == EXPLORATORY else ""),
+            "new data": row.verdict_new_data,
+            "n": f"{row.n}" + (f" ({row.left_out} left out)" if row.left_out else ""),
+            "d_z": _decimals(row.d_z),
+            "P(A > B)": _decimals(row.p_superior),
+            "p": _p(row.p_value),
+            "p (Holm)": _p(row.p_holm),
+            "p (TOST)": _p(row.p_tost),
+            "BCa interval": interval(row.bca_low, row.bca_high, row),
+            "interval, new data": interval(row.new_low, row.new_high, row),
+        }
+        for row in each(rows)
+    )
+
+
+def _decimals(value: float, digits: int = 2) -> str:
+    return "—" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def recalibration_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "data set": r.dataset,
+            "position": r.position,
+            "setting": r.setting or "—",
+            "comparison": "best vs best" if r.comparison == "best_vs_best" else f"same rate {r.rate:g}",
+            "n": str(r.n),
+            "before (pp)": f"{100 * r.before:+.2f}",
+            "after (pp)": f"{100 * r.after:+.2f}",
+            "share explained": "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
+            "interval": "—" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
+        }
+        for r in each(table)
+    )
+
+
+def shift_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "data set": r.dataset,
+            "arrangement": r.arrangement,
+            "position": r.position,
+            "rate": f"{r.rate:g}",
+            "setting": r.setting or "—",
+            "BN layer": str(r.layer),
+            "case": str(r.case),
+            "measured Δ": _decimals(r.measured, 3),
+            "predicted Δ": _decimals(r.predicted, 3),
+            "Δ against running": _decimals(r.running, 3),
+            "replicates": str(r.seeds),
+        }
+        for r in each(table)
+    )
+
+
+def declared(study: Study) -> list[tuple[str, str]]:
+    d = study.declaration
+    a, b = (" or ".join(side) for side in study.sides)
+    better_of = ", the better of the two by validation, within each replicate" if len(study.sides[1]) > 1 else ""
+    grids = [
+        "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in grid.items()) for grid in d["grid"] if grid
+    ]
+    measures: dict[str, list[str]] = {}
+    for metric in study.metrics:
+        measures.setdefault(study.kind_of(metric).measured.format(over=study.over), []).append(metric)
+    measured = "; ".join(f"of {', '.join(names)} the {what}" for what, names in measures.items())
+    family = (
+        f"every data set × position × setting, {d['family']}, {' and '.join(study.metrics)}; all else is exploratory"
+    )
+    return [
+        ("Contrast", f"A = {a}, B = {b}{better_of}; the position is the same on both sides"),
+        ("Measured as", next(iter(measures)) if len(measures) == 1 else measured),
+        ("Primary metric" + "s" * (len(study.metrics) > 1), ", ".join(study.metrics)),
+        ("Secondary metrics", ", ".join(d["secondary"]) or "none"),
+        (
+            "Practical equivalence (ROPE)",
+            ", ".join(_rope(metric, study.rope(metric)) for metric in [*study.metrics, *d["secondary"]]),
+        ),
+        (
+            "Family under Holm",
+            family if d["family"] else "none was declared: everything is exploratory",
+        ),
+        ("Alpha", f"{d['alpha']:g}"),
+        ("Tuned on validation", ", ".join(d["tuned"])),
+        ("Grid", " — and — ".join(grids) or "not recorded"),
+    ]
+
+
+def _rope(metric: str, rope: float) -> str:
+    return f"{metric} within ×{1 / rope:.3g} to ×{rope:g}" if rope > 1 else f"{metric} ± {rope:g}"
+
+
+def reproduced(study: Study) -> list[tuple[str, str]]:
+    def distinct(values: list[str]) -> str:
+        return "; ".join(sorted(set(values)))
+
+    records = study.records
+    wall = sum(record.get("wall_seconds") or 0.0 for record in records)
+    versions = [", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()) for record in records]
+    return [
+        ("Command", distinct([record.get("command") or "not recorded" for record in records])),
+        ("Versions", distinct(versions)),
+        ("Hardware", distinct([f"{r.get('hardware') or 'not recorded'} ({r.get('device') or '?'})" for r in records])),
+        ("Training time", f"{wall / 60:.1f} minutes of wall clock, summed over {len(records)} conditions"),
+        ("Replicates", distinct([str(len(record["seeds"])) for record in records]) + " per condition"),
+    ]
+
+
+def against_table(both: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "claim": r.claim,
+            "data set": r.dataset,
+            "position": r.position,
+            "setting": r.setting or "—",
+            "comparison": r.comparison + (f" {r.rate:g}" if r.rate >= 0 else ""),
+            "metric": r.metric,
+            "here": number(r.estimate, r),
+            "reference": number(r.estimate_reference, r),
+            "t": f"{r.t:+.1f}",
+            "p (Holm)": _p(r.p_holm),
+            "verdict": r.verdict,
+            "verdict there": r.verdict_reference,
+        }
+        for r in each(both[both["differs"] | both["verdict_differs"]])
+    )
