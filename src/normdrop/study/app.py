@@ -47,6 +47,8 @@ def main() -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
 
+    import normdrop.study.config  # noqa: F401  the resolvers that conf/ uses
+
     traced = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
     stopped = False
