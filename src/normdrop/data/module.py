@@ -121,14 +121,14 @@ class Part:
         return Part(self.table.replicate(index), self.rows[index : index + 1])
 
 
-def batches(order: Tensor, batch_size: int) -> Sequence[Tensor]:
-    """Split row numbers (replicates, rows) into batches, the last one maybe smaller.
+def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor]:
+    """Split row numbers (replicates, rows) into stretches of so many batches, the last one maybe smaller.
 
     A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement, so that
     all of them see the same batches; in a random order it is another row each time.
     """
     rows = order.shape[1]
-    return order[:, : rows - left_out(rows, batch_size)].split(batch_size, dim=1)
+    return order[:, : rows - left_out(rows, batch_size)].split(batch_size * stretch, dim=1)
 
 
 def left_out(rows: int, batch_size: int) -> int:
@@ -145,13 +145,14 @@ class BatchOrder:
 
     def __init__(self, rows: Tensor, seeds: Sequence[int], batch_size: int, rerun: int = 0) -> None:
         self.rows, self.batch_size = rows, batch_size
+        self.stretch = 1  # batches that are given at once
         self._generators = [stream(seed, "order", rerun=rerun) for seed in seeds]
         self._began = [state_of(generator) for generator in self._generators]
         self._given = self._skip = 0
 
     def __len__(self) -> int:
         rows = self.rows.shape[1]
-        return math.ceil((rows - left_out(rows, self.batch_size)) / self.batch_size)
+        return math.ceil((rows - left_out(rows, self.batch_size)) / (self.batch_size * self.stretch))
 
     # A generator function: an iterator that is made and never asked (Lightning makes one at set-up) draws nothing.
     def __iter__(self) -> Iterator[Tensor]:
@@ -161,7 +162,7 @@ class BatchOrder:
         order = torch.from_numpy(np.stack([generator.permutation(rows) for generator in self._generators]))
         # A whole epoch's order moves at once: one transfer, not one a step.
         order = self.rows.gather(1, order.to(self.rows.device))
-        for number, batch in enumerate(batches(order, self.batch_size), start=1):
+        for number, batch in enumerate(batches(order, self.batch_size, self.stretch), start=1):
             self._given = number
             if number > skip:
                 yield batch

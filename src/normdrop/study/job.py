@@ -164,6 +164,7 @@ def finish(
         | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")},
         "commit": record.commit()[0],
         "clean": record.commit()[1],
+        "engine": config["engine"],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),
         "wall_seconds": round(wall, 3),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from normdrop.data.rows import memory
-from normdrop.training.fit import AT_A_TIME, data_of, plain_network
+from normdrop.training.compiled import reason
+from normdrop.training.fit import AT_A_TIME, data_of, module_of, plain_network
 from normdrop.training.module import optimizer_of
 
 
@@ -20,6 +21,12 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
     data = data_of(config, [seed])
     data.setup()
+    if config["engine"] == "compiled":
+        module = module_of(config, data)
+        own = optimizer_of(module.network.parameters(), config["optimizer"])
+        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(module.network, own)
+        if why:
+            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     steps, limit = len(data.train_dataloader()), config["trainer"].get("limit_train_batches", 1.0)
     steps = min(limit, steps) if type(limit) is int else int(steps * limit)  # as Lightning counts
     if steps == 0:

@@ -90,24 +90,22 @@ class Compiled:
         self.clip = math.inf if clip is None else clip
         self.threads = ThreadpoolController()
 
-    def run(
-        self, x: Tensor, y: Tensor, rows: Tensor, rates: np.ndarray, drift: np.ndarray, mean: Tensor, scale: Tensor
-    ) -> Tensor:
+    def run(self, x: Tensor, y: Tensor, rates: np.ndarray, drift: np.ndarray, active: Tensor) -> Tensor:
         """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
 
-        x: (replicates or 1, rows, features) float32; y: (replicates or 1, rows) int64. rows: (replicates, any) int64,
-        cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps, 2), the factor
-        and the offset of a step's inputs. mean, scale: of each replicate's inputs, (replicates, features) float32.
+        x (replicates, rows, features) float32 and y (replicates, rows) int64 are cut into batches, the last maybe
+        smaller. rates: the learning rate of each step. drift: (steps, 2), the factor and the offset of its inputs.
+        active (replicates,): the others stay as they are, with losses of 0.
         """
         # Contiguous: for another layout another code, with other roundings, would be compiled.
-        tensors = [tensor.contiguous().numpy() for tensor in (x, y, rows, mean, scale)]
-        data = (*tensors, np.ascontiguousarray(drift, np.float32), np.ascontiguousarray(rates))
-        assert len(rates) == len(drift) == -(-rows.shape[1] // self.batch_size)
-        losses = np.empty((len(rates), len(rows)), np.float32)
+        x, y = x.contiguous(), y.contiguous()
+        data = (x.numpy(), y.numpy(), np.ascontiguousarray(drift, np.float32), rates, active.numpy())
+        assert len(rates) == len(drift) == -(-y.shape[1] // self.batch_size)
+        losses = np.zeros((len(rates), len(y)), np.float32)
         layers, noises, work = self._layers()
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
         told = [generator.state for generator in generators]
-        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(rows), 4)
+        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(y), 4)
         parameters, rule = self._optimizer(len(rates))
         with self.threads.limit(limits=1, user_api="blas"):
             _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
@@ -129,7 +127,7 @@ class Compiled:
             own |= {"stream": noises.index(layer) if layer in noises else 0}
             work += features * self.batch_size + max(features, self.batch_size)
             weight += len(list(layer.parameters()))
-            records.append(tuple(own.get(name, 0) for name in LAYER.names))
+            records.append(tuple(own.get(name, 0) for name in LAYER.names or ()))
         return np.array(records, LAYER), noises, work
 
     def _optimizer(self, steps: int) -> tuple[np.ndarray, Any]:
@@ -382,21 +380,21 @@ def _update(rule, values, first, second, gradient, share, rate, step):
 
 @_kernel
 def _train(layers, parameters, rule, data, width, states, size, losses):
-    x, y, rows, mean, scale, drift, rates = data
+    x, y, drift, rates, active = data
     features, top, clip = x.shape[2], layers[-1], f32(rule.clip)
     work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
     gradients = np.zeros(parameters[-1].begin + parameters[-1].size, f32)  # the padding stays 0
-    for replicate in range(len(rows)):
-        own_x, own_y, middle, width_of = x[replicate % len(x)], y[replicate % len(y)], mean[replicate], scale[replicate]
+    for replicate in np.flatnonzero(active):
         for step in range(len(rates)):
-            now, (factor, offset) = rows[replicate, step * width : (step + 1) * width], drift[step]
-            batch, place = _matrix(work, 0, features, now.size), (top.out, top.features, now.size)
-            for j in range(now.size):
+            now, (factor, offset) = x[replicate, step * width : (step + 1) * width], drift[step]
+            labels, rows = y[replicate, step * width : (step + 1) * width], len(now)
+            batch, place = _matrix(work, 0, features, rows), (top.out, top.features, rows)
+            for j in range(rows):
                 for i in range(features):
-                    batch[i, j] = (own_x[now[j], i] - middle[i]) / width_of[i] * factor + offset
-            _forward(layers, parameters, replicate, now.size, width, states[:, replicate], words, work)
-            losses[step, replicate] = _cross_entropy(_matrix(work, *place), own_y[now], _matrix(slopes, *place))
-            _backward(layers, parameters, replicate, now.size, work, slopes, gradients)
+                    batch[i, j] = now[j, i] * factor + offset
+            _forward(layers, parameters, replicate, rows, width, states[:, replicate], words, work)
+            losses[step, replicate] = _cross_entropy(_matrix(work, *place), labels, _matrix(slopes, *place))
+            _backward(layers, parameters, replicate, rows, work, slopes, gradients)
             share = f32(1)
             if clip < math.inf:  # as torch's clip_grad_norm_
                 share = clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6))

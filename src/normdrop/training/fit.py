@@ -31,6 +31,7 @@ from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
+MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
 AT_A_TIME = {"cpu": 32, "cuda": 128}
 
 
@@ -110,7 +111,7 @@ class _Hooks(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ReplicatedClassifier)
-        part = pl_module.steps / float(trainer.estimated_stepping_batches)
+        part = pl_module.steps / pl_module.total_steps
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         self.tell(part, epoch, lambda: _history(pl_module, self.data.seeds))
 
@@ -216,10 +217,16 @@ def _fit(
     module = module_of(config, data)
     network = module.network
     hooks = _Hooks(config, data, tell)
+    # Not Lightning's auto, which may choose a device without double precision.
     on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    own = config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"}
+    if config["engine"] == "compiled":
+        module.compiled = config["batch_size"]
+        module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(seeds))
+        if module.stretch > 1:
+            own["val_check_interval"] = 1
     trainer = pl.Trainer(
-        # Not Lightning's auto, which may choose a device without double precision.
-        **config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"},
+        **own,
         devices=1,
         logger=False,
         callbacks=[hooks, checkpoint] if checkpoint else [hooks],
@@ -245,7 +252,7 @@ def _fit(
     step = module.best_step.cpu().numpy() if best else module.steps
     last = history.groupby("seed")["step"].max()[seeds].to_numpy() if best else module.steps
     for name, steps in (("epoch", step), ("epochs_after", last)):
-        replicates[name] = (steps - 1) // int(trainer.num_training_batches)  # from 0, as in the history
+        replicates[name] = (steps - 1) // module.epoch_steps  # from 0, as in the history
     replicates["epochs_after"] -= replicates["epoch"]
     replicates["steps_to_level"] = replicates["seed"].map(level)
     for name in ("epoch", "epochs_after", "steps_to_level"):
@@ -263,6 +270,15 @@ def _fit(
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
     return Fitted(replicates, history, facts, [module.network])
+
+
+def _stretch(config: Mapping[str, Any], steps: int, floats: int) -> int:
+    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where they cut the
+    epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the memory at hand."""
+    interval = config["trainer"]["val_check_interval"]
+    between = interval if type(interval) is int else int(steps * interval)
+    fits = 4 * floats * between * config["batch_size"] <= MOST_AT_ONCE
+    return between if fits and steps % between == 0 and "limit_train_batches" not in config["trainer"] else 1
 
 
 def _shifts(config: Mapping[str, Any]) -> bool:
