@@ -50,7 +50,7 @@ class Table:
         exponent = np.frexp(np.nanmax(np.abs(rows.x), axis=0, initial=0))[1]
         x = np.ldexp(rows.x, -exponent)
         high = x.astype(np.float32)
-        low = np.nan_to_num(x - high).astype(np.float32)
+        low = np.nan_to_num(np.subtract(x, high, out=x), copy=False).astype(np.float32)
         mean, scale = (np.ldexp(np.stack(each), -exponent)[:, None] for each in zip(*scales, strict=True))
         near = mean.astype(np.float32)
         scaling = [torch.from_numpy(each.astype(np.float32)) for each in (near, 1 / scale, (near - mean) / scale)]
