@@ -40,7 +40,7 @@ from normdrop.arrangement import ARRANGEMENTS
 from normdrop.networks.mlp import mlp
 from normdrop.networks.stacked import splitmix64
 from normdrop.study import config as configs
-from normdrop.study.app import hardware
+from normdrop.study.job import hardware
 from normdrop.training import fit as train
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop.data import rows as data
+from normdrop.data import tables
 from normdrop.study import app
 from normdrop.training import fit
 
@@ -143,7 +143,25 @@ WRONG = {
     "experiment=orderings": "experiment=orderings: must be one of ",
     "hydra/launcher=submitit_moon": "hydra/launcher=submitit_moon: needs its plugin: pip install 'normdrop[slurm]'",
     "hydra/launcher=cluster": "hydra/launcher=cluster: must be one of processes, ray_cluster, slurm",
+    "+trainer.precision=16": "allowed are max_epochs, accelerator, val_check_interval, max_steps, limit_train_batches, de",
+    "+trainer.gradient_clip_val=1": "optimizer.clip clips each one's; allowed are",
+    "optimizer.clip=0": "optimizer.clip=0: must be null or a number > 0",
+    "model.bn_momentum=0": "model.bn_momentum=0: must be a number > 0 and < 1",
+    "model.name=resnet": "model.name=resnet: must be one of mlp",
+    "+data.fingerprint=0": "data.fingerprint: there is no such key",
+    "~optimizer": "optimizer=nothing: must hold the keys",
+    "~drift.scale": "drift.scale: is missing; it must be a number ≥ 0 and < 1",
+    "~data.pca": "data.pca: is missing",
+    "data=_split": "data=_split: is a part of others",
+    "data=glob(zzz*)": "data=glob(zzz*): matches nothing",
+    "data=table data.path=glob(*.csv)": "data.path=glob(*.csv): matches nothing; glob() finds the names of a group",
+    "data=/data/x.csv": "a file is read by data=table data.path=/data/x.csv",
+    "hydra/sweeper=optuna": "hydra/sweeper=optuna: leave it out; a grid is key=a,b,c",
+    "hydra/sweeper=basic": "hydra/sweeper=basic: leave it out",
+    "--rate=0.3": "--rate=0.3: there is no such option; overrides are typed without dashes",
+    "data=digits,synthetic data.colour=3": "data.colour: none of data=digits, data=synthetic has such a key",
     # the syntax of overrides
+    "data.path=~/mine.csv": """the value cannot be read; if it is text, type it in quotes: 'data.path="~/mine.csv"'""",
     "rate": "rate: Error parsing override 'rate' missing EQUAL",
     "=3": "=3: a key is missing before the '='",
     "rate=[": "rate=[: ",
@@ -166,6 +184,9 @@ WRONG = {
     "name=..": "name=..: must be a folder below outputs",
     "name=''": "name=: must be a folder below outputs",
     "data.name=a/b": "data.name=a/b: must be the name of a folder: letters, digits",
+    "name=x/report": "name=x/report: must be a folder below outputs",
+    "name=Report": "none of report, seeds, plan.json",
+    "data.name=plan.json": "data.name=plan.json: must be the name of a folder",
     "data.name=..": "data.name=..: must be the name of a folder: letters, digits",
     # the split
     "data.test_fraction=1": "data.test_fraction=1: it must be a number between 0 and 1",
@@ -184,7 +205,7 @@ WRONG = {
     "experiment=ordering study.metric=accuracy": "study.metric=accuracy: must be one of test_acc, test_nll",
     "experiment=ordering study.contrast.a=bnd": "study.contrast={'a': 'bnd', 'b': 'dropout_bn'}: must be {a: …, b: …}",
     "experiment=ordering study.kind=ratios": "study.kind=ratios: must be one of difference, ratio, spread",
-    "experiment=ordering study.rope.test_acc=-1": "study.rope=",
+    "experiment=ordering +study.rope.test_acc=-1": "study.rope=",
     "experiment=ordering +study.alhpa=0.1": "study.alhpa: there is no such key; did you mean alpha?",
     "experiment=ordering ~study.claim": "study.claim: is missing; it must be a name for the claim",
     "experiment=ordering study=7": "study",
@@ -238,7 +259,7 @@ FILES = {
     "another format": (
         "t.xlsx",
         b"x",
-        "the file's name must end in one of .csv, .txt, .tsv, .parquet, .npz, or .csv.gz",
+        "the file's name must end in one of .csv, .tsv, .txt, .parquet, .npz, or .csv.gz",
     ),
     "an empty file": ("t.csv", b"", "the file is empty"),
     "a header alone": ("t.csv", b"a,b,label\n", "the table has no rows"),
@@ -289,7 +310,7 @@ def test_a_wrong_file_ends_in_one_line_before_training(kind, tmp_path, monkeypat
 
 def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.csv").write_bytes(csv())
-    monkeypatch.setattr(data, "memory", lambda: 100)
+    monkeypatch.setattr(tables, "memory", lambda: 100)
     said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
     assert "the file is larger than this machine's memory" in said
 

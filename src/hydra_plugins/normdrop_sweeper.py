@@ -28,13 +28,14 @@ class StudySweeper(BasicSweeper):
         self.also = list(also)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.study.sweep import Composer, run_study  # here, since Hydra imports every plugin at every start
+        from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
+        from normdrop.study.sweep import Composer, run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
         grid: dict[str, list[str]] = {}
         for override in OverridesParser.create(config_loader=loader).parse_overrides(
-            [*self._parse_config(), *arguments]
+            [*self._parse_config(), *arguments, *held]
         ):
             key = override.get_key_element()
             if not override.is_sweep_override():
@@ -53,7 +54,7 @@ class StudySweeper(BasicSweeper):
                 raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         for line in self.also:
-            own = dict(item.split("=", 1) for item in line.split())
+            own = {key: value for key, _, value in (item.partition("=") for item in str(line).split())}
             wider = grid | {key: [value] if "[" in value else value.split(",") for key, value in own.items()}
             points += [dict(zip(wider, values, strict=True)) for values in itertools.product(*wider.values())]
         varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}

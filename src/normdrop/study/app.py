@@ -38,6 +38,7 @@ def job(cfg: Any) -> str | None:
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
     words = sys.argv[1:]
+    _typed[:] = words
     if {"-h", "--help"}.intersection(words):
         return print(_help())
     if "--version" in words:
@@ -86,7 +87,12 @@ def main() -> None:
 
 def command() -> str:
     """The command line of this process, as it was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--multirun")])
+    return shlex.join([Path(sys.argv[0]).name, *(_typed or sys.argv[1:])])
+
+
+_typed: list[str] = []
+# Overrides that the sweeper is to see and Hydra's first look at the config is not; see `_arguments`.
+held: list[str] = []
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -106,10 +112,19 @@ def _arguments(words: list[str]) -> list[str]:
     for word in overrides:
         if word.startswith("="):
             raise ValueError(f"{word}: a key is missing before the '='")
+        if word.startswith(("hydra/sweeper=", "hydra.mode=")) and word != "hydra/sweeper=study":
+            raise ValueError(f"{word}: leave it out; a grid is key=a,b,c, and one condition is a grid of one")
     options = [word for word in words if word not in overrides]
-    if not (known.run or known.cfg or known.info or known.hydra_help or known.shell_completion or known.multirun):
-        options.append("--multirun")  # Hydra takes any mistake beside a sweep for a sweep in the wrong mode
-    return [*options, *overrides]
+    if known.run or known.cfg or known.info or known.hydra_help or known.shell_completion:
+        return [*options, *overrides]
+    # What belongs to a swept group may not fit conf/config.yaml's own choice, which Hydra would try it on.
+    swept = re.findall(r"(?<=\n)(data|model|optimizer)=.*[,(]", "\n" + "\n".join(overrides))
+    if any(word.startswith("experiment=") for word in overrides):  # its grid may sweep any
+        swept = ["data", "model", "optimizer"]
+    held[:] = [word for word in overrides if word.split(".")[0] in swept]
+    # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
+    options = [*(option for option in options if option not in ("-m", "--multirun")), "--multirun"]
+    return [*options, *(word for word in overrides if word not in held)]
 
 
 def _help() -> str:
@@ -142,11 +157,11 @@ def _one_line(error: BaseException) -> str:
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
         asked = absent.group(1).removesuffix(".yaml")
-        group = max((g for g in [*groups, "hydra/sweeper"] if asked.startswith(f"{g}/")), key=len, default="")
+        group = max((g for g in groups if asked.startswith(f"{g}/")), key=len, default="")
         name = asked.removeprefix(f"{group}/")
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
-        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml")) or ["study"]
+        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
         return f"{group}={name}: must be one of {', '.join(names)}{table}"
     return text

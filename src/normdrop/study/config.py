@@ -280,7 +280,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for the first key or value that is not allowed."""
     for group in ("data", "model", "optimizer", "trainer", "measure", "drift"):
         if not isinstance(config.get(group), dict):
-            raise ValueError(f"{group}={config.get(group)}: must hold keys, as {group} in conf/ does")
+            raise ValueError(f"{group}={config.get(group, 'nothing')}: must hold the keys that it has in conf/")
     if lost := [key for key in _DATA if key not in config["data"]]:
         raise ValueError(f"data.{lost[0]}: is missing; a file of conf/data begins with defaults: [_split, _self_]")
     known = sorted({*RULES, *(f"trainer.{key}" for key in TRAINER), *(f"data.{key}" for key in _data_keys(config))})
@@ -316,7 +316,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _check(key: str, value: Any, rule: Rule) -> None:
     if not rule.allowed(_spelled(value, rule.number)):
-        near = _nearest(value, rule.text.removeprefix("one of ").split(", "))
+        near = _nearest(value, rule.text.removeprefix("one of ").split(", ") if rule.text.startswith("one of ") else [])
         raise ValueError(f"{key}={value}: must be {rule.text}{near}")
 
 

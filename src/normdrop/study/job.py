@@ -19,7 +19,6 @@ import torch
 import yaml
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop import tensorboard
@@ -41,8 +40,8 @@ def work(cfg: DictConfig) -> str | None:
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or "sweep" not in cfg:
-        raise ValueError("hydra.mode=RUN: one condition is a sweep of one here; leave hydra.mode alone")
+    if "sweep" not in cfg:
+        raise ValueError("--run: one condition is a sweep of one here; leave the option out")
     root, only = Path(hydra.sweep.dir).absolute(), hydra.sweep.subdir
     plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
     sweep = plan["sweeps"][cfg.sweep]

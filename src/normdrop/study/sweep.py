@@ -83,6 +83,9 @@ class Composer:
             own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
             known: Any = OmegaConf.to_container(own, resolve=False)
             choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
+            for group, choice in choices.items():
+                if choice.startswith("_"):
+                    raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
             self.bases[key] = own, known, choices
         return self.bases[key]
 
@@ -131,8 +134,10 @@ def run_study(points: Sequence[Mapping[str, str]], compose: Composer, launcher: 
         if start.cache_info().currsize:
             get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
         raise
-    number = _write_plan(root, study, todo, grid)
+    for condition in (c for c in study if not c.missing):
+        _redraw(root / condition.path, None, condition.config["logging"])
     if todo:
+        number = _write_plan(root, study, todo, grid)
         if start.cache_info().currsize:
             list(start())
         try:
@@ -212,7 +217,7 @@ def _launch(launcher: Any, processes: int, root: Path, number: int, todo: Sequen
     if type(launcher).__name__ == "BasicLauncher":
         processes = 1
     paths = ["."] * min(processes, len(todo)) if processes else [condition.path for condition in todo]
-    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root))}", "hydra.output_subdir=null"]
+    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
     return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
 
 
@@ -375,48 +380,38 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
     """plan.json: what was asked for, so that jobs know their configs and a report knows what is missing.
 
     Sweeps that share a folder add to it: `sweeps` lists their commands, grids and jobs, `conditions` says which asked
-    last. TensorBoard's files of what is finished follow the study's new columns and `logging`. Returns the number of
-    this sweep.
+    last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
     """
     sweep: dict[str, Any] = {"command": command(), "grid": grid}
     path, part = root / "plan.json", root / "plan.json.part"
-    if not todo and not path.exists():
-        return 0
     root.mkdir(parents=True, exist_ok=True)
     with record.lock(root):
         plan: dict[str, Any] = {"sweeps": [], "conditions": {}}
         if path.exists():
             plan |= json.loads(path.read_text(encoding="utf-8"))
-        columns = record.swept(plan["sweeps"])
-        same = [n for n, old in enumerate(plan["sweeps"]) if all(old[key] == sweep[key] for key in sweep)]
-        number = same[0] if same else len(plan["sweeps"])
+        before, sweeps = record.swept(plan["sweeps"]), plan["sweeps"]
+        number = next((n for n, old in enumerate(sweeps) if sweep.items() <= old.items()), len(sweeps))
         jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
-        plan["sweeps"][number : number + 1] = [sweep | {"jobs": jobs}]
-        logging = {c.path: c.config["logging"] for c in study}
-        grown = record.swept(plan["sweeps"]) != columns
-        for condition in {*logging, *(plan["conditions"] if grown else ())} - jobs.keys():
-            _redraw(root / condition, record.swept(plan["sweeps"]), logging.get(condition), grown)
-        plan["conditions"] |= {
-            c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study
-        }
+        sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
+        columns = record.swept(sweeps)
+        for condition in plan["conditions"].keys() - jobs.keys() if columns != before else ():
+            _redraw(root / condition, columns)
+        asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
+        plan["conditions"] |= asked
         part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
     return number
 
 
-def _redraw(directory: Path, columns: Mapping[str, list[str]], logging: str | None, grown: bool) -> None:
-    """Write a finished condition's event files anew, if it has other columns or is to be logged otherwise."""
+def _redraw(directory: Path, columns: Mapping[str, list[str]] | None, logging: str | None = None) -> None:
+    """Write a finished condition's event files anew, with other columns or as `logging` now asks."""
     with suppress(Timeout), record.lock(directory).acquire(blocking=False):
         found = record.read(directory)
-        if found is None or not (
-            grown or (logging or found.record["config"]["logging"]) != found.record["config"]["logging"]
-        ):
+        if found is None or logging == found.record["config"]["logging"]:
             return
         from normdrop import tensorboard  # here: seldom needed
 
-        if logging:
-            found.record["config"]["logging"] = logging
-        tensorboard.write_condition(
-            directory, found.record, found.replicates, found.history, found.record["config"]["logging"], columns
-        )
-        record.write(directory, found.record, found.replicates, found.history)
+        held, tables = found.record, (found.replicates, found.history)
+        held["config"]["logging"] = logging or held["config"]["logging"]
+        tensorboard.write_condition(directory, held, *tables, held["config"]["logging"], columns)
+        record.write(directory, held, *tables)

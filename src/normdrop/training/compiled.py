@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,44 +42,41 @@ PARAMETER = _record("values first second size begin")  # addresses; a replicate'
 RULE = _record("adam done", "decay decoupled beta1 beta2 eps momentum clip")
 
 
+def _bernoulli(layer: StackedNoise) -> dict[str, float]:
+    factors = layer.factors(torch.arange(-(2**15), 2**15).short())
+    return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": int((factors == 0).sum()) - 2**15}
+
+
+# What a layer's record says whatever its place.
+DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
+    StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out},
+    StackedBatchNorm: lambda layer: {
+        **{"kind": BATCH_NORM, "number": layer.eps, "momentum": layer.momentum},
+        **{"mean": layer.running_mean.data_ptr(), "var": layer.running_var.data_ptr()},
+    },
+    StackedLayerNorm: lambda layer: {"kind": LAYER_NORM, "number": layer.eps},
+    StackedNoise: lambda layer: {"kind": UNIFORM, "number": layer.rate} if layer.uniform else _bernoulli(layer),
+    nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
+    nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},
+    nn.GELU: lambda _: {"kind": GELU},
+    nn.Tanh: lambda _: {"kind": TANH},
+}
+
+
 def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
     """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
     if numba is None:
         return "numba is not installed (pip install 'normdrop[fast]')"
     if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in network.parameters()):
         return "it trains float32 on the CPU alone"
-    if unknown := [layer for layer in network.layers if not _described(layer)]:
-        return f"it does not know the layer {unknown[0]}"
+    for layer in network.layers:
+        if type(layer) not in DESCRIBED or getattr(layer, "approximate", "none") != "none":
+            return f"it does not know the layer {layer}"
     name, groups = type(optimizer).__name__, optimizer.param_groups
     if type(optimizer) not in (Adam, AdamW, SGD) or len(groups) > 1:
         return f"it does not know the optimizer {name}"
     foreign = [key for key in ("amsgrad", "maximize", "nesterov", "dampening", "differentiable") if groups[0].get(key)]
     return f"it does not know {name} with {foreign[0]}" if foreign else None
-
-
-def _described(layer: nn.Module) -> dict[str, float]:
-    """What a layer's record says whatever its place; nothing of a layer that it does not know."""
-    match layer:
-        case StackedLinear():
-            return {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out}
-        case StackedBatchNorm():
-            mean, var = layer.running_mean.data_ptr(), layer.running_var.data_ptr()
-            own = {"mean": mean, "var": var, "momentum": layer.momentum}
-            return {"kind": BATCH_NORM, "number": layer.eps, **own}
-        case StackedLayerNorm():
-            return {"kind": LAYER_NORM, "number": layer.eps}
-        case StackedNoise(uniform=True):
-            return {"kind": UNIFORM, "number": layer.rate}
-        case StackedNoise():
-            factors = layer.factors(torch.arange(-(2**15), 2**15).short())
-            return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": int((factors == 0).sum()) - 2**15}
-        case nn.ReLU() | nn.LeakyReLU():
-            return {"kind": LEAKY_RELU, "number": getattr(layer, "negative_slope", 0)}
-        case nn.GELU(approximate="none"):
-            return {"kind": GELU}
-        case nn.Tanh():
-            return {"kind": TANH}
-    return {}
 
 
 class Compiled:
@@ -110,14 +108,11 @@ class Compiled:
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
         told = [generator.state for generator in generators]
         states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(rows), 4)
-        parameters, rule = self._optimizer()
+        parameters, rule = self._optimizer(len(rates))
         with self.threads.limit(limits=1, user_api="blas"):
             _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
         for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
             generator.state = state | {"state": {"state": now}}
-        for state in self.optimizer.state.values():
-            if "step" in state:
-                state["step"] += len(rates)
         return torch.from_numpy(losses)
 
     def _layers(self) -> tuple[np.ndarray, list[StackedNoise], int]:
@@ -126,7 +121,7 @@ class Compiled:
         noises = [layer for layer in layers if isinstance(layer, StackedNoise)]
         records, below, out, weight, features, work = [], 0, 0, 0, 0, 0
         for layer in layers:
-            own = _described(layer)
+            own = DESCRIBED[type(layer)](layer)
             if own["kind"] == LINEAR:
                 work = work or int(own["inputs"]) * self.batch_size
                 below, out, features = out, work, int(own["features"])
@@ -137,8 +132,8 @@ class Compiled:
             records.append(tuple(own.get(name, 0) for name in LAYER.names))
         return np.array(records, LAYER), noises, work
 
-    def _optimizer(self) -> tuple[np.ndarray, Any]:
-        """The parameters' records, with a state made as torch makes it, and the rule's."""
+    def _optimizer(self, steps: int) -> tuple[np.ndarray, Any]:
+        """The parameters' records, with a state made as torch makes it that counts `steps` more, and the rule's."""
         group, records, done, begin = self.optimizer.param_groups[0], [], 0, 0
         names = ("exp_avg", "exp_avg_sq", "step") if "betas" in group else ("momentum_buffer",)
         for parameter in group["params"]:
@@ -148,7 +143,9 @@ class Compiled:
                     state[name] = torch.zeros(() if name == "step" else parameter.shape)
             tensors = (parameter, state[names[0]], state[names[len(names) // 2]])
             records.append((*(tensor.data_ptr() for tensor in tensors), parameter.shape[1], begin))
-            done, begin = int(state.get("step", 0)), begin + parameter.shape[1]
+            begin += parameter.shape[1]
+            if "step" in state:
+                done, state["step"] = int(state["step"]), state["step"] + steps
         decay, decoupled = group["weight_decay"], group.get("decoupled_weight_decay", False)
         numbers = (*group.get("betas", (0, 0)), group.get("eps", 0), group.get("momentum", 0), self.clip)
         rule = ("betas" in group, done, decay * (not decoupled), decay * decoupled, *numbers)
@@ -181,15 +178,9 @@ if numba:
         return _floats(numba.types.int64), cast
 
 
-@_kernel
-def _slice(address, size, replicate):
-    """A replicate's slice of a stacked tensor."""
-    return numba.carray(_pointer(address + 4 * size * replicate), (size,))
-
-
-@_kernel
-def _matrix(space, begin, rows, columns):
-    return space[begin : begin + rows * columns].reshape(rows, columns)
+# A replicate's slice of a stacked tensor at an address; a matrix in a work space.
+_slice = _kernel(lambda address, size, replicate: numba.carray(_pointer(address + 4 * size * replicate), (size,)))
+_matrix = _kernel(lambda space, begin, rows, columns: space[begin : begin + rows * columns].reshape(rows, columns))
 
 
 @_kernel
@@ -242,7 +233,7 @@ def _change(kind, h, kept, bits, number, threshold):
                     kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) / f32(2**15)
                 elif kind == BERNOULLI:
                     kept[i, j] = number if bits[i, j] >= threshold else f32(0)
-                else:  # ReLU is a leaky one of slope 0
+                else:
                     kept[i, j] = number if x <= f32(0) else f32(1)
                 h[i, j] = x * kept[i, j]
 
@@ -257,34 +248,6 @@ def _draw(state, words):
         c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + words[i]
         counter += np.uint64(1)
     state[0], state[1], state[2], state[3] = a, b, c, counter
-
-
-@_kernel
-def _normalise(h, normal, spread, running_mean, running_var, momentum, eps):
-    """Each row with mean 0 and variance 1, and the inverse of its deviation."""
-    count = f32(h.shape[1])
-    for i in range(h.shape[0]):
-        mean, squares = h[i].sum() / count, f32(0)
-        for j in range(h.shape[1]):
-            squares += (h[i, j] - mean) * (h[i, j] - mean)
-        spread[i] = inverse = f32(1) / np.sqrt(squares / count + eps)
-        for j in range(h.shape[1]):
-            normal[i, j] = (h[i, j] - mean) * inverse
-        if momentum > f32(0):
-            running_mean[i] += momentum * (mean - running_mean[i])
-            running_var[i] += momentum * (squares / (count - f32(1)) - running_var[i])
-
-
-@_kernel
-def _normalise_backward(d, normal, spread):
-    """d, a gradient with respect to what _normalise made, becomes the one with respect to what it was given."""
-    for i in range(d.shape[0]):
-        count, along, inverse = f32(d.shape[1]), f32(0), spread[i]
-        for j in range(d.shape[1]):
-            along += d[i, j] * normal[i, j]
-        mean, along = d[i].sum() / count, along / count
-        for j in range(d.shape[1]):
-            d[i, j] = inverse * (d[i, j] - mean - normal[i, j] * along)
 
 
 @_kernel
@@ -330,13 +293,22 @@ def _forward(layers, parameters, replicate, rows, width, states, words, work):
                 for j in range(rows):
                     h[i, j] += offset
         elif kind in (BATCH_NORM, LAYER_NORM):
-            if kind == BATCH_NORM:
-                mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
-                _normalise(h, kept, spread, mean, var, f32(layer.momentum), number)
-            else:
-                flipped = h.T.copy()
-                _normalise(flipped, flipped, spread, spread, spread, f32(0), number)
-                kept[:] = flipped.T
+            mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
+            across = kind == LAYER_NORM  # which normalises columns, by way of a transposed copy
+            x, normal = (h.T.copy(), np.empty((rows, features), f32)) if across else (h, kept)
+            count, momentum = f32(x.shape[1]), f32(layer.momentum)
+            for i in range(len(x)):
+                middle, squares = x[i].sum() / count, f32(0)
+                for j in range(x.shape[1]):
+                    squares += (x[i, j] - middle) * (x[i, j] - middle)
+                spread[i] = inverse = f32(1) / np.sqrt(squares / count + number)
+                for j in range(x.shape[1]):
+                    normal[i, j] = (x[i, j] - middle) * inverse
+                if not across:
+                    mean[i] += momentum * (middle - mean[i])
+                    var[i] += momentum * (squares / (count - f32(1)) - var[i])
+            if across:
+                kept[:] = normal.T
             for i in range(features):
                 factor, offset = weight[i], bias[i]
                 for j in range(rows):
@@ -373,12 +345,17 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
                     along += d[i, j] * kept[i, j]
                     d[i, j] *= factor
                 weight_slope[i] = along
-            if kind == BATCH_NORM:
-                _normalise_backward(d, kept, spread)
-            else:
-                flipped = d.T.copy()
-                _normalise_backward(flipped, kept.T.copy(), spread)
-                d[:] = flipped.T
+            e, normal = (d.T.copy(), kept.T.copy()) if kind == LAYER_NORM else (d, kept)
+            count = f32(e.shape[1])
+            for i in range(len(e)):
+                along, inverse = f32(0), spread[i]
+                for j in range(e.shape[1]):
+                    along += e[i, j] * normal[i, j]
+                middle, along = e[i].sum() / count, along / count
+                for j in range(e.shape[1]):
+                    e[i, j] = inverse * (e[i, j] - middle - normal[i, j] * along)
+            if kind == LAYER_NORM:
+                d[:] = e.T
         else:
             for i in range(features):
                 for j in range(rows):
