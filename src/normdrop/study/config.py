@@ -102,6 +102,8 @@ RULES: dict[str, Rule] = {
     "batch_size": _integer(1),
     "select_epoch": _one_of("last", "best"),
     "patience": _or_null(_integer(1)),
+    "checkpoint_minutes": _number(0),
+    "save_networks": _FLAG,
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
@@ -232,6 +234,7 @@ _NUMBERS |= {
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
     *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("checkpoint_minutes", "save_networks"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 

@@ -28,7 +28,9 @@ from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.progress import note_of
 from normdrop.study.sweep import missing
+from normdrop.training.checkpoint import Checkpoints
 from normdrop.training.fit import fit, quiet
+from normdrop.training.kept import keep
 
 
 def work(cfg: DictConfig) -> str | None:
@@ -108,7 +110,8 @@ def finish(
     data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
         raise ValueError(f"data={config['data']['name']}: its rows have changed since the sweep began")
-    fitted = fit(config, seeds, progress)
+    checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
+    fitted = fit(config, seeds, progress, checkpoints)
     facts, model = fitted.facts, config["model"]
     width = model.get("width", model.get("channels"))
     named = {
@@ -124,7 +127,7 @@ def finish(
     replicates, history = fitted.replicates.assign(**named), fitted.history
     extra = [name for name in replicates if name not in record.COLUMNS]
     replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
-    wall, steps = time.time() - started, facts["steps"]
+    wall, steps = time.time() - started + facts["earlier_seconds"], facts["steps"]
     shifts, activations = facts["shift"], facts["activations"]
     if old is not None:
         replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
@@ -161,7 +164,10 @@ def finish(
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"], study["columns"])
     if facts["profile"]:
         (directory / "profile.txt").write_text(facts["profile"], encoding="utf-8")
+    if config["save_networks"]:
+        keep(directory, config, fitted, grows=old is not None)
     record.write(directory, merged, replicates, history)
+    checkpoints.remove()
 
 
 def hardware(device: str) -> str:

@@ -26,6 +26,7 @@ from normdrop.networks.mlp import initialise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import shift
+from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
@@ -96,6 +97,12 @@ class _Hooks(pl.Callback):
         self.shift: list[dict[str, Any]] = []
         self.activations: list[dict[str, Any]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"shift": self.shift, "activations": self.activations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.shift, self.activations = state_dict["shift"], state_dict["activations"]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         self.progress(epoch / (trainer.max_epochs or epoch))
@@ -133,8 +140,13 @@ class Fitted:
         return stack.replicate(stack.seeds.index(seed)).eval()
 
 
-def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None] = lambda _: None) -> Fitted:
-    """Train one replicate for each seed."""
+def fit(
+    config: Mapping[str, Any],
+    seeds: list[int],
+    progress: Callable[[float], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
+) -> Fitted:
+    """Train one replicate for each seed, from where `checkpoints` stand."""
     device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
     at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
     todo: list[int] = list(seeds)
@@ -144,7 +156,8 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
         before = (len(seeds) - len(todo)) / len(seeds)
         share = len(group) / len(seeds)
         try:
-            done.append(_fit(config, group, lambda part: progress(before + share * part)))  # noqa: B023
+            kept = checkpoints.of(group, device, last=group == todo) if checkpoints else None
+            done.append(_fit(config, group, lambda part: progress(before + share * part), kept))  # noqa: B023
             todo = todo[len(group) :]
             continue
         except torch.OutOfMemoryError:
@@ -155,16 +168,25 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
         # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
         gc.collect()
         torch.cuda.empty_cache()
+    summed = {
+        "steps": max(group.facts["steps"] for group in done),
+        "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
+    }
     lists = {key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")}
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists | {"steps": max(group.facts["steps"] for group in done)},
+        done[0].facts | lists | summed,
         [stack for group in done for stack in group.networks],
     )
 
 
-def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None]) -> Fitted:
+def _fit(
+    config: Mapping[str, Any],
+    seeds: list[int],
+    progress: Callable[[float], None],
+    checkpoint: Checkpoint | None = None,
+) -> Fitted:
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     data.setup()
@@ -177,7 +199,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         **config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"},
         devices=1,
         logger=False,
-        callbacks=[hooks],
+        callbacks=[hooks, checkpoint] if checkpoint else [hooks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -185,7 +207,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
     )
     try:
-        trainer.fit(module, datamodule=data)
+        saved = checkpoint.path if checkpoint and checkpoint.path.exists() else None
+        trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
@@ -207,12 +230,14 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
     facts = {
         "rows": {name: part.rows.shape[1] for name, part in data.parts.items()}
         | {"features": data.features, "classes": data.classes},
+        "shape": data.shape,
         "shift": hooks.shift
         + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
         "steps": module.steps,
         "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
+        "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
     return Fitted(replicates, history, facts, [module.network])
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedNetwork
+from normdrop.networks.stacked import StackedNetwork, StackedNoise
 from normdrop.streams import stream
 
 SILENCING_DRAWS = 20
@@ -118,6 +118,20 @@ class ReplicatedClassifier(pl.LightningModule):
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)]
+
+    # What a checkpoint holds beside Lightning's own, so that a fit goes on byte for byte.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {"history": self.history, "steps": self.steps, "loss_steps": self.loss_steps}
+        checkpoint["replicates"] = own | {"masks": [noise.bits.state() for noise in self._noises()]}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = checkpoint["replicates"]
+        self.history, self.steps, self.loss_steps = own["history"], own["steps"], own["loss_steps"]
+        for noise, state in zip(self._noises(), own["masks"], strict=True):
+            noise.bits.restore(*state)
+
+    def _noises(self) -> list[StackedNoise]:
+        return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (replicates, batch, features) → logits (replicates, batch, classes)."""
