@@ -71,9 +71,10 @@ def by_machine(net, optimizer, x, y, rows, rates=None, drift=None, clip=None, sc
     assert compiled.reason(net, optimizer) is None
     steps = math.ceil(rows.shape[1] / BATCH)
     rates = np.full(steps, optimizer.param_groups[0]["lr"]) if rates is None else rates
-    drift = np.tile([1.0, 0.0], (steps, 1)) if drift is None else drift
+    drift = torch.tensor([[1.0, 0.0]] * steps) if drift is None else torch.from_numpy(drift).float()
     mean, scale = scaling or (torch.zeros(len(rows), FEATURES), torch.ones(len(rows), FEATURES))
-    return compiled.Compiled(net, optimizer, BATCH, clip).run(x, y, rows, rates, drift, mean, scale)
+    engine = compiled.Compiled(net, optimizer, BATCH, clip)
+    return engine.run(x, y, rows, mean, scale, drift, torch.from_numpy(rates))
 
 
 def adam(net: nn.Module) -> torch.optim.Optimizer:
