@@ -251,6 +251,17 @@ class ReplicateData(lightning.LightningDataModule):
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
         return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
 
+    def taken(self, replicates: int) -> int:
+        """Bytes that the resident rows of so many replicates take."""
+        tables = {part.table for part in self.parts.values()}
+        held = sum(
+            table.high.nbytes + table.y.nbytes + (table.low.nbytes if table.low is not None else 0) for table in tables
+        )
+        own = sum(part.rows.nbytes for part in self.parts.values())
+        own += sum(values.nbytes for table in tables for values in table.scaling or ())
+        shared = all(table.scaling is not None for table in tables)
+        return held + own * replicates // len(self.seeds) if shared else (held + own) * replicates // len(self.seeds)
+
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
         return self.order.state(int(self.trainer.num_training_batches))
