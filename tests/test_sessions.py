@@ -184,7 +184,7 @@ def test_histograms_over_seeds_hold_every_seed_that_did_not_diverge_once(written
 
 
 def test_every_session_is_of_its_conditions_values_and_group(written: Any) -> None:
-    folder, record, table, _ = written
+    folder, record, *_ = written
     for seed in SEEDS:
         (start,) = (
             hparams.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
