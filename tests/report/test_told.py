@@ -18,7 +18,7 @@ from normdrop.report.against import compare_runs
 from normdrop.report.answer import answer, harness
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
-from normdrop.report.records import load
+from normdrop.report.records import Study, load
 from normdrop.report.verdicts import unit
 
 SMALL = ", but practically equivalent"
@@ -34,13 +34,13 @@ def section(root: Path) -> page.Section:
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three data sets with the differences 1, 2 and 3 points."""
+def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, pd.DataFrame]:
+    """Three data sets with the differences 1, 2 and 3 points: the study and its rows."""
     root = tmp_path_factory.mktemp("three")
     for k, dataset in enumerate("abc", start=1):
         table = runs(0.8 + normal(k / 100), test_nll=0.3, test_ece=0.1)
         pair(root, table, runs(0.8, test_nll=0.4, test_ece=0.1), dataset=dataset)
-    return root
+    return study_of(root), rows_of(root)
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,18 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([REFUSED] * 3, "Refused"),
     ],
 )
-def test_the_word_over_a_family(three: Path, verdicts: list[str], word: str) -> None:
-    rows = rows_of(three)
+def test_the_word_over_a_family(three: tuple[Study, pd.DataFrame], verdicts: list[str], word: str) -> None:
+    study, rows = three[0], three[1].copy()
     rows.loc[rows["family"] == "declared", "verdict"] = verdicts
-    assert answer(study_of(three), rows).word == word
+    assert answer(study, rows).word == word
 
 
-def test_the_sentence_counts_the_familys_verdicts_and_says_from_where_to_where_they_run(three: Path) -> None:
-    rows = rows_of(three)
+def test_the_sentence_counts_the_familys_verdicts_and_says_from_where_to_where_they_run(
+    three: tuple[Study, pd.DataFrame],
+) -> None:
+    study, rows = three[0], three[1].copy()
     rows.loc[rows["family"] == "declared", "verdict"] = ["inconclusive", "better", "better"]
-    sentence = answer(study_of(three), rows).sentence
+    sentence = answer(study, rows).sentence
     assert "bn_dropout against dropout_bn is **better** in 2, **inconclusive** in 1 of 3 comparisons" in sentence
     assert "run from +1.00 pp to +3.00 pp" in sentence
     assert sentence.startswith("On test accuracy, each side at what each replicate's own validation part prefers:")
@@ -107,14 +109,14 @@ def test_the_sentence_on_one_comparison_has_its_rows_numbers(tmp_path: Path) -> 
     ],
 )
 def test_a_secondary_metric_is_set_beside_the_row_of_its_own_data_set(
-    three: Path, accuracy: str, other: str, line: str
+    three: tuple[Study, pd.DataFrame], accuracy: str, other: str, line: str
 ) -> None:
-    rows = rows_of(three).assign(verdict="inconclusive")
+    study, rows = three[0], three[1].assign(verdict="inconclusive")
     family = rows["comparison"] == "best_vs_best"
     rows.loc[family & (rows["dataset"] == "a") & (rows["metric"] == "test_acc"), "verdict"] = accuracy
     rows.loc[family & (rows["dataset"] == "a") & (rows["metric"] == "test_nll"), "verdict"] = other
     rows.loc[~family, "verdict"] = "worse"  # rows at one rate are no part of it
-    assert any(said.startswith(line) for said in answer(study_of(three), rows).beside)
+    assert any(said.startswith(line) for said in answer(study, rows).beside)
 
 
 def test_the_answer_is_of_the_grid_proper_and_further_settings_are_counted_apart(tmp_path: Path) -> None:
@@ -159,12 +161,12 @@ def test_replicates_that_diverged_are_counted_once_and_by_condition(tmp_path: Pa
 
 @pytest.mark.parametrize(("claims", "of", "alarm"), [(1, 1, True), (1, 2, False), (2, 40, False), (6, 40, True)])
 def test_the_alarm_is_a_binomial_tail_of_the_a_a_rows_that_claim(
-    three: Path, claims: int, of: int, alarm: bool
+    three: tuple[Study, pd.DataFrame], claims: int, of: int, alarm: bool
 ) -> None:
-    row = rows_of(three).iloc[[0]].assign(family="a/a", verdict="equivalent", comparison="a/a")
+    row = three[1].iloc[[0]].assign(family="a/a", verdict="equivalent", comparison="a/a")
     rows = pd.concat([row] * of, ignore_index=True)
     rows.loc[: claims - 1, "verdict"] = ["worse", "better" + SMALL][:claims] + ["better"] * (claims - 2)
-    others = rows_of(three).assign(verdict="better")
+    others = three[1].assign(verdict="better")
     said = harness(pd.concat([others, rows], ignore_index=True), 0.05)
     assert said is not None
     assert said.sentence.startswith(f"{claims} of {of} A/A rows claim")
@@ -444,8 +446,8 @@ def test_the_console_shows_the_numbers_of_the_family(tmp_path: Path, capsys: pyt
 # --- against a reference
 
 
-def test_against_a_reference_each_row_meets_its_own(three: Path) -> None:
-    own = rows_of(three).assign(rate_a=0.3, rate_b=0.3)
+def test_against_a_reference_each_row_meets_its_own(three: tuple[Study, pd.DataFrame]) -> None:
+    own = three[1].assign(rate_a=0.3, rate_b=0.3)
     other = own.copy()
     changed = (own["dataset"] == "b") & (own["metric"] == "test_acc") & (own["comparison"] == "same_rate")
     other.loc[changed, ["estimate", "ci_low", "ci_high"]] += 0.5
