@@ -419,9 +419,12 @@ def test_several_studies_are_one_table_and_one_alarm_at_the_most_lenient_alpha(t
     for name, claim, alpha in (("speed", "speed", 0.05), ("own", "ordering", 0.3), ("ordering", "ordering", 0.05)):
         study = {"claim": claim, "alpha": alpha}
         pair(tmp_path / name, runs(0.8 + normal(0.02)), runs(0.8), study=study)
-        again = 0.03 if name == "speed" else 0.0
-        write(tmp_path / name, "bn_dropout", runs(0.8 + again), setting={"rerun": 1}, study=study)
+        again = runs(0.8 + normal(0.02) - (0.02 if name == "speed" else 0.0))
+        write(tmp_path / name, "bn_dropout", again, setting={"rerun": 1}, study=study)
     written = page.write(load(tmp_path), "normdrop-report")
+    assert written.harness is not None
+    assert written.harness.sentence.startswith("1 of 3 A/A rows claim")
+    assert "where chance gives 0.9 (" in written.harness.sentence
     assert [s.slug for s in written.sections] == ["ordering", "own", "speed"]
     table = pd.read_csv(tmp_path / "report/verdicts.csv")
     assert table["experiment"].drop_duplicates().to_list() == ["ordering", "own", "speed"]
