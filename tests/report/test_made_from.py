@@ -383,6 +383,18 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path: Path, kind: str) ->
     )
 
 
+@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
+def test_along_a_grid_too_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
+    declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": DEPTH, "secondary": []}
+    for arrangement, seeds in (("bn", range(9)), ("none", range(2, 11))):
+        for depth in (1, 2):
+            table = runs(0.5 + depth * np.array(seeds) ** 2 / 1000, 9, seed=seeds)
+            write(tmp_path, arrangement, table, 0.0, setting={DEPTH: depth}, study=declared)
+    rows = rows_of(tmp_path, family="declared")
+    assert (rows[["n", "left_out"]].to_numpy() == [7, 0]).all()
+    assert rows["estimate"].to_list() == pytest.approx([0.0] * len(rows), abs=1e-12)
+
+
 def test_numbers_on_a_ladder_come_in_their_order_and_words_behind_them(tmp_path: Path) -> None:
     a, b = ({k: 0.5 for k in ("all", 800, 50, 200)} for _ in "ab")
     rows = rows_of(along(tmp_path, "ladder", a, b, "data.train_size"), family="declared")
@@ -480,8 +492,8 @@ def test_the_interval_of_the_share_is_that_of_resampled_pairs(tmp_path: Path) ->
 def test_a_share_is_told_only_of_an_effect_whose_interval_excludes_0(
     tmp_path: Path, effect: float, known: bool
 ) -> None:
-    values = 0.8 + normal(effect)
-    row = recalibrated(tmp_path, values, np.full(10, 0.8), values, np.full(10, 0.8))
+    after = 0.8 + normal(0.0 if known else 0.1)  # which is not asked
+    row = recalibrated(tmp_path, 0.8 + normal(effect), np.full(10, 0.8), after, np.full(10, 0.8))
     assert np.isfinite(row[["share", "low", "high"]].astype(float)).all() == known
 
 
