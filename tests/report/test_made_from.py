@@ -314,6 +314,18 @@ def test_a_way_out_is_the_change_minus_the_base_seed_by_seed_each_at_its_own_bes
     assert row["verdict"] == "better"
 
 
+def test_a_way_out_of_two_changes_is_compared_with_the_nearest_setting_that_lacks_one(tmp_path: Path) -> None:
+    study = {"kind": "mechanism", "rope": {}}
+    values = {(): 0.5, ("noise",): 0.7, ("noise", "model.width"): 0.6}
+    for keys, value in values.items():
+        setting = {key: {"noise": "uniform", "model.width": 8}[key] for key in keys}
+        pair(tmp_path, runs(value + normal(0.0)), flat(), setting=setting, study=study)
+    rows = rows_of(tmp_path, comparison="way_out")
+    rows = rows[rows["a"] == "bn_dropout"].set_index("setting")
+    assert rows["estimate"].to_dict() == pytest.approx({"noise=uniform": 0.2, "noise=uniform,model.width=8": -0.1})
+    assert rows["b"].to_list() == ["bn_dropout, as it was", "bn_dropout, noise=uniform"]
+
+
 # --- grids that a study consumes
 
 DEPTH = "model.depth"
