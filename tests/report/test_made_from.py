@@ -210,6 +210,14 @@ def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of
     assert (row["rate_a"], row["rate_b"]) == (0.3, 0.1)
 
 
+def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_rate(tmp_path: Path) -> None:
+    for rate, nll in ((0.1, [0.5, 0.3, 0.4]), (0.3, [0.3, 0.3, 0.4]), (0.5, [0.4, 0.4, 0.2])):
+        table = runs(0.5 + rate, 9, val_nll=np.repeat(nll, 3))
+        pair(tmp_path, table, runs(0.5, 9), rate=rate)
+    row = one(tmp_path, family="declared")
+    assert row["estimate"] == pytest.approx((0.3 + 0.1 + 0.5) / 3)
+
+
 def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_one_of_them(tmp_path: Path) -> None:
     study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}, "secondary": []}
     ahead = np.arange(8) < 3
