@@ -4,8 +4,7 @@ import itertools
 import math
 import warnings
 from dataclasses import fields
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -514,15 +513,14 @@ def test_a_seed_that_a_condition_lacks_is_left_out_of_all():
         clustered(np.full((3, 8), NAN))
 
 
-# --- known truths, in small; scripts/simulate does it in full ---
+# --- known truths, in small; scripts/simulate.py does it in full ---
 
 
 @pytest.fixture(scope="module")
 def simulate():
-    path = Path(__file__).parents[2] / "scripts" / "simulate"
-    loader = SourceFileLoader("simulate", str(path))
-    module = module_from_spec(spec_from_loader("simulate", loader))
-    loader.exec_module(module)
+    spec = spec_from_file_location("simulate", Path(__file__).parents[2] / "scripts" / "simulate.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -546,6 +544,28 @@ def test_the_corrected_test_holds_its_level_where_the_plain_one_misleads_about_n
     outcomes = [simulate.resplit_study(rng, simulate.other_features, 200, 30, False) for _ in range(60)]
     assert sum(outcome["this data"] for outcome in outcomes) > 15
     assert sum(outcome["new data"] for outcome in outcomes) <= 5
+
+
+def test_choosing_the_best_of_as_many_candidates_makes_no_difference_of_itself(simulate):
+    rng = np.random.default_rng(15)
+    fair, unfair = (
+        sum(simulate.selection_study(rng, 30, 15, candidates)["claimed"] for _ in range(100)) for candidates in (15, 2)
+    )
+    assert fair <= stats.binom.ppf(0.999, 100, 0.05) < unfair
+
+
+def test_steins_rule_covers_and_keeps_its_half_width(simulate):
+    rng = np.random.default_rng(16)
+    outcomes = [simulate.stein_study(rng, simulate.normal, 6, 0.5) for _ in range(400)]
+    assert all(outcome["half-width met"] for outcome in outcomes)
+    assert sum(outcome["interval covers"] for outcome in outcomes) >= stats.binom.ppf(0.001, 400, 0.95)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_the_pooled_interval_covers(simulate, tau):
+    rng = np.random.default_rng(17)
+    outcomes = [simulate.pooled_study(rng, 20, tau, 0.1) for _ in range(150)]
+    assert sum(outcome["interval covers"] for outcome in outcomes) >= stats.binom.ppf(0.001, 150, 0.93)
 
 
 def test_real_aa_counts_the_claims_of_a_table_of_reruns(simulate, tmp_path):
