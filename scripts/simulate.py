@@ -265,8 +265,8 @@ def default_settings() -> Iterator[Setting]:
         {"law": "ratio, censored", "n": 30, "true": 0.667}, ratio_study, (30, 1 / 1.5), {"equivalent": (0.0, ALPHA)}
     )
     for planted in (0, 2):
-        name = {"law": f"family of 5, Holm, {planted} planted", "n": 30, "true": 0.0}
-        yield Setting(name, family_study, (30, planted), {"claimed": (0.0, ALPHA)})
+        name = {"law": f"family of 5, Holm, {planted} planted", "n": 10, "true": 0.0}
+        yield Setting(name, family_study, (10, planted), {"claimed": (0.0, ALPHA)})
     # With more candidates on one side it is tuning that is compared: told.
     for n, of_a, of_b in ((10, 15, 15), (30, 15, 15), (30, 15, 3)):
         name = {"law": f"best of {of_a} against best of {of_b}", "n": n, "true": 0.0}

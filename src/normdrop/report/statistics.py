@@ -410,7 +410,8 @@ def verdict(
     """What the comparison says about A, for one scope.
 
     p_holm: the p-value of that scope (`p_value` or `p_new_data`) after `holm`; as it is, for an exploratory one.
-    alpha: the one that the comparison was made with. Equivalence is not adjusted: the family is one of differences.
+    alpha: the one that the comparison was made with. Equivalence is not adjusted: the family is one of differences;
+    `holm` over its p-values is for showing beside.
 
     Returns `judged`'s words, or 'refused: ' and why.
     """
