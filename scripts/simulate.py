@@ -167,7 +167,7 @@ def pooled_study(rng: np.random.Generator, k: int, tau: float, true: float, n: i
     d = effects + spread * noise
     errors = [standard_error(sd, n, ratio) for sd in d.std(axis=0, ddof=1)]
     p = pooled.pool(d.mean(axis=0), errors, rope=ROPE, alpha=ALPHA)
-    word = p.verdict(alpha=ALPHA)
+    word = p.verdict(p.p_value, alpha=ALPHA)
     return {
         "claimed": claims(word),
         "equivalent": word.endswith("equivalent"),

@@ -145,16 +145,17 @@ def test_what_cannot_be_pooled_is_refused_in_one_line(effects, errors, rope, say
 
 
 @pytest.mark.parametrize(
-    ("interval", "p_value", "p_tost", "higher", "expected"),
+    ("interval", "p_holm", "p_tost", "higher", "expected"),
     [
         ((0.1, 1.0), 0.01, 0.5, True, "better"),
         ((0.1, 1.0), 0.01, 0.5, False, "worse"),
         ((0.1, 0.2), 0.01, 0.01, True, "better, but practically equivalent"),
         ((-0.1, 0.1), 0.9, 0.01, True, "equivalent"),
         ((-1.0, 1.0), 0.9, 0.5, True, "inconclusive"),
+        ((0.1, 1.0), 0.06, 0.5, True, "inconclusive"),
     ],
 )
-def test_pooled_verdict_uses_the_words_of_every_other(interval, p_value, p_tost, higher, expected):
+def test_pooled_verdict_uses_the_words_of_every_other(interval, p_holm, p_tost, higher, expected):
     numbers = {field.name: math.nan for field in fields(Pooled)}
-    numbers |= {"ci_low": interval[0], "ci_high": interval[1], "p_value": p_value, "p_tost": p_tost}
-    assert Pooled(**numbers).verdict(higher_is_better=higher) == expected
+    numbers |= {"ci_low": interval[0], "ci_high": interval[1], "p_tost": p_tost}
+    assert Pooled(**numbers).verdict(p_holm, higher_is_better=higher) == expected

@@ -36,10 +36,10 @@ class Pooled:
     """the estimates with one data set left out: smallest and largest"""
     loo_high: float
 
-    def verdict(self, *, alpha: float = 0.05, higher_is_better: bool = True) -> str:
-        """What it says about A: `statistics.judged`'s words. alpha: the one it was pooled with."""
-        low, high, p_value, p_tost = self.ci_low, self.ci_high, self.p_value, self.p_tost
-        return judged(low, high, p_value, p_tost, null=0.0, alpha=alpha, higher_is_better=higher_is_better)
+    def verdict(self, p_holm: float, *, alpha: float = 0.05, higher_is_better: bool = True) -> str:
+        """What it says about A: `statistics.judged`'s words, with arguments as in `statistics.verdict`."""
+        low, high, p_tost = self.ci_low, self.ci_high, self.p_tost
+        return judged(low, high, p_holm, p_tost, null=0.0, alpha=alpha, higher_is_better=higher_is_better)
 
 
 def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0.05) -> Pooled:
