@@ -108,7 +108,10 @@ def test_last_bits_break_no_tie():
     counts = np.random.default_rng(1).integers(300, 330, size=(15, 3))
     counts[:6, 1] = counts[:6, 0]
     of_counts = rank(counts)
-    of_means = rank((counts / 360 - 0.1) * 3)
+    means = (counts / 360 - 0.1) * 3
+    means[:, 1] = counts[:, 1] / 120 - 0.3
+    assert (means[:6, 1] != means[:6, 0]).any()
+    of_means = rank(means)
     assert (of_means.mean_ranks == of_counts.mean_ranks).all()
     assert np.array_equal(of_means.p_pairs, of_counts.p_pairs, equal_nan=True)
 

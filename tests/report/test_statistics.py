@@ -182,8 +182,9 @@ def test_fresh_rows_make_the_scopes_coincide():
 
 
 def test_a_fixed_test_part_says_nothing_about_new_data_unless_rows_are_fresh():
-    c = sleep(test_train_ratio=NAN)
-    assert np.isnan([c.new_low, c.new_high, c.p_new_data, c.p_tost_new]).all()
+    c, constant = sleep(test_train_ratio=NAN), compare(SLEEP_B + 1, SLEEP_B, rope=0.5, test_train_ratio=NAN)
+    for these in (c, constant):
+        assert np.isnan([these.new_low, these.new_high, these.p_new_data, these.p_tost_new]).all()
     assert verdict(c, c.p_new_data, scope="new data").startswith("refused: the test part is fixed")
     assert c.p_value == sleep().p_value
     assert sleep(test_train_ratio=NAN, fresh=True).p_new_data == c.p_value
