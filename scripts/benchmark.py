@@ -37,7 +37,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
 from normdrop.arrangement import ARRANGEMENTS
-from normdrop.data.module import Part
 from normdrop.networks.mlp import mlp
 from normdrop.networks.stacked import splitmix64
 from normdrop.study import config as configs
@@ -83,7 +82,7 @@ class PlainClassifier(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, Part, Part]:
+def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, TensorDataset, TensorDataset]:
     """A plain network with its training and validation rows."""
     data = train.data_of(config, [seed])
     data.setup()
@@ -92,7 +91,7 @@ def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, Part, Pa
     network = mlp(
         data.features, data.classes, **{key: config[key] for key in ("arrangement", "position", "rate")}, **model
     )
-    parts = (Part(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
+    parts = (TensorDataset(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
     return network, *parts
 
 
@@ -109,27 +108,28 @@ def per_seed_lightning(config: dict[str, Any], replicates: int) -> None:
             )
             trainer.fit(
                 PlainClassifier(network, config["optimizer"]["lr"]),
-                DataLoader(TensorDataset(rows.x, rows.y), config["batch_size"], shuffle=True),
-                DataLoader(TensorDataset(val.x, val.y), len(val.y)),
+                DataLoader(rows, config["batch_size"], shuffle=True),
+                DataLoader(val, len(val)),
             )
 
 
 def bare_loop(config: dict[str, Any], replicates: int) -> None:
     for seed in range(replicates):
         network, rows, val = one_seed(config, seed)
-        network, rows, val = network.to(DEVICE), rows.to(DEVICE), val.to(DEVICE)
+        network = network.to(DEVICE)
+        (x, y), (val_x, val_y) = ([tensor.to(DEVICE) for tensor in part.tensors] for part in (rows, val))
         optimizer = torch.optim.Adam(network.parameters(), lr=config["optimizer"]["lr"], fused=True)
         for _ in range(config["trainer"]["max_epochs"]):
             network.train()
-            for index in torch.randperm(len(rows.y), device=DEVICE).split(config["batch_size"]):
+            for index in torch.randperm(len(y), device=DEVICE).split(config["batch_size"]):
                 optimizer.zero_grad()
-                F.cross_entropy(network(rows.x[index]), rows.y[index]).backward()
+                F.cross_entropy(network(x[index]), y[index]).backward()
                 optimizer.step()
             network.eval()
             with torch.no_grad():
-                logits = network(val.x)
-                F.cross_entropy(logits, val.y).item()
-                (logits.argmax(dim=-1) == val.y).float().mean().item()
+                logits = network(val_x)
+                F.cross_entropy(logits, val_y).item()
+                (logits.argmax(dim=-1) == val_y).float().mean().item()
 
 
 def normdrop(config: dict[str, Any], replicates: int) -> None:

@@ -94,7 +94,6 @@ WRONG = {
     "rerun=-1": "rerun=-1: must be an integer ≥ 0",
     "batch_size=0": "batch_size=0: must be an integer ≥ 1",
     "batch_size=61": "batch_size=61: there are only 60 training rows",
-    "batch_size=59": "batch_size=59: 60 training rows leave a batch of one row",
     "optimizer.lr=0": "optimizer.lr=0: must be a number > 0",
     "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
     "optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",

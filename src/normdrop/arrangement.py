@@ -15,7 +15,7 @@ ARRANGEMENTS = ("none", "dropout", "bn", "bn_dropout", "dropout_bn", "ln", "ln_d
 POSITIONS = ("after", "before", "around")
 ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "gelu": "GELU", "tanh": "Tanh"}  # named in torch.nn
 HOMOGENEOUS = ("relu", "leaky_relu")  # f(a x) = a f(x) for a ≥ 0
-NOISES = ("bernoulli", "uniform")
+NOISES = ("bernoulli", "uniform", "channel")
 
 
 def operations(arrangement: str) -> list[str]:

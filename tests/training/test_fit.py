@@ -15,7 +15,7 @@ import torch
 
 from fitting import trained
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
-from normdrop.data.module import BatchOrder, ReplicateData
+from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
 from normdrop.networks.stacked import StackedLinear, StackedNoise
@@ -48,7 +48,10 @@ def plant(monkeypatch: pytest.MonkeyPatch, seed: int, part: str, value: float) -
     def planted(self, stage: str = "fit") -> None:
         setup(self, stage)
         if seed in self.seeds:
-            self.parts[part].x[self.seeds.index(seed), 0, 0] = value
+            x, y = self.parts[part].x, self.parts[part].y
+            x[self.seeds.index(seed), 0, 0] = value
+            self.parts[part] = Part.of(x, y)
+            self.order.rows = self.parts["train"].rows
 
     monkeypatch.setattr(ReplicateData, "setup", planted)
 
@@ -98,7 +101,7 @@ def test_a_fit_is_a_plain_pytorch_loop_over_a_plain_network(tiny, arrangement, o
     }
     stepper = kinds[config["optimizer"]["_target_"]](network.parameters())
     losses: list[float] = []
-    order = BatchOrder([3], 70, 16)
+    order = BatchOrder(torch.arange(70)[None], [3], 16)
     x, y = parts["train"]
     for _ in range(3):
         network.train()
@@ -226,7 +229,7 @@ def test_every_arrangement_shares_split_initial_linear_weights_and_batch_order(s
     its.setup()
     for name, part in made.parts.items():
         assert torch.equal(its.parts[name].x, part.x) and torch.equal(its.parts[name].y, part.y)
-    order = BatchOrder([0, 3], 70, 16)
+    order = BatchOrder(made.parts["train"].rows, [0, 3], 16)
     assert same(epochs(its.train_dataloader()), epochs(order))
     assert same(linear_weights(other), linear_weights(config))
 
@@ -563,10 +566,10 @@ def test_a_record_says_what_was_trained_on_what_and_stands_for_its_equals(tiny, 
 def test_replicates_csv_has_the_published_columns_in_order(tiny, tmp_path):
     table = pd.read_csv(io.BytesIO(finish(tiny("replicates=2"), tmp_path)["replicates.csv"]))
     published = (
-        "dataset arrangement position rate setting depth width seed rerun train_acc train_nll val_acc val_nll test_acc "
-        "test_nll test_ece gap nll_gap steps_to_level diverged recal_test_acc recal_test_nll"
+        "dataset arrangement position rate setting depth width seed rerun epoch epochs_after train_acc train_nll "
+        "val_acc val_nll test_acc test_nll test_ece gap nll_gap steps_to_level diverged recal_test_acc recal_test_nll"
     )
-    assert list(table)[:22] == published.split()
+    assert list(table)[:24] == published.split()
     assert table["width"].tolist() == ["20-13"] * 2 and table["depth"].tolist() == [2, 2]
     assert table["gap"].tolist() == pytest.approx((table["train_acc"] - table["test_acc"]).tolist())
     assert table["nll_gap"].tolist() == pytest.approx((table["test_nll"] - table["train_nll"]).tolist())

@@ -70,18 +70,18 @@ def test_accuracy_is_nan_where_a_replicates_logits_are_not_finite():
     assert accuracy(logits, torch.zeros(3, 5, dtype=torch.long)).isnan().tolist() == [False, True, True]
 
 
-def classifier(parts: dict[str, Part], seeds: list[int], **changes) -> ReplicatedClassifier:
+def classifier(part: Part, seeds: list[int], **changes) -> ReplicatedClassifier:
     block = {"arrangement": "none", "position": "after", "rate": 0.0, "width": 10, "depth": 1} | changes
-    networks = [mlp(parts["test"].x.shape[2], 2, **block) for _ in seeds]
-    return ReplicatedClassifier(StackedNetwork(networks, seeds, 8), parts, ADAM).eval()
+    networks = [mlp(part.x.shape[2], 2, **block) for _ in seeds]
+    return ReplicatedClassifier(StackedNetwork(networks, seeds, 8), ADAM).eval()
 
 
 def test_evaluation_covers_every_row_whatever_their_number():
     generator = torch.Generator().manual_seed(0)
-    part = Part(torch.randn(2, 1100, 3, generator=generator), torch.randint(2, (2, 1100), generator=generator))
-    own = classifier({"test": part}, [0, 1])
+    part = Part.of(torch.randn(2, 1100, 3, generator=generator), torch.randint(2, (2, 1100), generator=generator))
+    own = classifier(part, [0, 1])
     logits = torch.stack([own.network.replicate(k)(part.x[k]) for k in range(2)])
-    measured = own.evaluate("test")
+    measured = own.evaluate(part)
     assert measured["acc"].tolist() == accuracy(logits.double(), part.y).tolist()
     assert measured["nll"].tolist() == pytest.approx(cross_entropy(logits, part.y).mean(dim=1).tolist(), rel=1e-6)
 
@@ -89,10 +89,11 @@ def test_evaluation_covers_every_row_whatever_their_number():
 # --- silencing
 
 
-def leaning(seeds: list[int]) -> ReplicatedClassifier:
+def leaning(seeds: list[int]) -> tuple[ReplicatedClassifier, Part]:
     """Every replicate reads its one input through hidden unit 3 alone: without it the answer is always class 0."""
     x = torch.tensor([0.0] * 30 + [2.0] * 10).repeat(len(seeds), 1)[..., None]
-    own = classifier({"test": Part(x, (x[..., 0] > 1).long())}, seeds)
+    part = Part.of(x, (x[..., 0] > 1).long())
+    own = classifier(part, seeds)
     first, _, last = own.network.layers
     with torch.no_grad():
         for parameter in own.network.parameters():
@@ -100,31 +101,32 @@ def leaning(seeds: list[int]) -> ReplicatedClassifier:
         first.weight[:, 3] = 1
         last.weight[:, 10 + 3] = 1
         last.bias[:, 0] = 0.5
-    return own
+    return own, part
 
 
 @pytest.mark.parametrize("fraction", SILENCED_FRACTIONS)
 def test_silencing_the_one_unit_a_network_leans_on_costs_what_that_unit_was_worth(fraction):
     seeds = [0, 5, 6]
-    own = leaning(seeds)
-    assert own.evaluate("test")["acc"].tolist() == [1, 1, 1]
+    own, part = leaning(seeds)
+    assert own.evaluate(part)["acc"].tolist() == [1, 1, 1]
     hit = []
     for seed in seeds:
         generator = stream(seed, "silencing")
         draws = [generator.permutation(10)[: round(10 * fraction)] for _ in range(module.SILENCING_DRAWS)]
         hit.append(np.mean([3 in draw for draw in draws]))
-    assert own.silenced_accuracy(fraction).tolist() == pytest.approx([1 - 0.25 * share for share in hit])
+    assert own.silenced_accuracy(part, fraction).tolist() == pytest.approx([1 - 0.25 * share for share in hit])
 
 
 def test_over_many_replicates_a_unit_is_silenced_as_often_as_the_fraction_says():
-    lost = 1 - leaning(list(range(100))).silenced_accuracy(0.3)
+    own, part = leaning(list(range(100)))
+    lost = 1 - own.silenced_accuracy(part, 0.3)
     assert lost.mean().item() == pytest.approx(0.25 * 0.3, abs=5 * 0.25 * (0.3 * 0.7 / 2000) ** 0.5)
 
 
 def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    part = Part(torch.randn(2, 20, 3, generator=generator), torch.zeros(2, 20, dtype=torch.long))
-    own = classifier({"test": part}, [0, 1], width=[10, 6], depth=2, **block)
+    part = Part.of(torch.randn(2, 20, 3, generator=generator), torch.zeros(2, 20, dtype=torch.long))
+    own = classifier(part, [0, 1], width=[10, 6], depth=2, **block)
     seen: list[list[Tensor]] = []
     forward = StackedNetwork.forward
 
@@ -133,7 +135,7 @@ def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
         return forward(network, x, keep)
 
     monkeypatch.setattr(StackedNetwork, "forward", recorded)
-    own.silenced_accuracy(0.3)
+    own.silenced_accuracy(part, 0.3)
     monkeypatch.undo()
     return seen
 
@@ -158,8 +160,8 @@ def test_each_hidden_layer_loses_its_fraction_of_units_and_replicates_lose_diffe
 
 
 def drifting(**drift) -> ReplicatedClassifier:
-    part = Part(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.long))
-    own = classifier({"test": part}, [0])
+    part = Part.of(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.long))
+    own = classifier(part, [0])
     own.drift = {"scale": 0.5, "offset": 2.0, "cycles": 3.0} | drift
     return own
 

@@ -37,7 +37,7 @@ def gaussian_parts(rows: int, features: int, replicates: int = 1) -> dict[str, P
     for name, count in (("train", rows), ("val", rows // 4)):
         x = torch.randn(replicates, count, features, generator=generator)
         x = x - x.mean(dim=1, keepdim=True)
-        parts[name] = Part(x, (x[..., 0] > 0).long() + 2 * (x[..., 1] * x[..., 2] > 0).long())
+        parts[name] = Part.of(x, (x[..., 0] > 0).long() + 2 * (x[..., 1] * x[..., 2] > 0).long())
     return parts
 
 
@@ -49,12 +49,12 @@ def build(features: int, seeds: list[int], classes: int = CLASSES, **block) -> S
 def train(network: StackedNetwork, part: Part, epochs: int) -> StackedNetwork:
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    index = torch.arange(len(network.seeds))[:, None]
-    order = BatchOrder(network.seeds, part.y.shape[1], BATCH)
+    order = BatchOrder(part.rows, network.seeds, BATCH)
     for _ in range(epochs):
         for rows in order:
             optimizer.zero_grad()
-            cross_entropy(network(part.x[index, rows]), part.y[index, rows]).mean(dim=1).sum().backward()
+            x, y = part.table.gather(rows)
+            cross_entropy(network(x), y).mean(dim=1).sum().backward()
             optimizer.step()
     return network
 
@@ -229,7 +229,7 @@ def test_a_network_without_bn_has_no_shift():
 def test_running_statistics_of_all_rows_give_the_ratio_to_the_running_variance():
     network = build(16, [0], arrangement="bn", position="after", rate=0.0, width=32, depth=2)
     parts = gaussian_parts(1024, 16)
-    exact = shift.recalibrated(network, parts["train"].x)
+    exact = shift.recalibrated(network, parts["train"])
     for entry in shift.measure(exact, parts, BATCH, rerun=0, epoch=0):
         assert entry["running"] == pytest.approx(1023 / 1024, abs=1e-5)
         assert entry["running_mean_shift"] == pytest.approx(0, abs=1e-5)
@@ -264,14 +264,14 @@ def test_recalibration_restores_the_accuracy_of_spoiled_running_statistics(train
             layer.running_var.mul_(torch.linspace(0.01, 100, layer.running_var.numel()))
     before = evaluated(networks[arrangement], parts["test"])
     assert (evaluated(spoiled, parts["test"]) < before - 0.3).all()
-    assert (evaluated(shift.recalibrated(spoiled, parts["train"].x), parts["test"]) > before - 0.02).all()
+    assert (evaluated(shift.recalibrated(spoiled, parts["train"]), parts["test"]) > before - 0.02).all()
 
 
 def test_recalibrating_a_network_trained_without_dropout_changes_accuracy_by_no_more_than_a_few_rows(
     trained_on_digits,
 ):
     parts, networks = trained_on_digits
-    change = evaluated(shift.recalibrated(networks["bn"], parts["train"].x), parts["test"]) - evaluated(
+    change = evaluated(shift.recalibrated(networks["bn"], parts["train"]), parts["test"]) - evaluated(
         networks["bn"], parts["test"]
     )
     assert change.abs().max() <= 4 / parts["test"].y.shape[1]
@@ -280,7 +280,7 @@ def test_recalibrating_a_network_trained_without_dropout_changes_accuracy_by_no_
 def test_recalibration_removes_the_shift_and_leaves_the_weights(trained_on_digits):
     parts, networks = trained_on_digits
     network = networks["dropout_bn"]
-    recalibrated = shift.recalibrated(network, parts["train"].x)
+    recalibrated = shift.recalibrated(network, parts["train"])
     rows = parts["train"].y.shape[1]
     for entry in shift.measure(recalibrated, parts, BATCH, rerun=0, epoch="end"):
         assert entry["running"] == pytest.approx((rows - 1) / rows, abs=1e-4)
@@ -292,7 +292,7 @@ def test_recalibration_removes_the_shift_and_leaves_the_weights(trained_on_digit
 
 def test_recalibrated_statistics_are_those_that_batch_norm_takes_from_one_batch_of_all_rows(trained_on_digits):
     parts, networks = trained_on_digits
-    recalibrated = shift.recalibrated(networks["bn"], parts["train"].x)
+    recalibrated = shift.recalibrated(networks["bn"], parts["train"])
     plain = networks["bn"].replicate(1).train()
     for layer in plain:
         if isinstance(layer, nn.BatchNorm1d):
@@ -362,7 +362,7 @@ def test_activations_are_the_same_whatever_the_companions():
     part = gaussian_parts(512, 16, replicates=3)["train"]
     block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "width": 32, "depth": 2}
     together = shift.activations(build(16, [4, 5, 6], **block), part, BATCH, rerun=0, seed=5)
-    alone = shift.activations(build(16, [5], **block), Part(part.x[1:2], part.y[1:2]), BATCH, rerun=0, seed=5)
+    alone = shift.activations(build(16, [5], **block), Part.of(part.x[1:2], part.y[1:2]), BATCH, rerun=0, seed=5)
     assert together.keys() == alone.keys() and all(torch.equal(together[key], alone[key]) for key in alone)
 
 
@@ -399,7 +399,7 @@ def test_a_value_that_is_not_finite_leaves_no_histogram_of_any_layer(value):
 
 def test_only_the_figures_named_val_depend_on_validation_rows_and_none_on_test_rows(trained_on_digits):
     parts, networks = trained_on_digits
-    other = {"train": parts["train"], "val": Part(parts["val"].x * 2 + 1, parts["val"].y)}
+    other = {"train": parts["train"], "val": Part.of(parts["val"].x * 2 + 1, parts["val"].y)}
     entries, others = (shift.measure(networks["dropout_bn"], p, BATCH, rerun=0, epoch=3) for p in (parts, other))
     for ours, theirs in zip(entries, others, strict=True):
         assert {key for key in ours if ours[key] != theirs[key]} == {
@@ -418,7 +418,7 @@ def test_measuring_leaves_network_mask_streams_and_global_random_state_as_they_w
     shift.measure(network, parts, BATCH, rerun=0, epoch=1)
     shift.train_mode_accuracy(network, parts["train"], BATCH, rerun=0)
     shift.activations(network, parts["train"], BATCH, rerun=0, seed=1)
-    shift.recalibrated(network, parts["train"].x)
+    shift.recalibrated(network, parts["train"])
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
     assert network.training
@@ -441,7 +441,7 @@ def test_a_replicate_is_measured_the_same_whatever_its_companions():
     parts = gaussian_parts(512, 16, replicates=3)
     block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "width": 32, "depth": 2}
     together = shift.measure(build(16, [4, 5, 6], **block), parts, BATCH, rerun=0, epoch=0)
-    own = {name: Part(part.x[1:2], part.y[1:2]) for name, part in parts.items()}
+    own = {name: Part.of(part.x[1:2], part.y[1:2]) for name, part in parts.items()}
     alone = shift.measure(build(16, [5], **block), own, BATCH, rerun=0, epoch=0)
     assert [entry for entry in together if entry["seed"] == 5] == alone
 

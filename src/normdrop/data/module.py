@@ -11,6 +11,7 @@ import math
 from collections import UserList
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import lightning
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from normdrop.data.rows import Rows, check_memory, is_int, require
-from normdrop.data.split import project, scale_of, split, standardise
+from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
 from normdrop.streams import stream
 
 # Rows at a time where a whole part is evaluated.
@@ -163,15 +164,19 @@ class ReplicateData(lightning.LightningDataModule):
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
     replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
-    instead of the features, or None. batch_norm: whether the network has batch normalization, which cannot train on a
-    batch of one row. rerun: another number gives other batch orders of the same parts.
+    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm: whether the
+    network has batch normalization, which cannot train on a batch of one row. rerun: another number gives other batch
+    orders of the same parts.
 
-    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers). Anything wrong with the data
-    or these arguments raises ValueError there. Rows are on the trainer's device from its first dataloader on.
+    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
+    Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its
+    first dataloader on.
     """
 
     parts: dict[str, Part]
     features: int
+    shape: tuple[int, ...]
     classes: int
 
     def __init__(
@@ -185,12 +190,15 @@ class ReplicateData(lightning.LightningDataModule):
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         pca: int | None = None,
+        shape: Sequence[int] | None = None,
+        standardise: str = "feature",
         batch_norm: bool = False,
         rerun: int = 0,
     ) -> None:
         super().__init__()
         self.source, self.seeds, self.batch_size = source, list(seeds), batch_size
         self.fresh, self.pca, self.batch_norm, self.rerun = fresh, pca, batch_norm, rerun
+        self.given_shape, self.standardise = shape, standardise
         self.sizes: dict[str, Any] = {
             "train_size": train_size,
             "val_fraction": val_fraction,
@@ -200,6 +208,8 @@ class ReplicateData(lightning.LightningDataModule):
     def setup(self, stage: str = "fit") -> None:
         if hasattr(self, "parts"):  # Lightning calls this again for each stage
             return
+        ok, allowed = self.standardise in ("feature", "channel"), "feature or channel"
+        require("data.standardise", self.standardise, ok, allowed)
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
@@ -207,11 +217,12 @@ class ReplicateData(lightning.LightningDataModule):
         parts = self._own(given) if given is None or self.pca is not None else self._shared(given)
         check_batches(parts["train"].rows.shape[1], self.batch_size, self.batch_norm)
         self.parts, self.features = parts, parts["train"].table.high.shape[1]
+        self.shape = (self.features,) if self.pca is not None else self.shape
         self.order = BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun)
 
     def _shared(self, given: Rows) -> dict[str, Part]:
-        index = [split(given, seed, **self.sizes) for seed in self.seeds]
-        table = Table.of(given, [scale_of(given.x[own["train"]].astype(np.float64)) for own in index])
+        index, scale = [split(given, seed, **self.sizes) for seed in self.seeds], self._scale(given)
+        table = Table.of(given, [scale(given.x[own["train"]].astype(np.float64)) for own in index])
         self.classes = len(given.classes)
         return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
 
@@ -221,7 +232,7 @@ class ReplicateData(lightning.LightningDataModule):
         for replicate, seed in enumerate(self.seeds):
             own = self.source(seed=seed) if given is None else given
             index = split(own, seed, **self.sizes)
-            values = standardise({name: own.x[i] for name, i in index.items()})
+            values = standardise({name: own.x[i] for name, i in index.items()}, self._scale(own))
             if self.pca is not None:
                 values = project(values, self.pca)
             if replicate == 0:
@@ -238,6 +249,21 @@ class ReplicateData(lightning.LightningDataModule):
             for name, (x, y) in stacked.items():
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
         return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
+
+    def _scale(self, rows: Rows) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """How to standardise rows, whose shape is found here."""
+        self.shape = rows.shape
+        if (given := self.given_shape) is not None:
+            ok = isinstance(given, (list, tuple)) and all(is_int(size) and size >= 1 for size in given)
+            ok, features = ok and math.prod(given) == rows.x.shape[1], rows.x.shape[1]
+            allowed = f"null, or a list of integers ≥ 1 whose product is the {features} features"
+            require("data.shape", given, ok, allowed)
+            self.shape = tuple(given)
+        if self.standardise == "feature":
+            return scale_of
+        if len(self.shape) == 1:
+            raise ValueError("data.standardise=channel: these rows have no channels; give their shape with data.shape")
+        return partial(channel_scale_of, channels=self.shape[0])
 
     def _resident(self) -> dict[str, Part]:
         """The parts, on the device of the trainer if there is one."""

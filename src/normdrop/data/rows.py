@@ -26,7 +26,7 @@ class Rows:
     x: (rows, features) float64, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
     classes: the classes' names; test, val: (rows,) bool, the parts that the data set gives itself, or None.
     one_hot: how many of the features are levels of categorical columns; missing: how many cells had no value; notes:
-    what a user should hear of the data.
+    what a user should hear of the data; shape: of a row before it was flattened, (channels, *space), or (features,).
     """
 
     x: np.ndarray
@@ -37,17 +37,19 @@ class Rows:
     one_hot: int = 0
     missing: int = 0
     notes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # Conditions that run in one process share these arrays.
         for array in (self.x, self.y, self.test, self.val):
             if array is not None:
                 array.setflags(write=False)
+        object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what is learnt from: values, labels, names of classes, given parts; whatever file they came in."""
-        digest = hashlib.sha256(json.dumps([self.x.shape, self.classes]).encode())
+        digest = hashlib.sha256(json.dumps([[len(self.x), *self.shape], self.classes]).encode())
         digest.update(np.where(np.isnan(self.x), np.nan, self.x + 0.0).astype("<f8").tobytes())  # one NaN, one zero
         digest.update(self.y.astype("<i8").tobytes())
         for part in (self.test, self.val):
@@ -61,6 +63,7 @@ class Rows:
             "numeric": self.x.shape[1] - self.one_hot,
             "one_hot": self.one_hot,
             "classes": dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True)),
+            "shape": list(self.shape),
             "missing": self.missing,
             "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
             "given": [part for part in ("val", "test") if getattr(self, part) is not None],
@@ -73,6 +76,8 @@ def sentence(facts: Mapping[str, Any]) -> str:
     """What the data are, in one line; `facts` may hold `parts`, the number of rows of each."""
     parts = ", ".join(f"{count:,} {name}" for name, count in facts.get("parts", {}).items())
     kinds = f" ({facts['numeric']} numeric, {facts['one_hot']} one-hot)" if facts["one_hot"] else ""
+    if len(shape := facts.get("shape", ())) > 1:
+        kinds = f" ({' × '.join(map(str, shape))})"
     shares = {name: count / facts["rows"] for name, count in facts["classes"].items()}
     each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
     if len(shares) > 5:
@@ -93,8 +98,14 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
     return [*facts["notes"], *([unbalanced] if share >= MAJORITY else [])]
 
 
-def numeric_rows(x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None) -> Rows:
-    return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test)
+def numeric_rows(
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: Sequence[Any],
+    test: np.ndarray | None = None,
+    shape: tuple[int, ...] = (),
+) -> Rows:
+    return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test, shape=shape)
 
 
 def check_memory(rows: int, features: int, copies: int, where: str) -> None:

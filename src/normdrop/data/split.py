@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -85,13 +86,22 @@ def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.ldexp(mean, exponent), np.where(varies, np.ldexp(std, exponent), np.inf)
 
 
-def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Centre and scale all parts, each (rows, features), by the training part's `scale_of`.
+def channel_scale_of(train: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """`scale_of` with one mean and standard deviation for all positions of a channel."""
+    positions = train.shape[1] // channels
+    mean, scale = scale_of(train.reshape(-1, channels, positions).swapaxes(1, 2).reshape(-1, channels))
+    return mean.repeat(positions), scale.repeat(positions)
+
+
+def standardise(
+    parts: dict[str, np.ndarray], scale: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = scale_of
+) -> dict[str, np.ndarray]:
+    """Centre and scale all parts, each (rows, features), by the training part's `scale`.
 
     Missing values (NaN) become 0, the training mean; so does every value of a feature that training never saw vary.
     """
-    mean, scale = scale_of(parts["train"].astype(np.float64))
-    return {name: np.nan_to_num((x - mean) / scale, nan=0.0) for name, x in parts.items()}
+    mean, deviation = scale(parts["train"].astype(np.float64))
+    return {name: np.nan_to_num((x - mean) / deviation, nan=0.0) for name, x in parts.items()}
 
 
 def project(parts: dict[str, np.ndarray], components: int) -> dict[str, np.ndarray]:

@@ -11,11 +11,11 @@ its own. Separator and decimal sign are found where only one fits, and asked for
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
 import zipfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ import pandas as pd
 from normdrop.data.rows import Rows, check_memory, first_line, memory, override, require
 
 SEPARATORS = (",", ";", "\t", "|")
+KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
 PACKED = (".gz", ".bz2", ".xz")
 # What numeric columns write where there is no value, in any case; the words that pandas reads so.
 NO_VALUE = (
@@ -34,7 +35,6 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 CODE = r"[+-]?0\d+"
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 
 
 def table(
@@ -51,33 +51,33 @@ def table(
 ) -> Rows:
     """The user's own table: text (UTF-8, with a header), Parquet, or NPZ, with the target's column named.
 
-    In an NPZ each array is a column, or several if it has more than one dimension. categorical: columns to make
-    one-hot. drop: columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean.
-    missing: further words for a missing value. separator, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks or case, as they are. split_column: says train, val or test.
+    In an NPZ each array is a column, or several if it has more than one dimension; a row of signals (rows, channels,
+    length) or images (rows, channels, height, width) keeps its shape, and square images without channels (rows, n, n)
+    have one. categorical: columns to make one-hot. drop: columns to leave out. impute: let missing values stand as NaN,
+    to be given the training part's mean. missing: further words for a missing value. separator, decimal: of a text
+    file, None to find them. classes: "as_is" takes fractions, and labels that differ only by blanks or case, as they
+    are. split_column: says train, val or test.
     """
     if path is None:
-        raise ValueError("data.path is not given: data=table reads a .csv, .tsv, .txt, .parquet or .npz file")
+        raise ValueError(f"data.path is not given: data=table reads a file that ends in one of {', '.join(KINDS)}")
     file = Path(path).expanduser()
     where = f"data.path='{path}'"
     if not file.is_file():
         raise ValueError(f"{where}: {'not a file' if file.exists() else 'no such file'}")
     ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", r"\s+")))
     require("data.separator", separator, ok, r"one character, \t, \s+ (blanks), or null to find it")
-    text = partial(_read_text, separator="\t" if separator == r"\t" else separator)
-    tabs = partial(_read_text, separator="\t")
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        **{".csv": text, ".txt": text, ".tsv": tabs, ".parquet": _read_parquet, ".npz": _read_npz}
-    }
     kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
-    if kind not in readers:
-        raise ValueError(f"{where}: the file's name must end in one of {', '.join(readers)}, or .csv.gz and the like")
+    if kind not in KINDS:
+        raise ValueError(f"{where}: the file's name must end in one of {', '.join(KINDS)}, or .csv.gz and the like")
     if file.stat().st_size == 0:
         raise ValueError(f"{where}: the file is empty")
     if file.stat().st_size > memory():
         raise ValueError(f"{where}: the file is larger than this machine's memory ({memory() / 2**30:.1f} GiB)")
     try:
-        frame = readers[kind](file)
+        if kind in (".parquet", ".npz"):
+            frame = pd.read_parquet(file, engine="pyarrow") if kind == ".parquet" else _read_npz(file)
+        else:
+            frame = _read_text(file, "\t" if separator == r"\t" or (kind == ".tsv" and not separator) else separator)
     except ImportError as error:
         raise ValueError(f"{where}: Parquet needs the package pyarrow: pip install 'normdrop[data]'") from error
     except UnicodeDecodeError as error:
@@ -109,20 +109,17 @@ def _read_text(file: Path, separator: str | None) -> pd.DataFrame:
         if len(found) > 1:
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
-        separator = found[0] if found else ","
+        separator = found[0] if found else r"\s+" if fits(r"\s+") else ","
     frame = read(separator)
     names = frame.iloc[0].fillna("").str.split().str.join(" ")  # a header may have line breaks
     return frame.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
-
-
-def _read_parquet(file: Path) -> pd.DataFrame:
-    return pd.read_parquet(file, engine="pyarrow")
 
 
 def _read_npz(file: Path) -> pd.DataFrame:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     columns: dict[str, np.ndarray] = {}
+    shape: tuple[int, ...] = ()
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             try:
@@ -136,10 +133,14 @@ def _read_npz(file: Path) -> pd.DataFrame:
             if columns.keys() & new.keys():
                 raise ValueError(f"two of its arrays make a column {min(columns.keys() & new.keys())!r}")
             columns |= new
+            if array.ndim > 2:
+                shape = array.shape[1:] if len({*array.shape[1:]}) > 1 or array.ndim > 3 else (1, *array.shape[1:])
     lengths = {name: len(array) for name, array in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays differ in length: {', '.join(f'{k} has {n}' for k, n in lengths.items())}")
-    return pd.DataFrame(columns)
+    frame = pd.DataFrame(columns)
+    frame.attrs["shape"] = shape
+    return frame
 
 
 def table_rows(
@@ -163,6 +164,7 @@ def table_rows(
     require("data.missing", missing, isinstance(missing, (list, tuple)), "a list of words or numbers, e.g. ['?', -999]")
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
+    shape = frame.attrs.get("shape", ())
     columns = [str(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
     frame = frame.set_axis(columns, axis=1)
     if target is None:
@@ -229,7 +231,8 @@ def table_rows(
         holes += empty
         blocks.append(block)
     x = np.concatenate(blocks, axis=1)
-    return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes))
+    shape = shape if math.prod(shape) == x.shape[1] else ()  # with other features beside them there is none
+    return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes), shape)
 
 
 def _check_names(columns: list[str], frame: pd.DataFrame, where: str, target: str) -> None:
@@ -254,20 +257,23 @@ def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") 
         odd = np.zeros(len(values), bool)
     else:
         text = column.astype("string").str.strip()
-        folded = text.str.casefold()
-        known = (text.notna() & ~folded.isin(NO_VALUE) & ~text.isin(missing)).to_numpy(bool)
-        text, folded = text.where(known), folded.where(known)
-        if folded.dropna().isin(["true", "false"]).all():
-            plain = (folded == "true").astype("Float64")
-        else:
-            plain = pd.to_numeric(
-                text.str.translate(str.maketrans(",.", ".,")) if decimal == "," else text, errors="coerce"
-            )
-        values = plain.to_numpy(np.float64, na_value=np.nan)
-        odd = known & np.isnan(values)
-        code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
-        if code.any() and text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True).duplicated().any():
-            odd |= code
+        text = text.mask(text == "")
+        pointed = text
+        if decimal == ",":
+            pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
+        try:
+            read = pointed.astype("Float64")  # the faster way, where there are numbers only
+        except ValueError:
+            read = pd.to_numeric(pointed, errors="coerce")
+        values = read.to_numpy(np.float64, na_value=np.nan)
+        odd = np.isnan(values) & text.notna().to_numpy(bool)
+        odd[odd] = ~(text[odd].str.lower().isin(NO_VALUE) | text[odd].isin(missing)).to_numpy(bool)
+        truth = text[odd].str.lower()
+        if np.isnan(values).all() and truth.isin(["true", "false"]).all():
+            values[odd], odd = truth == "true", odd & False
+        if (values == np.round(values)).any() and (code := text.str.fullmatch(CODE).fillna(False).to_numpy(bool)).any():
+            bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
+            odd |= code & bare.duplicated().any()
     values = np.where(np.isin(values, [float(word) for word in missing if NUMBER.fullmatch(word)]), np.nan, values)
     return values, odd
 
@@ -332,8 +338,6 @@ def _classes(
         raise ValueError(f"{where}: {empty} rows have no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
-    if 3 * len(names) > len(column):
-        raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     if classes != "as_is":
         if all(map(NUMBER.fullmatch, names)) and not all(float(name).is_integer() for name in names):
             raise ValueError(
@@ -345,13 +349,14 @@ def _classes(
                 f"{where}: the classes {alike} differ only by blanks or case: write them alike in the file, or take "
                 "them as two with data.classes=as_is"
             )
+    if 3 * len(names) > len(column):
+        raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     return y, names
 
 
 def _given(column: pd.Series, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The validation and the test rows (rows,) bool that a column names, None where it names none."""
-    word = column.astype("string").str.strip().str.casefold()
-    part = word.map({alias: part for part, aliases in PARTS.items() for alias in aliases})
+    part = column.astype("string").str.strip().str.lower().str.extract("^(train|val|test)")[0]  # validation, too
     if part.isna().any():
         row = int(part.isna().to_numpy().argmax())
         raise ValueError(

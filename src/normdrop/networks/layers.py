@@ -18,4 +18,12 @@ class UniformNoise(nn.Module):
         return x * (1 + x.new_empty(x.shape).uniform_(-self.rate, self.rate)) if self.training else x
 
 
-NOISES: dict[str, type[nn.Module]] = dict(zip(arrangement.NOISES, (nn.Dropout, UniformNoise), strict=True))
+class Residual(nn.Sequential):
+    """x + block(x), the block being these layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+# By unit; `channel` is dropout of a CNN alone, in as many dimensions as it has.
+NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": UniformNoise}

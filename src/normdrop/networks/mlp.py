@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +11,11 @@ import torch
 from torch import nn
 
 from normdrop.arrangement import order
-from normdrop.networks.layers import ACTIVATIONS, NOISES
+from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual
 
 
 def mlp(
-    features: int,
+    features: int | Sequence[int],
     classes: int,
     *,
     arrangement: str,
@@ -25,21 +27,30 @@ def mlp(
     activation: str = "relu",
     output_activation: str | None = None,
     dropout_layers: str = "all",
+    residual: bool = False,
 ) -> nn.Sequential:
     """An MLP of `depth` hidden blocks and a Linear output: (batch, features) → logits (batch, classes).
 
     `width` is one number for all hidden layers, or a list with one number for each. With `dropout_layers="last"` only
     the last hidden block keeps its dropout. `output_activation` stands on the logits (the blog's networks end in a
-    ReLU).
+    ReLU). With `residual` a block of one width in and out becomes x + block(x). Rows are flat: of `features` with more
+    than one dimension only the product counts. Raises ValueError for what cannot be.
     """
+    if noise == "channel":
+        raise ValueError("noise=channel: an MLP has no channels; use model=cnn, or noise=bernoulli")
     widths = [width] * depth if isinstance(width, int) else list(width)
     layers: list[nn.Module] = []
-    fan_in = features
+    fan_in = features if isinstance(features, int) else math.prod(features)
+    if residual and not any(a == b for a, b in itertools.pairwise([fan_in, *widths])):
+        raise ValueError(
+            "model.residual=true: no hidden block has as many inputs as outputs "
+            f"({', '.join(map(str, [fan_in, *widths]))}), so nothing is added"
+        )
     for number, fan_out in enumerate(widths, start=1):
         hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation)
         if dropout_layers == "last" and number < len(widths):
             hidden = [layer for layer in hidden if not isinstance(layer, tuple(NOISES.values()))]
-        layers += hidden
+        layers += [Residual(*hidden)] if residual and fan_in == fan_out else hidden
         fan_in = fan_out
     layers.append(nn.Linear(fan_in, classes))
     if output_activation:
@@ -62,13 +73,15 @@ def block(
 
 @torch.no_grad()
 def initialise(network: nn.Sequential, generator: np.random.Generator, gain: float = 1.0) -> nn.Sequential:
-    """Draw PyTorch's default Linear initialisation, U(±1/√fan_in), from `generator`; multiply the weights by `gain`.
+    """Draw PyTorch's default initialisation, U(±1/√fan_in), from `generator`; multiply the weights by `gain`.
 
-    Only Linear layers draw, in order, so that networks which differ in BN or dropout alone start from the same weights.
+    Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone start from
+    the same weights.
     """
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            bound = layer.in_features**-0.5
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5
+            assert layer.bias is not None
             for parameter, scale in ((layer.weight, gain), (layer.bias, 1.0)):
                 draw = generator.uniform(-bound, bound, size=tuple(parameter.shape))
                 parameter.copy_(torch.from_numpy(scale * draw))

@@ -2,13 +2,15 @@
 
 Every stacked tensor has the replicates first. Inside the stack activations are feature-major, (replicates, features,
 batch): matrix products are then plain batched products, and the batch statistics of BN are sums over contiguous memory.
+The features of a CNN are its channels, and within each its positions: a view tells them apart, and Flatten does
+nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,23 +19,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop.networks.layers import ACTIVATIONS, NOISES, UniformNoise
+from normdrop.networks.convolution import Convolution
+from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual, UniformNoise
 from normdrop.streams import stream
 
 
-class StackedLinear(nn.Module):
-    """N Linear layers of one shape: (replicates, fan_in, batch) → (replicates, fan_out, batch).
+class _Stacked(nn.Module):
+    """The weights and biases of N layers of one shape.
 
     Each replicate's slice of a parameter is padded to a multiple of 16 floats: a fused optimizer rounds the last
     elements of a tensor differently (scalar code in place of vectors), and padding keeps every real element out of that
     tail, so that a replicate's bits do not depend on how many replicates stand behind it.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]):
+    def __init__(self, layers: Sequence[Any]):
         super().__init__()
-        self.fan_in, self.fan_out = layers[0].in_features, layers[0].out_features
         self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
         self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
+
+    def write_to(self, layer: Any, replicate: int) -> None:
+        for own, its in ((self.weight, layer.weight), (self.bias, layer.bias)):
+            its.copy_(unpadded(own, tuple(its.shape))[replicate])
+
+
+class StackedLinear(_Stacked):
+    """N Linear layers of one shape: (replicates, fan_in, batch) → (replicates, fan_out, batch)."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__(layers)
+        self.fan_in, self.fan_out = layers[0].in_features, layers[0].out_features
 
     def forward(self, x: Tensor) -> Tensor:
         weight = unpadded(self.weight, (self.fan_out, self.fan_in))
@@ -42,21 +56,57 @@ class StackedLinear(nn.Module):
             return torch.baddbmm(bias, weight, x.expand(-1, -1, 2))[..., :1]
         return torch.baddbmm(bias, weight, x)
 
-    def write_to(self, layer: nn.Linear, replicate: int) -> None:
-        layer.weight.copy_(unpadded(self.weight, (self.fan_out, self.fan_in))[replicate])
-        layer.bias.copy_(unpadded(self.bias, (self.fan_out,))[replicate])
+    def spread(self, variance: Tensor) -> Tensor:
+        """The variance of the output, from that of independent inputs."""
+        return unpadded(self.weight, (self.fan_out, self.fan_in)).square() @ variance
 
 
-class StackedBatchNorm(nn.Module):
-    """N BatchNorm1d layers as one over replicates × features channels: (replicates, features, batch), same out."""
+class StackedConv(_Stacked):
+    """N Conv1d or Conv2d layers: (replicates, channels · positions, batch) → the same of the output's."""
 
-    def __init__(self, layers: Sequence[nn.BatchNorm1d]):
-        super().__init__()
+    def __init__(self, layers: Sequence[nn.Conv1d | nn.Conv2d], shape: Sequence[int]):
+        super().__init__(layers)
+        layer = layers[0]
+        self.fan_in, self.fan_out = layer.weight[0].numel(), layer.out_channels
+        self.shape = (shape[0], 1, shape[1]) if len(shape) == 2 else tuple(shape)  # one dimension is an image of a row
+        two = lambda values, fill: (fill, *values)[-2:]  # noqa: E731
+        padding: Any = layer.padding
+        self.geometry = two(layer.kernel_size, 1), two(layer.stride, 1), two(padding, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(
+            x, unpadded(self.weight, (self.fan_out, self.fan_in)), unpadded(self.bias, (self.fan_out, 1))
+        )
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        channels = weight.shape[-1] // math.prod(self.geometry[0])
+        image = x.unflatten(1, (channels, *self.shape[1:]))
+        return Convolution.apply(image, weight, bias, *self.geometry).flatten(1, 3)
+
+    def spread(self, variance: Tensor) -> Tensor:
+        """The variance of the output, from that of independent inputs."""
+        weight = unpadded(self.weight, (self.fan_out, self.fan_in)).square()
+        return self.convolve(variance, weight, torch.zeros_like(weight[..., :1]))
+
+    def spread_of_channels(self, x: Tensor) -> Tensor:
+        """Σ over input channels of the square of what each alone adds to the output."""
+        weight = unpadded(self.weight, (self.fan_out, self.shape[0], self.fan_in // self.shape[0]))
+        channels = zip(x.unflatten(1, (self.shape[0], -1)).unbind(1), weight.unbind(2), strict=True)
+        bias = torch.zeros_like(weight[:, :, 0, :1])
+        return torch.stack([self.convolve(values, own, bias).square() for values, own in channels]).sum(dim=0)
+
+
+class StackedBatchNorm(_Stacked):
+    """N BatchNorm layers as one over replicates × channels: (replicates, channels · positions, batch), same out.
+
+    A channel of an MLP is a unit, with one position.
+    """
+
+    def __init__(self, layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]):
+        super().__init__(layers)
         self.replicates, self.features = len(layers), layers[0].num_features
         self.momentum: float = layers[0].momentum  # type: ignore[assignment]
         self.eps = layers[0].eps
-        self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
-        self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
         self.running_mean: Tensor
         self.running_var: Tensor
         self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))  # type: ignore[misc]
@@ -65,45 +115,71 @@ class StackedBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = unpadded(self.weight, (self.features,)).reshape(-1)
         bias = unpadded(self.bias, (self.features,)).reshape(-1)
-        channels = x.reshape(1, -1, x.shape[-1])
+        channels = x.reshape(1, self.replicates * self.features, -1)
         out = F.batch_norm(
             channels, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
         )
         return out.view(x.shape)
 
-    def write_to(self, layer: nn.BatchNorm1d, replicate: int) -> None:
-        layer.weight.copy_(unpadded(self.weight, (self.features,))[replicate])
-        layer.bias.copy_(unpadded(self.bias, (self.features,))[replicate])
+    def write_to(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, replicate: int) -> None:
+        super().write_to(layer, replicate)
         for own, its in ((self.running_mean, layer.running_mean), (self.running_var, layer.running_var)):
             assert its is not None
             its.copy_(own.view(self.replicates, -1)[replicate])
 
 
-class StackedLayerNorm(nn.Module):
-    """N LayerNorm layers over the features of each row: (replicates, features, batch), same out."""
+class StackedLayerNorm(_Stacked):
+    """N LayerNorm layers, or GroupNorm layers of one group, over all units of each row, with a weight and a bias for
+    each channel: (replicates, channels · positions, batch), same out.
+    """
 
-    def __init__(self, layers: Sequence[nn.LayerNorm]):
-        super().__init__()
-        (self.features,), self.eps = layers[0].normalized_shape, layers[0].eps
-        self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
-        self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
+    def __init__(self, layers: Sequence[nn.LayerNorm | nn.GroupNorm]):
+        super().__init__(layers)
+        self.features, self.eps = layers[0].weight.numel(), layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (unpadded(parameter, (self.features, 1)) for parameter in (self.weight, self.bias))
+        weight, bias = (unpadded(parameter, (self.features, 1, 1)) for parameter in (self.weight, self.bias))
         # Row-major for this layer alone: PyTorch's kernel sums each row by itself, whatever stands beside it.
-        rows = F.layer_norm(x.transpose(1, 2).contiguous(), (self.features,), eps=self.eps)
-        return torch.addcmul(bias, rows.transpose(1, 2).contiguous(), weight)
+        rows = F.layer_norm(x.transpose(1, 2).contiguous(), x.shape[1:2], eps=self.eps)
+        channels = rows.transpose(1, 2).contiguous().unflatten(1, (self.features, -1))
+        return torch.addcmul(bias, channels, weight).flatten(1, 2)
 
-    def write_to(self, layer: nn.LayerNorm, replicate: int) -> None:
-        layer.weight.copy_(unpadded(self.weight, (self.features,))[replicate])
-        layer.bias.copy_(unpadded(self.bias, (self.features,))[replicate])
+
+class StackedMean(nn.Module):
+    """The mean of each channel: (replicates, channels · positions, batch) → (replicates, channels, batch)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.channels, -1)).mean(dim=2)
+
+
+class StackedResidual(nn.Module):
+    """N residual blocks: x + block(x)."""
+
+    def __init__(self, blocks: Sequence[Residual], at: Place):
+        super().__init__()
+        self.layers = stack(blocks, at)
+        self.fan_out: int = self.layers[0].fan_out  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for layer in self.layers:
+            out = layer(out)
+        return x + out
+
+    def write_to(self, block: Residual, replicate: int) -> None:
+        write(self.layers, block, replicate)
 
 
 class StackedNoise(nn.Module):
-    """Dropout or uniform noise with one random stream per replicate: (replicates, features, batch), same out.
+    """Dropout or uniform noise with one random stream per replicate: (replicates, units, batch), same out.
 
-    A unit's factor comes from 16 random bits. The streams advance by whole training steps of `batch_size` rows,
-    whatever the size of the batch at hand, so that a short last batch moves no later mask.
+    `features` of a row have a factor each: its units, or its channels where whole channels are dropped. A factor comes
+    from 16 random bits. The streams advance by whole training steps of `batch_size` rows, whatever the size of the
+    batch at hand, so that a short last batch moves no later mask.
     """
 
     def __init__(self, layer: nn.Module, features: int, batch_size: int, seeds: Sequence[int], rerun: int, number: int):
@@ -118,7 +194,10 @@ class StackedNoise(nn.Module):
             return x
         bits = self.bits.draw(self.features * self.batch_size, x.device)
         bits = bits.view(-1, self.features, self.batch_size)[..., : x.shape[-1]]
-        return x * self.factors(bits, x.dtype)
+        factors = self.factors(bits, x.dtype)
+        if self.features == x.shape[1]:
+            return x * factors
+        return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
 
     def factors(self, bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The factor of each unit, with mean 1, from int16 bits."""
@@ -180,21 +259,53 @@ class Place:
     rerun: int
     number: int = 0
     """layers with weights so far"""
-    features: int = 0
-    """of its input"""
+    shape: tuple[int, ...] = ()
+    """of a row of its input: (units,), or (channels, *positions)"""
+
+
+def _noise(layers: Sequence[nn.Module], at: Place) -> StackedNoise:
+    features = at.shape[0] if isinstance(layers[0], nn.Dropout1d | nn.Dropout2d) else math.prod(at.shape)
+    return StackedNoise(layers[0], features, at.batch_size, at.seeds, at.rerun, at.number)
 
 
 # The stacked form of each plain layer; activations have no replicates to tell apart.
 STACKED: dict[type[nn.Module], Callable[[Sequence[Any], Place], nn.Module]] = {
     nn.Linear: lambda layers, _: StackedLinear(layers),
-    nn.BatchNorm1d: lambda layers, _: StackedBatchNorm(layers),
-    nn.LayerNorm: lambda layers, _: StackedLayerNorm(layers),
-    **dict.fromkeys(
-        NOISES.values(),
-        lambda layers, at: StackedNoise(layers[0], at.features, at.batch_size, at.seeds, at.rerun, at.number),
-    ),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d), lambda layers, at: StackedConv(layers, at.shape)),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), lambda layers, _: StackedBatchNorm(layers)),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm), lambda layers, _: StackedLayerNorm(layers)),
+    **dict.fromkeys((*NOISES.values(), nn.Dropout1d, nn.Dropout2d), _noise),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), lambda _, at: StackedMean(at.shape[0])),
+    **dict.fromkeys((nn.Unflatten, nn.Flatten), lambda *_: nn.Identity()),
+    Residual: StackedResidual,
     **dict.fromkeys(ACTIVATIONS.values(), lambda layers, _: layers[0]),
 }
+
+
+# Begins a hidden block, or the output.
+WEIGHTED = (StackedLinear, StackedConv, StackedResidual)
+
+
+def stack(networks: Sequence[nn.Sequential], place: Place) -> nn.ModuleList:
+    """The stacked layers of networks of one shape, the first at `place`. Raises TypeError for what STACKED lacks."""
+    stacked = nn.ModuleList()
+    for layers in zip(*networks, strict=True):
+        first = layers[0]
+        if type(first) not in STACKED:
+            raise TypeError(f"no stacked form of {type(first).__name__}")
+        stacked.append(STACKED[type(first)](layers, place))
+        weights = sum(isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) for module in first.modules())
+        alone = copy.deepcopy(first).eval().to("meta", torch.float32)  # shapes without memory
+        shape = alone(torch.empty(1, *place.shape, device="meta")).shape[1:]
+        place = replace(place, number=place.number + weights, shape=tuple(shape))
+    return stacked
+
+
+def write(stacked: Iterable[nn.Module], network: nn.Sequential, replicate: int) -> None:
+    """Write one replicate's weights and running statistics into a plain network of the same shape."""
+    for own, layer in zip(stacked, network, strict=True):
+        if isinstance(own, _Stacked | StackedResidual):
+            own.write_to(layer, replicate)  # type: ignore[arg-type]
 
 
 class StackedNetwork(nn.Module):
@@ -208,24 +319,28 @@ class StackedNetwork(nn.Module):
     def __init__(self, networks: Sequence[nn.Sequential], seeds: Sequence[int], batch_size: int, rerun: int = 0):
         super().__init__()
         self.seeds = list(seeds)
-        self.layers = nn.ModuleList()
-        place = Place(self.seeds, batch_size, rerun)
-        for layers in zip(*networks, strict=True):
-            first = layers[0]
-            if type(first) not in STACKED:
-                raise TypeError(f"no stacked form of {type(first).__name__}")
-            if isinstance(first, nn.Linear):
-                place = replace(place, number=place.number + 1, features=first.out_features)
-            self.layers.append(STACKED[type(first)](layers, place))
+        first = next(module for module in networks[0].modules() if isinstance(module, nn.Linear | nn.Unflatten))
+        features = first.in_features if isinstance(first, nn.Linear) else math.prod(first.unflattened_size)
+        self.layers = stack(networks, Place(self.seeds, batch_size, rerun, shape=(features,)))
+        convolutions = [layer for layer in self.modules() if isinstance(layer, StackedConv)]
+        units = max((layer.fan_out * math.prod(layer.shape[1:]) for layer in convolutions), default=1)
+        self.rows_at_a_time = max(1, min(512, 2**20 // units))  # in evaluation: a large image's channels take memory
         self.template = [networks[0]]  # in a list: a description of the shape, not a submodule with weights of its own
 
+    @property
+    def widths(self) -> list[int]:
+        """The units, in a CNN the channels, of each hidden block."""
+        return [layer.fan_out for layer in self.layers if isinstance(layer, WEIGHTED)][:-1]
+
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
-        """`keep` silences hidden units: one factor (replicates, width, 1) for the output of each hidden block."""
+        """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden block."""
+        if not self.training and x.shape[1] > self.rows_at_a_time:
+            return torch.cat([self(rows, keep) for rows in x.split(self.rows_at_a_time, dim=1)], dim=1)
         x = x.transpose(1, 2)
-        factors = iter(keep or ())
-        for position, layer in enumerate(self.layers):
-            if keep is not None and position and isinstance(layer, StackedLinear):
-                x = x * next(factors)
+        factors = iter([None, *(keep or ())])  # none for the input
+        for layer in self.layers:
+            if keep is not None and isinstance(layer, WEIGHTED) and (factor := next(factors)) is not None:
+                x = (x.unflatten(1, (factor.shape[1], -1)) * factor[:, :, None]).flatten(1, 2)
             x = layer(x)
         return x.transpose(1, 2)
 
@@ -233,9 +348,7 @@ class StackedNetwork(nn.Module):
     def replicate(self, index: int) -> nn.Sequential:
         """Replicate `index` as a plain network with the same weights and running statistics."""
         network = copy.deepcopy(self.template[0])
-        for stacked, layer in zip(self.layers, network, strict=True):
-            if isinstance(stacked, StackedLinear | StackedBatchNorm | StackedLayerNorm):
-                stacked.write_to(layer, index)  # type: ignore[arg-type]
+        write(self.layers, network, index)
         return network
 
 

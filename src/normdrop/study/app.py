@@ -47,14 +47,14 @@ def finish(
     started = time.time()
     fitted = fit(config, seeds, progress)
     facts, model = fitted.facts, config["model"]
-    width = model.get("width")
+    width = model.get("width", model.get("channels"))
     named = {
         "dataset": config["data"]["name"],
         "arrangement": config["arrangement"],
         "position": config["position"],
         "rate": config["rate"],
         "setting": ",".join(f"{key}={value}" for key, value in study["setting"].items()),
-        "depth": model.get("depth"),
+        "depth": model.get("depth", len(width) if isinstance(width, list) else None),
         "width": "-".join(map(str, width)) if isinstance(width, list) else width,
         "rerun": config["rerun"],
     }

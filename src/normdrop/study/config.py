@@ -239,7 +239,18 @@ def _check_study(study: Any) -> None:
 
 def _data_keys(config: Mapping[str, Any]) -> set[str]:
     """The keys of a data config: every data set's, and its own source's arguments."""
-    common = {"name", "level", "fresh", "test_fraction", "val_fraction", "train_size", "pca", "source"}
+    common = {
+        "name",
+        "level",
+        "fresh",
+        "test_fraction",
+        "val_fraction",
+        "train_size",
+        "pca",
+        "shape",
+        "standardise",
+        "source",
+    }
     return common | set(arguments(source_of(str(lookup(config, "data.source")))))
 
 

@@ -232,7 +232,7 @@ def check_fits(conditions: Sequence[Condition]) -> None:
         config = condition.config
         key = json.dumps(
             [
-                *(config[key] for key in ("data", "batch_size", "trainer", "model", "optimizer")),
+                *(config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer")),
                 has(config["arrangement"], "bn"),
             ],
             sort_keys=True,

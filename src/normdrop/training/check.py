@@ -37,10 +37,12 @@ def check_fit(config: Mapping[str, Any], seed: int) -> None:
         config["replicates_at_a_time"] or AT_A_TIME["cpu"], len(config["seeds"] or range(config["replicates"]))
     )
     with torch.device("meta"):  # shapes without memory
-        weights = sum(p.numel() for p in plain_network(config, data.features, data.classes).parameters())
+        weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
     needed = 16 * weights * together  # float32, and beside each weight its gradient and Adam's two moments
     if needed > memory():
-        sizes = [f"model.{key}={config['model'][key]}" for key in ("width", "depth") if key in config["model"]]
+        sizes = [
+            f"model.{key}={config['model'][key]}" for key in ("width", "depth", "channels") if key in config["model"]
+        ]
         raise ValueError(
             f"{', '.join(sizes)}: the weights of {together} replicates take "
             f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"

@@ -7,7 +7,7 @@ import gc
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +46,17 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
         bound(data),
         seeds,
         config["batch_size"],
-        **{key: data[key] for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca")},
+        **{
+            key: data[key]
+            for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca", "shape", "standardise")
+        },
         batch_norm=has(config["arrangement"], "bn"),
         rerun=config["rerun"],
     )
 
 
-def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.Sequential:
-    """One plain network of a condition. Raises ValueError for what its model cannot be."""
+def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
+    """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError."""
     model = MODELS[config["model"]["name"]]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
@@ -65,7 +68,9 @@ def plain_network(config: Mapping[str, Any], features: int, classes: int) -> nn.
         return model(features, classes, **placed, **own)
 
 
-def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: list[int]) -> StackedNetwork:
+def network_of(
+    config: Mapping[str, Any], features: int | Sequence[int], classes: int, seeds: list[int]
+) -> StackedNetwork:
     """The stacked network of a condition, each replicate's weights drawn from its own stream."""
     plain = plain_network(config, features, classes)
     gain, rerun = config["model"]["init_gain"], config["rerun"]
@@ -75,7 +80,7 @@ def network_of(config: Mapping[str, Any], features: int, classes: int, seeds: li
 
 def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
     """The LightningModule of a condition's replicates; `data` is set up."""
-    network = network_of(config, data.features, data.classes, data.seeds)
+    network = network_of(config, data.shape, data.classes, data.seeds)
     own = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
     return ReplicatedClassifier(network, **own)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedLinear, StackedNetwork
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
 SILENCING_DRAWS = 20
@@ -218,15 +218,16 @@ class ReplicatedClassifier(pl.LightningModule):
     def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
         """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
 
+        Of a CNN whole channels.
+
         The draws depend on the seed alone: replicate k of every arrangement loses the same units.
         """
         network, chunks = self.network, list(part.batches())
-        widths = [layer.fan_out for layer in network.layers if isinstance(layer, StackedLinear)][:-1]
         streams = [stream(seed, "silencing") for seed in network.seeds]
         total = torch.zeros(len(network.seeds), device=self.device, dtype=torch.float64)
         for _ in range(SILENCING_DRAWS):
             keep = []
-            for width in widths:
+            for width in network.widths:
                 lost = [generator.permutation(width)[: round(fraction * width)] for generator in streams]
                 factors = torch.ones(len(lost), width)
                 factors[torch.arange(len(lost))[:, None], torch.from_numpy(np.stack(lost))] = 0

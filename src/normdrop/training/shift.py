@@ -1,23 +1,25 @@
 """Variance shift: how far evaluation is from what batch normalization saw in training; predicted; removed.
 
 Dropout before a BN layer makes the variance of its input differ between the two modes (Li, Chen, Hu, Yang, CVPR 2019).
-Δ is Var[input in eval mode] / Var[input in train mode], for each unit; a layer's figure is the median over its units.
+Δ is Var[input in eval mode] / Var[input in train mode], for each unit (in a CNN for each channel, over rows and
+positions); a layer's figure is the median over its units.
 
 What a prediction assumes. The nearest noise above a BN layer is integrated out: factors independent between units, so
 that the noise adds to the variance of a row's value q/(1 − q) x² directly before BN and q/(1 − q) Σ wᵢ² xᵢ² behind a
-Linear layer with weights w (β²/3 in place of q/(1 − q) for uniform noise); averaged over the rows these are Li et al.'s
-forms. Where an activation follows the Linear layer, a row's value there is taken as Gaussian, with this variance: an
-approximation, the better the more units enter the sum. What enters the noise is taken as it is in each mode, measured
-(in train mode with the noise and the batch statistics of the blocks above), since those blocks shift it too. Below the
-first noise nothing is taken over: the prediction follows from eval mode alone. Without any noise above it is 1, which
-holds once running statistics have left their initial values.
+Linear layer or a convolution with weights w (β²/3 in place of q/(1 − q) for uniform noise; Σ runs over channels, and xᵢ
+is what channel i adds, where whole channels are dropped); averaged over the rows these are Li et al.'s forms. Where an
+activation follows the Linear layer, a row's value there is taken as Gaussian, with this variance: an approximation, the
+better the more units enter the sum. What enters the noise is taken as it is in each mode, measured (in train mode with
+the noise and the batch statistics of the blocks above), since those blocks shift it too. Below the first noise nothing
+is taken over: the prediction follows from eval mode alone. Without any noise above it is 1, which holds once running
+statistics have left their initial values. There is no formula across the sum of a residual block.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,14 @@ from torch import Tensor, nn
 
 from normdrop.data.module import Part, batches
 from normdrop.networks.layers import ACTIVATIONS
-from normdrop.networks.stacked import StackedBatchNorm, StackedLinear, StackedNetwork, StackedNoise, unpadded
+from normdrop.networks.stacked import (
+    StackedBatchNorm,
+    StackedConv,
+    StackedLinear,
+    StackedNetwork,
+    StackedNoise,
+    StackedResidual,
+)
 from normdrop.streams import stream
 from normdrop.training.module import accuracy
 
@@ -45,24 +54,16 @@ NO_FORMULA = "no formula"
 
 @torch.no_grad()
 def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
-    """A copy in eval mode with the running statistics of the training part, noise off.
+    """A copy in eval mode with the running statistics of training rows, noise off.
 
     Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at once, the
     variance unbiased as in BatchNorm1d's running_var.
     """
     network = copy.deepcopy(network).eval()
-    for index, seed in enumerate(network.seeds):  # one at a time, since the activations of all rows are held
-        own = StackedNetwork([network.replicate(index)], [seed], 1).eval().to(part.rows.device)
-        values = part.replicate(index).x.transpose(1, 2)
-        for layer, stacked in zip([*own.layers], [*network.layers], strict=True):
-            if isinstance(layer, StackedBatchNorm):
-                mean, variance = _mean_and_variance(values)
-                rows = values.shape[-1]
-                layer.running_mean.copy_(mean.flatten())
-                layer.running_var.copy_(variance.flatten() * rows / (rows - 1))
-                stacked.running_mean.view(len(network.seeds), -1)[index] = layer.running_mean
-                stacked.running_var.view(len(network.seeds), -1)[index] = layer.running_var
-            values = layer(values)
+    for layer in _norms(network):
+        moments = _eval_moments(network, part, [layer])[layer]
+        layer.running_mean.copy_(moments.mean.flatten())
+        layer.running_var.copy_(moments.variance.flatten() * moments.rows / (moments.rows - 1))
     return network
 
 
@@ -83,33 +84,31 @@ def measure(
     either mode is below the layer's eps, which BN does not normalise.
     """
     own = copy.deepcopy(network)
-    layers = list(own.layers)
-    paths = {p: _Path(layers, p) for p, layer in enumerate(layers) if isinstance(layer, StackedBatchNorm)}
+    layers = _in_order(own.layers)
+    paths = {layer: _Path(layers[: layers.index(layer)], layer) for layer in _norms(own)}
     if not paths:
         return []
     own.eval()
-    seen = {name: _eval_moments(layers, parts[name], list(paths)) for name in ("train", "val")}
+    seen = {name: _eval_moments(own, parts[name], list(paths)) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
-    train = {p: _Moments() for p in paths}
+    train = {layer: _Moments() for layer in paths}
     for batch, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
-        for position, values in _inputs(layers, batch, max(paths)):
-            if position in train:
-                train[position].add(values)
+        for layer, values in _inputs(own.layers, batch, [*paths][-1]):
+            if isinstance(layer, StackedBatchNorm):
+                train[layer].add(_by_channel(values, layer))
             for path in paths.values():
-                if path.noise_at == position:
+                if path.noise_layer is layer:
                     path.add(values)
 
     entries = []
-    for number, (position, path) in enumerate(paths.items(), start=1):
-        layer = network.layers[position]
-        assert isinstance(layer, StackedBatchNorm)
+    for number, (layer, (at, path)) in enumerate(zip(_norms(network), paths.items(), strict=True), start=1):
         running = [s.double().view(layer.replicates, -1) for s in (layer.running_mean, layer.running_var)]
-        references = {"": (train[position].mean, train[position].variance), "running_": tuple(running)}
-        here = seen["train"][position]
-        counted = ((here.variance >= layer.eps) & (train[position].variance >= layer.eps)).cpu().numpy()
+        references = {"": (train[at].mean, train[at].variance), "running_": tuple(running)}
+        here = seen["train"][at]
+        counted = ((here.variance >= layer.eps) & (train[at].variance >= layer.eps)).cpu().numpy()
         figures = {}
         for prefix, name in (("", "train"), ("val_", "val")):
-            moments = seen[name][position]
+            moments = seen[name][at]
             for which, (mean, variance) in references.items():
                 figures[prefix + ("running" if which else "measured")] = moments.variance / variance
                 figures[f"{prefix}{which}mean_shift"] = (moments.mean - mean).abs() / variance.sqrt()
@@ -142,22 +141,21 @@ def activations(
 ) -> dict[tuple[int, str, str], Tensor]:
     """What each BN layer of one replicate is given and passes on, over the rows of a part, in either mode.
 
-    Returns (units, rows) by (layer from 1, `before_bn` or `after_bn`, `train` or `eval`). Train mode is one pass in
-    random batches, as in `measure`; nothing of the network or of its streams changes.
+    Returns (units or channels, values) by (layer from 1, `before_bn` or `after_bn`, `train` or `eval`). Train mode is
+    one pass in random batches, as in `measure`; nothing of the network or of its streams changes.
     """
     index = network.seeds.index(seed)
     own = StackedNetwork([network.replicate(index)], [seed], batch_size, rerun).to(part.rows.device)
-    alone, layers = part.replicate(index), list(own.layers)
-    bn_at = [position for position, layer in enumerate(layers) if isinstance(layer, StackedBatchNorm)]
+    alone, norms = part.replicate(index), _norms(own)
     seen: dict[tuple[int, str, str], list[Tensor]] = {}
-    for mode in ("eval", "train") if bn_at else ():  # in this order: train mode moves the copy's running statistics
+    for mode in ("eval", "train") if norms else ():  # in this order: train mode moves the copy's running statistics
         _measuring(own, batch_size, rerun)
         own.train(mode == "train")
         for batch, _ in _batches(own, alone, batch_size, rerun, passes=1):
-            inputs = dict(_inputs(layers, batch, max(bn_at) + 1))
-            for number, position in enumerate(bn_at, start=1):
-                for where, values in (("before_bn", inputs[position]), ("after_bn", inputs[position + 1])):
-                    seen.setdefault((number, where, mode), []).append(values[0])
+            for layer, values in _inputs(own.layers, batch, norms[-1]):
+                if isinstance(layer, StackedBatchNorm):
+                    for where, these in (("before_bn", values), ("after_bn", layer(values))):
+                        seen.setdefault((norms.index(layer) + 1, where, mode), []).append(_by_channel(these, layer)[0])
     return {key: torch.cat(batches, dim=1) for key, batches in seen.items()}
 
 
@@ -206,20 +204,20 @@ class _Moments:
 class _Path:
     """The layers from the nearest noise above a BN layer down to it, and what they make of the noise's variance."""
 
-    def __init__(self, layers: Sequence[nn.Module], bn_at: int) -> None:
-        self.case, self.noise_at = NO_NOISE, -1
+    def __init__(self, above: Sequence[nn.Module], norm: StackedBatchNorm) -> None:
+        self.case, self.norm = NO_NOISE, norm
+        self.noise_layer: StackedNoise | None = None
         self.before: nn.Module = nn.Identity()  # an activation between the noise and what follows: still unit by unit
-        self.linear: StackedLinear | None = None
+        self.linear: StackedLinear | StackedConv | None = None
         self.after: nn.Module | None = None
         self.signal = _Moments()
         self.noise = _Moments()
         between: list[nn.Module] = []
-        for position in reversed(range(bn_at)):
-            layer = layers[position]
+        for layer in reversed(above):
             if not isinstance(layer, StackedNoise):
                 between.insert(0, layer)
             elif layer.rate != 0:
-                self.noise_at, self.points = position, _noise_points(layer)
+                self.noise_layer, self.points = layer, _noise_points(layer)
                 break
         else:
             return
@@ -229,10 +227,10 @@ class _Path:
         match between:
             case []:
                 self.case = DIRECT
-            case [StackedLinear() as linear]:
+            case [StackedLinear() | StackedConv() as linear]:
                 self.case, self.linear = LINEAR, linear
-            case [StackedLinear() as linear, nn.Module() as activation] if isinstance(activation, activations):
-                self.case, self.linear, self.after = APPROXIMATE, linear, activation
+            case [StackedLinear() | StackedConv() as linear, nn.Module() as last] if isinstance(last, activations):
+                self.case, self.linear, self.after = APPROXIMATE, linear, last
             case _:
                 self.case = NO_FORMULA
 
@@ -240,18 +238,22 @@ class _Path:
         """Take in the noise's input in train mode, (replicates, units, rows)."""
         if self.case == NO_FORMULA:
             return
+        assert self.noise_layer is not None
         # The mean and variance of each unit in each row, over the noise alone.
-        mean, variance = _weighted([(weight, self.before(factor * values)) for factor, weight in self.points])
+        outcomes = [(weight, self.before(factor * values)) for factor, weight in self.points]
+        mean, variance = _weighted(outcomes)
         if self.linear:
-            weight = unpadded(self.linear.weight, (self.linear.fan_out, self.linear.fan_in))
-            if not self.after:  # only their mean over rows counts then: one product less
-                variance = variance.mean(dim=-1, keepdim=True)
+            if isinstance(self.linear, StackedConv) and self.noise_layer.features != values.shape[1]:
+                variance = torch.stack([w * self.linear.spread_of_channels(out - mean) for w, out in outcomes]).sum(0)
+            else:
+                if not self.after:  # only their mean over rows counts then: one product less
+                    variance = variance.mean(dim=-1, keepdim=True)
+                variance = self.linear.spread(variance)
             mean = self.linear(mean)
-            variance = (weight.square() @ variance).expand(mean.shape)
         if self.after:
             mean, variance = _activated(self.after, mean, variance)
-        self.signal.add(mean)
-        self.noise.add(variance)
+        self.signal.add(_by_channel(mean, self.norm))
+        self.noise.add(_by_channel(variance.expand(mean.shape), self.norm))
 
     def ratio(self, variance: Tensor) -> Tensor | None:
         """Δ for each unit, from the variance of BN's input in eval mode."""
@@ -299,28 +301,58 @@ def _weighted(outcomes: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]
     return mean, torch.stack([weight * (outcome - mean).square() for weight, outcome in outcomes]).sum(dim=0)
 
 
-def _inputs(layers: Sequence[nn.Module], values: Tensor, last: int) -> Iterator[tuple[int, Tensor]]:
-    """(position, its input) of each layer up to position `last`; values: (replicates, features, rows)."""
-    for position in range(last + 1):
-        yield position, values
-        if position < last:
-            values = layers[position](values)
+def _norms(network: StackedNetwork) -> list[StackedBatchNorm]:
+    return [layer for layer in network.modules() if isinstance(layer, StackedBatchNorm)]
 
 
-def _eval_moments(layers: Sequence[nn.Module], part: Part, positions: Sequence[int]) -> dict[int, _Moments]:
-    """Moments of the inputs of the layers at `positions`, over the rows of a part."""
-    moments = {position: _Moments() for position in positions}
-    for chunk, _ in part.batches():
-        for position, values in _inputs(layers, chunk.transpose(1, 2), max(positions)):
-            if position in moments:
-                moments[position].add(values)
+def _in_order(layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """The layers as values pass them, a residual block's own before the block, which stands for its sum."""
+    order: list[nn.Module] = []
+    for layer in layers:
+        order += [*_in_order(layer.layers), layer] if isinstance(layer, StackedResidual) else [layer]
+    return order
+
+
+def _inputs(
+    layers: Iterable[nn.Module], values: Tensor, last: nn.Module
+) -> Generator[tuple[nn.Module, Tensor], None, Tensor | None]:
+    """Each layer with its input, as values (replicates, features, rows) pass them, up to `last`."""
+    for layer in layers:
+        yield layer, values
+        if layer is last:
+            return None
+        if isinstance(layer, StackedResidual):
+            out = yield from _inputs(layer.layers, values, last)
+            if out is None:
+                return None
+            values = values + out
+        else:
+            values = layer(values)
+    return values
+
+
+def _by_channel(values: Tensor, norm: StackedBatchNorm) -> Tensor:
+    """(replicates, channels · positions, rows) → (replicates, channels, positions · rows), as BN sees it."""
+    return values.reshape(len(values), norm.features, -1)
+
+
+def _eval_moments(
+    network: StackedNetwork, part: Part, norms: Sequence[StackedBatchNorm]
+) -> dict[StackedBatchNorm, _Moments]:
+    """Moments of the inputs of these layers, over the rows of a part."""
+    moments = {layer: _Moments() for layer in norms}
+    for x, _ in part.batches():
+        for chunk in x.split(network.rows_at_a_time, dim=1):
+            for layer, values in _inputs(network.layers, chunk.transpose(1, 2), norms[-1]):
+                if layer in moments:
+                    moments[layer].add(_by_channel(values, layer))
     return moments
 
 
 def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
     """Put a copy in train mode with noise from the streams of this room."""
     network.train()
-    noises = [layer for layer in network.layers if isinstance(layer, StackedNoise)]
+    noises = [layer for layer in network.modules() if isinstance(layer, StackedNoise)]
     for number, layer in enumerate(noises, start=1):
         streams = [stream(seed, "shift", rerun=rerun, layer=number) for seed in network.seeds]
         layer.bits, layer.batch_size = type(layer.bits)(streams), batch_size

@@ -1,0 +1,116 @@
+"""The configurable CNN, plain `nn` modules throughout, in one dimension or two by the shape of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from normdrop.arrangement import order
+from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual
+
+# By the number of the data's dimensions.
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
+NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+CHANNEL_NOISES: dict[int, type[nn.Module]] = {1: nn.Dropout1d, 2: nn.Dropout2d}
+POOLS: dict[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
+HEADS = ("flatten", "mean")
+
+
+def cnn(
+    features: int | Sequence[int],
+    classes: int,
+    *,
+    arrangement: str,
+    position: str,
+    rate: float,
+    noise: str = "bernoulli",
+    channels: Sequence[int] = (16, 32),
+    kernel: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 2,
+    head: str = "flatten",
+    activation: str = "relu",
+    residual: bool = False,
+) -> nn.Sequential:
+    """A CNN of one hidden block for each of `channels` and a Linear output: flat rows (batch, features) → logits.
+
+    features: the shape of a row, (channels, length) or (channels, height, width). `kernel` and `stride` are one number
+    for all blocks, or a list with one for each; the padding is (kernel − 1) // 2. `head` says what the output reads:
+    every unit of the last block, or the mean of each channel. With `residual` a block whose input and output have one
+    shape becomes x + block(x). Raises ValueError for what cannot be.
+    """
+    shape = [features] if isinstance(features, int) else list(features)
+    check_shape(shape)
+    if not (isinstance(channels, (list, tuple)) and channels and all(type(c) is int and c >= 2 for c in channels)):
+        # Not 1: as for an MLP's width.
+        raise ValueError(f"model.channels={channels}: must be a list with one integer ≥ 2 for each hidden block")
+    if head not in HEADS:
+        raise ValueError(f"model.head={head}: must be one of {', '.join(HEADS)}")
+    layers: list[nn.Module] = [nn.Unflatten(1, tuple(shape))]
+    added = 0
+    sizes = (per_block(key, value, len(channels)) for key, value in (("kernel", kernel), ("stride", stride)))
+    for number, (width, size, step) in enumerate(zip(channels, *sizes, strict=True), start=1):
+        if max(size, step) > min(shape[1:]):
+            raise ValueError(
+                f"model.kernel={kernel}, model.stride={stride}: the input of block {number} is "
+                f"{' × '.join(map(str, shape[1:]))}, smaller than its {'kernel' if size >= step else 'stride'} of "
+                f"{max(size, step)}"
+            )
+        hidden = block(shape, width, size, step, arrangement, position, rate, noise, activation)
+        out = [width, *((length + 2 * ((size - 1) // 2) - size) // step + 1 for length in shape[1:])]
+        layers += [Residual(*hidden)] if residual and out == shape else hidden
+        added += out == shape
+        shape = out
+    if residual and not added:
+        raise ValueError("model.residual=true: no hidden block has an output of its input's shape, so nothing is added")
+    if head == "mean":
+        layers.append(POOLS[len(shape) - 1](1))
+        shape = shape[:1]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod(shape), classes))
+
+
+def block(
+    shape: Sequence[int],
+    width: int,
+    kernel: int,
+    stride: int,
+    arrangement: str,
+    position: str,
+    rate: float,
+    noise: str,
+    activation: str,
+) -> list[nn.Module]:
+    """The layers of one hidden block: (batch, *shape) → (batch, width, …)."""
+    dimensions = len(shape) - 1
+    layers = {
+        "activation": lambda: ACTIVATIONS[activation](),
+        "bn": lambda: NORMS[dimensions](width),
+        "ln": lambda: nn.GroupNorm(1, width),
+        "dropout": lambda: (CHANNEL_NOISES[dimensions] if noise == "channel" else NOISES[noise])(rate),
+    }
+    weights = CONVOLUTIONS[dimensions](shape[0], width, kernel, stride, padding=(kernel - 1) // 2)
+    return [weights, *(layers[name]() for name in order(arrangement, position))]
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"model=cnn: the rows of this data set have the shape {tuple(shape)}, and it needs (channels, length) or "
+            "(channels, height, width); give flat columns their shape, e.g. data.shape=[1,8,8]"
+        )
+    if len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]:
+        raise ValueError(
+            f"model=cnn: rows of the shape {tuple(shape)} have their channels last; they must be first: "
+            "(channels, height, width)"
+        )
+
+
+def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * blocks
+    if len(values) != blocks or not all(type(v) is int and v >= 1 for v in values):
+        raise ValueError(
+            f"model.{key}={value}: must be an integer ≥ 1, or a list with one for each of the {blocks} blocks"
+        )
+    return values
