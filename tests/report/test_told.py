@@ -19,7 +19,7 @@ from normdrop.report.answer import answer, harness
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import Study, load
-from normdrop.report.verdicts import unit
+from normdrop.metrics import METRICS
 
 SMALL = ", but practically equivalent"
 REFUSED = "refused: 3 replicates, 6 needed"
@@ -298,7 +298,7 @@ def dashed(value: float, text: str) -> str:
 
 def cells(row: Any) -> dict[str, str]:
     """What the page shows of a row of verdicts.csv."""
-    _, symbol, scale = unit(row.metric)
+    symbol, scale = METRICS[row.metric].unit, METRICS[row.metric].scale
     digits = 3 if symbol == "nats" else 2
 
     def span(low: float, high: float) -> str:
