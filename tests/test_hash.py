@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from normdrop.config import canonical, check, config_hash, lookup, seeds
 
 from normdrop import results, sweep, train
-from normdrop.config import canonical, check, config_hash, lookup, seeds
 
 # Who trains beside a replicate, where, under which name, what is declared of it and what is drawn of it.
 EXEMPT = {

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from normdrop.mlp import initialise, mlp
+from normdrop.replicates import stream
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import shift, train
-from normdrop.mlp import initialise, mlp
-from normdrop.replicates import stream
 
 SEEDS = [0, 3]
 

@@ -309,6 +309,6 @@ def test_the_report_imports_nothing_that_trains() -> None:
         "import sys, normdrop.report.__main__; "
         "own = ('arrangement', 'kinds', 'metrics', 'tensorboard', 'study', 'study.record'); "
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'lightning', 'hydra', 'omegaconf')"
-        " or (m.startswith('normdrop.') and m.removeprefix('normdrop.') not in own and not m.startswith('normdrop.report'))])"
+        " or (m.startswith('normdrop.') and m[9:] not in own and not m.startswith('normdrop.report'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -222,28 +222,36 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
         region = "" if math.isnan(rope) else f" (up to {no_matter} would not matter)"
         for mean in each(pooled[pooled["metric"] == metric] if len(pooled) else pooled):
             said.append(
-                f"over {mean.k} data sets ({mean.position}) {a} differed from {b} in {what} by "
-                f"{number(mean.estimate, row)} on average (between {interval(mean.ci_low, mean.ci_high, row)}), and a "
-                f"new data set may lie anywhere from {interval(mean.pi_low, mean.pi_high, row)}: "
-                f"{_phrase(mean.verdict)}{region}"
+                f"over {mean.k} data sets ({mean.position}) {a} had {_more(mean.estimate, what, row)} than {b} on "
+                f"average, {_between(mean.ci_low, mean.ci_high, row)}; a new data set would lie "
+                f"{_between(mean.pi_low, mean.pi_high, row)}: {_phrase(mean.verdict)}{region}"
             )
         if len(pooled):
             continue
         if len(group) == 1:
-            bounds = interval(getattr(row, f"{new}low"), getattr(row, f"{new}high"), row)
-            by = "took" if row.null == 1 else "differed from"
+            bounds = _between(getattr(row, f"{new}low"), getattr(row, f"{new}high"), row)
             said.append(
-                f"{a} {by} {b} in {what} by {number(row.estimate, row)}, between {bounds} for {SCOPES[column]}: "
+                f"{a} had {_more(row.estimate, what, row)} than {b}, {bounds} for {SCOPES[column]}: "
                 f"{_phrase(getattr(row, column))}{region}"
             )
         else:
             low, high = number(group["estimate"].min(), row), number(group["estimate"].max(), row)
             said.append(
-                f"{a} against {b} in {what}, from {low} to {high} in {len(group)} comparisons: for {SCOPES[column]}, "
-                f"{_tally(group[column]).replace('**', '')}{region}"
+                f"{a} differed from {b} in {what} by {low} to {high} in {len(group)} comparisons; for "
+                f"{SCOPES[column]}: {_tally(group[column]).replace('**', '')}{region}"
             )
-    text = "; ".join(said)
-    return start + text + "." if start else text[:1].upper() + text[1:] + "."
+    said[0] = start + said[0]
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+
+
+def _more(estimate: float, what: str, row: Any) -> str:
+    if row.null == 1:
+        return f"×{estimate:.3g} the {what}"
+    return f"{number(abs(estimate), row).lstrip('+')} {'more' if estimate >= 0 else 'less'} {what}"
+
+
+def _between(low: float, high: float, row: Any) -> str:
+    return f"between {interval(low, high, row).replace(' to ', ' and ')}"
 
 
 def _phrase(verdict: str) -> str:
@@ -251,9 +259,8 @@ def _phrase(verdict: str) -> str:
         "better": "better",
         "worse": "worse",
         "equivalent": "no practical difference",
-        "inconclusive": "the data do not settle it",
-        "refused": verdict,
-    }[head(verdict)]
+        "inconclusive": "not settled",
+    }.get(head(verdict), verdict)
 
 
 def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normdrop.arrangement import POSITIONS, has
+from normdrop.metrics import METRICS
 from normdrop.report.records import Study
 
 
@@ -139,7 +140,7 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
     The part is empty but for a ladder, which has one for each rung and one for the trend along them.
     """
     over, sides = study.over, (contrast.a, contrast.b)
-    if any(metric not in side for side in sides):
+    if not all(_measured(side, metric) for side in sides):
         return
     tables = [
         side.set_index("seed")[[metric]] if over is None else side.pivot(index="seed", columns=over, values=metric)
@@ -154,6 +155,14 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
     of_a, of_b = (study.kind_of(metric).reduce(side, over) for side in (a, b))
     for part in of_a:
         yield part, of_a[part], of_b[part]
+
+
+def _measured(side: pd.DataFrame, metric: str) -> bool:
+    """Whether any replicate that did not diverge has a value; steps to a level that no run reached are one too."""
+    if metric not in side:
+        return False
+    sound = side.loc[~side["diverged"].astype(bool), metric]
+    return METRICS[metric].unit == "steps" or sound.empty or bool(sound.notna().any())
 
 
 def ladder(study: Study) -> list[Any]:

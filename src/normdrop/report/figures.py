@@ -19,6 +19,7 @@ from scipy import stats
 
 from normdrop.arrangement import POSITIONS
 from normdrop.metrics import METRICS
+from normdrop.report.answer import NAMES
 from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
 from normdrop.report.population import properties
 from normdrop.report.ranks import Ranks
@@ -354,7 +355,9 @@ def _regime(study: Study) -> Figure | None:
             ax.set_xticks(range(part.shape[1]), [f"{rate:g}" for rate in part.columns])
             ax.set_yticks(range(part.shape[0]), [f"{value:g}" for value in part.index])
             ax.set(
-                title=f"{title}: {('a tenth', 'the end')[j]}", xlabel="dropout rate", ylabel=swept[0].rpartition(".")[2]
+                title=f"{title}: {('a tenth', 'the end')[j]}",
+                xlabel="dropout rate",
+                ylabel=NAMES.get(swept[0], swept[0]),
             )
             ax.spines[:].set_visible(False)
     return figure

@@ -40,11 +40,17 @@ def units_in(row: Any) -> tuple[str, float]:
     return ("×", 1.0) if null == 1 else (metric.unit, metric.scale)
 
 
-def verdicts(study: Study, found: list[Contrast], margin: float = 1.0) -> pd.DataFrame:
-    """Every comparison of the study, its declared family first; columns `COLUMNS`. margin: a factor of the ROPEs."""
-    rows = [*_contrast_rows(study, found, margin), *_harness_rows(study), *_tuned_again(study)]
-    if study.declaration["kind"] == "mechanism":
-        rows += _way_out_rows(study)
+def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -> pd.DataFrame:
+    """Every comparison of the study, its declared family first; columns `COLUMNS`.
+
+    margin: a factor of the ROPEs; with it the contrasts alone on the primary metrics, for a sensitivity analysis.
+    """
+    secondary = dict.fromkeys([*study.metrics, *(study.declaration["secondary"] if margin is None else [])])
+    rows = [*_contrast_rows(study, found, list(secondary), margin or 1.0)]
+    if margin is None:
+        rows += [*_harness_rows(study), *_tuned_again(study)]
+        if study.declaration["kind"] == "mechanism":
+            rows += _way_out_rows(study)
     table = pd.DataFrame(rows)
     if table.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -68,17 +74,15 @@ def verdicts(study: Study, found: list[Contrast], margin: float = 1.0) -> pd.Dat
     return table.assign(order=order).sort_values("order", kind="stable")[COLUMNS].reset_index(drop=True)
 
 
-def _contrast_rows(study: Study, found: list[Contrast], margin: float) -> Iterator[dict[str, Any]]:
+def _contrast_rows(study: Study, found: list[Contrast], metrics: list[str], margin: float) -> Iterator[dict[str, Any]]:
     family = study.declaration["family"]
     for contrast in found:
-        for metric in [*study.metrics, *study.declaration["secondary"]]:
+        for metric in metrics:
             declared = contrast.comparison == family and metric in study.metrics and contrast.counted
             for part, a, b in values_of(study, contrast, metric):
-                place = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
-                place |= {
-                    "comparison": contrast.comparison,
-                    "setting": ",".join(filter(None, [contrast.setting, part])),
-                }
+                place: dict[str, Any] = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
+                place |= {"comparison": contrast.comparison}
+                place |= {"setting": ",".join(filter(None, [contrast.setting, part]))}
                 place |= {"rate_a": _rate(contrast.a, contrast.rate), "rate_b": _rate(contrast.b, contrast.rate)}
                 facts: dict[str, Any] = {"test_train_ratio": contrast.test_train_ratio, "fresh": contrast.fresh_rows}
                 yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, margin=margin, **facts)
@@ -149,13 +153,13 @@ def _tuned_again(study: Study) -> Iterator[dict[str, Any]]:
     """A/A through the whole selection: what is chosen among all candidates, trained twice."""
     keys = study.declaration["tuned"]
     block = ["dataset", "arrangement", "position", "setting"]
-    runs = [study.replicates[study.replicates["rerun"] == rerun] for rerun in (0, 1)]
-    for key, again in runs[1].groupby(block):
-        rows = runs[0].merge(again[keys].drop_duplicates(), on=keys)
-        first = rows[(rows[block] == list(key)).all(axis=1)]
-        if study.over is not None or len(again[keys].drop_duplicates()) < 2:
+    runs = [study.replicates[study.replicates["rerun"] == rerun].groupby(block) for rerun in (0, 1)]
+    for key, again in runs[1]:
+        candidates = again[keys].drop_duplicates()
+        if study.over is not None or len(candidates) < 2 or key not in runs[0].groups:
             continue
-        if len(first[keys].drop_duplicates()) < len(again[keys].drop_duplicates()):
+        first = runs[0].get_group(key).merge(candidates, on=keys)
+        if len(first[keys].drop_duplicates()) < len(candidates):
             continue
         a, b = (tuned(study, side, keys).set_index("seed") for side in (first, again))
         seeds = sorted(set(a.index) & set(b.index))
