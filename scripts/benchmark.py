@@ -1,15 +1,17 @@
 """Measure what a replicate costs: normdrop beside one Lightning fit per seed, a bare loop, and the products alone.
 
-The work: digits (1,437 training rows), 64-256-256-10, BN then dropout (rate 0.5) after each activation, Adam, batch 64,
-validation after every epoch. Every side trains it on the same cores, one process of one thread for each core, and the
-sides take turns, round by round; the figures are medians over the rounds.
+The work: digits (1,437 training rows), 64-256-256-10 or, with --model cnn, conf's CNN (3 × 3 convolutions of 16 and 32
+channels with stride 2), BN then dropout (rate 0.5) after each activation, Adam, batch 64, validation after every epoch.
+Every side trains it on the same cores, one process of one thread for each core, and the sides take turns, round by
+round; the figures are medians over the rounds.
 
 per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader, self.log in every step,
                     TensorBoardLogger and checkpoints as they come; no progress bar
 bare_loop           a plain PyTorch loop, one seed at a time: fused Adam, batches by index, nothing logged
 normdrop            normdrop.training.fit, as a sweep calls it, with the metrics at the end of training; without the
                     measurement of variance shift, which no other side has
-floor               the matrix products of forward and backward alone, in stacks as normdrop trains them
+floor               the matrix products of forward and backward alone, of convolutions with the unfolding of patches, in
+                    stacks as normdrop trains them
 """
 
 import argparse
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,24 +40,26 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
 from normdrop.arrangement import ARRANGEMENTS
-from normdrop.networks.mlp import mlp
+from normdrop.networks.convolution import Convolution
 from normdrop.networks.stacked import splitmix64
 from normdrop.study import config as configs
-from normdrop.study.app import hardware
+from normdrop.study.job import hardware
 from normdrop.training import fit as train
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORK = (
     *("data=digits", "data.test_fraction=0.1", "data.val_fraction=0.111", "position=after", "rate=0.5"),
-    *("model=mlp", "model.width=256", "model.depth=2", "optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
+    *("optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
 )
+MODELS = {"mlp": ("model=mlp", "model.width=256", "model.depth=2"), "cnn": ("model=cnn",)}
+TINY = {"mlp": ("model.width=16",), "cnn": ("model.channels=[2,2]",)}
 LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there is no GPU to measure it on
 
 
-def work(epochs: int, arrangement: str = "bn_dropout", width: int = 256) -> dict[str, Any]:
+def work(epochs: int, arrangement: str = "bn_dropout", model: str = "mlp", tiny: bool = False) -> dict[str, Any]:
     """The resolved config of the work, composed from conf as a run composes it."""
-    own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", f"model.width={width}", "measure.shift=false")
-    return configs.plain(configs.compose(*WORK, *own))
+    own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", "measure.shift=false")
+    return configs.plain(configs.compose(*WORK, *MODELS[model], *(TINY[model] if tiny else ()), *own))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,10 +92,7 @@ def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, TensorDa
     data = train.data_of(config, [seed])
     data.setup()
     torch.manual_seed(seed)
-    model = {key: value for key, value in config["model"].items() if key != "init_gain"}
-    network = mlp(
-        data.features, data.classes, **{key: config[key] for key in ("arrangement", "position", "rate")}, **model
-    )
+    network = train.plain_network(config, data.shape, data.classes)
     parts = (TensorDataset(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
     return network, *parts
 
@@ -137,37 +139,56 @@ def normdrop(config: dict[str, Any], replicates: int) -> None:
 
 
 def floor(config: dict[str, Any], replicates: int) -> None:
-    width, rows, batch = config["model"]["width"], 1437, config["batch_size"]
-    shapes = [(64, width), *[(width, width)] * (config["model"]["depth"] - 1), (width, 10)]
+    rows, batch = 1437, config["batch_size"]
+    network = train.plain_network(config, (1, 8, 8), 10)
     at_a_time = train.AT_A_TIME[DEVICE]
     for start in range(0, replicates, at_a_time):
         stack = min(at_a_time, replicates - start)
-        steps = {size: products(stack, shapes, size) for size in (batch, rows % batch)}
+        steps = {size: products(stack, network, size) for size in (batch, rows % batch)}
         for _ in range(config["trainer"]["max_epochs"]):
             for _ in range(rows // batch):
                 steps[batch]()
             steps[rows % batch]()
 
 
-def products(stack: int, shapes: list[tuple[int, int]], batch: int) -> Callable[[], None]:
+def products(stack: int, network: nn.Sequential, batch: int) -> Callable[[], None]:
     """One step's products: each layer's output, its weights' gradient and, but for the first, its input's."""
-    layers = []
-    for number, (fan_in, fan_out) in enumerate(shapes):
-        weight, x, gradient = (
-            torch.randn(stack, *shape, device=DEVICE)
-            for shape in ((fan_out, fan_in), (fan_in, batch), (fan_out, batch))
-        )
-        layers.append((number, weight, x, gradient))
+    steps: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = []
+    values = torch.zeros(1, 64)
+    for layer in network.eval():
+        shape, values = values.shape[1:], layer(values)
+        first = not steps
+        if isinstance(layer, nn.Linear):
+            weight, x, gradient = (
+                torch.randn(stack, *sizes, device=DEVICE)
+                for sizes in ((*layer.weight.shape,), (*shape, batch), (*values.shape[1:], batch))
+            )
+            steps.append((partial(torch.bmm, weight, x), partial(linear_gradients, weight, x, gradient, first)))
+        elif isinstance(layer, nn.Conv2d):
+            x = torch.randn(stack, *shape, batch, device=DEVICE, requires_grad=not first)
+            parameters = [p.detach().flatten(1).expand(stack, -1, -1) for p in (layer.weight, layer.bias[:, None])]
+            inputs = [x, *(p.clone().to(DEVICE).requires_grad_() for p in parameters)]
+            gradient = torch.randn(stack, *values.shape[1:], batch, device=DEVICE)
+            geometry = layer.kernel_size, layer.stride, layer.padding
+            steps.append(
+                (
+                    partial(Convolution.apply, *inputs, *geometry),
+                    partial(torch.autograd.grad, inputs=inputs[first:], grad_outputs=gradient),
+                )
+            )
 
     def step() -> None:
-        for _, weight, x, _ in layers:
-            torch.bmm(weight, x)
-        for number, weight, x, gradient in reversed(layers):
-            torch.bmm(gradient, x.mT)
-            if number:
-                torch.bmm(weight.mT, gradient)
+        outputs = [forward() for forward, _ in steps]
+        for output, (_, backward) in zip(reversed(outputs), reversed(steps), strict=True):
+            backward(output)
 
     return step
+
+
+def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _: Tensor) -> None:
+    torch.bmm(gradient, x.mT)
+    if not first:
+        torch.bmm(weight.mT, gradient)
 
 
 SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, floor)}
@@ -177,14 +198,14 @@ SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdro
 # Taking turns.
 
 
-def serve(connection: Connection, what: str, replicates: int, epochs: int, core: int | None) -> None:
+def serve(connection: Connection, what: str, model: str, replicates: int, epochs: int, core: int | None) -> None:
     """A process of one side: runs once at each request, answers with seconds and peak MiB beyond the idle process."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     train.quiet()
     # A run of a tiny network loads what is loaded once and shall not count.
-    SIDES[what](work(1, width=16), 1)
-    config = work(epochs)
+    SIDES[what](work(1, model=model, tiny=True), 1)
+    config = work(epochs, model=model)
     idle = peak(reset=True)
     connection.send(None)
     while connection.recv():
@@ -219,7 +240,7 @@ def synchronise() -> None:
 class Side:
     """One side with so many replicates, in one process for each core."""
 
-    def __init__(self, what: str, replicates: int, epochs: int, cores: list[int | None]):
+    def __init__(self, what: str, model: str, replicates: int, epochs: int, cores: list[int | None]):
         self.what, self.replicates = what, replicates
         self.seconds: list[float] = []
         self.mib = 0.0
@@ -229,7 +250,7 @@ class Side:
         context.set_forkserver_preload(["normdrop.training.fit", "lightning.pytorch.loggers"])
         for core in cores:
             here, there = context.Pipe()
-            context.Process(target=serve, args=(there, what, replicates, epochs, core), daemon=True).start()
+            context.Process(target=serve, args=(there, what, model, replicates, epochs, core), daemon=True).start()
             there.close()  # so that the end of the process ends the waiting for it
             self.connections.append(here)
 
@@ -251,13 +272,13 @@ class Side:
             connection.send(False)
 
 
-def compare(replicates: list[int], epochs: int, rounds: int, cores: int) -> list[Side]:
+def compare(model: str, replicates: list[int], epochs: int, rounds: int, cores: int) -> list[Side]:
     """Every side's figures, and the table of them on standard output."""
     pinned: list[int | None] = [None] * cores
     if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
         pinned = list(sorted(os.sched_getaffinity(0))[:cores])
-    sides = [Side(what, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
-    sides += [Side(what, n, epochs, pinned) for what in ("normdrop", "floor") for n in replicates]
+    sides = [Side(what, model, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
+    sides += [Side(what, model, n, epochs, pinned) for what in ("normdrop", "floor") for n in replicates]
     for side in sides:
         side.wait()
     for number in range(rounds):
@@ -284,12 +305,12 @@ def ratio(side: Side, other: Side) -> float:
 # What else a sweep's time depends on.
 
 
-def arrangements(epochs: int, rounds: int) -> None:
+def arrangements(model: str, epochs: int, rounds: int) -> None:
     """Each arrangement beside `none`, one stack of replicates, turn by turn in one process."""
-    works = {name: work(epochs, name) for name in ARRANGEMENTS}
+    works = {name: work(epochs, name, model) for name in ARRANGEMENTS}
     replicates = train.AT_A_TIME[DEVICE]
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    normdrop(work(1), 1)
+    normdrop(work(1, model=model, tiny=True), 1)
     for _ in range(rounds):
         for name, config in works.items():
             started = time.perf_counter()
@@ -305,7 +326,12 @@ def arrangements(epochs: int, rounds: int) -> None:
 def set_up() -> None:
     """What the command takes beside training: sweeps whose conditions train one replicate for one epoch."""
     print("\n| processes | start to the first condition's end, s | each further condition, s |\n|---|---:|---:|")
-    sweep = [str(Path(sys.executable).with_name("normdrop")), *WORK, "arrangement=" + ",".join(ARRANGEMENTS)]
+    sweep = [
+        str(Path(sys.executable).with_name("normdrop")),
+        *WORK,
+        *MODELS["mlp"],
+        "arrangement=" + ",".join(ARRANGEMENTS),
+    ]
     sweep += ["rate=0.2,0.5", "replicates=1", "trainer.max_epochs=1", "measure.shift=false"]
     for processes in dict.fromkeys((1, configs.workers("auto"))):
         with tempfile.TemporaryDirectory() as folder:
@@ -320,9 +346,9 @@ def set_up() -> None:
         print(f"| {processes} | {ends[0] - started:.1f} | {statistics.median(gaps):.2f} |")
 
 
-def launches() -> None:
+def launches(model: str) -> None:
     """The bound that launching kernels sets on a GPU, where a stack of any height launches the same number."""
-    count = kernels(13) - kernels(3)
+    count = kernels(model, 13) - kernels(model, 3)
     if DEVICE == "cuda":
         tiny = torch.zeros(1, device=DEVICE)
         synchronise()
@@ -342,8 +368,8 @@ def launches() -> None:
     )
 
 
-def kernels(steps: int) -> int:
-    config = work(1, width=16)
+def kernels(model: str, steps: int) -> int:
+    config = work(1, model=model, tiny=True)
     config["trainer"]["limit_train_batches"] = steps
     return leaves(lambda: normdrop(config, 2))
 
@@ -370,6 +396,7 @@ def leaves(run: Callable[[], Any]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=[*MODELS], default="mlp", help="(default: mlp)")
     parser.add_argument("--epochs", type=int, default=30, help="of every fit (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side (default: 3)")
     parser.add_argument("--replicates", type=int, nargs="+", default=[1, 8, 30, 128], help="(default: 1 8 30 128)")
@@ -388,7 +415,7 @@ def main() -> None:
     train.quiet()
     machine = f"{hardware(DEVICE)}, torch {torch.__version__}"
     print(f"{machine}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
-    sides = compare(given.replicates, given.epochs, given.rounds, given.cores)
+    sides = compare(given.model, given.replicates, given.epochs, given.rounds, given.cores)
     if given.output:
         rows = [
             {
@@ -400,9 +427,9 @@ def main() -> None:
             for side in sides
         ]
         given.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    launches()
+    launches(given.model)
     if given.arrangements:
-        arrangements(given.epochs, given.rounds)
+        arrangements(given.model, given.epochs, given.rounds)
     if given.set_up:
         set_up()
 

@@ -45,7 +45,7 @@ from normdrop.data.sources import arguments, bound, source_of
 from normdrop.data.split import split
 from normdrop.report.statistics import compare, holm
 from normdrop.study import record as results
-from normdrop.study.app import hardware
+from normdrop.study.job import hardware
 from normdrop.study.record import COLUMNS
 from normdrop.training.fit import quiet
 

@@ -36,5 +36,12 @@ def composed() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny(composed: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """The config of a condition that trains in a fraction of a second."""
-    return lambda *overrides: composed(*TINY, *overrides)
+    """The config of a condition that trains in a fraction of a second, as a sweep plans it."""
+    from normdrop.data.sources import standard_rows
+
+    def compose(*overrides: str) -> dict[str, Any]:
+        config = composed(*TINY, *overrides)
+        config["data"]["fingerprint"] = standard_rows(config["data"]).fingerprint
+        return config
+
+    return compose

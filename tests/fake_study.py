@@ -109,6 +109,8 @@ def write_condition(
         **described,
         "setting": setting,
         "stands_for": stands_for(arrangement, position),
+        "choices": {"data": dataset, "model": "mlp", "optimizer": "adam"},
+        "steps": 10 * epochs,
         "seeds": table["seed"].tolist(),
         "config": resolved,
         "config_hash": hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest(),

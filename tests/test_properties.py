@@ -8,10 +8,13 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, Phase, given, settings
+from omegaconf.errors import OmegaConfBaseException
 
 from fitting import trained
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
+from normdrop.study import config as configs
 from normdrop.training.check import check_fit
 
 VALUES: dict[str, st.SearchStrategy] = {
@@ -78,3 +81,38 @@ def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_s
     row, curve, _ = trained(config, [alone])
     pd.testing.assert_frame_equal(row, rows[rows["seed"] == alone].reset_index(drop=True), check_exact=True)
     pd.testing.assert_frame_equal(curve, history[history["seed"] == alone].reset_index(drop=True), check_exact=True)
+
+
+# --- what a person may type
+
+TYPED = st.one_of(
+    st.sampled_from(["", "null", "true", "[]", "{}", "[1,2]", "{a: 1}", "nan", "-inf", "1e400", "a", "'é ü'", "0x1F"]),
+    st.sampled_from(
+        ["${rate}", "${nope}", "???", "[[1],[2]]", "'[1'", "1_000", "-0.0", "'  '", "9" * 400, "/", "../x"]
+    ),
+    st.integers(-3, 3).map(str),
+    st.floats(allow_nan=False).map(str),
+)
+KEYS = sorted({*configs.RULES, *(f"+trainer.{key}" for key in configs.TRAINER), "data", "model", "trainer", "measure"})
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@given(key=st.sampled_from(KEYS), value=TYPED)
+def test_any_value_of_any_key_is_a_condition_or_one_line(key: str, value: str) -> None:
+    try:
+        config = configs.plain(configs.compose(f"{key}={value}"))
+        configs.check(config)
+        configs.config_hash(configs.canonical(config))
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        assert str(error)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(number=st.floats(-1e300, 1e300))
+def test_two_spellings_of_one_number_are_one(number: float) -> None:
+    one = configs.canonical(configs.plain(configs.compose(f"drift.offset={number!r}")))
+    spellings = [f"{number:.17g}", f"{number:.16e}"]
+    spellings += [str(int(number))] if number.is_integer() and abs(number) < 1e15 else []
+    for spelling in spellings:
+        other = configs.canonical(configs.plain(configs.compose(f"drift.offset={spelling}")))
+        assert other == one and configs.config_hash(other) == configs.config_hash(one)

@@ -318,14 +318,14 @@ def test_a_condition_whose_seeds_all_diverged_is_shown_without_metrics(tmp_path:
 def test_the_activations_of_a_grown_condition_are_served_at_their_steps_as_they_were_counted(
     tiny: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from normdrop.study import app  # here: importing training costs seconds
+    from normdrop.study import job  # here: importing training costs seconds
 
     folder = tmp_path / "digits"
     folder.mkdir()
-    study = {"condition": "digits", "setting": {}, "grid": {}, "command": "normdrop"}
+    study = {"condition": "digits", "setting": {}, "choices": {}, "grid": {}, "columns": {}, "command": "normdrop"}
     for replicates in (2, 3):
         overrides = (f"replicates={replicates}", "trainer.max_epochs=4", "measure.activation_epochs=[1,2,4]")
-        app.finish(tiny(*overrides), folder, study, lambda _: None)
+        job.finish(tiny(*overrides), folder, study, lambda _: None)
     ((record, _, _),) = conditions(tmp_path).values()
     with serve(tmp_path) as server:
         tags = {tag for tag in server.ask("plugin/histograms/tags")["digits"] if tag.startswith("activations/")}

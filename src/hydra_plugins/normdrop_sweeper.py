@@ -7,6 +7,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 
 
 @dataclass
@@ -14,7 +15,7 @@ class StudySweeperConf:
     _target_: str = "hydra_plugins.normdrop_sweeper.StudySweeper"
     # The grid, as for Hydra's basic sweeper: {key: "a,b,c"}; the command line overrides it key by key.
     params: dict[str, Any] = field(default_factory=dict)
-    # Further points, each a line of overrides "key=value key=value" that replaces those keys of the grid.
+    # Further points, each a line of overrides "key=value key=a,b" that replaces those keys of the grid.
     also: list[str] = field(default_factory=list)
 
 
@@ -27,27 +28,39 @@ class StudySweeper(BasicSweeper):
         self.also = list(also)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.study.sweep import run_study  # here, since Hydra imports every plugin at every start
+        from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
+        from normdrop.study.sweep import Composer, run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        loader = self.hydra_context.config_loader
         grid: dict[str, list[str]] = {}
-        for override in parser.parse_overrides([*self._parse_config(), *arguments]):
+        for override in OverridesParser.create(config_loader=loader).parse_overrides(
+            [*self._parse_config(), *arguments, *held]
+        ):
             key = override.get_key_element()
             if not override.is_sweep_override():
                 grid[key] = [override.get_value_element_as_str()]
             elif override.is_discrete_sweep():
-                grid[key] = list(override.sweep_string_iterator())
+                values = list(override.sweep_string_iterator())
+                if isinstance(override.value(), Glob):  # a file whose name begins with _ is a part of others
+                    values = [value for value in values if not value.startswith("_")]
+                if not values:
+                    named = (
+                        ": glob() is for the files of a group in conf/" if isinstance(override.value(), Glob) else ""
+                    )
+                    raise ValueError(f"{override.input_line}: matches nothing{named}; list the values: {key}=a,b,c")
+                grid[key] = values
             else:
                 raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         for line in self.also:
-            fixed = dict(item.split("=", 1) for item in line.split())
-            rest = {key: values for key, values in grid.items() if key not in fixed}
-            points += [dict(zip(rest, values, strict=True)) | fixed for values in itertools.product(*rest.values())]
+            own = {key: value for key, _, value in (item.partition("=") for item in str(line).split())}
+            wider = grid | {key: [value] if "[" in value else value.split(",") for key, value in own.items()}
+            points += [dict(zip(wider, values, strict=True)) for values in itertools.product(*wider.values())]
         varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
-
-        def compose(overrides: list[str]) -> Any:
-            return self.hydra_context.config_loader.load_sweep_config(self.config, overrides)  # type: ignore[union-attr, arg-type]
-
-        return run_study(points, varying, compose, self.launcher.launch, self.config)
+        compose = Composer(
+            lambda overrides: loader.load_sweep_config(self.config, overrides),  # type: ignore[arg-type]
+            lambda key: bool(loader.get_group_options(key)),
+            varying,
+        )
+        return run_study(points, compose, self.launcher, self.config)

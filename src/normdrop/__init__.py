@@ -7,7 +7,7 @@ from typing import Any
 # a replicate's place in the stack. Where every slice is aligned no bit differs.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-__all__ = ["train"]
+__all__ = ["build", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

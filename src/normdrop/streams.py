@@ -1,5 +1,8 @@
 """Every random stream of the study. Global random state is neither read nor written."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 # Every random draw has a stream of its own, so that adding a layer or a dropout call moves no other draw.
@@ -15,3 +18,16 @@ def stream(seed: int, source: str, *, rerun: int = 0, layer: int = 0) -> np.rand
     """
     key = np.random.SeedSequence(entropy=seed, spawn_key=(STREAMS[source], rerun, layer))
     return np.random.Generator(np.random.SFC64(key))
+
+
+def state_of(generator: np.random.Generator) -> list[int]:
+    """Where a stream stands, as plain integers."""
+    state: Any = generator.bit_generator.state
+    return [*map(int, state["state"]["state"]), int(state["has_uint32"]), int(state["uinteger"])]
+
+
+def restore(generator: np.random.Generator, state: Sequence[int]) -> None:
+    """Put a stream where another one stood."""
+    *words, has_uint32, uinteger = state
+    own: Any = {"bit_generator": "SFC64", "state": {"state": np.array(words, np.uint64)}}
+    generator.bit_generator.state = own | {"has_uint32": has_uint32, "uinteger": uinteger}

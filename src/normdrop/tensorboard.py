@@ -66,6 +66,7 @@ def write_condition(
     replicates: pd.DataFrame,
     history: pd.DataFrame,
     logging: str = "full",
+    swept: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write the event files of one finished condition, in place of any that stand there.
 
@@ -76,6 +77,7 @@ def write_condition(
         history: history.csv, one row per seed and validation.
         logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or
             `per_seed` (the curves of each seed too).
+        swept: the keys that vary in the whole study, with their values; without it, those of the record's own sweep.
 
     Raises:
         ValueError: `logging` is none of the three.
@@ -87,7 +89,7 @@ def write_condition(
 
     history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
     history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
-    last = int(max(history.index, default=0))
+    last = int(record["steps"])
     shift = _shift(record, last)
 
     finals = replicates.set_index("seed").reindex(columns=[column for column, _ in TAGS.values()])
@@ -112,9 +114,9 @@ def write_condition(
             rows[last] = {**rows.get(last, {}), **final}
         return [event(int(step), _scalars(values)) for step, values in rows.items()]
 
-    columns, hparams = _hparams(record, replicates)
+    columns, hparams = _hparams(record, replicates, swept or record["study"].get("grid") or {})
     # Two studies below one --logdir may each have a condition of this name: they are not one group.
-    trial = f"{record['condition']}@{record['config']['name']}"
+    trial = f"{record['condition']}@{str(directory.resolve()).removesuffix(record['condition']).rstrip('/')}"
     session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=finished - seconds))
 
     curves = _with_band(sound_history)
@@ -247,22 +249,24 @@ def _band(tag: str, side: str) -> str:
     return f"whiskers/{tag}/{side}"
 
 
-def _hparams(record: Mapping[str, Any], replicates: pd.DataFrame) -> tuple[Summary, dict[str, Any]]:
+def _hparams(
+    record: Mapping[str, Any], replicates: pd.DataFrame, swept: Mapping[str, Sequence[str]]
+) -> tuple[Summary, dict[str, Any]]:
     """What HPARAMS' columns are, and this condition's values in them.
 
     TensorBoard takes the columns from the first run that describes them, so every condition does; were there none, it
     would find them from the runs, the metrics in alphabetical order and every curve among them.
     """
-    grid = {key.lstrip("+"): values for key, values in (record["study"].get("grid") or {}).items()}
     values = {name: replicates[name].iloc[0] for name in _COLUMNS}
-    for key in sorted({*grid, *record["setting"]} - set(_COLUMNS.values())):
-        values[key] = record["setting"].get(key, _lookup(record["config"], key))
+    chosen = {**record["choices"], **record["setting"]}
+    for key in sorted({*swept, *record["setting"]} - set(_COLUMNS.values())):
+        values[key] = chosen[key] if key in chosen else _lookup(record["config"], key)
     infos, hparams = [], {}
     for name, value in values.items():
         value = value.item() if isinstance(value, np.generic) else value
-        domain = {str(value), *map(str, grid.get(_COLUMNS.get(name, name), []))}
+        domain = {str(value), *map(str, swept.get(_COLUMNS.get(name, name), []))}
         overridden = name not in _COLUMNS and name not in record["setting"]
-        if overridden and (len(domain) == 1 or value is None or isinstance(value, Mapping)):
+        if overridden and (len(domain) == 1 or isinstance(value, Mapping)):
             continue  # the same everywhere, or a choice of a whole group
         hparams[name] = value if isinstance(value, bool | int | float) else str(value)
         info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1)

@@ -302,6 +302,16 @@ def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
     assert read(gaps, impute=True).fingerprint == rows.fingerprint
 
 
+def test_what_is_neither_number_nor_text_is_refused_by_its_words(tmp_path):
+    odd = {"blob": [b"\xff"] * N, "day": pd.date_range("2020", periods=N), "pair": [[1, 2]] * N, "none": [None] * N}
+    for name, values in odd.items():
+        PLAIN.assign(**{name: values}).to_parquet(tmp_path / "t.parquet")
+        line = refusal(table, str(tmp_path / "t.parquet"), "label", impute=True)
+        assert f"column {name!r} h" in line
+        if name == "none":
+            assert "no values" in refusal(table, str(tmp_path / "t.parquet"), "label", [name], impute=True)
+
+
 def test_imputed_values_take_the_mean_of_the_training_rows(frame, read):
     frame.loc[::7, "a"] = np.nan
     rows = read(frame, impute=True)

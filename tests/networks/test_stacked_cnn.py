@@ -185,7 +185,7 @@ def trained(shape, chosen: list[int], batch: int = BATCH, **block) -> tuple[Tens
         (IMAGE, {}),
         (SIGNAL, {}),
         ((1, 11), {"kernel": 1}),
-        ((1, 3, 3), {"kernel": 3, "stride": [3, 1], "channels": [2, 2], "kernel": [3, 1]}),
+        ((1, 3, 3), {"kernel": [3, 1], "stride": [3, 1], "channels": [2, 2]}),
         (IMAGE, {"noise": "channel", "head": "mean"}),
         (IMAGE, {"arrangement": "dropout_ln", "channels": [16, 32]}),
         (IMAGE, {"channels": [4, 4], "residual": True}),

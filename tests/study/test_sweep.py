@@ -12,11 +12,14 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
-from normdrop.study import app, sweep
+from normdrop.study import app, config, sweep
 from normdrop.study import record as results
 from normdrop.study.config import CONF
 from normdrop.training import fit
@@ -53,8 +56,8 @@ def planned(command, monkeypatch) -> Callable[..., list[sweep.Condition]]:
     """The conditions of a command, none of them trained."""
     caught: list[list[sweep.Condition]] = []
 
-    def only_plan(points, varying, compose, launch, config):
-        caught.append(sweep.plan(points, varying, compose, Path(config.hydra.sweep.dir)))
+    def only_plan(points, compose, launcher, config):
+        caught.append(sweep.plan(points, compose, Path(config.hydra.sweep.dir))[0])
 
     monkeypatch.setattr(sweep, "run_study", only_plan)
 
@@ -200,8 +203,8 @@ def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tm
     assert command(*declared) == ""
     other = command(*declared, "batch_size=32")
     assert "holds a record of another config (batch_size was 16, now 32); choose another name=" in other
-    redeclared = command(*declared, "study.rope.test_acc=0.1")
-    assert "was trained under another declaration (study.rope.test_acc was 0.005, now 0.1)" in redeclared
+    redeclared = command(*declared, "study.alpha=0.1")
+    assert "was trained under another declaration (study.alpha was 0.05, now 0.1)" in redeclared
     longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same condition
     assert longer == ""
 
@@ -252,3 +255,111 @@ def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_p
         record = results.read(path.parent).record
         assert record["seeds"] == [0, 1] and record["study"]["claim"] == "ordering"
         assert list(path.parent.glob("events.out.tfevents.*"))
+
+
+# --- what a condition is
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=90), "b": rng.normal(size=90), "label": ["x", "y", "z"] * 30})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    return tmp_path / "x.csv"
+
+
+TABLE = ("data=table", "data.target=label", "arrangement=bn", *TINY[1:], "batch_size=6", "name=study")
+
+
+def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_a_finished_condition_are_refused(
+    command, table, capsys
+):
+    assert command(*TABLE, "data.path=x.csv") == ""
+    for path in ("./x.csv", str(table)):
+        assert command(*TABLE, f"data.path={path}") == ""
+        assert "0 to train" in told(capsys)
+    table.write_text(table.read_text().replace("x", "w"))
+    said = command(*TABLE, "data.path=x.csv", "replicates=3")
+    assert "its rows are others than those that were trained on" in said
+    held = results.read(table.parent / "outputs/study/x/bn/after/q0.00").record
+    assert held["data"]["classes"] == {"x": 30, "y": 30, "z": 30} and held["data"]["rows"] == 90
+    assert held["config"]["data"]["fingerprint"] == held["data"]["fingerprint"]
+
+
+def test_each_spelling_of_a_number_is_the_same_condition(planned):
+    assert paths(planned("rate=range(0.1,0.4,0.1)", "model.init_gain=1,1.0", "drift.offset=0,-0.0")) == [
+        f"digits/bn_dropout/after/q{rate}/drift.offset=0.0,model.init_gain=1.0" for rate in ("0.10", "0.20", "0.30")
+    ]
+
+
+def test_a_value_of_a_swept_group_counts_where_the_group_has_such_a_key(planned):
+    conditions = planned("data=digits,synthetic", "data.rows=500,600", "arrangement=bn")
+    assert paths(conditions) == [
+        "digits/bn/after/q0.00",
+        "synthetic/bn/after/q0.00/data.rows=500",
+        "synthetic/bn/after/q0.00/data.rows=600",
+    ]
+    assert {c.config["data"]["rows"] for c in planned("experiment=complexity", "data.rows=500")} == {500}
+
+
+@pytest.mark.parametrize("experiment", ["ordering", "complexity", "robustness", "quick"])
+def test_the_composer_gives_hydras_own_configs(planned, experiment):
+    for condition in planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3")[::7]:
+        own = condition.config | {"data": {k: v for k, v in condition.config["data"].items() if k != "fingerprint"}}
+        kept = [word for word in condition.overrides if not word.startswith("hydra")]
+        hydras = config.plain(config.compose(f"experiment={experiment}", *kept))
+        assert config.canonical(hydras) == own
+
+
+def test_what_has_no_effect_is_said(command, capsys):
+    aa = "hydra.sweeper.also=['arrangement=bn rerun=1']"
+    assert command("name=study", "arrangement=none", *TINY, aa) == ""
+    assert "digits/bn/after/q0.00/rerun=1: has no partner with rerun=0 here" in told(capsys)
+    assert command("name=study", "arrangement=none", *TINY, "measure.activation_epochs=[1]") == ""
+    assert "measure.activation_epochs: without effect on what is finished" in told(capsys)
+
+
+def test_another_logging_of_a_finished_condition_takes_effect_and_trains_nothing(command, tmp_path):
+    folder = tmp_path / "outputs/study/digits/bn/after/q0.00"
+    assert command("name=study", "arrangement=bn", *TINY) == ""
+    before = [(folder / name).read_bytes() for name in results.TABLES]
+    assert not (folder / "seeds").exists()
+    assert command("name=study", "arrangement=bn", *TINY, "logging=full") == ""
+    assert sorted(path.name for path in (folder / "seeds").iterdir()) == ["00", "01"]
+    assert [(folder / name).read_bytes() for name in results.TABLES] == before
+
+
+def test_every_key_that_a_growing_study_varies_is_a_column_of_all_its_runs(command, tmp_path):
+    study = ("name=study", "arrangement=bn", *TINY, "logging=full")
+    assert command(*study) == ""
+    assert command(*study, "optimizer=sgd,adamw") == ""
+    for path in (tmp_path / "outputs/study").glob("**/seeds/00"):
+        assert b"optimizer" in next(path.glob("events*")).read_bytes(), path
+
+
+def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, monkeypatch):
+    slurm = {"JOB_ID": "1", "JOB_NAME": "sweep", "NTASKS": "16", "NODELIST": "n1", "PROCID": "0", "LOCALID": "0"}
+    for name, value in (slurm | {"NODEID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert command("arrangement=bn", *TINY) == ""
+
+
+def test_paths_hold_where_a_job_changes_its_directory(command, table):
+    assert command(*TABLE, "data.path=x.csv", "hydra.job.chdir=true") == ""
+
+
+def test_each_condition_has_hydras_files_of_its_own_config(command, tmp_path):
+    assert command("name=study", "arrangement=bn", "rate=0.25", *TINY) == ""
+    folder = tmp_path / "outputs/study/digits/bn/after/q0.00/.hydra"
+    kept = OmegaConf.load(folder / "config.yaml")
+    assert (kept.arrangement, kept.rate, kept.batch_size) == ("bn", 0.0, 16)
+    assert "rate=0.25" in OmegaConf.load(folder / "overrides.yaml")
+    assert OmegaConf.load(folder / "hydra.yaml").hydra.sweep.subdir == "digits/bn/after/q0.00"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_ours_and_import_no_torch(option):
+    code = f"import sys; sys.argv = ['normdrop', {option!r}]; from normdrop.study import app; app.main(); "
+    code += "assert not {'torch', 'hydra', 'pandas'} & set(sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("normdrop ") and ("arrangement: bn_dropout" in said) == (option == "--help")

@@ -19,8 +19,8 @@ from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
 from normdrop.networks.stacked import StackedLinear, StackedNoise
-from normdrop.study import app, sweep
 from normdrop.study import config as configs
+from normdrop.study import job, sweep
 from normdrop.study import record as results
 from normdrop.training import fit
 from normdrop.training.module import ReplicatedClassifier
@@ -36,8 +36,9 @@ def of(frame: pd.DataFrame, *seeds: int) -> str:
 
 def finish(config: dict, directory: Path) -> dict[str, bytes]:
     directory.mkdir(parents=True, exist_ok=True)
-    study = {"condition": "digits/x", "setting": {}, "grid": {}, "command": "normdrop"}
-    app.finish(config, directory, study, lambda _: None)
+    study = {"condition": "digits/x", "setting": {}, "choices": {}, "grid": {}, "columns": {}}
+    study["command"] = "normdrop"
+    job.finish(config, directory, study, lambda _: None)
     return {name: (directory / name).read_bytes() for name in results.TABLES}
 
 
@@ -180,8 +181,8 @@ def test_an_extension_trains_the_new_replicates_alone_and_ends_with_the_same_byt
     whole = finish(tiny("replicates=6"), tmp_path / "whole")
     finish(tiny("replicates=4"), tmp_path / "grown")
     asked = []
-    original = app.fit
-    monkeypatch.setattr(app, "fit", lambda config, seeds, progress: asked.append(seeds) or original(config, seeds))
+    original = job.fit
+    monkeypatch.setattr(job, "fit", lambda config, seeds, progress: asked.append(seeds) or original(config, seeds))
     assert finish(tiny("replicates=6"), tmp_path / "grown") == whole
     assert asked == [[4, 5]]
     grown, at_once = (results.read(tmp_path / name).record for name in ("grown", "whole"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch import Tensor
 
 from normdrop.data.module import Part
@@ -32,6 +32,16 @@ def test_accuracy_is_sklearns(scored):
     logits, y = scored
     expected = [accuracy_score(labels, row.argmax(dim=-1)) for labels, row in zip(y, logits, strict=True)]
     assert accuracy(logits, y).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains")
+def test_balanced_accuracy_is_sklearns_and_is_of_the_classes_that_the_rows_have(scored):
+    logits, y = scored
+    few = y.clone()
+    few[1, few[1] == 3] = 0
+    few[2, 20:] = 2
+    expected = [balanced_accuracy_score(labels, row.argmax(dim=-1)) for labels, row in zip(few, logits, strict=True)]
+    assert module.balanced_accuracy(logits, few).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_nll_is_sklearns_log_loss(scored):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import UserList
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from normdrop.data.rows import Rows, check_memory, is_int, require
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
-from normdrop.streams import stream
+from normdrop.streams import restore, state_of, stream
 
 # Rows at a time where a whole part is evaluated.
 CHUNK = 512
@@ -140,12 +140,14 @@ class BatchOrder:
     """The row numbers of every optimizer step of an epoch, (replicates, batch) int64: `batches` in a random order.
 
     rows: the numbers of the training rows, (replicates, rows). Each replicate shuffles with its own stream, which goes
-    on from epoch to epoch: every iteration is a new epoch.
+    on from epoch to epoch: every iteration is a new epoch, but after `restore` the rest of the one that was saved.
     """
 
     def __init__(self, rows: Tensor, seeds: Sequence[int], batch_size: int, rerun: int = 0) -> None:
         self.rows, self.batch_size = rows, batch_size
         self._generators = [stream(seed, "order", rerun=rerun) for seed in seeds]
+        self._began = [state_of(generator) for generator in self._generators]
+        self._given = self._skip = 0
 
     def __len__(self) -> int:
         rows = self.rows.shape[1]
@@ -153,18 +155,36 @@ class BatchOrder:
 
     # A generator function: an iterator that is made and never asked (Lightning makes one at set-up) draws nothing.
     def __iter__(self) -> Iterator[Tensor]:
+        skip, self._skip = self._skip, 0
+        self._began = [state_of(generator) for generator in self._generators]
         rows = self.rows.shape[1]
         order = torch.from_numpy(np.stack([generator.permutation(rows) for generator in self._generators]))
         # A whole epoch's order moves at once: one transfer, not one a step.
-        yield from batches(self.rows.gather(1, order.to(self.rows.device)), self.batch_size)
+        order = self.rows.gather(1, order.to(self.rows.device))
+        for number, batch in enumerate(batches(order, self.batch_size), start=1):
+            self._given = number
+            if number > skip:
+                yield batch
+
+    # Not by the names that Lightning looks for in a loader: it restores one too late where a schedule asks for steps.
+    def state(self, steps: int) -> dict[str, Any]:
+        """Where the order stands, of `steps` an epoch."""
+        if self._given == steps:
+            return {"skip": 0, "streams": [state_of(generator) for generator in self._generators]}
+        return {"skip": self._given, "streams": self._began}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._skip = state["skip"]
+        for generator, its in zip(self._generators, state["streams"], strict=True):
+            restore(generator, its)
 
 
 class ReplicateData(lightning.LightningDataModule):
     """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
-    replicate. train_size, val_fraction, test_fraction: see `split`. pca: the number of principal components to use
-    instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    replicate. train_size, train_most, val_fraction, test_fraction: see `split`. pca: the number of principal components
+    to use instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
     standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm: whether the
     network has batch normalization, which cannot train on a batch of one row. rerun: another number gives other batch
     orders of the same parts.
@@ -187,6 +207,7 @@ class ReplicateData(lightning.LightningDataModule):
         *,
         fresh: bool = False,
         train_size: int | None = None,
+        train_most: int | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         pca: int | None = None,
@@ -201,6 +222,7 @@ class ReplicateData(lightning.LightningDataModule):
         self.given_shape, self.standardise = shape, standardise
         self.sizes: dict[str, Any] = {
             "train_size": train_size,
+            "train_most": train_most,
             "val_fraction": val_fraction,
             "test_fraction": test_fraction,
         }
@@ -249,6 +271,13 @@ class ReplicateData(lightning.LightningDataModule):
             for name, (x, y) in stacked.items():
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
         return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return self.order.state(int(self.trainer.num_training_batches))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.order.restore(state_dict)
 
     def _scale(self, rows: Rows) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """How to standardise rows, whose shape is found here."""

@@ -74,19 +74,24 @@ class Rows:
 
 def sentence(facts: Mapping[str, Any]) -> str:
     """What the data are, in one line; `facts` may hold `parts`, the number of rows of each."""
-    parts = ", ".join(f"{count:,} {name}" for name, count in facts.get("parts", {}).items())
-    kinds = f" ({facts['numeric']} numeric, {facts['one_hot']} one-hot)" if facts["one_hot"] else ""
+    parts = [f"{count:,} {name}" for name, count in facts.get("parts", {}).items()]
+    kinds = ("numeric", "one_hot", "constant") if facts["one_hot"] else ("constant",)
+    counts = [f"{facts[kind]} {kind.replace('_', '-')}" for kind in kinds if facts[kind]]
     if len(shape := facts.get("shape", ())) > 1:
-        kinds = f" ({' × '.join(map(str, shape))})"
-    shares = {name: count / facts["rows"] for name, count in facts["classes"].items()}
-    each = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+        counts.insert(0, " × ".join(map(str, shape)))
+    shares = {name: f"{100 * count / facts['rows']:.1f} %" for name, count in facts["classes"].items()}
+    each = [f"{name} {share}" for name, share in shares.items()]
     if len(shares) > 5:
-        each = f"{100 * min(shares.values()):.1f} to {100 * max(shares.values()):.1f} % of the rows each"
+        rare, usual = (pick(facts["classes"], key=facts["classes"].get) for pick in (min, max))
+        each = [f"{shares[rare]} to {shares[usual]} of the rows"]
+
+    def beside(remarks: list[str]) -> str:
+        return f" ({', '.join(remarks)})" if remarks else ""
+
+    missing = f", {facts['missing']} values missing (the training mean stands for them)" if facts["missing"] else ""
     return (
-        f"{facts['rows']:,} rows{f' ({parts})' * bool(parts)}, {facts['numeric'] + facts['one_hot']} features{kinds}, "
-        f"{len(shares)} classes ({each})"
-        + f", {facts['missing']} missing values filled with the training mean" * bool(facts["missing"])
-        + f", {facts['constant']} constant features" * bool(facts["constant"])
+        f"{facts['rows']:,} rows{beside(parts)}, {facts['numeric'] + facts['one_hot']} features{beside(counts)}, "
+        f"{len(shares)} classes{beside(each)}{missing}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import math
 import random
 import warnings
@@ -239,6 +240,24 @@ def arguments(source: Callable[..., Rows]) -> list[str]:
 
 
 def bound(data: Mapping[str, Any]) -> Callable[..., Rows]:
-    """A data config's source with its arguments; it still takes `seed` if it can draw fresh rows."""
+    """A data config's source with its arguments; of data that are fresh it takes `seed`, if it can draw them."""
     source = source_of(data["source"])
-    return partial(source, **{name: data[name] for name in arguments(source) if name in data})
+    given = {name: data[name] for name in arguments(source) if name in data}
+    if data["fresh"]:
+        return partial(source, **given)
+    file = Path(str(given.get("path")))
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return partial(_given, data["source"], json.dumps(given, sort_keys=True), changed)
+
+
+@lru_cache(maxsize=4)
+def _given(source: str, given: str, _changed: int) -> Rows:
+    """Rows that are no replicate's own: read once in a process, and again when their file has changed."""
+    return source_of(source)(**json.loads(given))
+
+
+def standard_rows(data: Mapping[str, Any]) -> Rows:
+    """The rows by which a data config is known: those that are given, or of fresh ones those of seed 0."""
+    source = bound(data)
+    fresh = data["fresh"] and "seed" in inspect.signature(source).parameters
+    return source(seed=0) if fresh else source()

@@ -17,18 +17,26 @@ ROUNDING = 16 * np.finfo(np.float64).eps
 
 
 def split(
-    rows: Rows, seed: int, *, val_fraction: float = 0.2, test_fraction: float = 0.2, train_size: int | None = None
+    rows: Rows,
+    seed: int,
+    *,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    train_size: int | None = None,
+    train_most: int | None = None,
 ) -> dict[str, np.ndarray]:
     """The row numbers of one replicate's train, val and test part, stratified, from its stream `split`.
 
     test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
-    taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is. The
-    sizes depend on the number of rows only. Raises ValueError if a class would be missing from a part.
+    taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is;
+    train_most does so where there are more rows than that. The sizes depend on the number of rows only. Raises
+    ValueError if a class would be missing from a part.
     """
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
         require(f"data.{key}", value, is_number(value) and 0 < value < 1, "a number between 0 and 1")
-    ok = train_size is None or (is_int(train_size) and train_size >= 1)
-    require("data.train_size", train_size, ok, "a whole number, 1 or more, or null for all")
+    for key, size in {"train_size": train_size, "train_most": train_most}.items():
+        ok = size is None or (is_int(size) and size >= 1)
+        require(f"data.{key}", size, ok, "a whole number, 1 or more, or null for all")
     rng = np.random.RandomState(stream(seed, "split").bit_generator)  # what scikit-learn takes
     parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
     train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
@@ -37,6 +45,9 @@ def split(
             train, parts[part] = _stratified(rows, train, part, math.ceil(fraction * len(train)), rng)
     if train_size is not None and train_size > len(train):
         raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
+    if train_most is not None and train_most < len(train):
+        # A stratified draw cannot leave out fewer rows than there are classes.
+        train_size = min(train_size or train_most, train_most, len(train) - len(rows.classes))
     if train_size is not None and train_size < len(train):
         _, train = _stratified(rows, train, "train", train_size, rng, whole=False)
     if absent := sorted({*range(len(rows.classes))} - {*rows.y[train].tolist()}):  # where the data set gives the parts

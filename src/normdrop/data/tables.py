@@ -205,7 +205,7 @@ def table_rows(
         if name in levels:
             codes, of = levels[name]
             block = np.eye(len(of) + 1)[:, :-1][codes]
-            block[codes < 0] = np.nan
+            block[empty := codes < 0] = np.nan
             if alike := _alike(of):
                 notes.append(f"column {name!r}: {alike} differ only by blanks or case and count as two")
         else:
@@ -218,17 +218,16 @@ def table_rows(
                 notes.append(
                     f"column {name!r} counts the rows (an index? {override('data.drop', [name])} leaves it out)"
                 )
-            block = values[:, None]
-        empty = int(np.isnan(block[:, :1]).sum())
-        if empty == len(block):
+            block, empty = values[:, None], np.isnan(values)
+        if empty.all():
             raise ValueError(
                 f"{where}: column {name!r} has no values; leave it out with {override('data.drop', [name])}"
             )
-        if empty and not impute:
+        holes += (count := int(empty.sum()))
+        if count and not impute:
             raise ValueError(
-                f"{where}: column {name!r} has {empty} missing values; data.impute=true gives them the training mean"
+                f"{where}: column {name!r} has {count} missing values; data.impute=true gives them the training mean"
             )
-        holes += empty
         blocks.append(block)
     x = np.concatenate(blocks, axis=1)
     shape = shape if math.prod(shape) == x.shape[1] else ()  # with other features beside them there is none
@@ -256,7 +255,7 @@ def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") 
         values = column.to_numpy(np.float64, na_value=np.nan)
         odd = np.zeros(len(values), bool)
     else:
-        text = column.astype("string").str.strip()
+        text = _text(column).str.strip()
         text = text.mask(text == "")
         pointed = text
         if decimal == ",":
@@ -278,9 +277,14 @@ def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") 
     return values, odd
 
 
+def _text(column: pd.Series) -> pd.Series:
+    # pandas would decode bytes, or fail to
+    return (column.map(str, na_action="ignore") if column.dtype == object else column).astype("string")
+
+
 def _surely_comma(column: pd.Series, missing: Sequence[str]) -> bool:
     """Whether a column's values are all numbers with a decimal comma, and not all of them whole with thousands."""
-    thousands = column.astype("string").str.strip().str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*")
+    thousands = _text(column).str.strip().str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*")
     return not numbers(column, missing, ",")[1].any() and not thousands.fillna(True).all()
 
 
@@ -298,7 +302,7 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str]) ->
 
 def labels(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, tuple[str, ...]]:
     """A column's labels: numbers (rows,) int64 from 0, −1 where missing, and their names, sorted."""
-    text = column.astype("string")
+    text = _text(column)
     spelled = {label: _spelled(label, decimal) for label in text.dropna().unique()}
     empty = {_spelled(word, decimal) for word in missing}
     names = {name for name in spelled.values() if name.strip() and name not in empty}
@@ -356,7 +360,7 @@ def _classes(
 
 def _given(column: pd.Series, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The validation and the test rows (rows,) bool that a column names, None where it names none."""
-    part = column.astype("string").str.strip().str.lower().str.extract("^(train|val|test)")[0]  # validation, too
+    part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)")[0]  # validation, too
     if part.isna().any():
         row = int(part.isna().to_numpy().argmax())
         raise ValueError(

@@ -33,6 +33,8 @@ def cnn(
     head: str = "flatten",
     activation: str = "relu",
     residual: bool = False,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> nn.Sequential:
     """A CNN of one hidden block for each of `channels` and a Linear output: flat rows (batch, features) → logits.
 
@@ -58,7 +60,7 @@ def cnn(
                 f"{' × '.join(map(str, shape[1:]))}, smaller than its {'kernel' if size >= step else 'stride'} of "
                 f"{max(size, step)}"
             )
-        hidden = block(shape, width, size, step, arrangement, position, rate, noise, activation)
+        hidden = block(shape, width, size, step, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         out = [width, *((length + 2 * ((size - 1) // 2) - size) // step + 1 for length in shape[1:])]
         layers += [Residual(*hidden)] if residual and out == shape else hidden
         added += out == shape
@@ -81,12 +83,14 @@ def block(
     rate: float,
     noise: str,
     activation: str,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
     """The layers of one hidden block: (batch, *shape) → (batch, width, …)."""
     dimensions = len(shape) - 1
     layers = {
         "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: NORMS[dimensions](width),
+        "bn": lambda: NORMS[dimensions](width, bn_eps, bn_momentum),
         "ln": lambda: nn.GroupNorm(1, width),
         "dropout": lambda: (CHANNEL_NOISES[dimensions] if noise == "channel" else NOISES[noise])(rate),
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Pair = tuple[int, int]
+Index = tuple[slice | int, ...]
 
 # Patches of so many elements at a time, at least one replicate's: on a CPU they then stay in its cache between the
 # unfolding and the product, which halves the time of wide layers; a GPU wants few and large products.
@@ -27,14 +29,14 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.geometry = kernel, stride, padding
-        height, width = (
-            (size + 2 * p - k) // s + 1 for size, k, s, p in zip(x.shape[2:4], kernel, stride, padding, strict=True)
-        )
-        out = x.new_empty(*weight.shape[:2], height, width, x.shape[-1])
+        sizes = zip(x.shape[2:4], kernel, stride, padding, strict=True)
+        positions = [(size + 2 * p - k) // s + 1 for size, k, s, p in sizes]
+        ctx.patches = x.shape[1], *kernel, *positions, x.shape[-1]
+        ctx.windows = list(windows(x.shape[2:4], positions, kernel, stride, padding))
+        out = x.new_empty(*weight.shape[:2], *positions, x.shape[-1])
         columns = out.flatten(2)
-        for group in groups(x, columns.shape[-1] * weight.shape[-1]):
-            patches = unfolded(x[group], kernel, stride, padding)
+        for group, space in groups(x, ctx.patches):
+            patches = unfolded(x[group], space, ctx.windows)
             if patches.shape[-1] == 1:  # see StackedLinear
                 columns[group] = torch.baddbmm(bias[group], weight[group], patches.expand(-1, -1, 2))[..., :1]
             else:
@@ -45,40 +47,49 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         columns = gradients[0].flatten(2)
-        x_gradient = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
-        weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        for group in groups(x, columns.shape[-1] * weight.shape[-1]):
-            patches = unfolded(x[group], *ctx.geometry)
-            torch.bmm(columns[group], patches.mT, out=weight_gradient[group])
-            if x_gradient is not None:
-                patches = weight[group].mT @ columns[group]
-                x_gradient[group] = folded(patches, gradients[0].shape[2:4], x.shape[1:4], *ctx.geometry)
+        x_gradient = x.new_zeros(x.shape) if ctx.needs_input_grad[0] else None
+        weight_gradient = weight.new_empty(weight.shape)
+        for group, space in groups(x, ctx.patches):
+            torch.bmm(columns[group], unfolded(x[group], space, ctx.windows).mT, out=weight_gradient[group])
+        for group, space in groups(x, ctx.patches) if x_gradient is not None else ():
+            torch.bmm(weight[group].mT, columns[group], out=space.flatten(4).flatten(1, 3))
+            for patch, image in ctx.windows:
+                x_gradient[group][image] += space[patch]
         return x_gradient, weight_gradient, columns.sum(dim=-1, keepdim=True), None, None, None
 
 
-def groups(x: Tensor, elements: int) -> Iterator[slice]:
-    """The replicates that are convolved together, with so many elements of patches each."""
-    size = max(1, AT_A_TIME["cpu" if x.device.type == "cpu" else "cuda"] // elements)
+def groups(x: Tensor, patches: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
+    """The replicates that are convolved together, and space for their patches, zeros at first: the padding's value.
+
+    One space for all: memory that is always new takes longer than what is written into it.
+    """
+    size = max(1, AT_A_TIME["cpu" if x.device.type == "cpu" else "cuda"] // math.prod(patches))
+    space = x.new_zeros(min(size, len(x)), *patches)
     for start in range(0, len(x), size):
-        yield slice(start, start + size)
+        yield slice(start, start + size), space[: len(x) - start]
 
 
-def unfolded(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """(replicates, channels, height, width, batch) → patches (replicates, channels · kernel, positions · batch)."""
-    x = F.pad(x, (0, 0, *[padding[1]] * 2, *[padding[0]] * 2))
-    x = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
-    return x.permute(0, 1, 5, 6, 2, 3, 4).flatten(1, 3).flatten(2)
+def unfolded(x: Tensor, patches: Tensor, windows: Iterable[tuple[Index, Index]]) -> Tensor:
+    """x (replicates, channels, height, width, batch) in patches, as (replicates, channels · kernel, columns)."""
+    for patch, image in windows:
+        patches[patch] = x[image]
+    return patches.flatten(4).flatten(1, 3)
 
 
-def folded(
-    patches: Tensor, positions: torch.Size, shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair
-) -> Tensor:
-    """The sum of patches at each element of x that they were unfolded from; shape: (channels, height, width) of x."""
-    channels, height, width = shape
-    patches = patches.unflatten(1, (channels, *kernel)).unflatten(-1, (*positions, -1))
-    out = patches.new_zeros(len(patches), channels, height + 2 * padding[0], width + 2 * padding[1], patches.shape[-1])
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            rows = slice(i, i + stride[0] * (positions[0] - 1) + 1, stride[0])
-            out[:, :, rows, j : j + stride[1] * (positions[1] - 1) + 1 : stride[1]] += patches[:, :, i, j]
-    return out[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
+def windows(size: Sequence[int], positions: Sequence[int], *geometry: Pair) -> Iterator[tuple[Index, Index]]:
+    """For each element of the kernel: where its values stand in patches, and where in an image of this size."""
+    whole = slice(None)
+    rows, columns = (meetings(*along) for along in zip(size, positions, *geometry, strict=True))
+    for (i, (of_patches, of_image)), (j, (across_patches, across_image)) in product(
+        enumerate(rows), enumerate(columns)
+    ):
+        yield (whole, whole, i, j, of_patches, across_patches), (whole, whole, of_image, across_image)
+
+
+def meetings(size: int, positions: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice]]:
+    """Along one dimension, for each element of the kernel: the positions where it meets the image, and what of it."""
+    found = []
+    for offset in range(-padding, kernel - padding):
+        first, last = max(0, -(offset // stride)), min(positions - 1, (size - 1 - offset) // stride)
+        found.append((slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)))
+    return found

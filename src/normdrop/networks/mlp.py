@@ -28,13 +28,16 @@ def mlp(
     output_activation: str | None = None,
     dropout_layers: str = "all",
     residual: bool = False,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> nn.Sequential:
     """An MLP of `depth` hidden blocks and a Linear output: (batch, features) → logits (batch, classes).
 
     `width` is one number for all hidden layers, or a list with one number for each. With `dropout_layers="last"` only
     the last hidden block keeps its dropout. `output_activation` stands on the logits (the blog's networks end in a
-    ReLU). With `residual` a block of one width in and out becomes x + block(x). Rows are flat: of `features` with more
-    than one dimension only the product counts. Raises ValueError for what cannot be.
+    ReLU). With `residual` a block of one width in and out becomes x + block(x). `bn_momentum` is a batch's share in the
+    running statistics. Rows are flat: of `features` with more than one dimension only the product counts. Raises
+    ValueError for what cannot be.
     """
     if noise == "channel":
         raise ValueError("noise=channel: an MLP has no channels; use model=cnn, or noise=bernoulli")
@@ -47,7 +50,7 @@ def mlp(
             f"({', '.join(map(str, [fan_in, *widths]))}), so nothing is added"
         )
     for number, fan_out in enumerate(widths, start=1):
-        hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation)
+        hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         if dropout_layers == "last" and number < len(widths):
             hidden = [layer for layer in hidden if not isinstance(layer, tuple(NOISES.values()))]
         layers += [Residual(*hidden)] if residual and fan_in == fan_out else hidden
@@ -59,12 +62,20 @@ def mlp(
 
 
 def block(
-    fan_in: int, width: int, arrangement: str, position: str, rate: float, noise: str, activation: str
+    fan_in: int,
+    width: int,
+    arrangement: str,
+    position: str,
+    rate: float,
+    noise: str,
+    activation: str,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
     """The layers of one hidden block: (batch, fan_in) → (batch, width)."""
     layers = {
         "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: nn.BatchNorm1d(width),
+        "bn": lambda: nn.BatchNorm1d(width, bn_eps, bn_momentum),
         "ln": lambda: nn.LayerNorm(width),
         "dropout": lambda: NOISES[noise](rate),
     }

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
 from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual, UniformNoise
-from normdrop.streams import stream
+from normdrop.streams import restore, state_of, stream
 
 
 class _Stacked(nn.Module):
@@ -216,6 +216,15 @@ class _Bits:
         self.streams = streams
         self.keys = torch.from_numpy(np.array([s.integers(2**63) for s in streams]))
         self.drawn = 0
+
+    def state(self) -> tuple[int, list[list[int]]]:
+        """Where the streams stand."""
+        return self.drawn, [state_of(generator) for generator in self.streams]
+
+    def restore(self, drawn: int, states: Sequence[Sequence[int]]) -> None:
+        self.drawn = drawn
+        for generator, state in zip(self.streams, states, strict=True):
+            restore(generator, state)
 
     def draw(self, count: int, device: torch.device) -> Tensor:
         words = -(-count // 4)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
+from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
 from normdrop.training.check import check_fit
-from normdrop.training.fit import Fitted, fit, quiet
+from normdrop.training.fit import Fitted, data_of, fit, module_of, quiet
+from normdrop.training.kept import load
+from normdrop.training.module import ReplicatedClassifier
+
+__all__ = ["build", "load", "train"]
 
 
 def train(*overrides: str) -> Fitted:
@@ -17,14 +25,30 @@ def train(*overrides: str) -> Fitted:
     statistics. Trains in one thread, as a sweep does, so that the numbers are those of the sweep.
     Raises ValueError with one line for a key, a value or data that cannot be used.
     """
-    config = configs.plain(configs.compose(*overrides))
-    configs.check(config)
-    config |= configs.canonical(config)
-    seeds = configs.seeds(config)
-    check_fit(config, seeds[0])
+    config = _checked(overrides)
     threads = torch.get_num_threads()
     quiet()
     try:
-        return fit(config, seeds)
+        return fit(config, configs.seeds(config))
     finally:
         torch.set_num_threads(threads)
+
+
+def build(*overrides: str) -> tuple[ReplicatedClassifier, ReplicateData]:
+    """A condition's LightningModule and LightningDataModule, for a lightning.Trainer of one's own.
+
+    What is logged are means over the replicates; `module.history` has every one of them. Of the config's trainer
+    nothing is taken. Raises ValueError as `train` does.
+    """
+    config = _checked(overrides)
+    data = data_of(config, configs.seeds(config))
+    data.setup()
+    return module_of(config, data), data
+
+
+def _checked(overrides: Sequence[str]) -> dict[str, Any]:
+    config = configs.plain(configs.compose(*overrides))
+    configs.check(config)
+    config |= configs.canonical(config)
+    check_fit(config, configs.seeds(config)[0])
+    return config

@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import joblib
@@ -17,71 +18,96 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, has, same_network
-from normdrop.data.sources import arguments, source_of
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
+from normdrop.study.app import CONF
 
-HERE = Path(__file__).parents[1]
-CONF = next(path for path in (HERE / "conf", HERE.parents[1] / "conf") if path.is_dir())
 
-Rule = tuple[Callable[[Any], bool], str]
+class Rule(NamedTuple):
+    """What a key may hold, in code and in words, and the type of its numbers; None where 1 and 1.0 mean two things."""
+
+    allowed: Callable[[Any], bool]
+    text: str
+    number: type[int | float] | None = int
 
 
 def _integer(low: int, high: int = 2**31 - 1) -> Rule:
     ceiling = "" if high == 2**31 - 1 else f" and ≤ {high}"
-    return lambda v: type(v) is int and low <= v <= high, f"an integer ≥ {low}{ceiling}"
+    return Rule(lambda v: type(v) is int and low <= v <= high, f"an integer ≥ {low}{ceiling}")
 
 
 def _number(low: float, high: float = math.inf, *, strict: bool = False) -> Rule:
     def allowed(value: Any) -> bool:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return False
-        return (low < value if strict else low <= value) and value < high
+        return type(value) is float and (low < value if strict else low <= value) and value < high
 
     ceiling = "" if high == math.inf else f" and < {high:g}"
-    return allowed, f"a number {'>' if strict else '≥'} {low:g}{ceiling}"
+    return Rule(allowed, f"a number {'>' if strict else '≥'} {low:g}{ceiling}", float)
 
 
 def _one_of(*names: Any) -> Rule:
-    return lambda v: v in names, "one of " + ", ".join("null" if n is None else str(n) for n in names)
+    return Rule(lambda v: v in names, "one of " + ", ".join("null" if n is None else str(n) for n in names))
 
 
 def _list_of(rule: Rule, least: int = 0) -> Rule:
-    return (
-        lambda v: isinstance(v, list) and len(v) >= least and all(map(rule[0], v)) and len(set(v)) == len(v),
-        f"a list of distinct values, each {rule[1]}",
+    return Rule(
+        lambda v: isinstance(v, list) and len(v) >= least and all(map(rule.allowed, v)) and len(set(v)) == len(v),
+        f"a list of distinct values, each {rule.text}",
+        rule.number,
     )
 
 
 def _either(*rules: Rule) -> Rule:
-    return lambda v: any(allowed(v) for allowed, _ in rules), ", or ".join(text for _, text in rules)
+    return Rule(lambda v: any(rule.allowed(v) for rule in rules), ", or ".join(rule.text for rule in rules))
 
 
 def _or_null(rule: Rule) -> Rule:
-    return lambda v: v is None or rule[0](v), f"null or {rule[1]}"
+    return Rule(lambda v: v is None or rule.allowed(v), f"null or {rule.text}", rule.number)
 
 
-_FLAG: Rule = (lambda v: type(v) is bool, "true or false")
-_WIDTHS: Rule = (
+_TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a name")
+_FLAG = Rule(lambda v: type(v) is bool, "true or false")
+_WIDTHS = Rule(
     lambda v: isinstance(v, list) and len(v) > 0 and all(type(w) is int and w >= 2 for w in v),
     "a list with one integer ≥ 2 for each hidden layer",
 )
 
+
+def _share(unit: str) -> Rule:
+    return Rule(
+        lambda v: (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
+        f"an integer ≥ 1 ({unit}) or a float > 0 and ≤ 1 (share of an epoch)",
+        None,
+    )
+
+
+# The names that a study's folder uses itself.
+RESERVED = ("report", "seeds", "plan.json", "record.json", "replicates.csv", "history.csv", "error.txt", "networks.pt")
+
+
+def _free(name: str) -> bool:
+    return name.casefold().removesuffix(".part").removesuffix(".new") not in RESERVED
+
+
 RULES: dict[str, Rule] = {
+    "study": Rule(lambda v: v is None or isinstance(v, dict), "null or what conf/experiment/ordering.yaml declares"),
     "arrangement": _one_of(*ARRANGEMENTS),
     "position": _one_of(*POSITIONS),
     "rate": _number(0, 1),
     "noise": _one_of(*NOISES),
     "replicates": _integer(1, 100_000),
+    "first_seed": _integer(0),
     "seeds": _or_null(_list_of(_integer(0), least=1)),
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
     "select_epoch": _one_of("last", "best"),
     "patience": _or_null(_integer(1)),
+    "checkpoint_minutes": _number(0),
+    "save_networks": _FLAG,
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
+    "model.name": _TEXT,
     # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
     "model.width": _either(_integer(2), _WIDTHS),
     "model.depth": _integer(1, 1000),
@@ -89,16 +115,17 @@ RULES: dict[str, Rule] = {
     "model.output_activation": _one_of(None, *ACTIVATIONS),
     "model.dropout_layers": _one_of("all", "last"),
     "model.init_gain": _number(0, strict=True),
+    "model.bn_momentum": _number(0, 1, strict=True),
+    "model.bn_eps": _number(0, strict=True),
+    "optimizer.clip": _or_null(_number(0, strict=True)),
+    "optimizer._target_": _TEXT,
     "optimizer.lr": _number(0, strict=True),
     "optimizer.momentum": _number(0, 1),
     "optimizer.weight_decay": _number(0),
     "optimizer.schedule": _one_of("constant", "cosine"),
     "trainer.max_epochs": _integer(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
-    "trainer.val_check_interval": (
-        lambda v: (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
-        "an integer ≥ 1 (optimizer steps) or a float > 0 and ≤ 1 (share of an epoch)",
-    ),
+    "trainer.val_check_interval": _share("optimizer steps"),
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -107,58 +134,119 @@ RULES: dict[str, Rule] = {
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
     "data.fresh": _FLAG,
-    "name": (
-        lambda v: re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", str(v), re.ASCII) is not None,
-        "a folder below outputs: letters, digits, '_', '.' and '-' only, and '/' between the names of folders",
+    "name": Rule(
+        lambda v: (
+            re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", str(v), re.ASCII) is not None and all(map(_free, str(v).split("/")))
+        ),
+        "a folder below outputs: letters, digits, '_', '.' and '-' only, and '/' between the names of folders, none of "
+        + ", ".join(RESERVED),
+    ),
+    "data.name": Rule(
+        lambda v: re.fullmatch(r"\w[\w.-]*", str(v), re.ASCII) is not None and _free(str(v)),
+        "the name of a folder: letters, digits, '_', '.' and '-' only, not starting with '.' or '-', none of "
+        + ", ".join(RESERVED),
     ),
 }
+
+# Not every model nor every optimizer has these.
+_OPTIONAL = (
+    *("model.width", "model.depth", "model.activation", "model.output_activation", "model.dropout_layers"),
+    *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip"),
+)
+_DATA = (
+    "name",
+    "level",
+    "source",
+    "fresh",
+    "test_fraction",
+    "val_fraction",
+    "train_size",
+    "train_most",
+    "pca",
+    "shape",
+    "standardise",
+)
 
 # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
 TRAINER: dict[str, Rule] = {
     "max_steps": _integer(1),
-    "limit_train_batches": (
-        lambda v: (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
-        "an integer ≥ 1 (batches) or a float > 0 and ≤ 1 (share of an epoch)",
-    ),
+    "limit_train_batches": _share("batches"),
     "deterministic": _one_of(True, False, "warn"),
     "profiler": _one_of(None, "simple", "advanced"),
     "detect_anomaly": _FLAG,
     "benchmark": _FLAG,
 }
 
+_OWN_TRAINER = ("max_epochs", "accelerator", "val_check_interval")
+# Why others have no place here.
+_REFUSED = {
+    "one fit is one process on one device, and conditions train side by side: hydra.launcher.n_jobs": (
+        *("devices", "num_nodes", "strategy", "plugins", "sync_batchnorm", "use_distributed_sampler"),
+    ),
+    "it would clip the norm of all replicates together; optimizer.clip clips each one's": (
+        *("gradient_clip_val", "gradient_clip_algorithm"),
+    ),
+    "each optimizer step is one batch; choose batch_size": ("accumulate_grad_batches",),
+    "a replicate's numbers must not depend on what the device rounds": ("precision",),
+    "validation and test always read the whole part": (
+        *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches", "fast_dev_run"),
+        *("num_sanity_val_steps", "check_val_every_n_epoch"),
+    ),
+    "what is written and shown is the sweep's; see logging": (
+        *("logger", "callbacks", "log_every_n_steps", "default_root_dir", "enable_progress_bar"),
+        *("enable_model_summary", "enable_checkpointing"),
+    ),
+}
+_WHY = {name: why for why, names in _REFUSED.items() for name in names}
+
 _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
 
 STUDY: dict[str, Rule] = {
-    "claim": (lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
-    "sentence": (lambda v: isinstance(v, str), "the claim in words"),
-    "contrast": (
-        lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE[0], v.values())),
-        f"{{a: …, b: …}}, each {_SIDE[1]}",
+    "claim": Rule(lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
+    "sentence": Rule(lambda v: isinstance(v, str), "the claim in words"),
+    "contrast": Rule(
+        lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE.allowed, v.values())),
+        f"{{a: …, b: …}}, each {_SIDE.text}",
     ),
     "metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
     "secondary": _list_of(_one_of(*METRICS)),
     "kind": _one_of(*KINDS),
-    "over": (lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
-    "tuned": _list_of((lambda v: isinstance(v, str), "a key of the grid")),
-    "rope": (
-        lambda v: isinstance(v, dict) and all(k in METRICS and _number(0, strict=True)[0](x) for k, x in v.items()),
+    "over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
+    "tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
+    "rope": Rule(
+        lambda v: (
+            isinstance(v, dict) and all(k in METRICS and type(x) is float and 0 < x < math.inf for k, x in v.items())
+        ),
         "{metric: a number > 0, …}",
+        float,
     ),
     "alpha": _number(0, 1, strict=True),
     "family": _one_of("best_vs_best", "same_rate", None),
 }
 
+_NUMBERS = {key: rule.number for key, rule in RULES.items() if key != "study"}
+# What names columns or words of a table stays as it was typed.
+_NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
+_NUMBERS |= {
+    f"{group}.{key}": r.number for group, rules in (("trainer", TRAINER), ("study", STUDY)) for key, r in rules.items()
+}
+
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
-    *("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("checkpoint_minutes", "save_networks"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 
 
+_DEVICES = ("nvidiactl", "dxg", "kfd")  # NVIDIA's, under Windows' Linux, and AMD's
+
+
 def workers(accelerator: str) -> int:
     """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
-    if accelerator != "cpu":
-        import torch  # here, since a config is read where nothing trains
+    # Without a device's file PyTorch, which takes seconds to import, need not be asked.
+    if accelerator != "cpu" and (sys.platform != "linux" or any(Path("/dev", d).exists() for d in _DEVICES)):
+        import torch
 
         if torch.cuda.is_available():
             return 1
@@ -182,23 +270,33 @@ def compose(*overrides: str) -> DictConfig:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    resolved = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config's values, none of them an interpolation."""
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in values.items()}
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for the first key or value that is not allowed."""
-    known = {*RULES, *(f"trainer.{key}" for key in TRAINER), "study", *(f"data.{key}" for key in _data_keys(config))}
+    for group in ("data", "model", "optimizer", "trainer", "measure", "drift"):
+        if not isinstance(config.get(group), dict):
+            raise ValueError(f"{group}={config.get(group, 'nothing')}: must hold the keys that it has in conf/")
+    if lost := [key for key in _DATA if key not in config["data"]]:
+        raise ValueError(f"data.{lost[0]}: is missing; a file of conf/data begins with defaults: [_split, _self_]")
+    known = sorted({*RULES, *(f"trainer.{key}" for key in TRAINER), *(f"data.{key}" for key in _data_keys(config))})
     for key in _leaves(config):
         # A model's and an optimizer's further keys are the arguments of a function: `training.check` asks it.
         if key not in known and not key.startswith(("study.", "model.", "optimizer.")):
-            raise ValueError(f"{key}: there is no such key{_nearest(key, sorted(known))}")
+            raise ValueError(_reason(key) or f"{key}: there is no such key{_nearest(key, known)}")
     for key, rule in RULES.items():
-        group, _, name = key.partition(".")
-        if group not in ("model", "optimizer") or name in config[group]:
+        try:
             _check(key, lookup(config, key), rule)
+        except KeyError:
+            if key not in _OPTIONAL:
+                raise ValueError(f"{key}: is missing; it must be {rule.text}") from None
     for key, rule in TRAINER.items():
         if key in config["trainer"]:
             _check(f"trainer.{key}", config["trainer"][key], rule)
@@ -213,45 +311,33 @@ def check(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={epochs}: must be epochs from 1 to trainer.max_epochs={last}")
     seed = lookup(config, "measure.activation_seed")
     if seed is not None and seed not in seeds(config):
-        allowed = config["seeds"] or f"0 to {config['replicates'] - 1}"
+        allowed = config["seeds"] or f"{seeds(config)[0]} to {seeds(config)[-1]}"
         raise ValueError(f"measure.activation_seed={seed}: must be null or one of the condition's seeds, {allowed}")
     if config["study"] is not None:
         _check_study(config["study"])
 
 
 def _check(key: str, value: Any, rule: Rule) -> None:
-    allowed, text = rule
-    if not allowed(value):
-        raise ValueError(f"{key}={value}: must be {text}{_nearest(value, text.removeprefix('one of ').split(', '))}")
+    if not rule.allowed(_spelled(value, rule.number)):
+        near = _nearest(value, rule.text.removeprefix("one of ").split(", ") if rule.text.startswith("one of ") else [])
+        raise ValueError(f"{key}={value}: must be {rule.text}{near}")
 
 
-def _check_study(study: Any) -> None:
-    if not isinstance(study, dict):
-        raise ValueError(f"study={study}: must be null or what conf/experiment/ordering.yaml declares")
+def _check_study(study: Mapping[str, Any]) -> None:
     for key in study:
         if key not in STUDY:
             raise ValueError(f"study.{key}: there is no such key{_nearest(key, [*STUDY])}")
     for key, rule in STUDY.items():
         if key not in study:
-            raise ValueError(f"study.{key}: is missing; it must be {rule[1]}")
+            raise ValueError(f"study.{key}: is missing; it must be {rule.text}")
         _check(f"study.{key}", study[key], rule)
 
 
 def _data_keys(config: Mapping[str, Any]) -> set[str]:
     """The keys of a data config: every data set's, and its own source's arguments."""
-    common = {
-        "name",
-        "level",
-        "fresh",
-        "test_fraction",
-        "val_fraction",
-        "train_size",
-        "pca",
-        "shape",
-        "standardise",
-        "source",
-    }
-    return common | set(arguments(source_of(str(lookup(config, "data.source")))))
+    from normdrop.data.sources import arguments, source_of  # here: pandas and scikit-learn take a second to import
+
+    return {*_DATA, *arguments(source_of(str(config["data"]["source"])))}
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -266,6 +352,8 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key. Raises KeyError."""
     value: Any = config
     for name in key.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(key)
         value = value[name]
     return value
 
@@ -285,26 +373,63 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def _reason(key: str) -> str | None:
+    """Why an argument of Lightning's Trainer is refused."""
+    group, _, name = key.partition(".")
+    if group != "trainer" or (_nearest(name, names := [*_OWN_TRAINER, *TRAINER]) and name not in _WHY):
+        return None
+    why = _WHY.get(name, "it is none of Lightning's arguments that leave the training of a stack as it must be")
+    return f"{key}: {why}; allowed are {', '.join(names)}"
+
+
 def _nearest(value: Any, names: list[str]) -> str:
     close = difflib.get_close_matches(str(value), names, n=1)
     return f"; did you mean {close[0]}?" if close and close[0] != str(value) else ""
 
 
-def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a condition is recorded under: of equal networks one, and rate 0 where there is no dropout."""
-    arrangement, position = config["arrangement"], config["position"]
-    _, position = same_network(arrangement, position, config["model"]["activation"])[0]
-    return {"position": position, "rate": config["rate"] if has(arrangement, "dropout") else 0.0}
+def _spelled(value: Any, number: type[int | float] | None, key: str = "") -> Any:
+    """One spelling of the numbers in a value: twelve digits, no −0, and whole ones int unless the key's are floats."""
+    if isinstance(value, dict):
+        below = {name: f"{key}.{name}".removeprefix(".") for name in value}
+        return {name: _spelled(v, _NUMBERS.get(below[name], number), below[name]) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_spelled(v, number) for v in value]
+    if type(value) is float and math.isfinite(value):
+        value = float(f"{value:.12g}") + 0.0
+        return int(value) if number is int and value.is_integer() else value
+    return float(value) if type(value) is int and number is float and abs(value) < 2**1023 else value
+
+
+def spelled(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in its one spelling. Raises KeyError."""
+    return _spelled(lookup(config, key), _NUMBERS.get(key, int), key)
+
+
+def canonical(config: dict[str, Any]) -> dict[str, Any]:
+    """The config that a condition is hashed, named and recorded by, and that trains.
+
+    One spelling of every number, the data's path absolute, of equal networks one, and rate 0 without dropout.
+    """
+    config = dict(_spelled(config, int))
+    data = config["data"]
+    if isinstance(data.get("path"), str):
+        data["path"] = str(Path(data["path"]).expanduser().absolute())
+    arrangement = config["arrangement"]
+    _, position = same_network(arrangement, config["position"], config["model"].get("activation", "relu"))[0]
+    return config | {"position": position, "rate": config["rate"] if has(arrangement, "dropout") else 0.0}
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:
     """The seeds of a condition's replicates, ascending."""
-    return sorted(config["seeds"]) if config["seeds"] is not None else list(range(config["replicates"]))
+    first = config["first_seed"]
+    return sorted(config["seeds"]) if config["seeds"] is not None else [*range(first, first + config["replicates"])]
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a replicate's numbers depend on, but its seed."""
+    """SHA-256 of all that a replicate's numbers depend on, but its seed: of given data, the rows themselves."""
     decisive = {key: value for key, value in config.items() if key not in NOT_HASHED}
     decisive["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("accelerator", "devices")}
     decisive["measure"] = {k: v for k, v in config["measure"].items() if f"measure.{k}" not in NOT_HASHED}
+    if not config["data"]["fresh"] and "fingerprint" in config["data"]:
+        decisive["data"] = {key: config["data"][key] for key in (*_DATA, "fingerprint")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -13,8 +13,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,31 @@ ERROR = "error.txt"
 def lock(directory: Path) -> FileLock:
     """The lock of a condition's folder, reentrant; the operating system frees that of a process that dies."""
     return FileLock(directory / ".lock", is_singleton=True)
+
+
+def swept(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The keys that a study's sweeps vary, together, with their values."""
+    values: dict[str, dict[str, None]] = {}
+    for sweep in sweeps:
+        for key, names in sweep["grid"].items():
+            values.setdefault(key, {}).update(dict.fromkeys(names))
+    return {key: list(names) for key, names in sorted(values.items()) if len(names) > 1}
+
+
+@lru_cache(maxsize=1)
+def commit() -> tuple[str | None, bool | None]:
+    """The git commit of the checkout that this code stands in, and whether nothing there was changed; else None."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        said = [
+            subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return said[0], not said[1]
 
 
 @dataclass(frozen=True)

@@ -2,72 +2,146 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-import shlex
-import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import joblib
 from filelock import Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from normdrop.arrangement import has
 from normdrop.study import config as configs
 from normdrop.study import record
+from normdrop.study.app import command
 from normdrop.study.progress import display, note_of
-from normdrop.training.check import check_fit
 
-NAMED = ("data", "arrangement", "position", "rate")  # what a condition's path shows by itself
+NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One distinct condition of a study: its path under the study's folder, and how to compose its config."""
+    """One distinct condition of a study: its path under the study's folder, its config, and how that was asked for."""
 
     path: str
     overrides: list[str]
     config: dict[str, Any]
     setting: dict[str, Any]
+    choices: dict[str, str]  # of the groups
     missing: list[int]  # seeds that its record lacks
 
 
-def run_study(
-    points: Sequence[Mapping[str, str]],
-    varying: set[str],
-    compose: Callable[[list[str]], DictConfig],
-    launch: Callable[..., Any],
-    config: DictConfig,
-) -> None:
+class Composer:
+    """The config of a point of the grid, as Hydra composes it.
+
+    Hydra reads files and merges them, 50 ms, for each distinct choice of groups alone: the values are then put into a
+    copy by the very call that it uses. A value of a group that is swept is left out where the point's choice has no
+    such key; `unused` says where.
+    """
+
+    def __init__(self, load: Callable[[list[str]], DictConfig], is_group: Callable[[str], bool], varying: set[str]):
+        self.load, self.is_group, self.varying = load, lru_cache(is_group), varying
+        self.bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any], dict[str, str]]] = {}
+        self.unused: dict[str, set[str]] = defaultdict(set)
+        self.used: set[str] = set()
+
+    def __call__(self, point: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+        """The resolved config of a point, the choices of its groups, and which keys of the point are in it."""
+        groups = {key: v for key, v in point.items() if self.is_group(key.lstrip("+~").split("@")[0])}
+        values = {key: v for key, v in point.items() if key not in groups}
+        _, known, _ = self._base(groups)
+        for key in [key for key in values if not _holds(known, key)]:
+            group = key.split(".")[0]
+            if group in self.varying:
+                self.unused[key].add(f"{group}={point.get(group)}")
+                del values[key]
+            else:
+                groups[key] = values.pop(key)  # not a plain value of what is there: Hydra knows what to make of it
+        base, _, choices = self._base(groups)
+        config = copy.deepcopy(base)
+        for key, value in values.items():
+            OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
+        self.used.update(values, groups)
+        return configs.resolved(config), choices, [*groups, *values]
+
+    def _base(self, overrides: Mapping[str, str]) -> tuple[DictConfig, dict[str, Any], dict[str, str]]:
+        key = tuple(f"{name}={value}" for name, value in overrides.items())
+        if key not in self.bases:
+            config = self.load(list(key))
+            own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+            known: Any = OmegaConf.to_container(own, resolve=False)
+            choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
+            for group, choice in choices.items():
+                if choice.startswith("_"):
+                    raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
+            self.bases[key] = own, known, choices
+        return self.bases[key]
+
+
+@cache
+def _parsed(override: str) -> Any:
+    return OverridesParser.create().parse_override(override).value()
+
+
+def _holds(config: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(config, dict) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+def run_study(points: Sequence[Mapping[str, str]], compose: Composer, launcher: Any, config: DictConfig) -> None:
     """Train what is missing of a grid.
 
-    points: the overrides of each point of the grid, by key. varying: the keys whose values differ among them. compose:
-    a point's config from its overrides. launch: a Hydra launcher's. Nothing trains before every condition has passed
-    its checks. Exits with status 1 if a condition failed.
+    points: the overrides of each point of the grid, by key. launcher: Hydra's. Nothing trains before every condition
+    has passed its checks. Exits with status 1 if a condition failed.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     root = Path(config.hydra.sweep.dir)
-    study = plan(points, varying, compose, root)
-    todo = [condition for condition in study if condition.missing]
-    replicates = sum(len(configs.seeds(condition.config)) for condition in study)
-    console.print(
-        f"[bold]{root}[/bold]: {len(study)} conditions, {replicates} replicates; {len(study) - len(todo)} conditions "
-        f"are finished, {len(todo)} to train ({sum(len(condition.missing) for condition in todo)} replicates)"
-    )
+    processes = joblib.effective_n_jobs(launcher.joblib["n_jobs"]) if hasattr(launcher, "joblib") else 0
+
+    @lru_cache(maxsize=1)
+    def start() -> Any:
+        """Let the launcher's processes, which it will find there, import what training needs while the plan is made."""
+        calls = (joblib.delayed(import_module)("normdrop.study.job") for _ in range(processes))
+        same = {key: value for key, value in launcher.joblib.items() if key not in ("pre_dispatch", "batch_size")}
+        return joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")(calls)
+
+    try:
+        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None)
+        todo = [condition for condition in study if condition.missing]
+        replicates = sum(len(configs.seeds(condition.config)) for condition in study)
+        console.print(
+            f"[bold]{root}[/bold]: {len(study)} conditions, {replicates} replicates; {len(study) - len(todo)} "
+            f"conditions are finished, {len(todo)} to train ({sum(len(c.missing) for c in todo)} replicates)"
+        )
+        for line in [*check_fits(todo), *_remarks(root, study, compose.unused)]:
+            console.print(line, markup=False)
+    except BaseException:
+        if start.cache_info().currsize:
+            get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
+        raise
+    for condition in (c for c in study if not c.missing):
+        _redraw(root / condition.path, None, condition.config["logging"])
     if todo:
-        check_fits(todo)
-        grid = {
-            key: sorted({p[key] for p in points if key in p}, key=_natural)
-            for key in dict.fromkeys(k for p in points for k in p)
-        }
-        _write_plan(root, study, grid)
+        number = _write_plan(root, study, todo, grid)
+        if start.cache_info().currsize:
+            list(start())
         try:
-            todo = _train(console, root, todo, launch)
+            todo = _train(console, root, todo, lambda todo: _launch(launcher, processes, root, number, todo))
         except KeyboardInterrupt:
             finished = sum(not missing(condition.config, root / condition.path) for condition in study)
             raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
@@ -82,7 +156,9 @@ def run_study(
         )
 
 
-def _train(console: Console, root: Path, todo: list[Condition], launch: Callable[..., Any]) -> list[Condition]:
+def _train(
+    console: Console, root: Path, todo: list[Condition], launch: Callable[[Sequence[Condition]], Any]
+) -> list[Condition]:
     """Launch conditions until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
         for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
@@ -90,7 +166,7 @@ def _train(console: Console, root: Path, todo: list[Condition], launch: Callable
     while todo:
         with display(console, root, [condition.path for condition in todo]):
             try:
-                returned = launch([condition.overrides for condition in todo], initial_job_idx=0)
+                returned = launch(todo)
             except OSError:  # a full disk, not a fault of the job's
                 raise
             except Exception as error:
@@ -136,28 +212,54 @@ def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> Non
         raise error
 
 
+def _launch(launcher: Any, processes: int, root: Path, number: int, todo: Sequence[Condition]) -> Any:
+    """One Hydra job for each process, which takes conditions until none is left; elsewhere one for each condition."""
+    if type(launcher).__name__ == "BasicLauncher":
+        processes = 1
+    paths = ["."] * min(processes, len(todo)) if processes else [condition.path for condition in todo]
+    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
+    return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
+
+
+def quoted(value: str) -> str:
+    """A value in Hydra's quotes."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def plan(
-    points: Sequence[Mapping[str, str]], varying: set[str], compose: Callable[[list[str]], DictConfig], root: Path
-) -> list[Condition]:
-    """The distinct conditions of a grid, checked. Raises ValueError with one line for the first thing wrong."""
-    for key in (*configs.NOT_HASHED, "experiment"):
-        if key in varying or any(name.startswith(f"{key}.") for name in varying):
-            raise ValueError(f"{key}: cannot be swept; give one value, or run the command once for each")
+    points: Sequence[Mapping[str, str]], compose: Composer, root: Path, start: Callable[[], Any] = lambda: None
+) -> tuple[list[Condition], dict[str, list[str]]]:
+    """The distinct conditions of a grid, checked, and the grid in the words of their settings.
+
+    start: called as soon as there seems to be something to train. Raises ValueError with one line for the first thing
+    wrong.
+    """
+    for key in compose.varying:
+        bare = key.lstrip("+~")
+        if any(bare == name or bare.startswith(f"{name}.") for name in (*configs.NOT_HASHED, "experiment", "hydra")):
+            raise ValueError(f"{bare}: cannot be swept; give one value, or run the command once for each")
+    from normdrop.data.sources import standard_rows  # here: pandas and scikit-learn take a second to import
+
     conditions: dict[str, Condition] = {}
+    fingerprints: dict[str, str] = {}
+    grid: dict[str, set[str]] = defaultdict(set)
     for point in points:
-        composed = compose([f"{key}={value}" for key, value in point.items()])
-        config = configs.plain(composed)
+        config, choices, used = compose(point)
         configs.check(config)
         asked = (config["arrangement"], config["position"])
-        fixed = configs.canonical(config)
-        config |= fixed
-        setting = {}
-        for key in sorted(varying.intersection(point) - set(NAMED)):
-            bare = key.lstrip("+")
-            choice = OmegaConf.select(composed, f"hydra.runtime.choices.{bare}")
-            setting[bare] = choice if choice is not None else configs.lookup(config, bare)
-        named = (config["data"]["name"], config["arrangement"], config["position"], f"q{_rate(config['rate'])}")
-        path = "/".join((_check_name(named[0]), *named[1:]))
+        values = {}
+        for key in sorted(used):
+            bare = key.lstrip("+~").split("@")[0]
+            with suppress(KeyError):  # deleted, or Hydra's own
+                values[bare] = choices[bare] if bare in choices else configs.spelled(config, bare)
+                grid[bare].add(str(values[bare]))
+        config = configs.canonical(config)
+        setting = {key: value for key, value in values.items() if key not in NAMED and _varies(compose.varying, key)}
+        given = json.dumps(config["data"], sort_keys=True)
+        if given not in fingerprints:
+            fingerprints[given] = standard_rows(config["data"]).fingerprint
+        config["data"]["fingerprint"] = fingerprints[given]
+        path = "/".join((str(config["data"]["name"]), *asked[:1], config["position"], f"q{_rate(config['rate'])}"))
         if setting:
             path += "/" + ",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items())
         if len(max(path.split("/"), key=len)) > 200:
@@ -167,12 +269,19 @@ def plan(
             if configs.config_hash(known.config) != configs.config_hash(config):
                 raise ValueError(f"{path}: two different conditions of this grid would share this folder")
             continue
+        if not (root / path / record.RECORD).exists():
+            start()
         if asked != (config["arrangement"], config["position"]) and len(points) == 1:
             print(f"{asked[0]} {asked[1]} is the same network as {asked[0]} {config['position']} and is recorded there")
-        settled = dict(point) | {key: str(value) for key, value in fixed.items()} | {"hydra.sweep.subdir": f"'{path}'"}
-        overrides = [f"{key}={value}" for key, value in settled.items()]
-        conditions[path] = Condition(path, overrides, config, setting, missing(config, root / path))
-    return list(conditions.values())
+        overrides = [f"{key}={value}" for key, value in point.items()]
+        conditions[path] = Condition(path, overrides, config, setting, choices, missing(config, root / path))
+    for key in compose.unused.keys() - compose.used:
+        raise ValueError(f"{key}: none of {', '.join(sorted(compose.unused[key]))} has such a key")
+    return list(conditions.values()), {key: sorted(values, key=_natural) for key, values in grid.items()}
+
+
+def _varies(varying: set[str], key: str) -> bool:
+    return any(key == name.lstrip("+~").split("@")[0] for name in varying)
 
 
 def _rate(rate: float) -> str:
@@ -195,7 +304,7 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
         return configs.seeds(config)
     held = found.record
     if held["config_hash"] != configs.config_hash(config):
-        changed = ", ".join(_differences(held["config"], config))
+        changed = "; ".join(_differences(held["config"], config))
         raise ValueError(
             f"{directory}: holds a record of another config ({changed}); choose another name= or move it away"
         )
@@ -213,21 +322,22 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{prefix}{key}.")
+        elif f"{prefix}{key}" == "data.fingerprint" and before != after:
+            yield "its rows are others than those that were trained on"
         elif before != after and f"{prefix}{key}" not in configs.NOT_HASHED:
             yield f"{prefix}{key} was {before}, now {after}"
 
 
-def _check_name(name: object) -> str:
-    """The data set's name, which becomes part of paths."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
-        allowed = "letters, digits, '_', '.' and '-' only, not starting with '.' or '-'"
-        raise ValueError(f"data.name={name!r}: it must be {allowed}")
-    return str(name)
+def check_fits(conditions: Sequence[Condition]) -> list[str]:
+    """Set up each distinct data config once, with one replicate, and say what it holds. Raises ValueError."""
+    from normdrop.data.rows import remarks, sentence  # here, as PyTorch: not what tells of a mistake at once
+    from normdrop.data.sources import standard_rows
+    from normdrop.training.check import check_fit
+    from normdrop.training.fit import quiet
 
-
-def check_fits(conditions: Sequence[Condition]) -> None:
-    """Set up each distinct data config once, with one replicate. Raises ValueError."""
-    seen = set()
+    quiet()
+    seen: set[str] = set()
+    lines: dict[str, None] = {}
     for condition in conditions:
         config = condition.config
         key = json.dumps(
@@ -239,29 +349,69 @@ def check_fits(conditions: Sequence[Condition]) -> None:
         )
         if key not in seen:
             seen.add(key)
-            check_fit(config, condition.missing[0])
+            parts = check_fit(config, condition.missing[0])
+            facts = standard_rows(config["data"]).facts() | {"parts": parts}
+            said = [sentence(facts), *remarks(facts)]
+            lines |= dict.fromkeys(f"{config['data']['name']}: {text}" for text in said)
+    return list(lines)
 
 
-def _write_plan(root: Path, study: Sequence[Condition], grid: Mapping[str, Any]) -> None:
-    """plan.json: what was asked for, so that jobs know their names and a report knows what is missing.
+def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[str]]) -> Iterator[str]:
+    """A line for each thing that was asked for and has no effect."""
+    for key, where in unused.items():
+        yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
+    hashes = {configs.config_hash(c.config | {"rerun": 0}) for c in study if not c.config["rerun"]}
+    for condition in study:
+        first = re.sub(r"(?<=[/,])rerun=\d+,?", "", condition.path).rstrip("/,")
+        if (
+            condition.config["rerun"]
+            and configs.config_hash(condition.config | {"rerun": 0}) not in hashes
+            and not (root / first / record.RECORD).exists()
+        ):
+            yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
+    late = ("activation_epochs", "activation_seed")
+    finished = [c for c in study if not c.missing and c.config["measure"]["activation_epochs"]]
+    held = [record.read(root / c.path).record["config"]["measure"] for c in finished]  # type: ignore[union-attr]
+    if any(c.config["measure"][key] != old.get(key) for c, old in zip(finished, held, strict=True) for key in late):
+        yield "measure.activation_epochs: without effect on what is finished; another name= trains it anew"
 
-    Sweeps that share a folder add to it: `sweeps` lists their commands and grids, `conditions` says which asked last.
+
+def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition], grid: Mapping[str, Any]) -> int:
+    """plan.json: what was asked for, so that jobs know their configs and a report knows what is missing.
+
+    Sweeps that share a folder add to it: `sweeps` lists their commands, grids and jobs, `conditions` says which asked
+    last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
     """
-    sweep = {"command": command(), "grid": grid}
+    sweep: dict[str, Any] = {"command": command(), "grid": grid}
     path, part = root / "plan.json", root / "plan.json.part"
     root.mkdir(parents=True, exist_ok=True)
     with record.lock(root):
-        old: dict[str, Any] = {"sweeps": [], "conditions": {}}
+        plan: dict[str, Any] = {"sweeps": [], "conditions": {}}
         if path.exists():
-            old |= json.loads(path.read_text(encoding="utf-8"))
-        sweeps = old["sweeps"] + ([] if sweep in old["sweeps"] else [sweep])
-        number = sweeps.index(sweep)
+            plan |= json.loads(path.read_text(encoding="utf-8"))
+        before, sweeps = record.swept(plan["sweeps"]), plan["sweeps"]
+        number = next((n for n, old in enumerate(sweeps) if sweep.items() <= old.items()), len(sweeps))
+        jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
+        sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
+        columns = record.swept(sweeps)
+        for condition in plan["conditions"].keys() - jobs.keys() if columns != before else ():
+            _redraw(root / condition, columns)
         asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
-        text = json.dumps({"sweeps": sweeps, "conditions": old["conditions"] | asked}, indent=1)
-        part.write_text(text + "\n", encoding="utf-8")
+        plan["conditions"] |= asked
+        part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
+    return number
 
 
-def command() -> str:
-    """The command line of this process, as it was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--multirun")])
+def _redraw(directory: Path, columns: Mapping[str, list[str]] | None, logging: str | None = None) -> None:
+    """Write a finished condition's event files anew, with other columns or as `logging` now asks."""
+    with suppress(Timeout), record.lock(directory).acquire(blocking=False):
+        found = record.read(directory)
+        if found is None or logging == found.record["config"]["logging"]:
+            return
+        from normdrop import tensorboard  # here: seldom needed
+
+        held, tables = found.record, (found.replicates, found.history)
+        held["config"]["logging"] = logging or held["config"]["logging"]
+        tensorboard.write_condition(directory, held, *tables, held["config"]["logging"], columns)
+        record.write(directory, held, *tables)

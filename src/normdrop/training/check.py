@@ -12,8 +12,8 @@ from normdrop.training.fit import AT_A_TIME, data_of, plain_network
 from normdrop.training.module import optimizer_of
 
 
-def check_fit(config: Mapping[str, Any], seed: int) -> None:
-    """Raise ValueError for what only the data or the machine can tell to be wrong with a condition."""
+def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
+    """The rows of each part. Raises ValueError for what only the data or the machine can tell to be wrong."""
     accelerator, interval = config["trainer"]["accelerator"], config["trainer"]["val_check_interval"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
@@ -47,5 +47,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> None:
             f"{', '.join(sizes)}: the weights of {together} replicates take "
             f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
         )
-    rows = sum(part.rows.shape[1] for part in data.parts.values())
-    check_memory(rows, data.features, together, f"replicates_at_a_time={together}")
+    rows = {name: part.rows.shape[1] for name, part in data.parts.items()}
+    check_memory(sum(rows.values()), data.features, together, f"replicates_at_a_time={together}")
+    return rows

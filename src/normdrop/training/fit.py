@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
@@ -25,6 +26,7 @@ from normdrop.networks.mlp import initialise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import shift
+from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
@@ -39,6 +41,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
+# Keys of a data config that are ReplicateData's own arguments.
+SERVED = (*("fresh", "train_size", "train_most", "val_fraction", "test_fraction", "pca", "shape", "standardise"),)
+
+
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
     """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
     data = config["data"]
@@ -46,10 +52,7 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
         bound(data),
         seeds,
         config["batch_size"],
-        **{
-            key: data[key]
-            for key in ("fresh", "train_size", "val_fraction", "test_fraction", "pca", "shape", "standardise")
-        },
+        **{key: data[key] for key in SERVED},
         batch_norm=has(config["arrangement"], "bn"),
         rerun=config["rerun"],
     )
@@ -57,13 +60,14 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 
 def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
     """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError."""
-    model = MODELS[config["model"]["name"]]
+    if (name := config["model"]["name"]) not in MODELS:
+        raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
+    model = MODELS[name]
     own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
-        raise ValueError(
-            f"model.{unknown[0]}: model={config['model']['name']} has no such key; it has {', '.join(own)}"
-        )
     placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
+    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
+        takes = [key for key in list(inspect.signature(model).parameters)[2:] if key not in placed]
+        raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {', '.join(takes)}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
         return model(features, classes, **placed, **own)
 
@@ -93,6 +97,12 @@ class _Hooks(pl.Callback):
         self.shift: list[dict[str, Any]] = []
         self.activations: list[dict[str, Any]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"shift": self.shift, "activations": self.activations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.shift, self.activations = state_dict["shift"], state_dict["activations"]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         self.progress(epoch / (trainer.max_epochs or epoch))
@@ -104,7 +114,9 @@ class _Hooks(pl.Callback):
             measured = shift.measure(network, parts, *batches, epoch)
             self.shift += [entry for entry in measured if entry["seed"] not in ended]
         seed = measure["activation_seed"]
-        seed = min(self.config["seeds"] or [0]) if seed is None else seed  # the condition's first
+        seed = (
+            min(self.config["seeds"] or [self.config["first_seed"]]) if seed is None else seed
+        )  # the condition's first
         if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
@@ -128,8 +140,13 @@ class Fitted:
         return stack.replicate(stack.seeds.index(seed)).eval()
 
 
-def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None] = lambda _: None) -> Fitted:
-    """Train one replicate for each seed."""
+def fit(
+    config: Mapping[str, Any],
+    seeds: list[int],
+    progress: Callable[[float], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
+) -> Fitted:
+    """Train one replicate for each seed, from where `checkpoints` stand."""
     device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
     at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
     todo: list[int] = list(seeds)
@@ -139,7 +156,8 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
         before = (len(seeds) - len(todo)) / len(seeds)
         share = len(group) / len(seeds)
         try:
-            done.append(_fit(config, group, lambda part: progress(before + share * part)))  # noqa: B023
+            kept = checkpoints.of(group, device, last=group == todo) if checkpoints else None
+            done.append(_fit(config, group, lambda part: progress(before + share * part), kept))  # noqa: B023
             todo = todo[len(group) :]
             continue
         except torch.OutOfMemoryError:
@@ -150,16 +168,25 @@ def fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float],
         # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
         gc.collect()
         torch.cuda.empty_cache()
+    summed = {
+        "steps": max(group.facts["steps"] for group in done),
+        "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
+    }
     lists = {key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")}
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists,
+        done[0].facts | lists | summed,
         [stack for group in done for stack in group.networks],
     )
 
 
-def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float], None]) -> Fitted:
+def _fit(
+    config: Mapping[str, Any],
+    seeds: list[int],
+    progress: Callable[[float], None],
+    checkpoint: Checkpoint | None = None,
+) -> Fitted:
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     data.setup()
@@ -172,14 +199,16 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
         **config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"},
         devices=1,
         logger=False,
-        callbacks=[hooks],
+        callbacks=[hooks, checkpoint] if checkpoint else [hooks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
     )
     try:
-        trainer.fit(module, datamodule=data)
+        saved = checkpoint.path if checkpoint and checkpoint.path.exists() else None
+        trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
@@ -201,10 +230,14 @@ def _fit(config: Mapping[str, Any], seeds: list[int], progress: Callable[[float]
     facts = {
         "rows": {name: part.rows.shape[1] for name, part in data.parts.items()}
         | {"features": data.features, "classes": data.classes},
+        "shape": data.shape,
         "shift": hooks.shift
         + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
         "activations": hooks.activations,
+        "steps": module.steps,
+        "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
+        "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
     return Fitted(replicates, history, facts, [module.network])
 

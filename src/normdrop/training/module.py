@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedNetwork
+from normdrop.networks.stacked import StackedNetwork, StackedNoise
 from normdrop.streams import stream
 
 SILENCING_DRAWS = 20
@@ -43,7 +43,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
             "not treat each weight by itself, which a stack of replicates needs"
         )
     kind = getattr(torch.optim, name)
-    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule")}
+    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
     takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
     if unknown := [key for key in own if key not in takes]:
         raise ValueError(f"optimizer.{unknown[0]}: {target} takes no such argument; it takes {', '.join(takes)}")
@@ -51,6 +51,15 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
         return kind(parameters, **own, **({"fused": True} if name in FUSED else {}))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"optimizer: {target} refuses {own}: {error}") from error
+
+
+def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
+    """Scale the gradients of each replicate, (replicates, …), whose norm over all of them is larger down to `norm`."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
+    factor = (norm / squares.sum(dim=0).sqrt()).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
 
 class ReplicatedClassifier(pl.LightningModule):
@@ -110,6 +119,20 @@ class ReplicatedClassifier(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)]
 
+    # What a checkpoint holds beside Lightning's own, so that a fit goes on byte for byte.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {"history": self.history, "steps": self.steps, "loss_steps": self.loss_steps}
+        checkpoint["replicates"] = own | {"masks": [noise.bits.state() for noise in self._noises()]}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = checkpoint["replicates"]
+        self.history, self.steps, self.loss_steps = own["history"], own["steps"], own["loss_steps"]
+        for noise, state in zip(self._noises(), own["masks"], strict=True):
+            noise.bits.restore(*state)
+
+    def _noises(self) -> list[StackedNoise]:
+        return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
+
     def forward(self, x: Tensor) -> Tensor:
         """x (replicates, batch, features) → logits (replicates, batch, classes)."""
         return self.network(x)
@@ -132,6 +155,8 @@ class ReplicatedClassifier(pl.LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         # The sum keeps gradients apart: no replicate's loss depends on another's weights.
         self.manual_backward(loss.sum())
+        if (norm := self.optimizer_config.get("clip")) is not None:
+            clip_(self.network.parameters(), norm)
         optimizer.step()  # type: ignore[union-attr]
         if (schedule := self.lr_schedulers()) is not None:
             schedule.step()  # type: ignore[union-attr, call-arg]

@@ -1,4 +1,4 @@
-"""What a replicate's rows are made of, and what is refused before training."""
+"""What replicates are served: their parts, in which batches; and each committed data config."""
 
 import random
 import re
@@ -21,7 +21,7 @@ from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import split
 from normdrop.streams import stream
-from normdrop.study import sweep
+from normdrop.study.config import RULES
 
 CONF = Path(__file__).parents[2] / "conf"
 SPLIT_KEYS = ("fresh", "train_size", "val_fraction", "test_fraction", "pca")
@@ -285,9 +285,10 @@ def test_a_configured_table_is_named_after_its_file(frame, tmp_path):
     assert from_config(*overrides).features == 3
 
 
-def test_a_config_names_an_openml_data_set_after_itself():
-    cfg = composed("+data=openml", "data.dataset=credit-g")
-    assert (cfg.name, bound(OmegaConf.to_container(cfg, resolve=True)).keywords["dataset"]) == ("credit-g", "credit-g")
+def test_data_of_openml_and_keel_are_named_after_themselves():
+    assert composed("+data=openml", "data.dataset=credit-g").name == "credit-g"
+    assert composed("+data=keel", "data.dataset=iris").name == "iris"
+    assert from_config("+data=keel", "data.dataset=iris").features == 4
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,5 @@ def test_a_bad_value_ends_in_one_clear_line(overrides, message):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-flag", "sp ace", "new\nline"])
-def test_a_name_that_does_not_fit_a_path_is_refused(name):
-    with pytest.raises(ValueError, match=re.escape(f"data.name={name!r}")):
-        sweep._check_name(name)
+def test_a_name_that_does_not_fit_a_path_is_not_allowed(name):
+    assert not RULES["data.name"].allowed(name)

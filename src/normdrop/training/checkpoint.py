@@ -1,0 +1,68 @@
+"""Nothing lost inside a condition: the state of a fit, saved whole or not at all, to go on from byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a condition, in its folder: one for each group of replicates that trains together."""
+
+    directory: Path
+    config_hash: str
+    minutes: float
+
+    def of(self, seeds: list[int], device: str, last: bool) -> Checkpoint:
+        """The checkpoint of a group, which counts for these seeds, this config, this kind of device and these versions
+        alone; `last`: no group follows, so that its end need not be kept."""
+        versions = [importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")]
+        tied = json.dumps([self.config_hash, seeds, device, versions])
+        name = f"checkpoint-{hashlib.sha256(tied.encode()).hexdigest()[:16]}.ckpt"
+        return Checkpoint(self.directory / name, self.minutes, last)
+
+    def remove(self) -> None:
+        for path in self.directory.glob("checkpoint-*"):
+            path.unlink()
+
+
+class Checkpoint(pl.Callback):
+    """Saves a fit at the end of a validation, every so many minutes, and at the end of a group that others follow."""
+
+    def __init__(self, path: Path, minutes: float, last: bool):
+        self.path, self.minutes, self.last = path, minutes, last
+        self.began = self.saved = time.monotonic()
+        self.earlier = 0.0  # seconds that went into what was taken up
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if training and time.monotonic() - self.saved >= 60 * self.minutes:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.last:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        part = self.path.with_name(f"{self.path.name}.part")
+        trainer.save_checkpoint(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(self.path)
+        self.saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.earlier + time.monotonic() - self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier = state_dict["seconds"]

@@ -1,0 +1,412 @@
+"""The compiled engine: a stretch of optimizer steps of a stacked network as one function of machine code.
+
+It trains one replicate after the other through the whole stretch, so that the weights, gradients and moments of one
+stay in cache. It works on the tensors of the StackedNetwork and of the torch optimizer: all around a stretch goes on in
+torch, which stays the reference; both agree within rounding. A network is a list of LAYER records, walked forward and
+backward. Activations, normalisations and noise change the output of the Linear layer before them in place, and keep
+what their backward pass needs: derivatives, normalised values, factors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork, StackedNoise
+
+try:
+    import numba
+except ImportError:  # the extra `fast` is not installed, see reason()
+    numba = None
+
+
+def _record(integers: str, floats: str = "") -> np.dtype:
+    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
+
+
+LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(8)
+# below, out, kept: where in the work space its block's input, its block's output and what it keeps begin. weight: the
+# number of a parameter; the bias is the next. stream: the number of a noise layer. mean, var: addresses. threshold: the
+# smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
+LAYER = _record("kind inputs features below out kept weight stream mean var threshold", "momentum number")
+PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
+RULE = _record("adam done", "decay decoupled beta1 beta2 eps momentum clip")
+
+
+def _bernoulli(layer: StackedNoise) -> dict[str, float]:
+    factors = layer.factors(torch.arange(-(2**15), 2**15).short())
+    return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": int((factors == 0).sum()) - 2**15}
+
+
+# What a layer's record says whatever its place.
+DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
+    StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out},
+    StackedBatchNorm: lambda layer: {
+        **{"kind": BATCH_NORM, "number": layer.eps, "momentum": layer.momentum},
+        **{"mean": layer.running_mean.data_ptr(), "var": layer.running_var.data_ptr()},
+    },
+    StackedLayerNorm: lambda layer: {"kind": LAYER_NORM, "number": layer.eps},
+    StackedNoise: lambda layer: {"kind": UNIFORM, "number": layer.rate} if layer.uniform else _bernoulli(layer),
+    nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
+    nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},
+    nn.GELU: lambda _: {"kind": GELU},
+    nn.Tanh: lambda _: {"kind": TANH},
+}
+
+
+def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
+    """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
+    if numba is None:
+        return "numba is not installed (pip install 'normdrop[fast]')"
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in network.parameters()):
+        return "it trains float32 on the CPU alone"
+    for layer in network.layers:
+        if type(layer) not in DESCRIBED or getattr(layer, "approximate", "none") != "none":
+            return f"it does not know the layer {layer}"
+    name, groups = type(optimizer).__name__, optimizer.param_groups
+    if type(optimizer) not in (Adam, AdamW, SGD) or len(groups) > 1:
+        return f"it does not know the optimizer {name}"
+    foreign = [key for key in ("amsgrad", "maximize", "nesterov", "dampening", "differentiable") if groups[0].get(key)]
+    return f"it does not know {name} with {foreign[0]}" if foreign else None
+
+
+class Compiled:
+    """Trains a StackedNetwork with a torch optimizer where reason() is None.
+
+    batch_size: the rows of a full batch. clip: the largest L2 norm of one replicate's gradients, or None.
+    """
+
+    def __init__(self, network: StackedNetwork, optimizer: Optimizer, batch_size: int, clip: float | None = None):
+        self.network, self.optimizer, self.batch_size = network, optimizer, batch_size
+        self.clip = math.inf if clip is None else clip
+        self.threads = ThreadpoolController()
+
+    def run(
+        self, x: Tensor, y: Tensor, rows: Tensor, rates: np.ndarray, drift: np.ndarray, mean: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
+
+        x: (replicates or 1, rows, features) float32; y: (replicates or 1, rows) int64. rows: (replicates, any) int64,
+        cut into batches, the last maybe smaller. rates: the learning rate of each step. drift: (steps, 2), the factor
+        and the offset of a step's inputs. mean, scale: of each replicate's inputs, (replicates, features) float32.
+        """
+        # Contiguous: for another layout another code, with other roundings, would be compiled.
+        tensors = [tensor.contiguous().numpy() for tensor in (x, y, rows, mean, scale)]
+        data = (*tensors, np.ascontiguousarray(drift, np.float32), np.ascontiguousarray(rates))
+        assert len(rates) == len(drift) == -(-rows.shape[1] // self.batch_size)
+        losses = np.empty((len(rates), len(rows)), np.float32)
+        layers, noises, work = self._layers()
+        generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
+        told = [generator.state for generator in generators]
+        states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(rows), 4)
+        parameters, rule = self._optimizer(len(rates))
+        with self.threads.limit(limits=1, user_api="blas"):
+            _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
+        for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
+            generator.state = state | {"state": {"state": now}}
+        return torch.from_numpy(losses)
+
+    def _layers(self) -> tuple[np.ndarray, list[StackedNoise], int]:
+        """The layers' records, the noise among them, and how many floats the work space of one replicate has."""
+        layers = [layer for layer in self.network.layers if getattr(layer, "rate", 1)]  # torch draws none for rate 0
+        noises = [layer for layer in layers if isinstance(layer, StackedNoise)]
+        records, below, out, weight, features, work = [], 0, 0, 0, 0, 0
+        for layer in layers:
+            own = DESCRIBED[type(layer)](layer)
+            if own["kind"] == LINEAR:
+                work = work or int(own["inputs"]) * self.batch_size
+                below, out, features = out, work, int(own["features"])
+            own |= {"features": features, "below": below, "out": out, "kept": work, "weight": weight}
+            own |= {"stream": noises.index(layer) if layer in noises else 0}
+            work += features * self.batch_size + max(features, self.batch_size)
+            weight += len(list(layer.parameters()))
+            records.append(tuple(own.get(name, 0) for name in LAYER.names))
+        return np.array(records, LAYER), noises, work
+
+    def _optimizer(self, steps: int) -> tuple[np.ndarray, Any]:
+        """The parameters' records, with a state made as torch makes it that counts `steps` more, and the rule's."""
+        group, records, done, begin = self.optimizer.param_groups[0], [], 0, 0
+        names = ("exp_avg", "exp_avg_sq", "step") if "betas" in group else ("momentum_buffer",)
+        for parameter in group["params"]:
+            state = self.optimizer.state[parameter]
+            for name in names:
+                if state.get(name) is None:
+                    state[name] = torch.zeros(() if name == "step" else parameter.shape)
+            tensors = (parameter, state[names[0]], state[names[len(names) // 2]])
+            records.append((*(tensor.data_ptr() for tensor in tensors), parameter.shape[1], begin))
+            begin += parameter.shape[1]
+            if "step" in state:
+                done, state["step"] = int(state["step"]), state["step"] + steps
+        decay, decoupled = group["weight_decay"], group.get("decoupled_weight_decay", False)
+        numbers = (*group.get("betas", (0, 0)), group.get("eps", 0), group.get("momentum", 0), self.clip)
+        rule = ("betas" in group, done, decay * (not decoupled), decay * decoupled, *numbers)
+        return np.array(records, PARAMETER), np.array([rule], RULE)[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The machine code. h is a block's output so far, d the gradient of the loss with respect to it: (features, batch) both.
+
+f32 = np.float32
+
+
+def _kernel(function: Any, exact: bool = False) -> Any:
+    """Divisions are unchecked and, unless exact, sums in any order; NaN and infinity are what they are."""
+    relaxed = set() if exact else {"reassoc", "contract", "nsz"}
+    return numba.njit(fastmath=relaxed, error_model="numpy")(function) if numba else function
+
+
+if numba:
+    _char, _int, _floats = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
+    _sizes, _operands = (_char, _char, _char, _int, _int, _int), (_floats, _floats, _int, _floats, _int)
+    # What numba calls for a product of arrays: the BLAS of scipy, column-major.
+    _gemm = numba.types.ExternalFunction("numba_xxgemm", numba.types.intc(*_sizes, *_operands, _floats, _floats, _int))
+
+    @numba.extending.intrinsic
+    def _pointer(_: Any, address: Any) -> Any:
+        def cast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return _floats(numba.types.int64), cast
+
+
+# A replicate's slice of a stacked tensor at an address; a matrix in a work space.
+_slice = _kernel(lambda address, size, replicate: numba.carray(_pointer(address + 4 * size * replicate), (size,)))
+_matrix = _kernel(lambda space, begin, rows, columns: space[begin : begin + rows * columns].reshape(rows, columns))
+
+
+@_kernel
+def _product(a, flip_a, b, flip_b, c):
+    """c = a b, of matrices or, where flipped, their transposes.
+
+    Row by tile of rows, each small enough (10⁶ multiplications) for OpenBLAS to take the kernels that copy nothing.
+    """
+    (rows, columns), depth, factors = c.shape, len(a) if flip_a else a.shape[1], np.array([1, 0], f32)
+    tile = rows if flip_b else min(32, 10**6 // (columns * depth) // 8 * 8) or rows
+    form_a, form_b = ord("t") if flip_a else ord("n"), ord("t") if flip_b else ord("n")
+    one, zero, stride_a, stride_b = factors.ctypes, factors[1:].ctypes, a.shape[1], b.shape[1]
+    for i in range(0, rows, tile):
+        above, height = a.reshape(-1)[i if flip_a else i * depth :].ctypes, min(tile, rows - i)
+        operands = (one, b.ctypes, stride_b, above, stride_a, zero, c[i:].ctypes, columns)
+        _gemm(ord("s"), form_b, form_a, columns, height, depth, *operands)
+
+
+@partial(_kernel, exact=True)
+def _exp(x):
+    """s and t of e^x = s + s t, s a power of two and t near 0, as vectors can compute it (Cephes' expf)."""
+    x = f32(-87) if x < f32(-87) else (f32(88) if x > f32(88) else x)
+    power = np.floor(x * f32(1.44269504) + f32(0.5))
+    x = x - power * f32(0.693359375) + power * f32(2.12194440e-4)
+    p = (f32(1.9875691500e-4) * x + f32(1.3981999507e-3)) * x + f32(8.3334519073e-3)
+    p = ((p * x + f32(4.1665795894e-2)) * x + f32(1.6666665459e-1)) * x + f32(5.0000001201e-1)
+    return np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32), p * x * x + x
+
+
+@partial(_kernel, exact=True)
+def _change(kind, h, kept, bits, number, threshold):
+    """An activation or noise, whose derivative is kept."""
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            x = h[i, j]
+            if kind == GELU:  # x Φ(x), Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)
+                s, t = _exp(f32(-0.5) * x * x)
+                u, bell = f32(1) / (f32(1) + f32(0.3275911 * math.sqrt(0.5)) * abs(x)), s + s * t
+                p = ((f32(1.061405429) * u - f32(1.453152027)) * u + f32(1.421413741)) * u - f32(0.284496736)
+                tail = f32(0.5) * (p * u + f32(0.254829592)) * u * bell
+                below = f32(1) - tail if x > f32(0) else tail
+                h[i, j], kept[i, j] = x * below, below + x * f32(1 / math.sqrt(2 * math.pi)) * bell
+            elif kind == TANH:
+                s, t = _exp(f32(2) * x)
+                less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
+                h[i, j] = less / (less + f32(2))
+                kept[i, j] = f32(1) - h[i, j] * h[i, j]
+            else:
+                if kind == UNIFORM:
+                    kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) / f32(2**15)
+                elif kind == BERNOULLI:
+                    kept[i, j] = number if bits[i, j] >= threshold else f32(0)
+                else:
+                    kept[i, j] = number if x <= f32(0) else f32(1)
+                h[i, j] = x * kept[i, j]
+
+
+@_kernel
+def _draw(state, words):
+    """The next words of SFC64, numpy's generator of that name."""
+    a, b, c, counter = state
+    for i in range(words.size):
+        words[i] = a + b + counter
+        a, b = b ^ (b >> np.uint64(11)), c + (c << np.uint64(3))
+        c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + words[i]
+        counter += np.uint64(1)
+    state[0], state[1], state[2], state[3] = a, b, c, counter
+
+
+@_kernel
+def _cross_entropy(z, y, d):
+    """The mean loss (nats) of logits z (classes, batch); its gradient goes to d."""
+    count, top, total, loss = f32(z.shape[1]), z[0].copy(), np.zeros(z.shape[1], f32), f32(0)
+    for row in z:
+        np.maximum(top, row, top)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            s, t = _exp(z[i, j] - top[j])
+            d[i, j] = s + s * t
+            total[j] += d[i, j]
+    for j in range(z.shape[1]):
+        loss += np.log(total[j]) + top[j] - z[y[j], j]
+        d[y[j], j] -= total[j]
+        total[j] = f32(1) / (total[j] * count)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            d[i, j] *= total[j]
+    return loss / count
+
+
+@_kernel
+def _spaces(layer, parameters, replicate, rows, work):
+    """Of one replicate: a layer's output, what it keeps (two), its weight and bias."""
+    h, kept = _matrix(work, layer.out, layer.features, rows), _matrix(work, layer.kept, layer.features, rows)
+    spread, own, other = work[layer.kept + h.size :], parameters[layer.weight], parameters[layer.weight + 1]
+    return h, kept, spread, _slice(own.values, own.size, replicate), _slice(other.values, other.size, replicate)
+
+
+@_kernel
+def _forward(layers, parameters, replicate, rows, width, states, words, work):
+    """All layers on the batch at the start of `work`."""
+    for layer in layers:
+        kind, features, number = layer.kind, layer.features, f32(layer.number)
+        h, kept, spread, weight, bias = _spaces(layer, parameters, replicate, rows, work)
+        if kind == LINEAR:
+            below = _matrix(work, layer.below, layer.inputs, rows)
+            _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
+            for i in range(features):
+                offset = bias[i]
+                for j in range(rows):
+                    h[i, j] += offset
+        elif kind in (BATCH_NORM, LAYER_NORM):
+            mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
+            across = kind == LAYER_NORM  # which normalises columns, by way of a transposed copy
+            x, normal = (h.T.copy(), np.empty((rows, features), f32)) if across else (h, kept)
+            count, momentum = f32(x.shape[1]), f32(layer.momentum)
+            for i in range(len(x)):
+                middle, squares = x[i].sum() / count, f32(0)
+                for j in range(x.shape[1]):
+                    squares += (x[i, j] - middle) * (x[i, j] - middle)
+                spread[i] = inverse = f32(1) / np.sqrt(squares / count + number)
+                for j in range(x.shape[1]):
+                    normal[i, j] = (x[i, j] - middle) * inverse
+                if not across:
+                    mean[i] += momentum * (middle - mean[i])
+                    var[i] += momentum * (squares / (count - f32(1)) - var[i])
+            if across:
+                kept[:] = normal.T
+            for i in range(features):
+                factor, offset = weight[i], bias[i]
+                for j in range(rows):
+                    h[i, j] = kept[i, j] * factor + offset
+        else:
+            drawn = words[: (features * width + 3) // 4]
+            if kind in (BERNOULLI, UNIFORM):
+                _draw(states[layer.stream], drawn)
+            _change(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
+
+
+@_kernel
+def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
+    """From the gradient of the logits in `slopes` to those of all parameters."""
+    for layer in layers[::-1]:
+        kind, features = layer.kind, layer.features
+        _, kept, spread, weight, _ = _spaces(layer, parameters, replicate, rows, work)
+        d = _matrix(slopes, layer.out, features, rows)
+        weight_slope = gradients[parameters[layer.weight].begin :]
+        bias_slope = gradients[parameters[layer.weight + 1].begin :]
+        if kind in (LINEAR, BATCH_NORM, LAYER_NORM):
+            for i in range(features):
+                bias_slope[i] = d[i].sum()
+        if kind == LINEAR:
+            below = _matrix(work, layer.below, layer.inputs, rows)
+            _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
+            if layer.below:
+                above = _matrix(weight, 0, features, layer.inputs)
+                _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
+        elif kind in (BATCH_NORM, LAYER_NORM):
+            for i in range(features):
+                along, factor = f32(0), weight[i]
+                for j in range(rows):
+                    along += d[i, j] * kept[i, j]
+                    d[i, j] *= factor
+                weight_slope[i] = along
+            e, normal = (d.T.copy(), kept.T.copy()) if kind == LAYER_NORM else (d, kept)
+            count = f32(e.shape[1])
+            for i in range(len(e)):
+                along, inverse = f32(0), spread[i]
+                for j in range(e.shape[1]):
+                    along += e[i, j] * normal[i, j]
+                middle, along = e[i].sum() / count, along / count
+                for j in range(e.shape[1]):
+                    e[i, j] = inverse * (e[i, j] - middle - normal[i, j] * along)
+            if kind == LAYER_NORM:
+                d[:] = e.T
+        else:
+            for i in range(features):
+                for j in range(rows):
+                    d[i, j] *= kept[i, j]
+
+
+@_kernel
+def _update(rule, values, first, second, gradient, share, rate, step):
+    """One step of torch.optim's rule; `share` is what clipping leaves of the gradient."""
+    shrink, decay, momentum = f32(1 - rate * rule.decoupled), f32(rule.decay), f32(rule.momentum)
+    old1, new1, old2, new2 = f32(rule.beta1), f32(1 - rule.beta1), f32(rule.beta2), f32(1 - rule.beta2)
+    size, root = f32(rate / (1 - rule.beta1**step)), f32(1 / math.sqrt(1 - rule.beta2**step))
+    for i in range(values.size):
+        value = shrink * values[i]
+        slope = share * gradient[i] + decay * value
+        if rule.adam:
+            first[i] = old1 * first[i] + new1 * slope
+            second[i] = old2 * second[i] + new2 * slope * slope
+            values[i] = value - size * first[i] / (root * np.sqrt(second[i]) + f32(rule.eps))
+        else:
+            first[i] = momentum * first[i] + slope
+            values[i] = value - size * first[i]
+
+
+@_kernel
+def _train(layers, parameters, rule, data, width, states, size, losses):
+    x, y, rows, mean, scale, drift, rates = data
+    features, top, clip = x.shape[2], layers[-1], f32(rule.clip)
+    work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
+    gradients = np.zeros(parameters[-1].begin + parameters[-1].size, f32)  # the padding stays 0
+    for replicate in range(len(rows)):
+        own_x, own_y, middle, width_of = x[replicate % len(x)], y[replicate % len(y)], mean[replicate], scale[replicate]
+        for step in range(len(rates)):
+            now, (factor, offset) = rows[replicate, step * width : (step + 1) * width], drift[step]
+            batch, place = _matrix(work, 0, features, now.size), (top.out, top.features, now.size)
+            for j in range(now.size):
+                for i in range(features):
+                    batch[i, j] = (own_x[now[j], i] - middle[i]) / width_of[i] * factor + offset
+            _forward(layers, parameters, replicate, now.size, width, states[:, replicate], words, work)
+            losses[step, replicate] = _cross_entropy(_matrix(work, *place), own_y[now], _matrix(slopes, *place))
+            _backward(layers, parameters, replicate, now.size, work, slopes, gradients)
+            share = f32(1)
+            if clip < math.inf:  # as torch's clip_grad_norm_
+                share = clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6))
+                share = f32(1) if share > f32(1) else share
+            for own in parameters:
+                values, first = _slice(own.values, own.size, replicate), _slice(own.first, own.size, replicate)
+                second, gradient = _slice(own.second, own.size, replicate), gradients[own.begin : own.begin + own.size]
+                _update(rule, values, first, second, gradient, share, rates[step], rule.done + step + 1)
+
+
+if numba:
+    with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles for itself
+        _train.enable_caching()

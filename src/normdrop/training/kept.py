@@ -1,0 +1,60 @@
+"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normdrop.data.module import Part
+from normdrop.training.fit import Fitted, data_of, plain_network
+
+NETWORKS = "networks.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The networks of a condition's folder."""
+
+    config: Mapping[str, Any]
+    shape: int | Sequence[int]
+    classes: int
+    states: Mapping[int, Mapping[str, Tensor]]
+
+    def network(self, seed: int) -> nn.Sequential:
+        """The plain network of one seed in evaluation mode: (batch, *shape) → logits (batch, classes)."""
+        if seed not in self.states:
+            raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
+        network = plain_network(self.config, self.shape, self.classes)
+        network.load_state_dict(dict(self.states[seed]))
+        return network.eval()
+
+    def parts(self, seed: int) -> dict[str, Part]:
+        """The rows of one seed's train, val and test part, as its network takes them, from the recorded source."""
+        data = data_of(self.config, [seed])
+        data.setup()
+        return data.parts
+
+
+def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool) -> None:
+    """Write the networks that were fitted, whole or not at all, beside those there already if the condition grows."""
+    path, part = directory / NETWORKS, directory / f"{NETWORKS}.part"
+    states = dict(load(directory).states) if grows and path.exists() else {}
+    states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}
+    facts = fitted.facts
+    torch.save(
+        {"config": dict(config), "shape": facts["shape"], "classes": facts["rows"]["classes"], "states": states}, part
+    )
+    part.replace(path)
+
+
+def load(folder: str | Path) -> Kept:
+    """The networks that a condition trained with save_networks=true left in its folder. Raises ValueError."""
+    path = Path(folder) / NETWORKS
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file; a condition keeps its networks with save_networks=true")
+    return Kept(**torch.load(path, weights_only=True, map_location="cpu"))

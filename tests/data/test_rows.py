@@ -1,0 +1,48 @@
+"""What the data are, said in one line."""
+
+import numpy as np
+
+from normdrop.data import sources
+from normdrop.data.rows import Rows, remarks, sentence
+
+
+def rows(counts: dict[str, int], **facts) -> Rows:
+    y = np.repeat(np.arange(len(counts)), list(counts.values()))
+    return Rows(np.arange(3.0 * len(y)).reshape(-1, 3), y, tuple(counts), **facts)
+
+
+def test_the_line_says_rows_parts_features_and_each_classs_share():
+    facts = rows({"rare": 15, "usual": 225}).facts() | {"parts": {"train": 153, "val": 39, "test": 48}}
+    assert sentence(facts) == (
+        "240 rows (153 train, 39 val, 48 test), 3 features, 2 classes (rare 6.2 %, usual 93.8 %)"
+    )
+
+
+def test_the_line_says_what_is_one_hot_filled_and_constant():
+    some = rows({"a": 4, "b": 4}, one_hot=2, missing=5)
+    x = some.x.copy()
+    x[:, 0], x[3:, 1] = 7, np.nan
+    assert sentence(Rows(x, some.y, some.classes, one_hot=2, missing=5).facts()) == (
+        "8 rows, 3 features (1 numeric, 2 one-hot, 1 constant), 2 classes (a 50.0 %, b 50.0 %), "
+        "5 values missing (the training mean stands for them)"
+    )
+
+
+def test_of_many_classes_the_line_says_the_smallest_and_the_largest_share():
+    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in sentence(
+        sources.digits().facts()
+    )
+
+
+def test_a_large_majority_is_remarked_beside_the_sources_notes():
+    assert remarks(rows({"a": 74, "b": 26}).facts()) == []
+    assert remarks(rows({"a": 75, "b": 25}, notes=("look",)).facts()) == [
+        "look",
+        "75.0 % of the rows are 'a': accuracy says little, see test_balanced_acc",
+    ]
+
+
+def test_facts_name_the_given_parts_and_the_fingerprint():
+    official = rows({"a": 4, "b": 4}, test=np.arange(8) < 2)
+    assert official.facts()["given"] == ["test"]
+    assert official.facts()["fingerprint"] == official.fingerprint

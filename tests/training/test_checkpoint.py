@@ -1,0 +1,121 @@
+"""A fit that is stopped anywhere goes on from its checkpoint and ends byte for byte as one left alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from normdrop.training import fit as fits
+from normdrop.training.checkpoint import Checkpoints
+from normdrop.training.module import ReplicatedClassifier
+
+# 70 training rows at batch size 16 are five steps an epoch.
+BLOCK = (
+    "trainer.max_epochs=4",
+    "measure.silencing=true",
+    "measure.shift_epochs=[1,3]",
+    "measure.activation_epochs=[2]",
+)
+SEEDS = [0, 1, 2]
+CASES = {
+    "epochs": (),
+    "within epochs": ("trainer.val_check_interval=2",),
+    "search": ("select_epoch=best", "patience=1", "optimizer.lr=0.2", "trainer.max_epochs=9"),
+    "schedule": ("optimizer=adamw", "optimizer.schedule=cosine", "drift.scale=0.3", "noise=uniform"),
+    "share of an epoch": ("+trainer.limit_train_batches=3", "optimizer=sgd", "data=synthetic", "data.fresh=true"),
+    "steps": ("+trainer.max_steps=13",),
+    "groups": ("replicates_at_a_time=2", "data.pca=5"),
+}
+
+
+class Stopped(Exception):
+    pass
+
+
+def outcome(fitted: fits.Fitted) -> str:
+    facts = {key: fitted.facts[key] for key in ("rows", "shift", "activations")}
+    return fitted.replicates.to_csv() + fitted.history.to_csv() + json.dumps(facts)
+
+
+def steps_of(config, monkeypatch, stop: int | None, checkpoints: Checkpoints) -> tuple[int, fits.Fitted | None]:
+    """Train, stopping before the optimizer step of this number: (steps taken, what was trained or None)."""
+    taken, step = 0, ReplicatedClassifier.training_step
+
+    def counted(self, *batch):
+        nonlocal taken
+        if taken == stop:
+            raise Stopped
+        taken += 1
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplicatedClassifier, "training_step", counted)
+        try:
+            return taken, fits.fit(config, SEEDS, checkpoints=checkpoints)
+        except Stopped:
+            return taken, None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fit_stopped_at_any_step_ends_as_one_that_was_not(tiny, monkeypatch, tmp_path, case):
+    config = tiny(*BLOCK, *CASES[case])
+    expected = outcome(fits.fit(config, SEEDS))
+    for stop in (6, 10):  # a validation takes five steps at most
+        checkpoints = Checkpoints(tmp_path / str(stop), "a config", minutes=0)
+        checkpoints.directory.mkdir()
+        starts, fitted = 0, None
+        while fitted is None:
+            starts += 1
+            assert starts < 40, "it does not come forward"
+            _, fitted = steps_of(config, monkeypatch, stop, checkpoints)
+        assert starts > 1
+        assert outcome(fitted) == expected
+        checkpoints.remove()
+        assert list(checkpoints.directory.iterdir()) == []
+
+
+def test_a_finished_group_is_not_trained_again(tiny, monkeypatch, tmp_path):
+    config = tiny("replicates_at_a_time=1", "measure.shift=false")  # ten steps for each replicate
+    checkpoints = Checkpoints(tmp_path, "a config", minutes=1e6)
+    expected = outcome(fits.fit(config, SEEDS))
+    assert steps_of(config, monkeypatch, 25, checkpoints) == (25, None)
+    fitted = fits.fit(config, SEEDS, checkpoints=checkpoints)
+    assert outcome(fitted) == expected
+    taken, _ = steps_of(config, monkeypatch, None, checkpoints)
+    assert taken == 0 or taken == 10  # the last group alone leaves nothing behind
+
+
+def test_a_short_condition_writes_no_checkpoint(tiny, tmp_path):
+    fits.fit(tiny(), SEEDS, checkpoints=Checkpoints(tmp_path, "a config", minutes=2))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", ["config", "seeds"])
+def test_a_checkpoint_counts_for_its_config_and_seeds_alone(tiny, monkeypatch, tmp_path, other):
+    config = tiny("measure.shift=false")
+    assert steps_of(config, monkeypatch, 7, Checkpoints(tmp_path, "a config", minutes=0)) == (7, None)
+    assert len(list(tmp_path.iterdir())) == 1
+    fitted = fits.fit(
+        config | ({"seeds": [3]} if other == "seeds" else {}),
+        SEEDS if other == "config" else [0, 1],
+        checkpoints=Checkpoints(tmp_path, "another" if other == "config" else "a config", minutes=0),
+    )
+    assert fitted.facts["earlier_seconds"] == 0
+
+
+def test_a_checkpoint_holds_nothing_that_must_be_unpickled(tiny, monkeypatch, tmp_path):
+    config = tiny(*BLOCK)
+    steps_of(config, monkeypatch, 12, Checkpoints(tmp_path, "a config", minutes=0))
+    (path,) = tmp_path.iterdir()
+    saved = torch.load(path, weights_only=True)
+    assert len(saved["replicates"]["history"]) == 2
+
+
+def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):
+    config = tiny("measure.shift=false")
+    steps_of(config, monkeypatch, 7, Checkpoints(tmp_path, "a config", minutes=0))
+    assert (
+        fits.fit(config, SEEDS, checkpoints=Checkpoints(tmp_path, "a config", minutes=0)).facts["earlier_seconds"] > 0
+    )
