@@ -14,6 +14,8 @@ from normdrop.report import page
 from normdrop.report.answer import partial
 from normdrop.report.records import Found, load
 
+WIDTH = 130  # of a pipe or a log, which has none of its own
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn finished conditions into an answer.")
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print(found: Found, written: page.Page) -> None:
     # A pipe or a log has no width of its own: as wide as the table needs.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     for section in written.sections:
         said = section.answer
         console.print(section.study.declaration["sentence"] or section.slug, style="dim", markup=False)
