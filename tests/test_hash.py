@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-from normdrop import sweep
 from normdrop.config import canonical, check, config_hash, lookup, seeds
 from normdrop.results import write
 from normdrop.train import missing
+
+from normdrop import sweep
 
 # Who trains beside a replicate, where, under which name, what is declared of it and what is drawn of it.
 EXEMPT = {

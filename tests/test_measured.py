@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from normdrop.mlp import initialise, mlp
 from normdrop.replicates import stream
 from normdrop.shift import measure, train_mode_accuracy
 from normdrop.train import data_of, network_of, train
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 SEEDS = [0, 3]
 

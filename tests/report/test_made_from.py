@@ -128,8 +128,12 @@ def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_pat
         assert (row["a"], row["b"], row["experiment"]) == ("bn_dropout", "dropout_bn", tmp_path.name)
 
 
-def test_a_metric_without_a_region_of_equivalence_is_never_called_equivalent(tmp_path: Path) -> None:
-    pair(tmp_path, runs(0.9 + 1e-3 * normal(0.0)), flat(), study=NO_ROPE)
+def test_steps_along_a_grid_have_no_region_of_their_own_and_are_never_called_equivalent(tmp_path: Path) -> None:
+    study = {"metric": "steps_to_level", "secondary": [], "rope": {}, "kind": "loss", "over": DEPTH}
+    for depth in (1, 2):
+        steps = 100.0 + depth + 1e-3 * normal(0.0)
+        wheres: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
+        pair(tmp_path, runs(0.9, steps_to_level=steps), runs(0.9, steps_to_level=100.0 + depth), **wheres)
     row = one(tmp_path, family="declared")
     assert np.isnan(row["p_tost"])
     assert row["verdict"] == "inconclusive"

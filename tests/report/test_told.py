@@ -12,6 +12,7 @@ from scipy import stats
 
 from exact import checks_of, normal, pair, rows_of, runs, study_of, write
 from fake_study import STUDY, fake_study
+from normdrop.metrics import METRICS
 from normdrop.report import page
 from normdrop.report.__main__ import main
 from normdrop.report.against import compare_runs
@@ -19,7 +20,6 @@ from normdrop.report.answer import answer, harness
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import Study, load
-from normdrop.report.verdicts import unit
 
 SMALL = ", but practically equivalent"
 REFUSED = "refused: 3 replicates, 6 needed"
@@ -47,20 +47,15 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, pd.DataFrame
     ("verdicts", "word"),
     [
         (["better"] * 3, "Yes"),
-        (["better", "better", "inconclusive"], "Partly"),
-        (["better", "equivalent", "equivalent"], "Partly"),
-        (["better", "better", REFUSED], "Partly"),
+        (["better", "better", "inconclusive"], "Sometimes: 2 of 3"),
+        (["better", "equivalent", "equivalent"], "Sometimes: 1 of 3"),
+        (["better", "better", REFUSED], "Sometimes: 2 of 3"),
         (["better", "better", "worse"], "It depends"),
-        (["better" + SMALL, "inconclusive", "worse"], "It depends"),
-        (["better" + SMALL] * 3, "Yes, but too little to matter"),
-        (["better" + SMALL, "better" + SMALL, "better"], "Yes"),
-        (["better" + SMALL, "better", "equivalent"], "Partly"),
-        (["better" + SMALL, "equivalent", "inconclusive"], "Partly, but too little to matter"),
+        (["better" + SMALL, "inconclusive", "worse"], "Sometimes the opposite: 1 of 3"),
+        (["better" + SMALL] * 3, "No practical difference"),
         (["worse"] * 3, "No: the opposite"),
-        (["worse", "inconclusive", "equivalent"], "No: in part the opposite"),
-        (["worse" + SMALL] * 3, "No: the opposite, though too little to matter"),
-        (["worse" + SMALL, "worse", "worse"], "No: the opposite"),
-        (["worse" + SMALL, "inconclusive", "inconclusive"], "No: in part the opposite, though too little to matter"),
+        (["worse", "inconclusive", "equivalent"], "Sometimes the opposite: 1 of 3"),
+        (["worse" + SMALL] * 3, "No practical difference"),
         (["equivalent"] * 3, "No practical difference"),
         (["equivalent", "equivalent", "inconclusive"], "Not shown"),
         (["equivalent", "equivalent", REFUSED], "Not shown"),
@@ -69,9 +64,16 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, pd.DataFrame
         ([REFUSED] * 3, "Refused"),
     ],
 )
-def test_the_word_over_a_family(three: tuple[Study, pd.DataFrame], verdicts: list[str], word: str) -> None:
+@pytest.mark.parametrize("scope", ["verdict", "verdict_new_data"])
+def test_the_word_over_a_family_is_of_new_data_where_it_can_be_had(
+    three: tuple[Study, pd.DataFrame], scope: str, verdicts: list[str], word: str
+) -> None:
     study, rows = three[0], three[1].copy()
-    rows.loc[rows["family"] == "declared", "verdict"] = verdicts
+    declared = rows["family"] == "declared"
+    rows.loc[declared, ["verdict", "verdict_new_data"]] = "worse"
+    rows.loc[declared, scope] = verdicts
+    if scope == "verdict":
+        rows["p_new_data"] = np.nan
     assert answer(study, rows).word == word
 
 
@@ -304,7 +306,7 @@ def dashed(value: float, text: str) -> str:
 
 def cells(row: Any) -> dict[str, str]:
     """What the page shows of a row of verdicts.csv."""
-    _, symbol, scale = unit(row.metric)
+    symbol, scale = METRICS[row.metric].unit, METRICS[row.metric].scale
     digits = 3 if symbol == "nats" else 2
 
     def span(low: float, high: float) -> str:
@@ -402,7 +404,7 @@ def test_what_was_declared_is_the_studys_own_declaration(told: Any) -> None:
     assert declared["Contrast"].startswith("A = bn_dropout, B = dropout_bn;")
     assert declared["Primary metric"] == "test_acc"
     assert declared["Secondary metrics"] == "test_nll, test_ece"
-    assert declared["Practical equivalence (ROPE)"] == "test_acc ± 0.006, test_nll ± 0.02"
+    assert declared["Practical equivalence (ROPE)"] == "test_acc ± 0.006, test_nll ± 0.02, test_ece ± 0.005"
     assert declared["Measured as"] == "mean paired difference, before and after recalibration"
     assert declared["Alpha"] == "0.06"
     assert declared["Tuned on validation"] == "rate"

@@ -223,6 +223,7 @@ STUDY: dict[str, Rule] = {
         float,
     ),
     "alpha": _number(0, 1, strict=True),
+    "apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
     "family": _one_of("best_vs_best", "same_rate", None),
 }
 
