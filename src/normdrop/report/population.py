@@ -67,7 +67,7 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, and without the
     data sets that the study sets `apart`. A row is judged within its own family's Holm.
     """
-    apart = study.declaration["apart"]
+    apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
     variants: dict[str, Any] = {}
     if study.declaration["family"] == "best_vs_best" and study.selects:
         variants |= {"chosen by NLL": ("nll", 1.0), "chosen by the other replicates": ("others", 1.0)}
