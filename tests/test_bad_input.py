@@ -143,7 +143,7 @@ WRONG = {
     "experiment=orderings": "experiment=orderings: must be one of ",
     "hydra/launcher=submitit_moon": "hydra/launcher=submitit_moon: needs its plugin: pip install 'normdrop[slurm]'",
     "hydra/launcher=cluster": "hydra/launcher=cluster: must be one of processes, ray_cluster, slurm",
-    "+trainer.precision=16": "allowed are max_epochs, accelerator, val_check_interval, max_steps, limit_train_batches, de",
+    "+trainer.precision=16": "allowed are max_epochs, accelerator, val_check_interval, max_steps",
     "+trainer.gradient_clip_val=1": "optimizer.clip clips each one's; allowed are",
     "optimizer.clip=0": "optimizer.clip=0: must be null or a number > 0",
     "model.bn_momentum=0": "model.bn_momentum=0: must be a number > 0 and < 1",

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from normdrop.config import canonical, check, config_hash, lookup, seeds
+from normdrop.results import write
+from normdrop.train import missing
 
-from normdrop import results, sweep, train
+from normdrop import sweep
 
 # Who trains beside a replicate, where, under which name, what is declared of it and what is drawn of it.
 EXEMPT = {
@@ -75,7 +77,7 @@ def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_no
 
 def recorded(directory: Path, config: dict[str, Any]) -> Path:
     record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1]}
-    results.write(directory, record, pd.DataFrame({"seed": [0, 1]}), pd.DataFrame({"seed": [0, 1]}))
+    write(directory, record, pd.DataFrame({"seed": [0, 1]}), pd.DataFrame({"seed": [0, 1]}))
     return directory
 
 
@@ -86,21 +88,21 @@ def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(
     config: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
     recorded(tmp_path, config)
-    assert train.missing(config, tmp_path) == []
+    assert missing(config, tmp_path) == []
     other = changed(config, key)
     line = f"another config \\({key} was {lookup(config, key)}, now {lookup(other, key)}\\)"
     with pytest.raises(ValueError, match=line.replace("+", r"\+")):
-        train.missing(other, tmp_path)
+        missing(other, tmp_path)
 
 
 def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     recorded(tmp_path, config)
-    assert train.missing(config | {"seeds": [5, 1, 3], "name": "other"}, tmp_path) == [3, 5]
-    assert train.missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
+    assert missing(config | {"seeds": [5, 1, 3], "name": "other"}, tmp_path) == [3, 5]
+    assert missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
     with pytest.raises(ValueError, match=r"another declaration \(study.claim was None, now speed\)"):
-        train.missing(config | {"study": {"claim": "speed"}}, tmp_path)
+        missing(config | {"study": {"claim": "speed"}}, tmp_path)
 
 
 # --- one condition of equal ones
@@ -133,8 +135,8 @@ def test_seeds_are_those_given_in_ascending_order_or_the_first(config: dict[str,
 # --- what is checked before anything trains
 
 
-def condition(config: dict[str, Any], missing: list[int]) -> sweep.Condition:
-    return sweep.Condition(config["arrangement"], [], config, {}, missing)
+def condition(config: dict[str, Any], lacking: list[int]) -> sweep.Condition:
+    return sweep.Condition(config["arrangement"], [], config, {}, lacking)
 
 
 def fits(*configs: dict[str, Any]) -> str:

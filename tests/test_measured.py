@@ -15,10 +15,10 @@ import pytest
 import torch
 from normdrop.mlp import initialise, mlp
 from normdrop.replicates import stream
+from normdrop.shift import measure, train_mode_accuracy
+from normdrop.train import data_of, network_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from normdrop import shift, train
 
 SEEDS = [0, 3]
 
@@ -46,10 +46,10 @@ def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
     fit = pl.Trainer.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pl.Trainer, "fit", lambda self, model, **how: (caught.append(model), fit(self, model, **how))[1])
-        replicates, history, facts = train.train(config, seeds)
+        replicates, history, facts = train(config, seeds)
     (module,) = caught
     networks = {seed: module.network.replicate(i).eval() for i, seed in enumerate(seeds)}
-    data = train.data_of(config, seeds)
+    data = data_of(config, seeds)
     data.setup()
     return Fitted(replicates.set_index("seed"), history, facts, networks, data.parts, module)
 
@@ -128,8 +128,8 @@ def test_drift_of_either_kind_alone_moves_training(
     tiny: Callable[..., dict[str, Any]], drifting: Fitted, overrides: tuple[str, ...]
 ) -> None:
     config = tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL, *overrides)
-    alone = train.train(config, SEEDS)[1]
-    still = train.train(tiny(*SMALL), SEEDS)[1]
+    alone = train(config, SEEDS)[1]
+    still = train(tiny(*SMALL), SEEDS)[1]
     assert (alone["train_loss"] != still["train_loss"]).all()
     assert (alone["train_loss"] != drifting.history["train_loss"]).all()
 
@@ -148,7 +148,7 @@ def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measur
 
 
 def test_train_mode_accuracy_is_that_of_train_mode_on_the_training_rows(bn_dropout: Fitted) -> None:
-    expected = shift.train_mode_accuracy(bn_dropout.module.network, bn_dropout.parts["train"], 16, 0)
+    expected = train_mode_accuracy(bn_dropout.module.network, bn_dropout.parts["train"], 16, 0)
     assert bn_dropout.replicates["train_mode_acc"].to_list() == expected.tolist()
     assert (bn_dropout.replicates["train_mode_acc"] != bn_dropout.replicates["train_acc"]).all()
 
@@ -181,7 +181,7 @@ def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout
     assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
         (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
     ]
-    assert entries == shift.measure(bn_dropout.module.network, bn_dropout.parts, 16, 0, "end")
+    assert entries == measure(bn_dropout.module.network, bn_dropout.parts, 16, 0, "end")
     for entry in entries:
         network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
         at = [i for i, layer in enumerate(network) if isinstance(layer, nn.BatchNorm1d)][entry["layer"] - 1]
@@ -229,8 +229,8 @@ def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny: Calla
 
 
 def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: Callable[..., dict[str, Any]]) -> None:
-    often = train.train(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
-    once = train.train(tiny("rate=0.3"), SEEDS)[1]
+    often = train(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
+    once = train(tiny("rate=0.3"), SEEDS)[1]
     for seed in SEEDS:
         steps = often[often["seed"] == seed].set_index("step")["train_loss"]
         epochs = once[once["seed"] == seed].set_index("step")["train_loss"]
@@ -242,10 +242,10 @@ def test_a_diverged_replicate_has_no_numbers_and_the_steps_of_the_others_are_the
     tiny: Callable[..., dict[str, Any]],
 ) -> None:
     config = tiny("arrangement=bn", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer.val_check_interval=1")
-    _, history, _ = train.train(config, [0, 1, 2])
+    _, history, _ = train(config, [0, 1, 2])
     lowest = history.groupby("seed")["val_nll"].cummin()
     level = float(lowest[history["step"] == 12].median())
-    replicates, _, _ = train.train(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
+    replicates, _, _ = train(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
     for seed, steps in zip(replicates["seed"], replicates["steps_to_level"], strict=True):
         own = history[history["seed"] == seed]
         reached = own.loc[own["val_nll"] <= level, "step"]
@@ -273,9 +273,7 @@ def test_the_gain_multiplies_the_weights_of_every_linear_layer_and_no_bias(arran
 
 
 def test_a_condition_starts_from_its_configs_gain_in_every_layer(tiny: Callable[..., dict[str, Any]]) -> None:
-    plain, scaled = (
-        train.network_of(tiny(f"model.init_gain={gain}"), 64, 10, SEEDS).replicate(1) for gain in ("1.0", "3.0")
-    )
+    plain, scaled = (network_of(tiny(f"model.init_gain={gain}"), 64, 10, SEEDS).replicate(1) for gain in ("1.0", "3.0"))
     for one, three in zip(plain.parameters(), scaled.parameters(), strict=True):
         factor = 3.0 if one.dim() == 2 else 1.0
         torch.testing.assert_close(three, factor * one, rtol=1e-6, atol=0)
@@ -299,10 +297,10 @@ def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
     config = tiny(f"optimizer={name}", "arrangement=bn", f"optimizer.schedule={schedule}")
     config["optimizer"] |= {"lr": 0.02, "weight_decay": 0.3} | ({"momentum": 0.7} if name == "sgd" else {})
     run = fitted(config, [3])
-    data = train.data_of(config, [3])
+    data = data_of(config, [3])
     data.setup()
     x, y = data.parts["train"].x[0], data.parts["train"].y[0]
-    network = train.network_of(config, data.features, data.classes, [3]).replicate(0).train()
+    network = network_of(config, data.features, data.classes, [3]).replicate(0).train()
     stepper = OPTIMIZERS[name](network.parameters())
     slowing = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, 10)
     for _ in range(2):
@@ -314,3 +312,12 @@ def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
                 slowing.step()
     for ours, torchs in zip(run.networks[3].parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-5)
+
+
+def test_without_its_measure_a_condition_with_bn_has_no_recalibrated_columns(
+    tiny: Callable[..., dict[str, Any]],
+) -> None:
+    run = fitted(tiny("arrangement=bn", "measure.shift=false"))
+    assert run.facts["shift"] == []
+    recalibrated = {"recal_test_acc", "recal_test_nll", "train_mode_acc"}
+    assert not recalibrated & set(run.replicates.dropna(axis=1, how="all"))

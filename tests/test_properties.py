@@ -96,7 +96,7 @@ TYPED = st.one_of(
 KEYS = sorted({*configs.RULES, *(f"+trainer.{key}" for key in configs.TRAINER), "data", "model", "trainer", "measure"})
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
 @given(key=st.sampled_from(KEYS), value=TYPED)
 def test_any_value_of_any_key_is_a_condition_or_one_line(key: str, value: str) -> None:
     try:
@@ -104,7 +104,7 @@ def test_any_value_of_any_key_is_a_condition_or_one_line(key: str, value: str) -
         configs.check(config)
         configs.config_hash(configs.canonical(config))
     except (ValueError, HydraException, OmegaConfBaseException) as error:
-        assert str(error)
+        assert str(error)  # noqa: PT017
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)

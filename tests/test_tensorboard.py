@@ -266,6 +266,36 @@ def test_writing_again_with_more_seeds_leaves_a_watching_server_no_duplicate_poi
     assert len(list((tmp_path / condition).glob("events.out.tfevents.*"))) == 1
 
 
+def test_a_watching_server_sees_curves_grow_and_then_those_of_the_finished_condition_without_a_point_too_many(
+    tmp_path: Path,
+) -> None:
+    fabricate(tmp_path, replicates=3, arrangements=("bn",), rerun=None)
+    (condition,) = conditions(tmp_path)
+    history = conditions(tmp_path)[condition][2]
+    steps = sorted(history["step"].unique())
+    directory = tmp_path / condition
+
+    def live(number: int) -> None:
+        tensorboard.write_live(directory, history[history["step"] <= steps[number - 1]])
+
+    live(2)
+    with serve(tmp_path) as server:
+
+        def seen(tag: str = "val/acc") -> list[int]:
+            return [step for _, step, _ in server.ask("plugin/scalars/scalars", run=condition, tag=tag)]
+
+        assert seen() == seen("whiskers/val/acc/upper") == steps[:2]
+        live(len(steps) - 1)
+        server.wait_until(lambda: seen() == steps[:-1])
+        live(1)  # after a kill: from a checkpoint that was older than the last curve
+        live(len(steps) - 1)
+        write(tmp_path)
+        server.wait_until(lambda: len(server.ask("runs")) == 4)
+        server.wait_until(lambda: seen() == steps)
+        assert seen("train/loss") == seen("whiskers/val/acc/upper") == steps
+    assert len(list(directory.glob("events.out.tfevents.*"))) == 1
+
+
 def runs(root: Path) -> EventMultiplexer:
     return EventMultiplexer().AddRunsFromDirectory(str(root)).Reload()
 
@@ -325,7 +355,7 @@ def test_the_activations_of_a_grown_condition_are_served_at_their_steps_as_they_
     study = {"condition": "digits", "setting": {}, "choices": {}, "grid": {}, "columns": {}, "command": "normdrop"}
     for replicates in (2, 3):
         overrides = (f"replicates={replicates}", "trainer.max_epochs=4", "measure.activation_epochs=[1,2,4]")
-        job.finish(tiny(*overrides), folder, study, lambda _: None)
+        job.finish(tiny(*overrides), folder, study, lambda *_: None)
     ((record, _, _),) = conditions(tmp_path).values()
     with serve(tmp_path) as server:
         tags = {tag for tag in server.ask("plugin/histograms/tags")["digits"] if tag.startswith("activations/")}

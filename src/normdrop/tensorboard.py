@@ -87,8 +87,7 @@ def write_condition(
     _clear(directory)
     shutil.rmtree(directory / "seeds", ignore_errors=True)
 
-    history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
-    history = history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
+    history = _curves(history)
     last = int(record["steps"])
     shift = _shift(record, last)
 
@@ -148,6 +147,21 @@ def write_condition(
     for seed, final in finals.to_dict("index").items():
         own = history[history["seed"] == seed] if logging == "per_seed" else history.head(0)
         _write(directory / "seeds" / f"{seed:02d}", [session, *points(own.drop(columns="seed"), final)])
+
+
+def write_live(directory: Path, history: pd.DataFrame) -> None:
+    """Write the curves of a condition that trains, as far as they go, until `write_condition` takes their place."""
+    curves: dict[Any, Any] = _with_band(_curves(history).drop(columns="seed")).to_dict("index")
+    now = time.time()
+    points = [Event(wall_time=now, step=int(step), summary=_scalars(values)) for step, values in curves.items()]
+    _clear(directory)
+    _write(directory, points)
+
+
+def _curves(history: pd.DataFrame) -> pd.DataFrame:
+    """One row per seed and validation by step: the seed, and the curves by tag."""
+    history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
+    return history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
 
 
 def write_report(

@@ -62,9 +62,11 @@ def half(values: pd.Series) -> float:
 def legend(figure: Figure) -> dict[str, str]:
     """Label and colour of each entry of the one legend."""
     (shown,) = figure.legends
-    colours = [to_hex(handle.get_color()) for handle in shown.legend_handles if hasattr(handle, "get_color")]
+    lines = [getattr(handle, "lines", [handle])[0] for handle in shown.legend_handles]  # of error bars the line
+    colours = [to_hex(line.get_color()) for line in lines]
     labels = [text.get_text() for text in shown.get_texts()]
-    return dict(zip(labels, colours, strict=False))
+    assert len(set(colours)) == len(labels), "a colour for each"
+    return dict(zip(labels, colours, strict=True))
 
 
 @pytest.fixture(scope="module")

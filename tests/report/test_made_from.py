@@ -218,6 +218,14 @@ def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of
     assert (row["rate_a"], row["rate_b"]) == (0.3, 0.1)
 
 
+def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_rate(tmp_path: Path) -> None:
+    for rate, nll in ((0.1, [0.5, 0.3, 0.4]), (0.3, [0.3, 0.3, 0.4]), (0.5, [0.4, 0.4, 0.2])):
+        table = runs(0.5 + rate, 9, val_nll=np.repeat(nll, 3))
+        pair(tmp_path, table, runs(0.5, 9), rate=rate)
+    row = one(tmp_path, family="declared")
+    assert row["estimate"] == pytest.approx((0.3 + 0.1 + 0.5) / 3)
+
+
 def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_one_of_them(tmp_path: Path) -> None:
     study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}, "secondary": []}
     ahead = np.arange(8) < 3
@@ -322,6 +330,18 @@ def test_a_way_out_is_the_change_minus_the_base_seed_by_seed_each_at_its_own_bes
     assert row["verdict"] == "better"
 
 
+def test_a_way_out_of_two_changes_is_compared_with_the_nearest_setting_that_lacks_one(tmp_path: Path) -> None:
+    study = {"kind": "mechanism", "rope": {}}
+    values = {(): 0.5, ("noise",): 0.7, ("noise", "model.width"): 0.6}
+    for keys, value in values.items():
+        setting = {key: {"noise": "uniform", "model.width": 8}[key] for key in keys}
+        pair(tmp_path, runs(value + normal(0.0)), flat(), setting=setting, study=study)
+    rows = rows_of(tmp_path, comparison="way_out")
+    rows = rows[rows["a"] == "bn_dropout"].set_index("setting")
+    assert rows["estimate"].to_dict() == pytest.approx({"noise=uniform": 0.2, "noise=uniform,model.width=8": -0.1})
+    assert rows["b"].to_list() == ["bn_dropout, as it was", "bn_dropout, noise=uniform"]
+
+
 # --- grids that a study consumes
 
 DEPTH = "model.depth"
@@ -389,6 +409,18 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path: Path, kind: str) ->
     assert rows_of(along(tmp_path / "other", kind, b, a))["estimate"].to_list() == pytest.approx(
         (-whole["estimate"]).to_list()
     )
+
+
+@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
+def test_along_a_grid_too_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
+    declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": DEPTH, "secondary": []}
+    for arrangement, seeds in (("bn", range(9)), ("none", range(2, 11))):
+        for depth in (1, 2):
+            table = runs(0.5 + depth * np.array(seeds) ** 2 / 1000, 9, seed=seeds)
+            write(tmp_path, arrangement, table, 0.0, setting={DEPTH: depth}, study=declared)
+    rows = rows_of(tmp_path, family="declared")
+    assert (rows[["n", "left_out"]].to_numpy() == [7, 0]).all()
+    assert rows["estimate"].to_list() == pytest.approx([0.0] * len(rows), abs=1e-12)
 
 
 def test_numbers_on_a_ladder_come_in_their_order_and_words_behind_them(tmp_path: Path) -> None:
@@ -490,8 +522,8 @@ def test_the_interval_of_the_share_is_that_of_resampled_pairs(tmp_path: Path) ->
 def test_a_share_is_told_only_of_an_effect_whose_interval_excludes_0(
     tmp_path: Path, effect: float, known: bool
 ) -> None:
-    values = 0.8 + normal(effect)
-    row = recalibrated(tmp_path, values, np.full(10, 0.8), values, np.full(10, 0.8))
+    after = 0.8 + normal(0.0 if known else 0.1)  # which is not asked
+    row = recalibrated(tmp_path, 0.8 + normal(effect), np.full(10, 0.8), after, np.full(10, 0.8))
     assert np.isfinite(row[["share", "low", "high"]].astype(float)).all() == known
 
 

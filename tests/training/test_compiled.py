@@ -67,13 +67,14 @@ def by_torch(net, optimizer, x, y, rows, rates=None, drift=None, clip=None) -> T
     return torch.stack(losses)
 
 
-def by_machine(net, optimizer, x, y, rows, rates=None, drift=None, clip=None, scaling=None) -> Tensor:
+def by_machine(net, optimizer, x, y, rows, rates=None, drift=None, clip=None, active=None) -> Tensor:
     assert compiled.reason(net, optimizer) is None
     steps = math.ceil(rows.shape[1] / BATCH)
     rates = np.full(steps, optimizer.param_groups[0]["lr"]) if rates is None else rates
     drift = np.tile([1.0, 0.0], (steps, 1)) if drift is None else drift
-    mean, scale = scaling or (torch.zeros(len(rows), FEATURES), torch.ones(len(rows), FEATURES))
-    return compiled.Compiled(net, optimizer, BATCH, clip).run(x, y, rows, rates, drift, mean, scale)
+    index = torch.arange(len(rows))[:, None]
+    active = torch.ones(len(rows), dtype=torch.bool) if active is None else active
+    return compiled.Compiled(net, optimizer, BATCH, clip).run(x[index, rows], y[index, rows], rates, drift, active)
 
 
 def adam(net: nn.Module) -> torch.optim.Optimizer:
@@ -187,13 +188,14 @@ def test_a_checkpoint_of_the_torch_optimizer_and_the_network_is_the_whole_state(
     assert torch.equal(by_machine(first, optimizer, x, y, rows), by_machine(second, restored, x, y, rows))
 
 
-def test_shared_rows_are_standardised_for_each_replicate_when_they_are_gathered():
+def test_a_replicate_whose_search_has_ended_stays_as_it_is_and_disturbs_nobody():
+    all_train, two_train = network(), network()
     x, y, rows = data()
-    mean, scale = torch.rand(len(SEEDS), FEATURES), 1 + torch.rand(len(SEEDS), FEATURES)
-    shared, own = network(), network()
-    losses = by_machine(shared, adam(shared), x[:1], y[:1], rows, scaling=(mean, scale))
-    each = (x[:1] - mean[:, None]) / scale[:, None]
-    assert torch.equal(losses, by_machine(own, adam(own), each, y[:1].expand(len(SEEDS), -1), rows))
+    before = [parameter[1].clone() for parameter in two_train.parameters()]
+    losses = by_machine(all_train, adam(all_train), x, y, rows)
+    others = by_machine(two_train, adam(two_train), x, y, rows, active=torch.tensor([True, False, True]))
+    assert torch.equal(losses[:, [0, 2]], others[:, [0, 2]])
+    assert all(torch.equal(old, new[1]) for old, new in zip(before, two_train.parameters(), strict=True))
 
 
 def test_a_diverged_replicate_stays_so_and_disturbs_nobody():

@@ -38,7 +38,7 @@ def finish(config: dict, directory: Path) -> dict[str, bytes]:
     directory.mkdir(parents=True, exist_ok=True)
     study = {"condition": "digits/x", "setting": {}, "choices": {}, "grid": {}, "columns": {}}
     study["command"] = "normdrop"
-    job.finish(config, directory, study, lambda _: None)
+    job.finish(config, directory, study, lambda *_: None)
     return {name: (directory / name).read_bytes() for name in results.TABLES}
 
 
@@ -182,7 +182,7 @@ def test_an_extension_trains_the_new_replicates_alone_and_ends_with_the_same_byt
     finish(tiny("replicates=4"), tmp_path / "grown")
     asked = []
     original = job.fit
-    monkeypatch.setattr(job, "fit", lambda config, seeds, progress: asked.append(seeds) or original(config, seeds))
+    monkeypatch.setattr(job, "fit", lambda config, seeds, *_: asked.append(seeds) or original(config, seeds))
     assert finish(tiny("replicates=6"), tmp_path / "grown") == whole
     assert asked == [[4, 5]]
     grown, at_once = (results.read(tmp_path / name).record for name in ("grown", "whole"))

@@ -84,13 +84,14 @@ def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     not varied in training cannot have been learnt, and how far a later value lies off depends on its unit. Raises
     ValueError if no feature varies.
     """
-    seen = np.maximum((~np.isnan(train)).sum(axis=0), 1)
+    missing = np.isnan(train)
+    total, seen = (np.nansum, np.maximum((~missing).sum(axis=0), 1)) if missing.any() else (np.sum, len(train))
     # Powers of two bring each feature to magnitude 1 without rounding: no unit is too small or too large to be squared.
-    exponent = np.frexp(np.abs(np.nan_to_num(train)).max(axis=0))[1]
+    exponent = np.frexp(np.nan_to_num(np.fmax(np.fmax.reduce(train), -np.fmin.reduce(train))))[1]
     x = np.ldexp(train, -exponent)
-    mean = np.nansum(x, axis=0) / seen
-    mean += np.nansum(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
-    std = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / seen)
+    mean = total(x, axis=0) / seen
+    mean += total(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
+    std = np.sqrt(total((x - mean) ** 2, axis=0) / seen)
     varies = std > ROUNDING
     if not varies.any():
         raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -100,6 +101,7 @@ RULES: dict[str, Rule] = {
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
+    "engine": _one_of("auto", "torch", "compiled"),
     "select_epoch": _one_of("last", "best"),
     "patience": _or_null(_integer(1)),
     "checkpoint_minutes": _number(0),
@@ -221,6 +223,7 @@ STUDY: dict[str, Rule] = {
         float,
     ),
     "alpha": _number(0, 1, strict=True),
+    "apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
     "family": _one_of("best_vs_best", "same_rate", None),
 }
 
@@ -242,15 +245,30 @@ NOT_HASHED = (
 _DEVICES = ("nvidiactl", "dxg", "kfd")  # NVIDIA's, under Windows' Linux, and AMD's
 
 
+def on_gpu(accelerator: str) -> bool:
+    """Whether a condition trains on a GPU."""
+    # Without a device's file PyTorch, which takes seconds to import, need not be asked.
+    if accelerator == "cpu" or (sys.platform == "linux" and not any(Path("/dev", d).exists() for d in _DEVICES)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def workers(accelerator: str) -> int:
     """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
-    # Without a device's file PyTorch, which takes seconds to import, need not be asked.
-    if accelerator != "cpu" and (sys.platform != "linux" or any(Path("/dev", d).exists() for d in _DEVICES)):
-        import torch
+    return 1 if on_gpu(accelerator) else joblib.cpu_count()
 
-        if torch.cuda.is_available():
-            return 1
-    return joblib.cpu_count()
+
+def engine(config: Mapping[str, Any]) -> str:
+    """What takes a condition's steps: with `auto` the compiled engine, where numba is at hand and it can."""
+    if config["engine"] != "auto":
+        return config["engine"]
+    mlp = config["model"]["name"] == "mlp" and not config["model"]["residual"]
+    plain = config["optimizer"]["_target_"] in (f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD"))
+    known = mlp and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
+    able = known and "max_steps" not in config["trainer"] and not on_gpu(config["trainer"]["accelerator"])
+    return "compiled" if able and importlib.util.find_spec("numba") else "torch"
 
 
 def _stem(path: str | None) -> str:
@@ -408,7 +426,8 @@ def spelled(config: Mapping[str, Any], key: str) -> Any:
 def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """The config that a condition is hashed, named and recorded by, and that trains.
 
-    One spelling of every number, the data's path absolute, of equal networks one, and rate 0 without dropout.
+    One spelling of every number, the data's path absolute, of equal networks one, rate 0 without dropout, and the
+    engine that trains it here.
     """
     config = dict(_spelled(config, int))
     data = config["data"]
@@ -416,7 +435,8 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     arrangement = config["arrangement"]
     _, position = same_network(arrangement, config["position"], config["model"].get("activation", "relu"))[0]
-    return config | {"position": position, "rate": config["rate"] if has(arrangement, "dropout") else 0.0}
+    rate = config["rate"] if has(arrangement, "dropout") else 0.0
+    return config | {"position": position, "rate": rate, "engine": engine(config)}
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:

@@ -32,6 +32,8 @@ from normdrop.training.checkpoint import Checkpoints
 from normdrop.training.fit import fit, quiet
 from normdrop.training.kept import keep
 
+LIVE = 10  # seconds at least between two writes of a condition's curves while it trains
+
 
 def work(cfg: DictConfig) -> str | None:
     """What a Hydra job of a sweep does: the one condition whose folder it was given, or each that nobody else has.
@@ -66,8 +68,8 @@ def _condition(root: Path, study: Mapping[str, Any]) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
 
-    def progress(part: float) -> None:
-        note.write_text(f"{part:.3f}")
+    def progress(part: float, epoch: str = "") -> None:
+        note.write_text(f"{part:.3f} {epoch}")
 
     with record.lock(directory).acquire(blocking=False):
         if not missing(config, directory):
@@ -102,7 +104,7 @@ def line(error: BaseException) -> str:
 
 
 def finish(
-    config: Mapping[str, Any], directory: Path, study: Mapping[str, Any], progress: Callable[[float], None]
+    config: Mapping[str, Any], directory: Path, study: Mapping[str, Any], progress: Callable[[float, str], None]
 ) -> None:
     """Train the replicates that a condition's folder lacks and write its record."""
     seeds, old = missing(config, directory), record.read(directory)
@@ -110,8 +112,17 @@ def finish(
     data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
         raise ValueError(f"data={config['data']['name']}: its rows have changed since the sweep began")
+    shown = started
+
+    def tell(part: float, epoch: str, history: Callable[[], pd.DataFrame]) -> None:
+        nonlocal shown
+        progress(part, epoch)
+        if old is None and time.time() - shown >= LIVE:  # what is recorded already stays in TensorBoard until it grows
+            tensorboard.write_live(directory, history())
+            shown = time.time()
+
     checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
-    fitted = fit(config, seeds, progress, checkpoints)
+    fitted = fit(config, seeds, tell, checkpoints)
     facts, model = fitted.facts, config["model"]
     width = model.get("width", model.get("channels"))
     named = {
@@ -153,6 +164,7 @@ def finish(
         | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")},
         "commit": record.commit()[0],
         "clean": record.commit()[1],
+        "engine": config["engine"],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),
         "wall_seconds": round(wall, 3),

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from normdrop.study import record
 
+LONG = 30  # seconds after which a condition in work says its epoch; without a terminal as often
+
 
 def note_of(root: Path, path: str) -> Path:
     """Where a condition in work says how far it is; named by a hash, since a path can be longer than a name may be."""
@@ -27,20 +29,26 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
     started, stop = time.monotonic(), threading.Event()
     before = {path: _stamp(root / path) for path in paths}
     ended: list[str] = []
+    began: dict[str, float] = {}
 
     def look() -> tuple[float, str]:
-        parts = {}
+        parts, epochs = {}, {}
         for note in (root / ".progress").glob("*"):
             try:
                 if note.name in notes:
-                    parts[notes[note.name]] = float(note.read_text() or 0)
+                    path = notes[note.name]
+                    part, _, epochs[path] = note.read_text().partition(" ")
+                    parts[path] = float(part or 0)
+                    began.setdefault(path, time.monotonic())
             except (OSError, ValueError):  # it ended, or is being written, at this moment
                 continue
         for path in paths:
             if path not in ended and path not in parts and _stamp(root / path) != before[path]:
                 ended.append(path)
         running = {path: part for path, part in parts.items() if path not in ended}
-        return len(ended) + sum(running.values()), ", ".join(running)
+        long = {path for path in running if epochs[path] and time.monotonic() - began[path] > LONG}
+        words = [f"{path} ({epochs[path]})" if path in long else path for path in running]
+        return len(ended) + sum(running.values()), ", ".join(words)
 
     def remaining(done: float) -> str:
         if done < 0.05:
@@ -50,9 +58,12 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
 
     def watch() -> None:
         if not console.is_terminal:
-            told = 0
+            told, said = 0, time.monotonic()
             while not stop.wait(0.5):
-                done, _ = look()
+                done, running = look()
+                if "(epoch" in running and time.monotonic() - said > LONG:
+                    said = time.monotonic()
+                    console.print(f"now {running}, {remaining(done)} left", markup=False, soft_wrap=True)
                 for path in ended[told:]:
                     console.print(
                         f"[{told + 1}/{len(paths)}] {path} ({remaining(done)} left)", markup=False, soft_wrap=True

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from normdrop.data.rows import check_memory, memory
-from normdrop.training.fit import AT_A_TIME, data_of, plain_network
+from normdrop.data.rows import memory
+from normdrop.training.compiled import reason
+from normdrop.training.fit import AT_A_TIME, data_of, module_of, plain_network
 from normdrop.training.module import optimizer_of
 
 
@@ -20,6 +21,12 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
     data = data_of(config, [seed])
     data.setup()
+    if config["engine"] == "compiled":
+        module = module_of(config, data)
+        own = optimizer_of(module.network.parameters(), config["optimizer"])
+        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(module.network, own)
+        if why:
+            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     steps, limit = len(data.train_dataloader()), config["trainer"].get("limit_train_batches", 1.0)
     steps = min(limit, steps) if type(limit) is int else int(steps * limit)  # as Lightning counts
     if steps == 0:
@@ -38,15 +45,23 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     )
     with torch.device("meta"):  # shapes without memory
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
-    needed = 16 * weights * together  # float32, and beside each weight its gradient and Adam's two moments
-    if needed > memory():
+    # float32, and beside each weight its gradient, Adam's two moments and the best one so far
+    needed = (20 if config["select_epoch"] == "best" else 16) * weights * together
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    here = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory()
+    device = "GPU" if on_gpu else "machine"
+    if needed > here:
         sizes = [
             f"model.{key}={config['model'][key]}" for key in ("width", "depth", "channels") if key in config["model"]
         ]
         raise ValueError(
             f"{', '.join(sizes)}: the weights of {together} replicates take "
-            f"{needed / 2**30:.1f} GiB in training and this machine has {memory() / 2**30:.1f} GiB"
+            f"{needed / 2**30:.1f} GiB in training and this {device} has {here / 2**30:.1f} GiB"
         )
     rows = {name: part.rows.shape[1] for name, part in data.parts.items()}
-    check_memory(sum(rows.values()), data.features, together, f"replicates_at_a_time={together}")
+    if (taken := data.taken(together)) + needed > here:
+        raise ValueError(
+            f"replicates_at_a_time={together}: the rows of {together} replicates take {taken / 2**30:.1f} GiB, their "
+            f"weights {needed / 2**30:.1f} GiB, and this {device} has {here / 2**30:.1f} GiB; take fewer at a time"
+        )
     return rows

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,6 +31,7 @@ from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
+MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
 AT_A_TIME = {"cpu": 32, "cuda": 128}
 
 
@@ -89,11 +91,15 @@ def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClass
     return ReplicatedClassifier(network, **own)
 
 
+# Told at each validation: the share that is done, the epoch in words, and how to have the history so far.
+Tell = Callable[[float, str, Callable[[], pd.DataFrame]], None]
+
+
 class _Hooks(pl.Callback):
     """Tells how far the fit is, and measures variance shift and activations after the epochs asked for."""
 
-    def __init__(self, config: Mapping[str, Any], data: ReplicateData, progress: Callable[[float], None]):
-        self.config, self.data, self.progress = config, data, progress
+    def __init__(self, config: Mapping[str, Any], data: ReplicateData, tell: Tell):
+        self.config, self.data, self.tell = config, data, tell
         self.shift: list[dict[str, Any]] = []
         self.activations: list[dict[str, Any]] = []
 
@@ -103,9 +109,14 @@ class _Hooks(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.shift, self.activations = state_dict["shift"], state_dict["activations"]
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ReplicatedClassifier)
+        part = pl_module.steps / float(trainer.estimated_stepping_batches)
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        self.tell(part, epoch, lambda: _history(pl_module, self.data.seeds))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        self.progress(epoch / (trainer.max_epochs or epoch))
         assert isinstance(pl_module, ReplicatedClassifier)
         network, parts, measure = pl_module.network, self.data.parts, self.config["measure"]
         batches = self.config["batch_size"], self.config["rerun"]
@@ -143,7 +154,7 @@ class Fitted:
 def fit(
     config: Mapping[str, Any],
     seeds: list[int],
-    progress: Callable[[float], None] = lambda _: None,
+    tell: Tell = lambda *_: None,
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
@@ -157,7 +168,7 @@ def fit(
         share = len(group) / len(seeds)
         try:
             kept = checkpoints.of(group, device, last=group == todo) if checkpoints else None
-            done.append(_fit(config, group, lambda part: progress(before + share * part), kept))  # noqa: B023
+            done.append(_fit(config, group, partial(_tell, tell, done, before, share), kept))
             todo = todo[len(group) :]
             continue
         except torch.OutOfMemoryError:
@@ -181,10 +192,23 @@ def fit(
     )
 
 
+def _tell(
+    tell: Tell,
+    done: Sequence[Fitted],
+    before: float,
+    share: float,
+    part: float,
+    epoch: str,
+    history: Callable[[], pd.DataFrame],
+) -> None:
+    """What a group tells, as a part of the whole condition."""
+    tell(before + share * part, epoch, lambda: pd.concat([*(group.history for group in done), history()]))
+
+
 def _fit(
     config: Mapping[str, Any],
     seeds: list[int],
-    progress: Callable[[float], None],
+    tell: Tell,
     checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """One Lightning fit of the replicates that train together."""
@@ -192,11 +216,17 @@ def _fit(
     data.setup()
     module = module_of(config, data)
     network = module.network
-    hooks = _Hooks(config, data, progress)
+    hooks = _Hooks(config, data, tell)
+    # Not Lightning's auto, which may choose a device without double precision.
     on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    own = config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"}
+    if config["engine"] == "compiled":
+        module.compiled = config["batch_size"]
+        module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(seeds))
+        if module.stretch > 1:
+            own["val_check_interval"] = 1
     trainer = pl.Trainer(
-        # Not Lightning's auto, which may choose a device without double precision.
-        **config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"},
+        **own,
         devices=1,
         logger=False,
         callbacks=[hooks, checkpoint] if checkpoint else [hooks],
@@ -222,7 +252,7 @@ def _fit(
     step = module.best_step.cpu().numpy() if best else module.steps
     last = history.groupby("seed")["step"].max()[seeds].to_numpy() if best else module.steps
     for name, steps in (("epoch", step), ("epochs_after", last)):
-        replicates[name] = (steps - 1) // int(trainer.num_training_batches)  # from 0, as in the history
+        replicates[name] = (steps - 1) // module.epoch_steps  # from 0, as in the history
     replicates["epochs_after"] -= replicates["epoch"]
     replicates["steps_to_level"] = replicates["seed"].map(level)
     for name in ("epoch", "epochs_after", "steps_to_level"):
@@ -240,6 +270,15 @@ def _fit(
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
     return Fitted(replicates, history, facts, [module.network])
+
+
+def _stretch(config: Mapping[str, Any], steps: int, floats: int) -> int:
+    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where they cut the
+    epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the memory at hand."""
+    interval = config["trainer"]["val_check_interval"]
+    between = interval if type(interval) is int else int(steps * interval)
+    fits = 4 * floats * between * config["batch_size"] <= MOST_AT_ONCE
+    return between if fits and steps % between == 0 and "limit_train_batches" not in config["trainer"] else 1
 
 
 def _shifts(config: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from normdrop.data.module import Part
 from normdrop.networks.stacked import StackedNetwork, StackedNoise
 from normdrop.streams import stream
+from normdrop.training.compiled import Compiled
 
 SILENCING_DRAWS = 20
 
@@ -92,6 +93,10 @@ class ReplicatedClassifier(pl.LightningModule):
         self.optimizer_config = dict(optimizer)
         self.drift = dict(drift or {"scale": 0.0, "offset": 0.0, "cycles": 0.0})
         self.select_epoch, self.patience = select_epoch, patience
+        # With the compiled engine a batch of Lightning's is a stretch of so many batches of this size.
+        self.compiled: int | None = None
+        self.stretch = 1
+        self.engine: Compiled | None = None
         self.history: list[dict[str, Any]] = []
         self.steps = self.loss_steps = 0
         self._evaluated: list[tuple[Tensor, Tensor]] = []
@@ -116,8 +121,17 @@ class ReplicatedClassifier(pl.LightningModule):
         optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
         if self.optimizer_config["schedule"] == "constant":
             return optimizer
-        total = int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)]
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_steps)]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return int(self.trainer.estimated_stepping_batches) * self.stretch
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return int(self.trainer.num_training_batches) * self.stretch
 
     # What a checkpoint holds beside Lightning's own, so that a fit goes on byte for byte.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -148,8 +162,10 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
+        if self.compiled:
+            return self._compiled_steps(x, y, self.compiled)
         if self.drift["scale"] or self.drift["offset"]:
-            x = self.drifted(x, self.steps / int(self.trainer.estimated_stepping_batches))
+            x = self.drifted(x, self.steps / self.total_steps)
         loss = cross_entropy(self.network(x), y).mean(dim=1)
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
@@ -164,13 +180,35 @@ class ReplicatedClassifier(pl.LightningModule):
         self.loss_steps += 1
         self.steps += 1
 
-    def drifted(self, x: Tensor, time: float) -> Tensor:
-        """Standardised inputs at `time` ∈ [0, 1) of training: scale and offset swing around their true values.
+    def _compiled_steps(self, x: Tensor, y: Tensor, batch_size: int) -> None:
+        """A stretch of steps at once; x (replicates, rows, features) and y (replicates, rows) are cut into batches."""
+        optimizer, schedule = self.optimizers().optimizer, self.lr_schedulers()  # type: ignore[union-attr]
+        rates, swings = [], []
+        for step in range(self.steps, self.steps + math.ceil(y.shape[1] / batch_size)):
+            rates.append(optimizer.param_groups[0]["lr"])
+            swings.append(self.swing(step / self.total_steps))
+            if schedule is not None:
+                optimizer._opt_called = True  # type: ignore[union-attr]  # or the schedule warns that it goes first
+                schedule.step()  # type: ignore[union-attr, call-arg]
+        if self.engine is None:
+            self.engine = Compiled(self.network, optimizer, batch_size, self.optimizer_config.get("clip"))
+        losses = self.engine.run(x, y, np.array(rates), np.array(swings), ~self.ended)
+        self.loss_sum += losses.double().sum(dim=0)
+        self.loss_steps += len(losses)
+        self.steps += len(losses)
+
+    def swing(self, time: float) -> tuple[float, float]:
+        """The factor and the offset of standardised inputs at `time` ∈ [0, 1) of training.
 
         g = sin(2π cycles time) starts and ends at 0, so that the last training inputs are distributed like the test's.
         """
         g = math.sin(2 * math.pi * self.drift["cycles"] * time)
-        return x * (1 + self.drift["scale"] * g) + self.drift["offset"] * g
+        return 1 + self.drift["scale"] * g, self.drift["offset"] * g
+
+    def drifted(self, x: Tensor, time: float) -> Tensor:
+        """Standardised inputs at `time`, whose scale and offset swing around their true values."""
+        factor, offset = self.swing(time)
+        return x * factor + offset
 
     def _evaluation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
@@ -231,7 +269,7 @@ class ReplicatedClassifier(pl.LightningModule):
             own, kept = (values.view(len(better), -1) for values in pair)
             torch.where(better[:, None], own, kept, out=kept)
         if self.patience is not None:
-            self.ended |= self.steps - self.best_step >= self.patience * int(self.trainer.num_training_batches)
+            self.ended |= self.steps - self.best_step >= self.patience * self.epoch_steps
             self.trainer.should_stop |= bool(self.ended.all())
 
     @torch.no_grad()
