@@ -185,7 +185,7 @@ def test_other_choices_of_ours_stand_beside_the_declared_one(tmp_path: Path) -> 
 def test_steps_to_another_level_stand_beside_those_to_the_declared_one_at_each_rate(tmp_path: Path) -> None:
     """The fake curves fall from 1.1 to .6 in four validations, ten steps apart."""
     study = {"metric": "steps_to_level", "kind": "ratio", "secondary": [], "family": "same_rate"}
-    config = {"data": {"name": "d", "level": 0.95}}
+    where: dict[str, Any] = {"study": study, "config": {"data": {"name": "d", "level": 0.95}}}
     for rate in (0.1, 0.5):
         pair(
             tmp_path, runs(0.8, steps_to_level=20), runs(0.8, steps_to_level=30), rate=rate, study=study, config=config
@@ -195,7 +195,7 @@ def test_steps_to_another_level_stand_beside_those_to_the_declared_one_at_each_r
         ("as declared", "ROPE halved", "ROPE doubled", "level × 0.8", "level × 1.25"), 2
     )
     found = population.at_level(study_of(tmp_path), 0.8).replicates["steps_to_level"]
-    assert set(found) == {30}
+    assert set(found) == {40}
     assert set(population.at_level(study_of(tmp_path), 1.25).replicates["steps_to_level"]) == {10}
     assert set(rows.set_index("variant").loc["level × 0.8", "estimate"]) == {1.0}
 
