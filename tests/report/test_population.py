@@ -187,9 +187,7 @@ def test_steps_to_another_level_stand_beside_those_to_the_declared_one_at_each_r
     study = {"metric": "steps_to_level", "kind": "ratio", "secondary": [], "family": "same_rate"}
     where: dict[str, Any] = {"study": study, "config": {"data": {"name": "d", "level": 0.95}}}
     for rate in (0.1, 0.5):
-        pair(
-            tmp_path, runs(0.8, steps_to_level=20), runs(0.8, steps_to_level=30), rate=rate, study=study, config=config
-        )
+        pair(tmp_path, runs(0.8, steps_to_level=20), runs(0.8, steps_to_level=30), rate=rate, **where)
     rows, _ = population.sensitivity(study_of(tmp_path), rows_of(tmp_path))
     assert rows.groupby("variant").size().to_dict() == dict.fromkeys(
         ("as declared", "ROPE halved", "ROPE doubled", "level × 0.8", "level × 1.25"), 2

@@ -66,8 +66,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     """The declared family under other choices of the analyst: rows as of `verdicts`, with `variant`, and their pools.
 
     Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, at another level
-    where steps to one are counted, and without the data sets that the study sets `apart`. A row is judged within its own
-    family's Holm.
+    where steps to one are counted, and without the data sets that the study sets `apart`. A row is judged within its
+    own family's Holm.
     """
     apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
     variants: dict[str, Any] = {}
