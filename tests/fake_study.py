@@ -104,7 +104,7 @@ def write_condition(
             node = node.setdefault(parent, {})
         node[last] = {**node[last], "name": value} if isinstance(node.get(last), dict) else value  # a config group
     record = {
-        "format": 2,
+        "format": record_file.FORMAT,
         "condition": condition,
         **described,
         "setting": setting,

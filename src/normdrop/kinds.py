@@ -27,9 +27,13 @@ def _spread(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float
     return {"": table.std(axis=1, ddof=1, skipna=False).to_numpy()}
 
 
-def _loss(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+def _nearest_0(table: pd.DataFrame) -> Any:
     rungs: list[Any] = list(table)
-    baseline = min(rungs, key=abs)
+    return min(rungs, key=abs)
+
+
+def _loss(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
+    baseline = _nearest_0(table)
     return {"": (table[baseline] - table.drop(columns=baseline).mean(axis=1, skipna=False)).to_numpy()}
 
 
@@ -71,59 +75,66 @@ class Kind:
     """compared as A / B, not as A - B"""
     level: bool = True
     """its numbers are the metric's own, not differences of it within a replicate"""
+    beside: Callable[[pd.DataFrame], Any] = lambda table: table.mean(axis=1, skipna=False)
+    """of one side's values, replicates × rungs: what is told of the metric itself, and in which words"""
+    beside_words: str = ""
     answer: str = ""
     """the part of the claim that is the answer"""
     good: Callable[[Metric], bool] = lambda metric: metric.higher_is_better
     """whether more of it is good"""
 
 
-COMMON = ("curves", "who_beats_whom", "shift")
+FIRST = ("population", "effects")
+COMMON = ("ranks", "properties", "regime", "along", "curves", "who_beats_whom", "shift")
 RATIO = Kind(
     "median paired ratio, runs that never reach the level counted as longer than any",
-    ("effects", "difference", "pairs", *COMMON),
+    (*FIRST, "difference", "pairs", *COMMON),
     effect="median paired ratio",
     ratio=True,
 )
 KINDS = {
-    "difference": Kind("mean paired difference", ("effects", "difference", "pairs", "by_rate", *COMMON)),
+    "difference": Kind("mean paired difference", (*FIRST, "difference", "pairs", "by_rate", *COMMON)),
     "ratio": RATIO,
     "spread": Kind(
         "within each replicate the standard deviation over {over}; its mean paired difference",
-        ("effects", "grid", "pairs", *COMMON),
+        (*FIRST, "grid", "pairs", *COMMON),
         quantity="the spread of {metric} over {over}",
         effect="difference in the spread",
         reduce=_spread,
         consumes=True,
         level=False,
+        beside_words=" (mean over the grid)",
         good=lambda metric: False,
     ),
     "loss": Kind(
         "within each replicate the value at {over} nearest 0 minus the mean of the others; its mean paired difference",
-        ("effects", "grid", "pairs", *COMMON),
+        (*FIRST, "grid", "pairs", *COMMON),
         quantity="the loss of {metric} over {over}",
         effect="difference in the loss",
         reduce=_loss,
         consumes=True,
         level=False,
+        beside=lambda table: table[_nearest_0(table)],
+        beside_words=" (where it starts from)",
         good=lambda metric: not metric.higher_is_better,
     ),
     "ladder": Kind(
         "mean paired difference at each {over}, and its change from first to last along a fitted line",
-        ("effects", "grid", *COMMON),
+        (*FIRST, "grid", *COMMON),
         quantity="the change of {metric} from the first {over} to the last",
         reduce=_ladder,
         consumes=True,
+        beside_words=" (mean over the rungs)",
         answer="trend over {over}",
     ),
     "mechanism": Kind(
         "mean paired difference, before and after recalibration",
-        ("effects", "difference", "pairs", "by_rate", *COMMON),
+        (*FIRST, "difference", "pairs", "by_rate", *COMMON),
     ),
 }
 
 
 def kind_of(name: str, metric: str) -> Kind:
     """The kind that a declaration names, for one of its metrics: counts of steps, and they alone, have ratios."""
-    if METRICS[metric].unit == "steps":
-        return RATIO
-    return KINDS["difference" if name == "ratio" else name]
+    kind = KINDS["difference" if name == "ratio" else name]
+    return RATIO if METRICS[metric].unit == "steps" and not kind.consumes else kind

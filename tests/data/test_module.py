@@ -19,7 +19,7 @@ from normdrop.data import sources
 from normdrop.data.module import ReplicateData, check_batches
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
-from normdrop.data.split import split
+from normdrop.data.split import split, standardise
 from normdrop.streams import stream
 from normdrop.study.config import RULES
 
@@ -80,6 +80,15 @@ def test_training_features_have_mean_0_and_standard_deviation_1_unless_constant(
     assert 0 < constant.sum() < 20  # digits has constant pixels
     assert train.mean(dim=1).abs().max() < 1e-6
     assert (std[~constant] - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e6, 1e-9])
+def test_served_values_are_standardised_in_float64_and_the_same_bits_in_any_unit(unit):
+    plain = sources.breast_cancer()
+    served = made(lambda: Rows(plain.x * unit, plain.y, plain.classes), seeds=[3]).parts
+    index = split(plain, 3)
+    for name, x in standardise({name: plain.x[i] for name, i in index.items()}).items():
+        assert torch.equal(served[name].x[0], torch.from_numpy(x.astype(np.float32)))
 
 
 def test_principal_components_have_variance_1_and_no_correlation_in_the_training_part():

@@ -31,7 +31,7 @@ def saved(tmp_path, **arrays):
 def test_digits_are_images_of_one_channel_and_a_table_is_flat():
     assert digits().shape == (1, 8, 8)
     assert breast_cancer().shape == (30,)
-    assert "64 features (1 × 8 × 8)" in sentence(digits().facts())
+    assert "64 features (1 × 8 × 8, 3 constant)" in sentence(digits().facts())
 
 
 @pytest.mark.parametrize(

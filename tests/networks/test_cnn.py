@@ -126,7 +126,12 @@ def test_an_mlp_refuses_residual_blocks_that_add_nothing_and_noise_on_channels(c
 @pytest.mark.parametrize("at_a_time", [1, 2**30], ids=["one by one", "together"])
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"),
-    [((1, 9), (1, 4), (1, 2), (0, 1)), ((7, 6), (3, 3), (1, 1), (1, 1)), ((8, 5), (2, 4), (3, 1), (0, 1))],
+    [
+        ((1, 9), (1, 4), (1, 2), (0, 1)),
+        ((5, 6), (5, 5), (5, 6), (2, 2)),
+        ((7, 6), (3, 3), (1, 1), (1, 1)),
+        ((8, 5), (2, 4), (3, 1), (0, 1)),
+    ],
 )
 def test_products_on_unfolded_patches_are_pytorchs_convolution(monkeypatch, size, kernel, stride, padding, at_a_time):
     monkeypatch.setattr("normdrop.networks.convolution.AT_A_TIME", {"cpu": at_a_time})

@@ -4,8 +4,7 @@ import itertools
 import math
 import warnings
 from dataclasses import fields
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from normdrop.kinds import slopes
+from normdrop.report import statistics
 from normdrop.report.statistics import (
+    AA_ALARM,
     MIN_REPLICATES,
     Comparison,
+    aa_tail,
+    clustered,
     compare,
     compare_ratio,
     holm,
     refusal,
+    replicates_needed,
+    sign_flip,
+    standard_error,
+    stein_half_width,
     verdict,
 )
 
@@ -76,7 +83,63 @@ def test_six_positive_differences_give_two_in_64():
 def test_p_value_of_many_pairs_is_near_the_t_test_and_never_zero():
     d = np.random.default_rng(0).normal(0.4, 1.0, 30)
     assert differences(d).p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.01)
-    assert differences(d + 10).p_value == pytest.approx(2 / 10_000)
+    assert differences(d + 10).p_value == 2 / 2**30
+
+
+def signs(n: int) -> np.ndarray:
+    return 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.integers(-9, 9), st.floats(-9, 9, width=16)), min_size=1, max_size=12))
+def test_the_halves_that_meet_count_every_sign_pattern(values):
+    d = np.array(values, dtype=float)
+    sums = np.abs(signs(len(d)) @ d)
+    assert sign_flip(d, 1e-12) == (sums >= abs(d.sum()) - 1e-9).mean()
+
+
+@pytest.mark.parametrize("pairs", [2, 7, 13])
+def test_p_value_is_that_of_scipys_exact_permutation_test(pairs):
+    d = np.random.default_rng(pairs).normal(0.3, 1.0, pairs)
+    theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=2**pairs)
+    assert sign_flip(d, 1e-15) == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize("pairs", [9, 30, 40])
+def test_of_ranks_with_signs_it_is_wilcoxons_exact_test(pairs):
+    ranks = np.arange(1, pairs + 1) * np.where(np.random.default_rng(pairs).random(pairs) < 0.35, -1.0, 1.0)
+    assert sign_flip(ranks, 0.0) == pytest.approx(stats.wilcoxon(ranks, method="exact").pvalue)
+
+
+@pytest.mark.parametrize("pairs", [45, 100, 301])
+def test_of_ones_it_is_the_sign_test_beyond_what_can_be_counted_too(pairs):
+    ones = np.where(np.arange(pairs) < 0.4 * pairs, -1.0, 1.0)
+    p = sign_flip(ones, 1e-12)
+    assert p == pytest.approx(stats.binomtest(int((ones > 0).sum()), pairs).pvalue, abs=1e-7)
+
+
+def test_of_accuracies_the_lattice_is_as_exact_as_counting(monkeypatch):
+    rng = np.random.default_rng(10)
+    right = rng.integers(-9, 13, 40)
+    exact, normal = sign_flip(right / 360, 1e-12), rng.normal(0.3, 1.0, 40)
+    exact_normal = sign_flip(normal, 1e-12)
+    monkeypatch.setattr(statistics, "EXACT_PAIRS", 0)
+    assert sign_flip(right / 360, 1e-12) == pytest.approx(exact, abs=1e-7)
+    assert exact_normal <= sign_flip(normal, 1e-12) <= exact_normal + 1e-3
+
+
+@pytest.mark.parametrize("pairs", [30, 60])
+def test_the_further_the_sum_the_smaller_the_p_value_and_never_zero(pairs):
+    sizes = np.random.default_rng(11).gamma(2.0, size=pairs)
+    p = [sign_flip(np.where(np.arange(pairs) < negative, -sizes, sizes), 1e-12) for negative in range(pairs // 2)]
+    sums = [abs(sizes[negative:].sum() - sizes[:negative].sum()) for negative in range(pairs // 2)]
+    assert (np.diff(np.array(p)[np.argsort(sums)]) <= 0).all()
+    assert 0 < p[0] < 1e-7
+
+
+def test_pairs_without_a_difference_are_no_evidence():
+    d = np.array([0.3, 0.1, -0.2, 0.4, 0.2, 0.1])
+    assert sign_flip(np.concatenate([d, np.zeros(60)]), 1e-12) == sign_flip(d, 1e-12)
 
 
 def test_equal_accuracy_differences_tie_whatever_their_last_bits():
@@ -116,6 +179,23 @@ def test_fresh_rows_make_the_scopes_coincide():
     c = sleep(fresh=True)
     assert (c.new_low, c.new_high, c.p_new_data, c.p_tost_new) == (c.ci_low, c.ci_high, c.p_value, c.p_tost)
     assert c.p_value == sleep().p_value
+
+
+def test_a_fixed_test_part_says_nothing_about_new_data_unless_rows_are_fresh():
+    c, constant = sleep(test_train_ratio=NAN), compare(SLEEP_B + 1, SLEEP_B, rope=0.5, test_train_ratio=NAN)
+    for these in (c, constant):
+        assert np.isnan([these.new_low, these.new_high, these.p_new_data, these.p_tost_new]).all()
+    assert verdict(c, c.p_new_data, scope="new data").startswith("refused: the test part is fixed")
+    assert c.p_value == sleep().p_value
+    assert sleep(test_train_ratio=NAN, fresh=True).p_new_data == c.p_value
+
+
+def test_standard_error_is_that_of_the_new_data_interval():
+    c = sleep(test_train_ratio=0.25)
+    error = standard_error(c.sd, c.n, 0.25)
+    assert c.sd == pytest.approx((SLEEP_A - SLEEP_B).std(ddof=1))
+    assert c.new_high - c.estimate == pytest.approx(stats.t.isf(0.025, 9) * error)
+    assert standard_error(c.sd, c.n, 0) == pytest.approx(c.sd / math.sqrt(10))
 
 
 def test_more_replicates_do_not_shrink_the_new_data_interval_to_nothing():
@@ -383,15 +463,65 @@ def test_a_planted_trend_is_found():
     assert verdict(c, c.p_value) == "better"
 
 
-# --- known truths, in small; scripts/simulate does it in full ---
+# --- how many replicates ---
+
+
+def test_replicates_needed_are_steins():
+    # t(9) at .975 is 2.2621572: (2.2621572 · .01 / .0025)² = 81.9
+    assert replicates_needed(0.01, 10, 0.0025) == 82
+    assert replicates_needed(0.01, 10, 0.1) == 10
+    assert replicates_needed(0.0, 10, 0.0025) == 10
+
+
+@given(st.floats(1e-6, 10), st.integers(2, 60), st.floats(1e-3, 1))
+def test_the_replicates_needed_reach_the_half_width_and_one_fewer_does_not(sd, n0, half_width):
+    n = replicates_needed(sd, n0, half_width)
+    assert stein_half_width(sd, n0, n) <= half_width * (1 + 1e-9)
+    assert n == n0 or stein_half_width(sd, n0, n - 1) > half_width * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("sd", "n0", "half_width"), [(NAN, 10, 0.1), (0.1, 1, 0.1), (0.1, 10, 0.0), (0.1, 10, NAN)])
+def test_replicates_needed_says_what_it_cannot_do_with(sd, n0, half_width):
+    with pytest.raises(ValueError, match=f"n0={n0}, half_width={half_width}, sd={sd}"):
+        replicates_needed(sd, n0, half_width)
+
+
+# --- the harness ---
+
+
+def test_an_alarm_is_rarer_than_one_claim_of_one_or_six_of_forty():
+    assert aa_tail(1, 1) == pytest.approx(0.05)
+    assert aa_tail(2, 2) == pytest.approx(0.0025)
+    assert aa_tail(0, 5) == 1
+    assert aa_tail(6, 40) > AA_ALARM > aa_tail(7, 40)
+
+
+def test_a_mean_over_conditions_takes_its_interval_from_the_seeds():
+    d = np.random.default_rng(12).normal(0.2, 1.0, (6, 15)) + np.random.default_rng(13).normal(0, 0.5, 15)
+    c = clustered(d)
+    test = stats.ttest_1samp(d.mean(axis=0), 0.0)
+    assert (c.seeds, c.estimate) == (15, pytest.approx(d.mean()))
+    assert (c.ci_low, c.ci_high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert c.margin == pytest.approx(np.abs(test.confidence_interval(0.9)).max())
+    assert compare(d.mean(axis=0), 0.0, rope=c.margin, test_train_ratio=0.0).p_tost == pytest.approx(0.05)
+
+
+def test_a_seed_that_a_condition_lacks_is_left_out_of_all():
+    d = np.random.default_rng(14).normal(size=(3, 8))
+    d[1, 5] = NAN
+    assert clustered(d) == clustered(np.delete(d, 5, axis=1))
+    with pytest.raises(ValueError, match="0 of 8 seeds"):
+        clustered(np.full((3, 8), NAN))
+
+
+# --- known truths, in small; scripts/simulate.py does it in full ---
 
 
 @pytest.fixture(scope="module")
 def simulate():
-    path = Path(__file__).parents[2] / "scripts" / "simulate"
-    loader = SourceFileLoader("simulate", str(path))
-    module = module_from_spec(spec_from_loader("simulate", loader))
-    loader.exec_module(module)
+    spec = spec_from_file_location("simulate", Path(__file__).parents[2] / "scripts" / "simulate.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -415,6 +545,28 @@ def test_the_corrected_test_holds_its_level_where_the_plain_one_misleads_about_n
     outcomes = [simulate.resplit_study(rng, simulate.other_features, 200, 30, False) for _ in range(60)]
     assert sum(outcome["this data"] for outcome in outcomes) > 15
     assert sum(outcome["new data"] for outcome in outcomes) <= 5
+
+
+def test_choosing_the_best_of_as_many_candidates_makes_no_difference_of_itself(simulate):
+    rng = np.random.default_rng(15)
+    fair, unfair = (
+        sum(simulate.selection_study(rng, 30, 15, candidates)["claimed"] for _ in range(100)) for candidates in (15, 2)
+    )
+    assert fair <= stats.binom.ppf(0.999, 100, 0.05) < unfair
+
+
+def test_steins_rule_covers_and_keeps_its_half_width(simulate):
+    rng = np.random.default_rng(16)
+    outcomes = [simulate.stein_study(rng, simulate.normal, 6, 0.5) for _ in range(400)]
+    assert all(outcome["half-width met"] for outcome in outcomes)
+    assert sum(outcome["interval covers"] for outcome in outcomes) >= stats.binom.ppf(0.001, 400, 0.95)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_the_pooled_interval_covers(simulate, tau):
+    rng = np.random.default_rng(17)
+    outcomes = [simulate.pooled_study(rng, 20, tau, 0.1) for _ in range(150)]
+    assert sum(outcome["interval covers"] for outcome in outcomes) >= stats.binom.ppf(0.001, 150, 0.93)
 
 
 def test_real_aa_counts_the_claims_of_a_table_of_reruns(simulate, tmp_path):

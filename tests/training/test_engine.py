@@ -3,8 +3,8 @@
 import importlib.util
 
 import pytest
-from fitting import trained
 
+from fitting import trained
 from normdrop.study import config as configs
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="the extra `fast` is not installed")

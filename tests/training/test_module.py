@@ -14,7 +14,7 @@ from normdrop.networks.mlp import mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import module
-from normdrop.training.module import ReplicatedClassifier, accuracy, cross_entropy, expected_calibration_error
+from normdrop.training.module import ReplicatedClassifier, accuracy, clip_, cross_entropy, expected_calibration_error
 
 ADAM = {"name": "adam", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
@@ -187,3 +187,24 @@ def test_drift_swings_scale_and_offset_by_a_sine_of_the_training_time(quarter, g
     x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     drifted = drifting().drifted(x, quarter / 4 / 3)
     torch.testing.assert_close(drifted, x * (1 + 0.5 * g) + 2.0 * g)
+
+
+def test_clipping_bounds_each_replicates_own_norm_and_depends_on_no_other():
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(3, *shape, generator=generator) for shape in ((4, 5), (7,))]
+    gradients[0][1] *= 100
+
+    def clipped(replicates: list[int]) -> list[torch.Tensor]:
+        parameters = [torch.nn.Parameter(torch.zeros_like(g[replicates])) for g in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient[replicates].clone()
+        clip_(parameters, 6.0)
+        return [parameter.grad for parameter in parameters]
+
+    together = clipped([0, 1, 2])
+    norms = torch.cat([g.flatten(1) for g in together], dim=1).norm(dim=1)
+    whole = torch.cat([g.flatten(1) for g in gradients], dim=1).norm(dim=1)
+    torch.testing.assert_close(norms, whole.clamp(max=6.0))
+    for replicate in range(3):
+        for alone, beside in zip(clipped([replicate]), together, strict=True):
+            assert torch.equal(alone[0], beside[replicate])

@@ -29,67 +29,47 @@ CHUNK = 512
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Resident rows, (rows, features) float32, and how each replicate standardises them.
+    """Resident rows, (rows, features), and how each replicate standardises them.
 
-    A value is high + low, together what float64 holds; low is None where high alone is all of it. `scaling` is (mean,
-    inverse, rest), each (replicates, 1, features): a replicate sees (high − mean + low) · inverse + rest, `rest` being
-    what float32 cannot hold of the mean, so that data far from 0 keep their differences. It is None where the rows are
-    standardised already. A missing value, NaN, is seen as 0, the training mean.
+    `scaling` is (mean, scale), each (replicates, 1, features): a replicate sees (x − mean) / scale, which is computed
+    in float64, so that no unit and no distance from 0 changes what the network is given as float32. It is None where
+    the rows are standardised already. A missing value, NaN, is seen as 0, the training mean.
     """
 
-    high: Tensor
+    x: Tensor
     y: Tensor
-    low: Tensor | None = None
-    scaling: tuple[Tensor, Tensor, Tensor] | None = None
+    scaling: tuple[Tensor, Tensor] | None = None
     missing: bool = False
 
     @classmethod
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
-        # Powers of two bring each feature to magnitude 1 without rounding, where float32 holds any unit.
-        exponent = np.frexp(np.nanmax(np.abs(rows.x), axis=0, initial=0))[1]
-        x = np.ldexp(rows.x, -exponent)
-        high = x.astype(np.float32)
-        low = np.nan_to_num(np.subtract(x, high, out=x), copy=False).astype(np.float32)
-        mean, scale = (np.ldexp(np.stack(each), -exponent)[:, None] for each in zip(*scales, strict=True))
-        near = mean.astype(np.float32)
-        scaling = [torch.from_numpy(each.astype(np.float32)) for each in (near, 1 / scale, (near - mean) / scale)]
-        return cls(
-            torch.from_numpy(high),
-            torch.tensor(rows.y),
-            torch.from_numpy(low) if low.any() else None,
-            (scaling[0], scaling[1], scaling[2]),
-            bool(np.isnan(high).any()),
-        )
+        mean, scale = (torch.from_numpy(np.stack(each)[:, None]) for each in zip(*scales, strict=True))
+        x = rows.x.astype(np.float32)
+        held = x if np.array_equal(x, rows.x, equal_nan=True) else rows.x  # half of the memory where nothing is lost
+        return cls(torch.tensor(held), torch.tensor(rows.y), (mean, scale), bool(np.isnan(rows.x).any()))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
-        flat = rows.flatten()
-        x = self.high.index_select(0, flat).view(*rows.shape, -1)  # several times as fast as high[rows]
+        x = self.x.index_select(0, rows.flatten()).view(*rows.shape, -1)  # several times as fast as x[rows]
         if self.scaling is not None:
-            mean, inverse, rest = self.scaling
-            x.sub_(mean)
-            if self.low is not None:
-                x.add_(self.low.index_select(0, flat).view(x.shape))
-            torch.addcmul(rest, x, inverse, out=x)
+            mean, scale = self.scaling
+            x = (x - mean).div_(scale).float()
         if self.missing:
             x.masked_fill_(x.isnan(), 0.0)
         return x, self.y[rows]
 
     def to(self, device: torch.device | str) -> Table:
-        low = None if self.low is None else self.low.to(device)
-        return replace(
-            self, high=self.high.to(device), y=self.y.to(device), low=low, scaling=self._scaling(lambda s: s.to(device))
-        )
+        return replace(self._with(lambda each: each.to(device)), x=self.x.to(device), y=self.y.to(device))
 
     def replicate(self, index: int) -> Table:
-        return replace(self, scaling=self._scaling(lambda s: s[index : index + 1]))
+        return self._with(lambda each: each[index : index + 1])
 
-    def _scaling(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
-        if self.scaling is None:
-            return None
-        mean, inverse, rest = map(change, self.scaling)
-        return mean, inverse, rest
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Table:
+        """This table with its scaling changed."""
+        return (
+            self if self.scaling is None else replace(self, scaling=(change(self.scaling[0]), change(self.scaling[1])))
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +219,7 @@ class ReplicateData(lightning.LightningDataModule):
         given = None if self.fresh else self.source()
         parts = self._own(given) if given is None or self.pca is not None else self._shared(given)
         check_batches(parts["train"].rows.shape[1], self.batch_size, self.batch_norm)
-        self.parts, self.features = parts, parts["train"].table.high.shape[1]
+        self.parts, self.features = parts, parts["train"].table.x.shape[1]
         self.shape = (self.features,) if self.pca is not None else self.shape
         self.order = BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun)
 
@@ -276,9 +256,7 @@ class ReplicateData(lightning.LightningDataModule):
     def taken(self, replicates: int) -> int:
         """Bytes that the resident rows of so many replicates take."""
         tables = {part.table for part in self.parts.values()}
-        held = sum(
-            table.high.nbytes + table.y.nbytes + (table.low.nbytes if table.low is not None else 0) for table in tables
-        )
+        held = sum(table.x.nbytes + table.y.nbytes for table in tables)
         own = sum(part.rows.nbytes for part in self.parts.values())
         own += sum(values.nbytes for table in tables for values in table.scaling or ())
         shared = all(table.scaling is not None for table in tables)

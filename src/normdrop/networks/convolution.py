@@ -51,10 +51,11 @@ class Convolution(torch.autograd.Function):
         weight_gradient = weight.new_empty(weight.shape)
         for group, space in groups(x, ctx.patches):
             torch.bmm(columns[group], unfolded(x[group], space, ctx.windows).mT, out=weight_gradient[group])
-        for group, space in groups(x, ctx.patches) if x_gradient is not None else ():
-            torch.bmm(weight[group].mT, columns[group], out=space.flatten(4).flatten(1, 3))
-            for patch, image in ctx.windows:
-                x_gradient[group][image] += space[patch]
+        if x_gradient is not None:
+            for group, space in groups(x, ctx.patches):
+                torch.bmm(weight[group].mT, columns[group], out=space.flatten(4).flatten(1, 3))
+                for patch, image in ctx.windows:
+                    x_gradient[group][image] += space[patch]
         return x_gradient, weight_gradient, columns.sum(dim=-1, keepdim=True), None, None, None
 
 
@@ -91,5 +92,6 @@ def meetings(size: int, positions: int, kernel: int, stride: int, padding: int) 
     found = []
     for offset in range(-padding, kernel - padding):
         first, last = max(0, -(offset // stride)), min(positions - 1, (size - 1 - offset) // stride)
-        found.append((slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)))
+        start, stop = first * stride + offset, last * stride + offset + 1
+        found.append((slice(first, last + 1), slice(start, max(start, stop), stride)))  # both may be empty
     return found

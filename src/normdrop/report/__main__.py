@@ -8,16 +8,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from normdrop.report import page
-from normdrop.report.answer import interval, number, partial
+from normdrop.report.answer import partial
 from normdrop.report.records import Found, load
-from normdrop.report.verdicts import EXPLORATORY, each
 
-SHORT = 20  # rows: of a longer table the console shows the declared family and the A/A rows alone
+WIDTH = 130  # of a pipe or a log, which has none of its own
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,33 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print(found: Found, written: page.Page) -> None:
     # A pipe or a log has no width of its own: as wide as the table needs.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     for section in written.sections:
-        declaration = section.study.declaration
-        a, b = (" or ".join(side) for side in section.study.sides)
-        primary = section.rows[section.rows["metric"].isin(section.study.metrics)]
-        if len(primary) > SHORT:
-            primary = primary[primary["family"] != EXPLORATORY]
-        level = f"{100 * (1 - declaration['alpha']):g} % interval"
-        columns = ["data set", "position", "setting", "metric", "comparison", "difference", level, "verdict"]
-        if not primary["setting"].any():
-            columns.remove("setting")
-        if len(section.study.metrics) == 1:
-            columns.remove("metric")
-        title = f"{section.slug}: {a} - {b}, {', '.join(section.study.metrics)} (* exploratory)"
-        table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-        for row in each(primary):
-            comparison = row.comparison.replace("_", " ") + (
-                f" {row.rate_a:g}" if row.comparison == "same_rate" else ""
-            )
-            cells = [row.dataset, row.position, *(getattr(row, c) for c in ("setting", "metric") if c in columns)]
-            cells.append(comparison)
-            cells += [number(row.estimate, row), interval(row.ci_low, row.ci_high, row)]
-            table.add_row(*cells, row.verdict + ("*" if row.family == EXPLORATORY else ""))
-        console.print(table)
-        console.print(_plain(f"{section.answer.word}. {section.answer.sentence}"), style="bold", markup=False)
-        for line in section.answer.beside:
-            console.print(_plain(line), markup=False)
+        said = section.answer
+        console.print(section.study.declaration["sentence"] or section.slug, style="dim", markup=False)
+        console.print(f"{said.word}. {_plain(said.plain or said.sentence)}", style="bold", markup=False)
+        console.print(section.neighbours or "No test accuracy or NLL was measured beside it.", markup=False)
+        console.print(_plain(" ".join(said.first) or "Nothing at the top: no doubt was found."), markup=False)
+        change = " ".join(section.change[:1]) or "Other data: every row of the family is settled here."
+        console.print(f"What would change it: {_plain(change)}", markup=False)
     if written.harness:
         alarm = written.harness.alarm
         console.print(

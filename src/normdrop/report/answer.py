@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from normdrop.arrangement import operations, order
 from normdrop.metrics import METRICS
 from normdrop.report.records import Found, Study, setting_value
-from normdrop.report.statistics import MIN_DATA_SETS, MIN_REPLICATES
+from normdrop.report.statistics import AA_ALARM, MIN_DATA_SETS, MIN_REPLICATES, aa_tail
 from normdrop.report.verdicts import DECLARED, HARNESS, each, units_in
+from normdrop.report.words import claim_word, head
 
 CHOSEN = {
     "best_vs_best": ", each side at what each replicate's own validation part prefers",
@@ -25,6 +27,12 @@ class Answer:
     word: str
     """Yes, No, … : of the claim, over the declared family at the base setting"""
     sentence: str
+    plain: str = ""
+    """what it says, for whoever has met none of this before"""
+    rule: str = ""
+    """how the word follows from the verdicts"""
+    first: list[str] = field(default_factory=list)
+    """what takes trust away, told before anything else"""
     beside: list[str] = field(default_factory=list)
     """what belongs to the answer: other metrics, other settings, what was held fixed"""
     caveats: list[str] = field(default_factory=list)
@@ -52,8 +60,10 @@ def partial(found: Found) -> str:
     return f"Partial: {found.finished}{known} conditions are finished, {len(found.unfinished)} are not."
 
 
-def answer(study: Study, rows: pd.DataFrame) -> Answer:
+def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None) -> Answer:
+    """pooled: `population.pooled`'s table, if there is one."""
     declaration = study.declaration
+    pooled = pd.DataFrame(columns=["family"]) if pooled is None else pooled
     a, b = (" or ".join(side) for side in study.sides)
     family = rows[rows["family"] == DECLARED]
     base = family[family["setting"].isin(_base_settings(study))]
@@ -70,7 +80,9 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
                 sentences.append(_one(group.iloc[0], study, a, b, what))
             elif len(group):
                 sentences.append(_several(group, study, a, b, what))
-        result = Answer(_word(base["verdict"]), " ".join(sentences))
+        over_sets = pooled[pooled["family"] == DECLARED]
+        word, rule = claim(study, base, over_sets)
+        result = Answer(word, " ".join(sentences), plain(study, base, over_sets), rule)
     result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
@@ -82,12 +94,14 @@ def answer(study: Study, rows: pd.DataFrame) -> Answer:
 
 
 def harness(rows: pd.DataFrame, alpha: float) -> Harness | None:
-    """Whether the A/A rows of a whole page claim more differences than chance: a binomial tail of at most alpha.
+    """Whether the A/A rows of a whole page claim more differences than chance: a binomial tail of at most AA_ALARM.
 
-    A single row alarms as soon as it claims one; of forty, two are expected to. None where all is as it should be
-    without a claim, or nothing was trained twice.
+    Rows count once for each pair of distinct networks. None where all is as it should be without a claim, or nothing
+    was trained twice.
     """
     tested = rows[rows["family"] == HARNESS]
+    # Several studies may have trained the same two networks: to the last bit, so they are told by their numbers.
+    tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(say).isin(["better", "worse"])]
     if claiming.empty:
         return None
@@ -96,15 +110,19 @@ def harness(rows: pd.DataFrame, alpha: float) -> Harness | None:
         f"p = {row.p_value:.3g}"
         for row in each(claiming.head(5))
     )
-    chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
-    alarm = chance <= alpha * (1 + 1e-9)  # of one row the tail is alpha itself, but for rounding
+    chance = aa_tail(len(claiming), len(tested), alpha)
+    alarm = chance <= AA_ALARM
     sentence = (
-        f"{len(claiming)} of {len(tested)} A/A rows claim a difference of an arrangement from itself, where chance "
+        f"{len(claiming)} of {len(tested)} A/A rows of distinct networks claim a difference of an arrangement from "
+        f"itself, where chance "
         f"gives {alpha * len(tested):.2g} ({named}). "
     )
     if alarm:
         return Harness(sentence + "Until that is ruled out, distrust what follows.", alarm)
-    return Harness(sentence + f"So many or more come up by chance with probability {chance:.2f}: no alarm.", alarm)
+    return Harness(
+        sentence + f"So many or more come up by chance with probability {chance:.2g}: an alarm starts at {AA_ALARM}.",
+        alarm,
+    )
 
 
 def measured(study: Study, metric: str) -> str:
@@ -136,20 +154,113 @@ def _base_settings(study: Study) -> list[str]:
     return [",".join(filter(None, [base, part])) for base in study.base_settings]
 
 
-def _word(verdicts: pd.Series) -> str:
-    words = Counter(map(say, verdicts))
-    total = len(verdicts)
-    small = all("practically" in v for v in verdicts if say(v) in ("better", "worse"))
-    if words["refused"] == total:
-        return "Refused"
-    if words["better"] and words["worse"]:
-        return "It depends"
-    if words["better"]:
-        return ("Yes" if words["better"] == total else "Partly") + (", but too little to matter" if small else "")
-    if words["worse"]:
-        part = "No: the opposite" if words["worse"] == total else "No: in part the opposite"
-        return part + (", though too little to matter" if small else "")
-    return "No practical difference" if words["equivalent"] == total else "Not shown"
+RULE = (
+    "The word follows from a rule. {unit}, in the scope {scope}: Yes is better, and not merely by less than matters "
+    "(on three quarters of several data sets, worse on none); No: the opposite is the same with worse; No practical "
+    "difference is equivalence likewise; It depends is better here and worse there, or a prediction interval that "
+    "reaches beyond the ROPE on both sides; Sometimes is better on some and worse on none; all else is Not shown."
+)
+SCOPES = {"verdict_new_data": "new data like it", "verdict": "these rows"}
+SPOKEN = {"bn": "batch normalization", "ln": "layer normalization"}
+NAMES = {"rate": "dropout rate", "optimizer.lr": "learning rate"}
+
+
+def scope(rows: pd.DataFrame) -> str:
+    """The column that a claim's verdicts are read from: new data where it can be had for every row."""
+    return "verdict_new_data" if rows["p_new_data"].notna().all() else "verdict"
+
+
+def claim(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> tuple[str, str]:
+    """The word of the claim by the rule, and the rule. base: the declared rows of the grid proper."""
+    column = scope(base)
+    if pooled.empty:
+        rule = RULE.format(unit="Each comparison of the declared family is asked, Holm included", scope=SCOPES[column])
+        return claim_word(base[column].to_list()), rule
+    words = {}
+    for row in each(pooled):
+        own = base[(base["position"] == row.position) & (base["metric"] == row.metric)]
+        own = own[own["setting"] == row.setting]
+        word = claim_word(
+            own[scope(own)].to_list(),
+            pooled=row.verdict,
+            prediction=(row.pi_low, row.pi_high),
+            rope=study.rope(row.metric),
+        )
+        words[", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))] = word
+    distinct = set(words.values())
+    word = distinct.pop() if len(distinct) == 1 else "; ".join(f"{word} ({place})" for place, word in words.items())
+    return word, RULE.format(unit="The mean over data sets is asked", scope="new data sets")
+
+
+def spoken(study: Study) -> tuple[str, str]:
+    """A and B for a reader: of two orders which comes first."""
+    (a, *more), (b, *others) = study.sides
+    if not more and not others and a != b and operations(a)[::-1] == operations(b):
+        first = [operations(side)[0] for side in (a, b)]
+        return f"{SPOKEN.get(first[0], first[0])} first", f"{SPOKEN.get(first[1], first[1])} first"
+    names = [
+        " or ".join(" and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "neither" for arm in side)
+        for side in study.sides
+    ]
+    return names[0], f"the better of {names[1]}" if others else names[1]
+
+
+def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
+    """The answer as one tells it: what was tuned, who was ahead by how much, in which scope, and the verdict."""
+    a, b = spoken(study)
+    keys = [NAMES.get(key, key.rpartition(".")[2]) for key in study.declaration["tuned"]]
+    chosen = {"best_vs_best": f"With each side at its own best {' and '.join(keys)}, ", "same_rate": "At equal rates, "}
+    start = chosen[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
+    said = []
+    for metric, group in base.groupby("metric", sort=False):
+        what, column = measured(study, str(metric)), scope(group)
+        new = "new_" if column == "verdict_new_data" else "ci_"
+        row: Any = next(each(group))
+        rope = study.rope(str(metric))
+        symbol, factor = units_in(row)
+        no_matter = f"×{rope:g}" if row.null == 1 else f"{rope * factor:g} {symbol}"
+        region = "" if math.isnan(rope) else f" (up to {no_matter} would not matter)"
+        for mean in each(pooled[pooled["metric"] == metric] if len(pooled) else pooled):
+            said.append(
+                f"over {mean.k} data sets ({mean.position}) {a} had {_more(mean.estimate, what, row)} than {b} on "
+                f"average, {_between(mean.ci_low, mean.ci_high, row)}; a new data set would lie "
+                f"{_between(mean.pi_low, mean.pi_high, row)}: {_phrase(mean.verdict)}{region}"
+            )
+        if len(pooled):
+            continue
+        if len(group) == 1:
+            bounds = _between(getattr(row, f"{new}low"), getattr(row, f"{new}high"), row)
+            said.append(
+                f"{a} had {_more(row.estimate, what, row)} than {b}, {bounds} for {SCOPES[column]}: "
+                f"{_phrase(getattr(row, column))}{region}"
+            )
+        else:
+            low, high = number(group["estimate"].min(), row), number(group["estimate"].max(), row)
+            said.append(
+                f"{a} differed from {b} in {what} by {low} to {high} in {len(group)} comparisons; for "
+                f"{SCOPES[column]}: {_tally(group[column]).replace('**', '')}{region}"
+            )
+    said[0] = start + said[0]
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+
+
+def _more(estimate: float, what: str, row: Any) -> str:
+    if row.null == 1:
+        return f"×{estimate:.3g} the {what}"
+    return f"{number(abs(estimate), row).lstrip('+')} {'more' if estimate >= 0 else 'less'} {what}"
+
+
+def _between(low: float, high: float, row: Any) -> str:
+    return f"between {interval(low, high, row).replace(' to ', ' and ')}"
+
+
+def _phrase(verdict: str) -> str:
+    return {
+        "better": "better",
+        "worse": "worse",
+        "equivalent": "no practical difference",
+        "inconclusive": "not settled",
+    }.get(head(verdict), verdict)
 
 
 def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:

@@ -7,7 +7,9 @@ None where the doubt does not arise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,28 +18,35 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from normdrop.metrics import METRICS
-from normdrop.report.answer import interval, measured, number, say
+from normdrop.report.answer import NAMES, Answer, interval, measured, number, say
 from normdrop.report.contrasts import Contrast, values_of, with_dropout
-from normdrop.report.records import Study
+from normdrop.report.records import Study, setting_value
+from normdrop.report.statistics import MIN_DATA_SETS
 from normdrop.report.verdicts import DECLARED, each
 
 POWER = 0.8
+CAP = 300  # replicates: more are not asked for, the row stays open
 
 
 def checks(study: Study, found: Sequence[Contrast], rows: pd.DataFrame, shift: pd.DataFrame) -> list[str]:
     """One line for each check that the study's kind allows; `shift` is mechanism.shifts' table."""
-    family = study.declaration["family"]
-    own = [c for c in found if c.comparison == family and c.setting in study.base_settings]
+    own = declared(study, found)
     lines = [
         room(study, own),
         sensitivity(study, rows),
         positive_control(study, rows),
         gap_taken_apart(study, rows),
         reached(study, own),
-        edges(study, own),
+        *(edge.line for edge in edges(study, own)),
         theory(shift),
     ]
     return [line for line in lines if line]
+
+
+def declared(study: Study, found: Sequence[Contrast]) -> list[Contrast]:
+    """The contrasts of the declared family at the grid proper."""
+    family = study.declaration["family"]
+    return [c for c in found if c.comparison == family and c.setting in study.base_settings and c.counted]
 
 
 def room(study: Study, own: Sequence[Contrast]) -> str | None:
@@ -146,18 +155,126 @@ def reached(study: Study, own: Sequence[Contrast]) -> str | None:
     return f"Every one of {runs} runs reached the level, so that no step count is censored."
 
 
-def edges(study: Study, own: Sequence[Contrast]) -> str | None:
-    """How often the rate that validation prefers is an end of the grid, where a wider grid might go on."""
-    rates = sorted(study.replicates.loc[with_dropout(study.replicates), "rate"].unique())
-    chosen = [side.loc[with_dropout(side), "rate"] for c in own for side in (c.a, c.b)]
-    if len(rates) < 2 or not chosen or study.declaration["family"] != "best_vs_best":
+EDGE = 0.2  # of choices: more of them at an end of the grid, and the answer begins with it
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How often validation prefers the ends of a tuned key's grid, where a wider grid might go on."""
+
+    key: str
+    low: float
+    high: float
+    choices: int
+    at_low: float
+    """share of the choices"""
+    at_high: float
+
+    @property
+    def line(self) -> str:
+        if self.key == "epoch":
+            return (
+                f"The preferred epoch is the last in {100 * self.at_high:.0f} % of {self.choices} choices: there a "
+                "longer training might choose otherwise."
+            )
+        name = "rate" if self.key == "rate" else NAMES.get(self.key, self.key)
+        return (
+            f"The preferred {name} is the lowest of the grid ({self.low:g}) in {100 * self.at_low:.0f} % of "
+            f"{self.choices} choices and the highest ({self.high:g}) in {100 * self.at_high:.0f} %: there a wider grid "
+            "might choose otherwise."
+        )
+
+
+def edges(study: Study, own: Sequence[Contrast]) -> list[Edge]:
+    """One for each tuned key whose values are numbers, and one for the epoch where validation chooses it."""
+    if study.declaration["family"] != "best_vs_best" or not own:
+        return []
+    chosen, found = pd.concat([side for c in own for side in (c.a, c.b)]), []
+    for key in study.declaration["tuned"]:
+        choices, grid = chosen[key], study.replicates[key]
+        if key == "rate":  # an arrangement without dropout has none to choose
+            choices, grid = choices[with_dropout(chosen)], grid[with_dropout(study.replicates)]
+        if grid.nunique() < 2 or choices.empty or not pd.api.types.is_numeric_dtype(grid):
+            continue
+        low, high = grid.min(), grid.max()
+        found.append(Edge(key, low, high, len(choices), (choices == low).mean(), (choices == high).mean()))
+    if "epochs_after" in chosen and all(setting_value(r, "select_epoch") == "best" for r in study.records):
+        after = chosen["epochs_after"].dropna().astype(int)
+        found.append(Edge("epoch", 0, math.nan, len(after), 0.0, float((after == 0).mean())))
+    return found
+
+
+def unsettled(study: Study, rows: pd.DataFrame) -> str | None:
+    """What would change the answer: how many replicates bring the intervals of the family to half of the ROPE."""
+    family = rows[(rows["family"] == DECLARED) & rows["needed"].notna()]
+    open_rows = family[family["verdict"].map(say) == "inconclusive"]
+    more = family[family["needed"] > family["n"]]
+    if open_rows.empty and more.empty:
         return None
-    choices = pd.concat(chosen)
-    low, high = (100 * (choices == end).mean() for end in (rates[0], rates[-1]))
-    return (
-        f"The preferred rate is the lowest of the grid ({rates[0]:g}) in {low:.0f} % of {len(choices)} choices and the "
-        f"highest ({rates[-1]:g}) in {high:.0f} %: there a wider grid might choose otherwise."
-    )
+    said = []
+    near = open_rows[open_rows["needed"] <= open_rows["n"]]
+    if len(near):
+        said.append(f"{len(near)} inconclusive rows are that narrow already: their difference is near the margin.")
+    if len(more):
+        needed, capped = int(more["needed"].max()), int((more["needed"] > CAP).sum())
+        wall = sum(record.get("wall_seconds") or 0.0 for record in study.records)
+        trained = sum(len(record["seeds"]) for record in study.records)
+        target, now = min(needed, CAP), int(more["n"].max())
+        minutes = wall / max(trained, 1) * len(study.records) * (target - now) / 60
+        over = f" ({capped} of them more than {CAP}, where it stops: those may stay open)" if capped else ""
+        commands = {str(record.get("command")) for record in study.records if record.get("command")}
+        again = f": `{min(commands, key=len)} replicates={target}`" if commands else ""
+        said.append(
+            f"{len(more)} of {len(family)} rows of the family need more replicates for intervals of ± half the ROPE on "
+            f"these rows: up to {needed}{over}, about {max(minutes, 1):.0f} more minutes of training here{again}."
+        )
+    return " ".join(said)
+
+
+def would_change(study: Study, said: Answer) -> list[str]:
+    """Further runs that might turn the answer."""
+    lines = []
+    if (sets := study.replicates["dataset"].nunique()) < MIN_DATA_SETS:
+        lines.append(f"{MIN_DATA_SETS - sets} more data sets would let it speak of data sets at large.")
+    if said.first:
+        lines.append("What stands at the top may do so too.")
+    return lines
+
+
+def neighbours(study: Study, own: Sequence[Contrast]) -> str | None:
+    """Test accuracy and NLL of the very comparison that is declared, which its own metric may hide."""
+    said = []
+    for name in ("test_acc", "test_nll"):
+        if name == study.metric and study.over is None:
+            continue
+        metric, found = METRICS[name], []
+        for contrast in own:
+            if name not in contrast.a or name not in contrast.b:
+                continue
+            a, b = (_beside(study, side, name) for side in (contrast.a, contrast.b))
+            difference = (a - b).dropna()
+            if len(difference) > 1:
+                half = stats.t.isf(study.declaration["alpha"] / 2, len(difference) - 1) * difference.sem()
+                found.append((metric.scale * difference.mean(), metric.scale * half))
+        if found:
+            mean = [value for value, _ in found]
+            digits = 3 if metric.unit == "nats" else 2
+            up, down = (sum(sign * value > half for value, half in found) for sign in (1, -1))
+            size = (
+                f"{mean[0]:+.{digits}f} ± {found[0][1]:.{digits}f} {metric.unit}"
+                if len(found) == 1
+                else f"{min(mean):+.{digits}f} to {max(mean):+.{digits}f} {metric.unit} (up in {up}, down in {down} of "
+                f"{len(found)})"
+            )
+            said.append(f"{metric.words}{study.kind.beside_words} {size}")
+    return f"Beside it, A - B: {'; '.join(said)}." if said else None
+
+
+def _beside(study: Study, side: pd.DataFrame, metric: str) -> pd.Series:
+    if study.over is None:
+        return side.set_index("seed")[metric].astype(float)
+    table = side.pivot(index="seed", columns=study.over, values=metric).astype(float)
+    return pd.Series(study.kind.beside(table), index=table.index)
 
 
 def theory(shift: pd.DataFrame) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normdrop.arrangement import POSITIONS, has
+from normdrop.metrics import METRICS
 from normdrop.report.records import Study
 
 
@@ -28,11 +29,17 @@ class Contrast:
     b: pd.DataFrame
     test_train_ratio: float
     fresh_rows: bool
+    counted: bool = True
+    """False where other positions have the networks of both sides already: `around` is no further test of an order"""
 
 
-def contrasts(study: Study) -> list[Contrast]:
-    """Every contrast that the finished conditions allow, the base setting first."""
+def contrasts(study: Study, prefer: str = "accuracy", only: str | None = None) -> list[Contrast]:
+    """Every contrast that the finished conditions allow, the base setting first.
+
+    prefer: as in `tuned`. only: one comparison alone, `best_vs_best` or `same_rate`.
+    """
     found = []
+    had: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     for dataset, position, setting, block in blocks(study):
         rates = _rates(study, block)
         comparisons: list[tuple[str, float | None]] = [("best_vs_best", None)]
@@ -41,11 +48,18 @@ def contrasts(study: Study) -> list[Contrast]:
             # Nothing to tune: the two comparisons are one.
             comparisons = [(study.declaration["family"] or "same_rate", None)]
         facts: dict[str, Any] = {
-            "test_train_ratio": float(block["test_train_ratio"].max()),
+            "test_train_ratio": float(block["test_train_ratio"].max(skipna=False)),
             "fresh_rows": bool(block["fresh_rows"].all()),
         }
+        seen = had.setdefault((dataset, setting), (set(), set()))
+        networks = [set(block.loc[block["arrangement"].isin(side), "condition"]) for side in study.sides]
+        facts["counted"] = not all(own <= others for own, others in zip(networks, seen, strict=True))
+        for own, others in zip(networks, seen, strict=True):
+            others |= own
         for comparison, rate in comparisons:
-            if (sides := _sides(study, block, rate)) is not None:
+            if only not in (None, comparison):
+                continue
+            if (sides := _sides(study, block, rate, prefer)) is not None:
                 found.append(Contrast(dataset, position, setting, comparison, rate, *sides, **facts))
     return found
 
@@ -64,20 +78,31 @@ def blocks(study: Study) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
             yield dataset, position, setting, block
 
 
-def tuned(study: Study, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def tuned(study: Study, rows: pd.DataFrame, keys: list[str], prefer: str = "accuracy") -> pd.DataFrame:
     """For each replicate (and rung) the row that its own validation part prefers among all values of `keys`.
 
     Accuracy decides, then NLL, then the lower rate. Replicates for which a candidate was never trained are left out;
     a diverged candidate is never chosen while another is there.
+    prefer: `accuracy`; `nll`, which then decides before accuracy; or `others`, the mean over the other replicates'
+    validation parts. That chooses with less noise, and leaks a little: their training rows are among its test rows.
     """
     by = [*filter(None, [study.over]), "seed"]
     candidates = ["arrangement", *keys]
     complete = rows.groupby(by)["rate"].transform("size") == rows.drop_duplicates(candidates).shape[0]
-    preferred = rows[complete].sort_values(["val_acc", "val_nll", "rate"], ascending=[False, True, True])
-    return preferred.drop_duplicates(by).sort_values(by)
+    judged = rows[complete].assign(acc=rows["val_acc"], nll=rows["val_nll"])
+    if prefer == "others":
+        for measure in ("acc", "nll"):
+            group = judged.groupby([*by[:-1], *candidates])[measure]
+            others = group.transform("count") - judged[measure].notna()
+            judged[measure] = (group.transform("sum") - judged[measure].fillna(0)) / others
+    order = ["nll", "acc", "rate"] if prefer == "nll" else ["acc", "nll", "rate"]
+    preferred = judged.sort_values(order, ascending=[name != "acc" for name in order])
+    return preferred.drop(columns=["acc", "nll"]).drop_duplicates(by).sort_values(by)
 
 
-def _sides(study: Study, block: pd.DataFrame, rate: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def _sides(
+    study: Study, block: pd.DataFrame, rate: float | None, prefer: str = "accuracy"
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """One row per replicate (and rung) for A and for B, at one rate, or at the preferred one if it is None.
 
     block: the replicates of one data set, position and setting. An arrangement without dropout has rate 0 alone. Both
@@ -97,7 +122,7 @@ def _sides(study: Study, block: pd.DataFrame, rate: float | None) -> tuple[pd.Da
         found = [rows[rows[key].isin(both)] for rows in found]
     if any(set(side) != set(rows["arrangement"]) for side, rows in zip(study.sides, found, strict=True)):
         return None
-    chosen = [tuned(study, rows, ["rate", *other]) for rows in found]
+    chosen = [tuned(study, rows, ["rate", *other], prefer) for rows in found]
     return chosen[0], chosen[1]
 
 
@@ -118,7 +143,7 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
     The part is empty but for a ladder, which has one for each rung and one for the trend along them.
     """
     over, sides = study.over, (contrast.a, contrast.b)
-    if any(metric not in side for side in sides):
+    if not all(_measured(side, metric) for side in sides):
         return
     tables = [
         side.set_index("seed")[[metric]] if over is None else side.pivot(index="seed", columns=over, values=metric)
@@ -133,6 +158,14 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
     of_a, of_b = (study.kind_of(metric).reduce(side, over) for side in (a, b))
     for part in of_a:
         yield part, of_a[part], of_b[part]
+
+
+def _measured(side: pd.DataFrame, metric: str) -> bool:
+    """Whether any replicate that did not diverge has a value; steps to a level that no run reached are one too."""
+    if metric not in side:
+        return False
+    sound = side.loc[~side["diverged"].astype(bool), metric]
+    return METRICS[metric].unit == "steps" or sound.empty or bool(sound.notna().any())
 
 
 def ladder(study: Study) -> list[Any]:

@@ -19,8 +19,12 @@ from scipy import stats
 
 from normdrop.arrangement import POSITIONS
 from normdrop.metrics import METRICS
+from normdrop.report.answer import NAMES
 from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
+from normdrop.report.population import properties
+from normdrop.report.ranks import Ranks
 from normdrop.report.records import Study, read_history
+from normdrop.report.statistics import MIN_DATA_SETS
 from normdrop.report.verdicts import DECLARED, each
 
 LOOKS = {
@@ -53,16 +57,46 @@ STYLE: Any = {
 
 
 def draw(
-    study: Study, found: list[Contrast], rows: pd.DataFrame, shift: pd.DataFrame
+    study: Study,
+    found: list[Contrast],
+    rows: pd.DataFrame,
+    shift: pd.DataFrame,
+    over_sets: pd.DataFrame | None = None,
+    ranked: tuple[Ranks, pd.DataFrame] | None = None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Each figure of the study's kind that it has data for: a name for its file, a caption, the figure."""
     kind, metric = study.kind, METRICS[study.metric].words
     effect = f"{kind.effect} of {metric}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     band = "The shaded band is the region of practical equivalence."
+    means = pd.DataFrame() if over_sets is None else over_sets[over_sets["family"] == DECLARED]
     drawings: dict[str, tuple[Callable[[], Figure | None], str]] = {
+        "population": (
+            lambda: _population(study, rows, means),
+            f"Each data set's {effect}, {contrast}, with intervals for new data like it. {band} Below, the mean "
+            "over data sets with its interval, and the prediction interval for a new data set (thin).",
+        ),
+        "ranks": (
+            lambda: None if ranked is None else _ranks(*ranked),
+            "The networks by their mean rank over the data sets, each tuned (1 is best). A bar joins networks that the "
+            "critical difference does not tell apart.",
+        ),
+        "properties": (
+            lambda: _properties(study, properties(study, rows)),
+            f"The effect of each data set, {contrast}, beside what the data set is (exploratory).",
+        ),
+        "regime": (
+            lambda: _regime(study),
+            f"When does order matter? {contrast} in validation accuracy (points) at equal rate and learning rate, "
+            "after a tenth of training (left) and at its end (right). Blue: ahead; red: behind (exploratory).",
+        ),
+        "along": (
+            lambda: _along(study),
+            f"{contrast} in validation accuracy along training, at equal rate: means with 95 % intervals "
+            "(exploratory).",
+        ),
         "effects": (
-            lambda: _forest(study, rows),
+            lambda: None if len(means) else _forest(study, rows),
             f"The declared family: {effect}, {contrast}, with intervals. {band}",
         ),
         "difference": (
@@ -100,7 +134,7 @@ def draw(
         for name in kind.figures:
             drawing, caption = drawings[name]
             if (figure := drawing()) is not None:
-                if others and name not in ("effects", "shift"):
+                if others and name not in ("population", "effects", "ranks", "shift"):
                     caption += f" The tables have {others} further settings."
                 yield name, caption, figure
 
@@ -182,6 +216,174 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
     ax.set_ylim(len(family) - 0.4, -0.6)
     ax.set_xlabel(_axis(study))
     return figure
+
+
+def _population(study: Study, rows: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
+    means, scale = means[means["metric"] == study.metric] if len(means) else means, _scale(study)
+    if means.empty:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.155 * means["k"].max() + 1.2), layout="constrained")
+    for i, mean in enumerate(each(means.head(3))):
+        ax = figure.add_subplot(1, min(len(means), 3), i + 1)
+        own = rows[(rows["family"] == DECLARED) & (rows["metric"] == mean.metric) & rows["new_low"].notna()]
+        own = own[(own["position"] == mean.position) & (own["setting"] == mean.setting)].sort_values("estimate")
+        _rope(ax, study, horizontal=False)
+        color, marker = OF_POSITIONS[mean.position]
+        for y, row in enumerate(each(own)):
+            ax.plot([row.new_low * scale, row.new_high * scale], [y, y], color=color, lw=1)
+            ax.plot([row.estimate * scale], [y], marker, color=color, ms=3.5)
+        below = len(own) + 1
+        ax.plot([mean.pi_low * scale, mean.pi_high * scale], [below, below], color="#000000", lw=1)
+        ax.plot([mean.ci_low * scale, mean.ci_high * scale], [below, below], color="#000000", lw=4)
+        ax.plot([mean.estimate * scale], [below], "D", color="#000000", ms=6)
+        ax.set_yticks([*range(len(own)), below], [*own["dataset"], f"mean of {mean.k}"], fontsize=7)
+        ax.set_ylim(below + 0.8, -0.8)
+        ax.set_title(" · ".join(filter(None, [mean.position, mean.setting])))
+        ax.set_xlabel(_axis(study))
+    return figure
+
+
+def _ranks(ranks: Ranks, table: pd.DataFrame) -> Figure:
+    """Demšar's (2006) critical difference diagram."""
+    m = len(table)
+    figure = Figure(figsize=(WIDTH, 0.26 * m + 0.9), layout="constrained")
+    ax = figure.add_subplot()
+    ax.set(xlim=(m + 0.1, 0.9), ylim=(-0.35 * m - 1.2, 1.2))  # the best on the right
+    ax.plot([1, m], [0, 0], color="#000000", lw=1)
+    for tick in range(1, m + 1):
+        ax.plot([tick, tick], [0, 0.15], color="#000000", lw=1)
+        ax.text(tick, 0.25, str(tick), ha="center", va="bottom")
+    ax.plot([m, m - ranks.critical_difference], [0.95, 0.95], color="#000000", lw=2)
+    ax.text(
+        m - ranks.critical_difference - 0.08, 0.95, f"critical difference {ranks.critical_difference:.2f}", va="center"
+    )
+    groups = len(ranks.groups)
+    for i, group in enumerate(ranks.groups):
+        spread = ranks.mean_ranks[list(group)]
+        y = -0.25 - 0.25 * i
+        ax.plot([spread.min() - 0.04, spread.max() + 0.04], [y, y], color="#000000", lw=3, solid_capstyle="butt")
+    half = (m + 1) // 2
+    for i, row in enumerate(each(table)):
+        right = i < half
+        y = -0.25 * groups - 0.6 * ((i if right else m - 1 - i) + 1)
+        end = 1.0 if right else float(m)
+        ax.plot([row.mean_rank, row.mean_rank, end], [0, y, y], color="#5C5C5C", lw=0.8)
+        label = f"{row.network} ({row.mean_rank:.2f})"
+        ax.text(end - 0.05 if right else end + 0.05, y, label, ha="left" if right else "right", va="center")
+    ax.set_axis_off()
+    return figure
+
+
+def _properties(study: Study, table: pd.DataFrame) -> Figure | None:
+    if table.empty or table["dataset"].nunique() < MIN_DATA_SETS:
+        return None
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    words = {"rows": "training rows", "features": "features", "classes": "classes", "accuracy": "accuracy (%)"}
+    axes = []
+    for i, (key, label) in enumerate(words.items()):
+        ax = figure.add_subplot(2, 2, i + 1)
+        _rope(ax, study, horizontal=True)
+        for position, group in table.groupby("position"):
+            color, marker = OF_POSITIONS[str(position)]
+            x = group[key] * (100 if key == "accuracy" else 1)
+            ax.scatter(
+                x, group["effect"] * _scale(study), s=16, color=color, marker=marker, label=position, alpha=0.7, lw=0
+            )
+        if key != "accuracy":
+            ax.set_xscale("log")
+        ax.set(xlabel=label, ylabel=_axis(study))
+        axes.append(ax)
+    figure = _finish(figure, axes)
+    return figure
+
+
+def _differences_along(study: Study, block: pd.DataFrame) -> pd.DataFrame:
+    """A - B in validation accuracy, seed by seed, wherever both were trained at one rate (and learning rate) alike.
+
+    Columns: rate, the other tuned keys, seed, epoch, part (of the training that is done) and difference.
+    """
+    keys = study.declaration["tuned"]
+    records, sides = {record["condition"]: record for record in study.records}, []
+    for (arrangement,) in study.sides:
+        own = block[block["arrangement"] == arrangement].drop_duplicates("condition")
+        frames = [
+            read_history(study, records[row["condition"]]).assign(**{key: row[key] for key in keys})
+            for row in own.to_dict("records")
+        ]
+        sides.append(pd.concat(frames) if frames else pd.DataFrame(columns=[*keys, "seed", "epoch", "val_acc"]))
+    both = sides[0].merge(sides[1], on=[*keys, "seed", "epoch", "step"], suffixes=("", "_b"))
+    both = both[both["rate"] > 0]
+    both["part"] = both["step"] / both.groupby([*keys, "seed"])["step"].transform("max")
+    return both.assign(difference=100 * (both["val_acc"] - both["val_acc_b"]))
+
+
+def _order_blocks(study: Study, swept: str) -> list[tuple[str, pd.DataFrame]]:
+    if any(len(side) > 1 for side in study.sides) or study.over is not None:
+        return []
+    found = [(title, _differences_along(study, block)) for title, _, block in _base_blocks(study)[:6]]
+    return [(title, table) for title, table in found if len(table) and table[swept].nunique() > 1]
+
+
+def _regime(study: Study) -> Figure | None:
+    swept = [key for key in study.declaration["tuned"] if key != "rate"]
+    found = _order_blocks(study, swept[0]) if swept else []
+    if not found:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.9 * len(found) + 0.3), layout="constrained")
+    maps = []
+    for title, table in found:
+        late = table[table["part"] == 1]
+        early = table[table["part"] >= 0.1].sort_values("part").drop_duplicates([*study.declaration["tuned"], "seed"])
+        maps.append(
+            (title, [t.pivot_table(index=swept[0], columns="rate", values="difference") for t in (early, late)])
+        )
+    top = max(float(np.nanmax(np.abs(part.to_numpy()))) for _, parts in maps for part in parts) or 1.0
+    for i, (title, parts) in enumerate(maps):
+        for j, part in enumerate(parts):
+            ax = figure.add_subplot(len(found), 2, 2 * i + j + 1)
+            ax.imshow(part, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", origin="lower")
+            for (y, x), value in np.ndenumerate(part.to_numpy()):
+                ax.text(
+                    x,
+                    y,
+                    f"{value:+.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="w" if abs(value) > 0.6 * top else "k",
+                )
+            ax.set_xticks(range(part.shape[1]), [f"{rate:g}" for rate in part.columns])
+            ax.set_yticks(range(part.shape[0]), [f"{value:g}" for value in part.index])
+            ax.set(
+                title=f"{title}: {('a tenth', 'the end')[j]}",
+                xlabel="dropout rate",
+                ylabel=NAMES.get(swept[0], swept[0]),
+            )
+            ax.spines[:].set_visible(False)
+    return figure
+
+
+def _along(study: Study) -> Figure | None:
+    found = _order_blocks(study, "rate")
+    if not found:
+        return None
+    figure, axes = _panels(len(found))
+    for ax, (title, table) in zip(axes, found, strict=True):
+        others = [key for key in study.declaration["tuned"] if key != "rate"]
+        for key in others:  # one line per rate: of what else is tuned the value that did best at the end
+            ends = table[table["part"] == 1].groupby(key)["val_acc"].mean()
+            table = table[table[key] == ends.idxmax()]
+        rates = sorted(table["rate"].unique())
+        ax.axhline(0, color="#000000", lw=0.8)
+        for k, rate in enumerate(rates):
+            points = table[table["rate"] == rate].groupby("epoch")["difference"].agg(["mean", "sem", "count"])
+            half = stats.t.isf(0.025, points["count"].clip(lower=2) - 1) * points["sem"].fillna(0)
+            color = matplotlib.colormaps["viridis"](0.9 * k / max(len(rates) - 1, 1))
+            ax.plot(points.index, points["mean"], color=color, lw=1.4, label=f"rate {rate:g}")
+            ax.fill_between(points.index, points["mean"] - half, points["mean"] + half, color=color, alpha=0.13, lw=0)
+        ax.set(title=title, xlabel="epoch", ylabel="A - B (pp)")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _finish(figure, axes)
 
 
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:

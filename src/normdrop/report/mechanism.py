@@ -11,6 +11,7 @@ from scipy import stats
 from normdrop.arrangement import has
 from normdrop.report.contrasts import Contrast
 from normdrop.report.records import Study
+from normdrop.report.words import claim_word
 
 
 def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
@@ -47,6 +48,38 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
             | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
         )
     return pd.DataFrame(rows)
+
+
+EXPLAINED = (
+    "The word follows from a rule: wherever the order has an effect, what share of it recalibration removes. Yes is "
+    "more than half (the share's interval lies above one half) at three quarters of such places; No is less than half "
+    "there; without an effect there is nothing to explain."
+)
+
+
+def explained(table: pd.DataFrame) -> tuple[str, str]:
+    """The word of the claim that variance shift does the harm, and a sentence. table: `recalibration`'s, not empty.
+
+    It is of the share of the effect that recalibration removes, in the declared comparison where there is an effect
+    there, else at equal rates.
+    """
+    known = table[table["share"].notna()]
+    if known.empty:
+        return "Not shown", "The order has no effect here, so there is nothing that variance shift could explain."
+    best = known["comparison"] == "best_vs_best"
+    known = known[best] if best.any() else known
+    where = "" if best.any() else " at equal rates (none with each side at its own best)"
+    halves = [
+        "better" if low > 0.5 else "worse" if high < 0.5 else "inconclusive"
+        for low, high in zip(known["low"], known["high"], strict=True)
+    ]
+    word = claim_word(halves).replace("No: the opposite", "No").replace("Sometimes the opposite", "Less than half")
+    return word, (
+        f"The order has an effect in {len(known)} comparisons{where}; of it recalibration removes "
+        f"{100 * known['share'].median():.0f} % (median; from {100 * known['share'].min():.0f} to "
+        f"{100 * known['share'].max():.0f} %), more than half in {halves.count('better')} and less than half in "
+        f"{halves.count('worse')} of them."
+    )
 
 
 def shifts(study: Study) -> pd.DataFrame:

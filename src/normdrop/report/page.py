@@ -16,19 +16,26 @@ import pandas as pd
 from PIL import Image
 
 from normdrop import tensorboard
-from normdrop.report import figures, mechanism
+from normdrop.report import figures, mechanism, population
 from normdrop.report.against import compare_runs, read_reference
 from normdrop.report.answer import Answer, Harness, answer, harness, partial, say
-from normdrop.report.checks import checks, replicated
+from normdrop.report.checks import EDGE, checks, neighbours, replicated, unsettled, would_change
+from normdrop.report.checks import declared as declared_contrasts
+from normdrop.report.checks import edges as tuning_edges
 from normdrop.report.contrasts import contrasts
+from normdrop.report.provenance import declared_first
 from normdrop.report.records import Found, Study
 from normdrop.report.tables import (
     Table,
     against_table,
     declared,
+    pooled_table,
+    ranking_table,
     recalibration_table,
     reproduced,
+    sensitivity_table,
     shift_table,
+    short_table,
     verdict_table,
 )
 from normdrop.report.verdicts import DECLARED, HARNESS, verdicts
@@ -51,6 +58,29 @@ class Section:
     """file name, caption, the PNG in base64"""
     reproduce: list[tuple[str, str]]
     slug: str
+    short: Table
+    change: list[str]
+    """what would change the answer"""
+    neighbours: str | None
+    pooled: Table
+    ranking: Table
+    sensitivity: Table
+    sensitivity_pooled: Table
+    written: dict[str, pd.DataFrame]
+    """further tables that are written beside verdicts.csv"""
+
+    @property
+    def unfolded(self) -> list[tuple[Table, str]]:
+        """The further tables of the page, with their titles."""
+        tables = [
+            (self.pooled, "Over data sets, every comparison"),
+            (self.sensitivity_pooled, "Over data sets, under other choices of ours (exploratory)"),
+            (self.sensitivity, "Under other choices of ours (exploratory)"),
+            (self.mechanism, "What recalibration removes"),
+            (self.others, f"All {len(self.others.rows)} other rows (exploratory)"),
+            (self.shift, "Variance shift, layer by layer"),
+        ]
+        return [(table, title) for table, title in tables if table.rows]
 
 
 @dataclass
@@ -71,6 +101,11 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
         rows.to_csv(folder / "verdicts.csv", index=False)
+        for name in {name: None for s in sections for name in s.written}:
+            tables = [
+                s.written[name].assign(experiment=s.study.root.resolve().name) for s in sections if name in s.written
+            ]
+            pd.concat(tables, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
         alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
         page = Page(sections, harness(rows, alpha) if sections else None)
         both = None if reference is None else compare_runs(rows, reference)
@@ -155,8 +190,12 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     found = contrasts(study)
     rows = verdicts(study, found)
     shift = mechanism.shifts(study)
+    recalibration = mechanism.recalibration(study, found)
+    over_sets = population.pooled(study, rows)
+    ranked = population.ranking(study, population.scores(study))
+    varied, varied_pooled = population.sensitivity(study, rows)
     pictures = []
-    for name, caption, figure in figures.draw(study, found, rows, shift):
+    for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked):
         file = f"{slug}-{name}.png"
         drawn = io.BytesIO()
         figure.savefig(drawn)
@@ -164,17 +203,35 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         Image.open(drawn).convert("RGB").quantize(128).save(folder / file, optimize=True)
         pictures.append((file, caption, base64.b64encode((folder / file).read_bytes()).decode()))
     family = rows["comparison"].eq(study.declaration["family"]) | rows["family"].isin([DECLARED, HARNESS])
+    said = answer(study, rows, over_sets)
+    if study.declaration["kind"] == "mechanism" and len(recalibration):
+        said.word, said.plain = mechanism.explained(recalibration)
+        said.rule = mechanism.EXPLAINED
+    came_first, doubts = declared_first(study)
+    edges = tuning_edges(study, declared_contrasts(study, found))
+    said.first += [*doubts, *(edge.line for edge in edges if max(edge.at_low, edge.at_high) > EDGE)]
+    said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
+    written = {"sensitivity": varied, "ranks": pd.DataFrame() if ranked is None else ranked[1]}
+    written["pooled"] = pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]])
     return Section(
         study=study,
         rows=rows,
-        answer=answer(study, rows),
+        answer=said,
         checks=checks(study, found, rows, shift),
-        declared=declared(study),
+        declared=[*declared(study), ("Came first", came_first)],
         family=verdict_table(rows[family]),
         others=verdict_table(rows[~family]),
-        mechanism=recalibration_table(mechanism.recalibration(study, found)),
+        mechanism=recalibration_table(recalibration),
         shift=shift_table(shift),
         figures=pictures,
         reproduce=reproduced(study),
         slug=slug,
+        short=short_table(rows[rows["family"].isin([DECLARED, HARNESS])]),
+        change=[line for line in [unsettled(study, rows), *would_change(study, said)] if line],
+        neighbours=neighbours(study, declared_contrasts(study, found)),
+        pooled=pooled_table(over_sets),
+        ranking=ranking_table(study, ranked[1]) if ranked is not None else Table([], []),
+        sensitivity=sensitivity_table(varied) if len(varied) else Table([], []),
+        sensitivity_pooled=pooled_table(varied_pooled) if len(varied_pooled) else Table([], []),
+        written={name: table for name, table in written.items() if len(table)},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -63,10 +64,18 @@ class Study:
         """The key of the grid that the kind consumes."""
         return self.declaration["over"] if self.kind.consumes else None
 
+    @property
+    def selects(self) -> bool:
+        """Whether validation has anything to choose from."""
+        candidates = self.replicates.drop_duplicates(["arrangement", *self.declaration["tuned"]])
+        return bool(candidates.groupby("arrangement").size().max() > 1)
+
     def rope(self, metric: str) -> float:
         """Differences up to this are of no practical consequence: as declared, or else as the metric has it."""
-        ropes = self.declaration["rope"]
-        return float(ropes.get(metric, ropes.get(metric.removeprefix("recal_"), METRICS[metric].rope)))
+        ropes, own = self.declaration["rope"], METRICS[metric].rope
+        if METRICS[metric].unit == "steps" and not self.kind_of(metric).ratio:
+            own = math.nan  # a number of steps that does not matter depends on how many there are
+        return float(ropes.get(metric, ropes.get(metric.removeprefix("recal_"), own)))
 
     @property
     def arrangements(self) -> list[str]:
@@ -218,8 +227,6 @@ def _understood(study: dict[str, Any]) -> None:
         raise ValueError(f"its study measures {', '.join(sorted(unknown))}: known are {', '.join(METRICS)}")
     if study["kind"] not in KINDS:
         raise ValueError(f"its study is of kind {study['kind']}: known are {', '.join(KINDS)}")
-    if KINDS[study["kind"]].consumes and any(METRICS[name].unit == "steps" for name in metrics):
-        raise ValueError(f"its study is of kind {study['kind']}: steps are compared as ratios, not over a grid")
 
 
 def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) -> Study:
@@ -230,6 +237,7 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
         "over": None,
         "tuned": ["rate"],
         "rope": {},
+        "apart": [],
         "alpha": 0.05,
     }
     declaration = {**defaults, **records[0]["study"]}
@@ -256,7 +264,7 @@ def _layout(record: dict[str, Any], table: pd.DataFrame, setting: str, own_colum
     """The condition's replicates, once for each (arrangement, position) that the network stands for.
 
     Added columns: those of `own_column`, condition (the folder), stands_in (True where the network was trained under
-    another name), test_train_ratio and fresh_rows.
+    another name), test_train_ratio (NaN where the test part is fixed) and fresh_rows.
     """
     columns = {key: setting_value(record, key) for key in own_column} | {
         "dataset": record["dataset"],
@@ -264,7 +272,9 @@ def _layout(record: dict[str, Any], table: pd.DataFrame, setting: str, own_colum
         "setting": setting,
         "rerun": int(setting_value(record, "rerun") or 0),
         "condition": record["condition"],
-        "test_train_ratio": record["rows"]["test"] / record["rows"]["train"],
+        "test_train_ratio": math.nan
+        if record["rows"].get("fixed_test")
+        else record["rows"]["test"] / record["rows"]["train"],
         "fresh_rows": bool(record.get("fresh_rows", False)),
     }
     itself = (record["arrangement"], record["position"])

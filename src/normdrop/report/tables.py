@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from normdrop.report.answer import interval, number
+from normdrop.metrics import METRICS
+from normdrop.report.answer import interval, number, say
 from normdrop.report.records import Study
 from normdrop.report.verdicts import EXPLORATORY, each
 
@@ -36,6 +37,8 @@ class Table:
 
 
 def _comparison(row: Any) -> str:
+    if row.comparison == "a/a_tuned":
+        return f"A/A: {row.a} again, each at its best"
     if row.comparison == "a/a":
         return f"A/A: {row.a} again, rate {row.rate_a:g}"
     rates = f"{row.rate_a:g}" if row.rate_a == row.rate_b else f"{row.rate_a:g} / {row.rate_b:g}"
@@ -43,7 +46,7 @@ def _comparison(row: Any) -> str:
         return f"way out: {row.a}"
     if row.comparison == "same_rate":
         return f"same rate {rates}"
-    return "data set means" if pd.isna(row.rate_a) else f"best vs best (mostly {rates})"
+    return f"best vs best (mostly {rates})"
 
 
 def _p(value: float) -> str:
@@ -70,8 +73,85 @@ def verdict_table(rows: pd.DataFrame) -> Table:
             "p (TOST)": _p(row.p_tost),
             "BCa interval": interval(row.bca_low, row.bca_high, row),
             "interval, new data": interval(row.new_low, row.new_high, row),
+            "p (Holm), new data": _p(row.p_holm_new),
+            "p (TOST, Holm)": _p(row.p_tost_holm),
+            "p (TOST), new data": _p(row.p_tost_new),
+            "replicates needed": "—" if pd.isna(row.needed) else f"{row.needed:.0f}",
         }
         for row in each(rows)
+    )
+
+
+def short_table(rows: pd.DataFrame) -> Table:
+    """What a reader needs of each row: at most eight columns."""
+    shown = Table.of(
+        {
+            "data set": row.dataset,
+            "position": row.position,
+            "comparison": row.setting or "—" if row.comparison != "a/a" else _comparison(row),
+            "metric": row.metric if rows["metric"].nunique() > 1 else "—",
+            "A - B": number(row.estimate, row),
+            "interval": interval(row.ci_low, row.ci_high, row),
+            "these rows": say(row.verdict),
+            "new data": say(row.verdict_new_data),
+        }
+        for row in each(rows)
+    )
+    return shown
+
+
+def pooled_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "position": r.position,
+            "setting": r.setting or "—",
+            "comparison": "best vs best" if r.comparison == "best_vs_best" else f"same rate {max(r.rate, 0):g}",
+            "metric": r.metric,
+            "variant": r.variant if table["variant"].nunique() > 1 else "—",
+            "data sets": f"{r.k}",
+            "mean": number(r.estimate, r),
+            "interval": interval(r.ci_low, r.ci_high, r),
+            "a new data set": interval(r.pi_low, r.pi_high, r),
+            "τ": number(r.tau, r).lstrip("+"),
+            "I²": "—" if pd.isna(r.i2) else f"{100 * r.i2:.0f} %",
+            "one left out": interval(r.loo_low, r.loo_high, r),
+            "p": _p(r.p_value),
+            "p (Holm)": _p(r.p_holm),
+            "p (TOST)": _p(r.p_tost),
+            "verdict of the mean": r.verdict + (" (exploratory)" if r.family == EXPLORATORY else ""),
+            "not pooled": r.left_out or "—",
+        }
+        for r in each(table.astype({"rate": float}))
+    )
+
+
+def ranking_table(study: Study, table: pd.DataFrame) -> Table:
+    metric = METRICS[study.metric]
+    return Table.of(
+        {
+            "network": r.network,
+            "mean rank": f"{r.mean_rank:.2f}",
+            metric.words: f"{metric.scale * r.mean:.2f}",
+            "you lose on average": f"{metric.scale * r.loss:.2f} {metric.unit}",
+            "at most": f"{metric.scale * r.worst:.2f} {metric.unit} ({r.where})",
+            "p against the first": _p(r.p),
+        }
+        for r in each(table)
+    )
+
+
+def sensitivity_table(table: pd.DataFrame) -> Table:
+    """One row per comparison of the declared family, one column per variant."""
+    place = ["dataset", "position", "setting", "metric"]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for r in each(table):
+        cells.setdefault(tuple(getattr(r, key) for key in place), {})[r.variant] = (
+            f"{number(r.estimate, r)}, {say(r.verdict)}"
+        )
+    return Table.of(
+        dict(zip(("data set", "position", "setting", "metric"), (part or "—" for part in key), strict=True))
+        | {variant: said.get(variant, "—") for variant in table["variant"].unique()}
+        for key, said in cells.items()
     )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from normdrop.metrics import METRICS
 from normdrop.report.contrasts import Contrast, tuned, values_of
 from normdrop.report.records import Study, keys_of
-from normdrop.report.statistics import MIN_DATA_SETS, Comparison, compare, compare_ratio, holm, verdict
+from normdrop.report.statistics import Comparison, compare, compare_ratio, holm, replicates_needed, verdict
 
 # fmt: off
 COLUMNS = [
@@ -21,6 +21,7 @@ COLUMNS = [
     "d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data",
     # Whoever reads the table by place counts on the order of those above.
     "setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment",
+    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed",
 ]
 # fmt: on
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
@@ -33,16 +34,23 @@ def each(table: pd.DataFrame) -> Iterator[Any]:
 
 
 def units_in(row: Any) -> tuple[str, float]:
-    """Unit and factor of a row's estimate: a ratio has none."""
+    """Unit and factor of a row's estimate: a ratio, whose null is 1, has none."""
     metric = METRICS[row.metric]
-    return ("×", 1.0) if metric.unit == "steps" else (metric.unit, metric.scale)
+    null = getattr(row, "null", 1 if metric.unit == "steps" else 0)
+    return ("×", 1.0) if null == 1 else (metric.unit, metric.scale)
 
 
-def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
-    """Every comparison of the study, its declared family first; columns `COLUMNS`."""
-    rows = [*_contrast_rows(study, found), *_harness_rows(study)]
-    if study.declaration["kind"] == "mechanism":
-        rows += _way_out_rows(study)
+def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -> pd.DataFrame:
+    """Every comparison of the study, its declared family first; columns `COLUMNS`.
+
+    margin: a factor of the ROPEs; with it the contrasts alone on the primary metrics, for a sensitivity analysis.
+    """
+    secondary = dict.fromkeys([*study.metrics, *(study.declaration["secondary"] if margin is None else [])])
+    rows = [*_contrast_rows(study, found, list(secondary), margin or 1.0)]
+    if margin is None:
+        rows += [*_harness_rows(study), *_tuned_again(study)]
+        if study.declaration["kind"] == "mechanism":
+            rows += _way_out_rows(study)
     table = pd.DataFrame(rows)
     if table.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -50,6 +58,8 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
     declared = table["family"] == DECLARED
     table.loc[declared, "p_holm"] = holm(table.loc[declared, "p_value"])
     table.loc[declared, "p_holm_new"] = holm(table.loc[declared, "p_new_data"])
+    table.loc[declared, "p_tost_holm"] = holm(table.loc[declared, "p_tost"])
+    table.loc[declared, "p_tost_holm_new"] = holm(table.loc[declared, "p_tost_new"])
     for i, row in enumerate(each(table)):
         comparison: Comparison = row.result
         # A row outside the family is exploratory: it is judged by its own p-value, and labelled.
@@ -64,32 +74,18 @@ def verdicts(study: Study, found: list[Contrast]) -> pd.DataFrame:
     return table.assign(order=order).sort_values("order", kind="stable")[COLUMNS].reset_index(drop=True)
 
 
-def _contrast_rows(study: Study, found: list[Contrast]) -> Iterator[dict[str, Any]]:
+def _contrast_rows(study: Study, found: list[Contrast], metrics: list[str], margin: float) -> Iterator[dict[str, Any]]:
     family = study.declaration["family"]
-    means: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for contrast in found:
-        for metric in [*study.metrics, *study.declaration["secondary"]]:
-            declared = contrast.comparison == family and metric in study.metrics
+        for metric in metrics:
+            declared = contrast.comparison == family and metric in study.metrics and contrast.counted
             for part, a, b in values_of(study, contrast, metric):
-                place = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
-                place |= {
-                    "comparison": contrast.comparison,
-                    "setting": ",".join(filter(None, [contrast.setting, part])),
-                }
+                place: dict[str, Any] = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
+                place |= {"comparison": contrast.comparison}
+                place |= {"setting": ",".join(filter(None, [contrast.setting, part]))}
                 place |= {"rate_a": _rate(contrast.a, contrast.rate), "rate_b": _rate(contrast.b, contrast.rate)}
                 facts: dict[str, Any] = {"test_train_ratio": contrast.test_train_ratio, "fresh": contrast.fresh_rows}
-                yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, **facts)
-                kept = np.isfinite(a) & np.isfinite(b)
-                if declared and not study.kind_of(metric).ratio and kept.any():
-                    key = (metric, contrast.position, place["setting"])
-                    means.setdefault(key, []).append((a[kept].mean(), b[kept].mean()))
-    for (metric, position, setting), pairs in means.items():
-        # The unit of a statement about data sets at large is the data set.
-        if len(pairs) >= MIN_DATA_SETS:
-            of_a, of_b = np.array(pairs).T
-            place = {"dataset": f"all {len(pairs)}", "position": position, "comparison": family, "metric": metric}
-            place |= {"setting": setting, "rate_a": math.nan, "rate_b": math.nan}
-            yield _row(study, of_a, of_b, place, EXPLORATORY, test_train_ratio=0.0, fresh=True)
+                yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, margin=margin, **facts)
 
 
 def _rate(side: pd.DataFrame, rate: float | None) -> float:
@@ -106,22 +102,31 @@ def _row(
     *,
     test_train_ratio: float,
     fresh: bool,
+    margin: float = 1.0,
 ) -> dict[str, Any]:
     metric, alpha = place["metric"], study.declaration["alpha"]
     rope = study.rope(metric)
     if study.kind_of(metric).ratio:
+        rope = rope**margin
         result = compare_ratio(a, b, rope=rope, fresh=fresh, alpha=alpha)
     else:
+        rope *= margin
         result = compare(a, b, rope=rope, test_train_ratio=test_train_ratio, fresh=fresh, alpha=alpha)
     names = {"claim": study.declaration["claim"], "family": family, "result": result}
     names |= {"experiment": study.root.resolve().name}
+    measured = result.sd > 0 and not math.isnan(rope)
+    names["needed"] = replicates_needed(result.sd, result.n, rope / 2, alpha) if measured else math.nan
     names |= {"a": " or ".join(study.sides[0]), "b": " or ".join(study.sides[1])}
-    blank = {"p_holm": math.nan, "p_holm_new": math.nan, "verdict": "", "verdict_new_data": ""}
+    blank: dict[str, Any] = dict.fromkeys(("p_holm", "p_holm_new", "p_tost_holm", "p_tost_holm_new"), math.nan)
+    blank |= {"verdict": "", "verdict_new_data": ""}
     return blank | asdict(result) | names | place
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, Any]:
-    return {"test_train_ratio": float(rows["test_train_ratio"].max()), "fresh": bool(rows["fresh_rows"].all())}
+    return {
+        "test_train_ratio": float(rows["test_train_ratio"].max(skipna=False)),
+        "fresh": bool(rows["fresh_rows"].all()),
+    }
 
 
 def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
@@ -142,6 +147,28 @@ def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
         for metric in (m for m in study.metrics if m in rerun):
             a, b = (both[name].to_numpy(dtype=float) for name in (metric, f"{metric}_again"))
             yield _row(study, a, b, place | {"metric": metric}, HARNESS, **_facts(rerun))
+
+
+def _tuned_again(study: Study) -> Iterator[dict[str, Any]]:
+    """A/A through the whole selection: what is chosen among all candidates, trained twice."""
+    keys = study.declaration["tuned"]
+    block = ["dataset", "arrangement", "position", "setting"]
+    runs = [study.replicates[study.replicates["rerun"] == rerun].groupby(block) for rerun in (0, 1)]
+    for key, again in runs[1]:
+        candidates = again[keys].drop_duplicates()
+        if study.over is not None or len(candidates) < 2 or key not in runs[0].groups:
+            continue
+        first = runs[0].get_group(key).merge(candidates, on=keys)
+        if len(first[keys].drop_duplicates()) < len(candidates):
+            continue
+        a, b = (tuned(study, side, keys).set_index("seed") for side in (first, again))
+        seeds = sorted(set(a.index) & set(b.index))
+        place = dict(zip(block, key, strict=True)) | {"comparison": "a/a_tuned"}
+        arrangement = place.pop("arrangement")
+        place |= {"a": arrangement, "b": f"{arrangement} again", "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
+        for metric in (m for m in study.metrics if m in b):
+            of_a, of_b = (side[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+            yield _row(study, of_a, of_b, place | {"metric": metric}, HARNESS, **_facts(again))
 
 
 def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:

@@ -1,15 +1,15 @@
 """The compiled engine: a stretch of optimizer steps of a stacked network as one function of machine code.
 
 It trains one replicate after the other through the whole stretch, so that the weights, gradients and moments of one
-stay in cache. It works on the tensors of the StackedNetwork and of the torch optimizer: all around a stretch goes on in
-torch, which stays the reference; both agree within rounding. A network is a list of LAYER records, walked forward and
-backward. Activations, normalisations and noise change the output of the Linear layer before them in place, and keep
-what their backward pass needs: derivatives, normalised values, factors.
+stay in cache, on the tensors of the StackedNetwork and of the torch optimizer: everything else goes on in torch, which
+stays the reference; both agree within rounding. A network is a list of LAYER records, walked forward and backward. All
+but Linear layers change the output of the Linear layer before them in place, and keep what their backward pass needs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,30 +23,20 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork, StackedNoise
 
-try:
-    import numba
-except ImportError:  # the extra `fast` is not installed, see reason()
-    numba = None
+numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None  # the extra `fast`
 
 
-def _record(integers: str, floats: str = "") -> np.dtype:
-    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
-
-
+f32 = np.float32
 LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(8)
 # below, out, kept: where in the work space its block's input, its block's output and what it keeps begin. weight: the
 # number of a parameter; the bias is the next. stream: the number of a noise layer. mean, var: addresses. threshold: the
 # smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
-LAYER = _record("kind inputs features below out kept weight stream mean var threshold", "momentum number")
-PARAMETER = _record("values first second size begin")  # addresses; a replicate's floats; where its gradients begin
-RULE = _record("adam done", "decay decoupled beta1 beta2 eps momentum clip")
-
-
-def _bernoulli(layer: StackedNoise) -> dict[str, float]:
-    factors = layer.factors(torch.arange(-(2**15), 2**15).short())
-    return {"kind": BERNOULLI, "number": factors[-1].item(), "threshold": int((factors == 0).sum()) - 2**15}
-
-
+_NAMES = ["kind", "inputs", "features", "below", "out", "kept", "weight", "stream", "mean", "var", "threshold"]
+LAYER = np.dtype([*((n, "i8") for n in _NAMES), ("momentum", "f8"), ("number", "f8")])
+# Addresses; the floats of one replicate; where its gradients begin.
+PARAMETER = np.dtype([(n, "i8") for n in ("values", "first", "second", "size", "begin")])
+RULE = np.dtype([(n, "f8") for n in ("adam", "done", "decay", "shrink", "beta1", "beta2", "eps", "momentum", "clip")])
+BITS = torch.arange(-(2**15), 2**15).short()  # all that noise can draw
 # What a layer's record says whatever its place.
 DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
     StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out},
@@ -55,7 +45,10 @@ DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
         **{"mean": layer.running_mean.data_ptr(), "var": layer.running_var.data_ptr()},
     },
     StackedLayerNorm: lambda layer: {"kind": LAYER_NORM, "number": layer.eps},
-    StackedNoise: lambda layer: {"kind": UNIFORM, "number": layer.rate} if layer.uniform else _bernoulli(layer),
+    StackedNoise: lambda layer: {
+        **{"kind": UNIFORM if layer.uniform else BERNOULLI, "threshold": int((layer.factors(BITS) == 0).sum()) - 2**15},
+        "number": layer.rate if layer.uniform else layer.factors(BITS)[-1].item(),
+    },
     nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
     nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},
     nn.GELU: lambda _: {"kind": GELU},
@@ -80,14 +73,13 @@ def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
 
 
 class Compiled:
-    """Trains a StackedNetwork with a torch optimizer where reason() is None.
+    """Trains a StackedNetwork with a torch optimizer where reason() is None, in batches of `batch_size` rows.
 
-    batch_size: the rows of a full batch. clip: the largest L2 norm of one replicate's gradients, or None.
+    clip: the largest L2 norm of one replicate's gradients, to which longer ones are scaled, or None.
     """
 
     def __init__(self, network: StackedNetwork, optimizer: Optimizer, batch_size: int, clip: float | None = None):
-        self.network, self.optimizer, self.batch_size = network, optimizer, batch_size
-        self.clip = math.inf if clip is None else clip
+        self.network, self.optimizer, self.batch_size, self.clip = network, optimizer, batch_size, clip or math.inf
         self.threads = ThreadpoolController()
 
     def run(self, x: Tensor, y: Tensor, rates: np.ndarray, drift: np.ndarray, active: Tensor) -> Tensor:
@@ -110,7 +102,7 @@ class Compiled:
         with self.threads.limit(limits=1, user_api="blas"):
             _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
         for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
-            generator.state = state | {"state": {"state": now}}
+            generator.state = {**state, "state": {"state": now}}
         return torch.from_numpy(losses)
 
     def _layers(self) -> tuple[np.ndarray, list[StackedNoise], int]:
@@ -136,9 +128,8 @@ class Compiled:
         names = ("exp_avg", "exp_avg_sq", "step") if "betas" in group else ("momentum_buffer",)
         for parameter in group["params"]:
             state = self.optimizer.state[parameter]
-            for name in names:
-                if state.get(name) is None:
-                    state[name] = torch.zeros(() if name == "step" else parameter.shape)
+            for name in (name for name in names if state.get(name) is None):
+                state[name] = torch.zeros(() if name == "step" else parameter.shape)
             tensors = (parameter, state[names[0]], state[names[len(names) // 2]])
             records.append((*(tensor.data_ptr() for tensor in tensors), parameter.shape[1], begin))
             begin += parameter.shape[1]
@@ -152,8 +143,6 @@ class Compiled:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The machine code. h is a block's output so far, d the gradient of the loss with respect to it: (features, batch) both.
-
-f32 = np.float32
 
 
 def _kernel(function: Any, exact: bool = False) -> Any:
@@ -190,10 +179,9 @@ def _product(a, flip_a, b, flip_b, c):
     (rows, columns), depth, factors = c.shape, len(a) if flip_a else a.shape[1], np.array([1, 0], f32)
     tile = rows if flip_b else min(32, 10**6 // (columns * depth) // 8 * 8) or rows
     form_a, form_b = ord("t") if flip_a else ord("n"), ord("t") if flip_b else ord("n")
-    one, zero, stride_a, stride_b = factors.ctypes, factors[1:].ctypes, a.shape[1], b.shape[1]
     for i in range(0, rows, tile):
         above, height = a.reshape(-1)[i if flip_a else i * depth :].ctypes, min(tile, rows - i)
-        operands = (one, b.ctypes, stride_b, above, stride_a, zero, c[i:].ctypes, columns)
+        operands = (factors.ctypes, b.ctypes, b.shape[1], above, a.shape[1], factors[1:].ctypes, c[i:].ctypes, columns)
         _gemm(ord("s"), form_b, form_a, columns, height, depth, *operands)
 
 
@@ -271,7 +259,7 @@ def _cross_entropy(z, y, d):
 
 @_kernel
 def _spaces(layer, parameters, replicate, rows, work):
-    """Of one replicate: a layer's output, what it keeps (two), its weight and bias."""
+    """A replicate's output of a layer, what it keeps (two), its weight and bias."""
     h, kept = _matrix(work, layer.out, layer.features, rows), _matrix(work, layer.kept, layer.features, rows)
     spread, own, other = work[layer.kept + h.size :], parameters[layer.weight], parameters[layer.weight + 1]
     return h, kept, spread, _slice(own.values, own.size, replicate), _slice(other.values, other.size, replicate)
@@ -363,7 +351,7 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
 @_kernel
 def _update(rule, values, first, second, gradient, share, rate, step):
     """One step of torch.optim's rule; `share` is what clipping leaves of the gradient."""
-    shrink, decay, momentum = f32(1 - rate * rule.decoupled), f32(rule.decay), f32(rule.momentum)
+    shrink, decay, momentum = f32(1 - rate * rule.shrink), f32(rule.decay), f32(rule.momentum)
     old1, new1, old2, new2 = f32(rule.beta1), f32(1 - rule.beta1), f32(rule.beta2), f32(1 - rule.beta2)
     size, root = f32(rate / (1 - rule.beta1**step)), f32(1 / math.sqrt(1 - rule.beta2**step))
     for i in range(values.size):
@@ -397,8 +385,7 @@ def _train(layers, parameters, rule, data, width, states, size, losses):
             _backward(layers, parameters, replicate, rows, work, slopes, gradients)
             share = f32(1)
             if clip < math.inf:  # as torch's clip_grad_norm_
-                share = clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6))
-                share = f32(1) if share > f32(1) else share
+                share = min(f32(1), clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6)))
             for own in parameters:
                 values, first = _slice(own.values, own.size, replicate), _slice(own.first, own.size, replicate)
                 second, gradient = _slice(own.second, own.size, replicate), gradients[own.begin : own.begin + own.size]

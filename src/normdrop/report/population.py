@@ -1,0 +1,191 @@
+"""Data sets as units: a comparison pooled over them, the networks ranked, and what the effect goes with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from normdrop.metrics import METRICS
+from normdrop.report.contrasts import contrasts, tuned
+from normdrop.report.pooled import pool
+from normdrop.report.ranks import Ranks, rank
+from normdrop.report.records import Study, read_history
+from normdrop.report.statistics import MIN_DATA_SETS, holm
+from normdrop.report.verdicts import DECLARED, HARNESS, each, verdicts
+
+# fmt: off
+COLUMNS = [
+    "claim", "position", "setting", "comparison", "rate", "metric", "variant", "k", "estimate", "ci_low", "ci_high",
+    "tau", "i2", "pi_low", "pi_high", "loo_low", "loo_high", "p_value", "p_holm", "p_tost", "verdict", "family",
+    "datasets", "left_out",
+]
+# fmt: on
+LEVELS = (0.8, 1.25)  # of the declared one: does the answer hang on where the finish stands?
+PLACE = ["comparison", "rate", "position", "setting", "metric"]
+
+
+def pooled(study: Study, rows: pd.DataFrame, variant: str = "as declared", margin: float = 1.0) -> pd.DataFrame:
+    """Each comparison over its data sets, in the scope of new data, the declared ones first; columns `COLUMNS`.
+
+    rows: `verdicts` of the study. Only comparisons with `MIN_DATA_SETS` data sets; those of which nothing can be said
+    about new data are left out and named.
+    """
+    alpha = study.declaration["alpha"]
+    found: list[dict[str, Any]] = []
+    table = rows[(rows["family"] != HARNESS) & (rows["comparison"] != "way_out") & (rows["null"] == 0)]
+    rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] == "same_rate", -1.0)
+    for key, group in table.assign(rate=rate).groupby(PLACE, sort=False):
+        if group["dataset"].nunique() < MIN_DATA_SETS:
+            continue
+        place: dict[str, Any] = dict(zip(PLACE, key, strict=True))
+        error = (group["new_high"] - group["new_low"]) / 2 / stats.t.isf(alpha / 2, group["n"].clip(lower=2) - 1)
+        known = np.isfinite(error) & np.isfinite(group["estimate"])
+        place |= {"claim": study.declaration["claim"], "variant": variant, "family": group["family"].iloc[0]}
+        place |= {"datasets": " ".join(group["dataset"][known]), "left_out": " ".join(group["dataset"][~known])}
+        try:
+            rope = study.rope(place["metric"]) * margin
+            found.append(place | {"result": pool(group["estimate"][known], error[known], rope=rope, alpha=alpha)})
+        except ValueError as reason:
+            found.append(place | {"result": None, "k": int(known.sum()), "verdict": f"refused: {reason}"})
+    p_values = [row["result"].p_value if row["result"] and row["family"] == DECLARED else math.nan for row in found]
+    for row, p_holm in zip(found, holm(p_values), strict=True):
+        if (result := row.pop("result")) is not None:
+            p = p_holm if row["family"] == DECLARED else result.p_value
+            good = study.kind_of(row["metric"]).good(METRICS[row["metric"]])
+            row |= asdict(result) | {"p_holm": p_holm, "verdict": result.verdict(p, alpha=alpha, higher_is_better=good)}
+    table = pd.DataFrame(found, columns=COLUMNS)
+    return table.sort_values("family", key=lambda f: f != DECLARED, kind="stable", ignore_index=True)
+
+
+def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The declared family under other choices of the analyst: rows as of `verdicts`, with `variant`, and their pools.
+
+    Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, at another level
+    where steps to one are counted, and without the data sets that the study sets `apart`. A row is judged within its
+    own family's Holm.
+    """
+    apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
+    variants: dict[str, Any] = {}
+    if study.declaration["family"] == "best_vs_best" and study.selects:
+        variants |= {"chosen by NLL": ("nll", 1.0), "chosen by the other replicates": ("others", 1.0)}
+    variants |= {"ROPE halved": ("accuracy", 0.5), "ROPE doubled": ("accuracy", 2.0)}
+    studies = {name: study for name in variants}
+    if study.kind.ratio:
+        studies |= {f"level × {factor}": at_level(study, factor) for factor in LEVELS}
+    primary = rows[rows["family"] == DECLARED]
+    if primary.empty:
+        return pd.DataFrame(), pd.DataFrame()
+    tables, pools = [primary.assign(variant="as declared")], [pooled(study, primary)]
+    for name, varied in studies.items():
+        prefer, margin = variants.get(name, ("accuracy", 1.0))
+        table = verdicts(varied, contrasts(varied, prefer, only=study.declaration["family"]), margin)
+        table = table[table["family"] == DECLARED]
+        tables.append(table.assign(variant=name))
+        pools.append(pooled(study, table, name, margin))
+    if apart:
+        pools.append(pooled(study, primary[~primary["dataset"].isin(apart)], f"without {len(apart)} set apart"))
+    return pd.concat(tables, ignore_index=True), pd.concat(pools, ignore_index=True)
+
+
+def at_level(study: Study, factor: float) -> Study:
+    """The study with its steps counted to `factor` times the declared level of validation NLL."""
+    replicates = study.replicates.copy()
+    for record in study.records:
+        history, level = read_history(study, record), record["config"]["data"]["level"]
+        steps = history[history["val_nll"] <= factor * level].groupby("seed")["step"].min()
+        own = (replicates["condition"] == record["condition"]) & ~replicates["diverged"].astype(bool)
+        replicates.loc[own, "steps_to_level"] = replicates.loc[own, "seed"].map(steps).astype(float)
+    return replace(study, replicates=replicates)
+
+
+def scores(study: Study) -> pd.DataFrame:
+    """Mean of the primary metric by data set (rows) and network (columns), each tuned among all of its candidates.
+
+    A network is an arrangement at a position; one that stands for several positions comes once, by its first name.
+    Data sets on which a network is missing are left out.
+    """
+    first = study.replicates[
+        (study.replicates["rerun"] == 0) & study.replicates["setting"].isin(study.base_settings[:1])
+    ]
+    if study.over is not None or study.kind.ratio or study.metric not in first:
+        return pd.DataFrame()
+    first = first.drop_duplicates(["condition", "arrangement", "seed"])
+    means: dict[str, dict[str, float]] = {}
+    for (arrangement, position), rows in first.groupby(["arrangement", "position"], sort=False):
+        shared = (first["arrangement"] == arrangement) & (first["position"] != position)
+        name = f"{arrangement} · {position}" if shared.any() else str(arrangement)
+        means[name] = {
+            str(dataset): float(tuned(study, own, study.declaration["tuned"])[study.metric].mean())
+            for dataset, own in rows.groupby("dataset")
+        }
+    order = {name: i for i, name in enumerate(study.arrangements)}
+    names = sorted(means, key=lambda name: (order[name.partition(" ")[0]], name))
+    return pd.DataFrame(means)[names].dropna() if means else pd.DataFrame()
+
+
+def ranking(study: Study, table: pd.DataFrame) -> tuple[Ranks, pd.DataFrame] | None:
+    """The networks ranked over the data sets, best first, and what each loses; None where there are too few.
+
+    The table has one row per network: mean_rank, mean (over data sets), loss (of the mean against the best network's,
+    positive is worse), worst (the largest loss on a data set and its name), p (Wilcoxon against the best, Holm).
+    """
+    if table.shape[0] < MIN_DATA_SETS or table.shape[1] < 3:
+        return None
+    good = METRICS[study.metric].higher_is_better
+    ranks = rank(table, alpha=study.declaration["alpha"], higher_is_better=good)
+    order = np.argsort(ranks.mean_ranks, kind="stable")
+    best = int(order[0])
+    losses = table.rsub(table.iloc[:, best], axis=0) * (1 if good else -1)
+    rows = [
+        {"network": table.columns[i], "mean_rank": ranks.mean_ranks[i], "mean": table.iloc[:, i].mean()}
+        | {"loss": losses.iloc[:, i].mean(), "worst": losses.iloc[:, i].max(), "where": losses.iloc[:, i].idxmax()}
+        | {"p": ranks.p_pairs[best, i]}
+        for i in order
+    ]
+    return ranks, pd.DataFrame(rows)
+
+
+def properties(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """The declared effect beside each data set's training rows, features, classes and accuracy (of both sides)."""
+    facts = {r["dataset"]: r["rows"] for r in study.records}
+    first = study.replicates[study.replicates["rerun"] == 0]
+    accuracy = (
+        first[first["arrangement"].isin([*study.sides[0], *study.sides[1]])].groupby("dataset")["test_acc"].mean()
+    )
+    here = rows[(rows["family"] == DECLARED) & (rows["metric"] == study.metric) & rows["estimate"].notna()]
+    table = [
+        {"dataset": row.dataset, "position": row.position, "effect": row.estimate}
+        | {"rows": facts[row.dataset]["train"]}
+        | {key: facts[row.dataset].get(key, math.nan) for key in ("features", "classes")}
+        | {"accuracy": accuracy.get(row.dataset, math.nan)}
+        for row in each(here)
+    ]
+    return pd.DataFrame(table)
+
+
+def explored(study: Study, table: pd.DataFrame) -> str | None:
+    """One sentence on the strongest of the rank correlations with the effect."""
+    if table.empty or table["dataset"].nunique() < MIN_DATA_SETS:
+        return None
+    looks = []
+    for position, group in table.groupby("position"):
+        for key in ("rows", "features", "classes", "accuracy"):
+            if group[key].nunique() > 1:
+                rho, p = stats.spearmanr(group[key], group["effect"], nan_policy="omit")
+                looks.append((float(p), f"{key} at {position} (Spearman's ρ = {rho:+.2f}, p = {p:.3g})"))
+    if not looks:
+        return None
+    p, strongest = min(looks)
+    chance = (
+        f"is clear even after Holm over the {len(looks)} looks"
+        if p * len(looks) < 0.05
+        else (f"is no more than chance gives the strongest of {len(looks)} looks")
+    )
+    return (
+        f"What the effect goes with (exploratory): its strongest rank correlation is with {strongest}, which {chance}."
+    )

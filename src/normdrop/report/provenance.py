@@ -1,0 +1,53 @@
+"""Whether the declaration came before the runs: what git knows of it, and what the records say."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from normdrop.report.records import Study
+
+ROOT = Path(__file__).parents[3]
+
+
+def declared_first(study: Study) -> tuple[str, list[str]]:
+    """A line on which commit declared the study and when it was trained, and the doubts to tell at the top.
+
+    The declaration is conf/experiment/<name>.yaml as it stood in the commit that the records name.
+    """
+    records = study.records
+    began = min(record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records)
+    ended = min(record.get("finished", 0.0) for record in records)
+    commits = {record.get("commit") for record in records}
+    name = str(records[0]["config"].get("name", ""))
+    first = f"the first condition began at {_time(began)} and was finished at {_time(ended)}"
+    doubts = []
+    if not all(record.get("clean") for record in records if record.get("commit")):
+        doubts.append("Some conditions were trained from a tree with changes that no commit has.")
+    if None in commits:
+        return f"No commit was recorded, so nothing proves that the declaration came first; {first}.", doubts
+    found = [_declaring(str(commit), name) for commit in sorted(commits, key=str)]
+    known = [entry for entry in found if entry is not None]
+    if not known:
+        return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
+    commit, when = max(known, key=lambda entry: entry[1])
+    if when > began:
+        doubts.append(
+            f"The declaration is younger than a record: commit {commit[:10]} is of {_time(when)}, and {first}."
+        )
+    return f"Declared in commit {commit[:10]} of {_time(when)}; {first}.", doubts
+
+
+def _declaring(commit: str, name: str) -> tuple[str, float] | None:
+    """The last commit up to this one that changed the experiment's declaration, and its time; None if unknown here."""
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%H %ct", commit, "--", f"conf/experiment/{name}.yaml"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (said[0], float(said[1])) if said else None
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,82 @@
+"""Conditions with exactly the numbers that a test gives, and the report's way from them to its rows and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from fake_study import STUDY, write_condition
+from normdrop.report import figures
+from normdrop.report.checks import checks
+from normdrop.report.contrasts import contrasts
+from normdrop.report.mechanism import shifts
+from normdrop.report.records import Study, load
+from normdrop.report.verdicts import verdicts
+
+SPREAD = 0.01
+
+
+def runs(test_acc: Any, n: int = 10, **columns: Any) -> pd.DataFrame:
+    """One condition's replicates; without a test accuracy one diverged."""
+    table = pd.DataFrame({"seed": range(n), "val_acc": 0.9, "val_nll": 0.3, "test_acc": test_acc}).assign(**columns)
+    return table.assign(diverged=table["test_acc"].isna())
+
+
+def normal(mean: float, n: int = 10) -> np.ndarray:
+    """Like a normal sample in shape, its mean and its standard deviation of SPREAD exact."""
+    z = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    order = np.random.default_rng(n).permutation(n)  # so that a wrong pairing shows
+    return (mean + SPREAD * z / z.std(ddof=1))[order]
+
+
+def write(root: Path, arrangement: str, table: pd.DataFrame, rate: float = 0.3, **where: Any) -> Path:
+    """A condition of data set d at position after, unless told otherwise."""
+    study = STUDY | where.pop("study", {})
+    place = {"dataset": "d", "position": "after"} | where
+    return write_condition(root, table, arrangement=arrangement, rate=rate, study=study, **place)
+
+
+def pair(root: Path, a: pd.DataFrame, b: pd.DataFrame, **where: Any) -> Path:
+    """bn_dropout and dropout_bn of one data set at one rate."""
+    write(root, "bn_dropout", a, **where)
+    write(root, "dropout_bn", b, **where)
+    return root
+
+
+def study_of(root: Path) -> Study:
+    (study,) = load(root).studies
+    return study
+
+
+def rows_of(root: Path, **where: Any) -> pd.DataFrame:
+    """The rows of verdicts.csv in which the columns have these values, in their order."""
+    study = study_of(root)
+    table = verdicts(study, contrasts(study))
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def one(root: Path, **where: Any) -> pd.Series:
+    (row,) = (row for _, row in rows_of(root, **where).iterrows())
+    return row
+
+
+def checks_of(root: Path) -> str:
+    """What was checked, a line each."""
+    study = study_of(root)
+    found = contrasts(study)
+    return "\n".join(checks(study, found, verdicts(study, found), shifts(study)))
+
+
+def drawn(root: Path, rows: pd.DataFrame | None = None) -> dict[str, Figure]:
+    """The figures of a study by name; of its own rows, or of these."""
+    study = study_of(root)
+    found = contrasts(study)
+    rows = verdicts(study, found) if rows is None else rows
+    return {name: figure for name, _, figure in figures.draw(study, found, rows, shifts(study))}

@@ -1,0 +1,559 @@
+"""What a row is made from: which p, which alpha, which scope, which rates, which replicates, ties and direction."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
+from normdrop.report.contrasts import contrasts
+from normdrop.report.mechanism import recalibration, shifts
+from normdrop.report.pooled import pool
+from normdrop.report.population import pooled
+
+NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
+
+
+def flat(values: Any = 0.9, n: int = 10, **columns: Any) -> pd.DataFrame:
+    """B, when all that counts is A - B."""
+    return runs(values, n, **columns)
+
+
+# --- which p
+
+
+def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_their_own(tmp_path: Path) -> None:
+    for dataset in ("one", "two"):
+        pair(tmp_path, runs(0.9 + normal(0.75 * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+    rows = rows_of(tmp_path)
+    assert rows["p_value"].between(0.025, 0.05).all()
+    assert (rows["ci_low"] > 0).all()
+    declared = rows["family"] == "declared"
+    assert (rows.loc[declared, "p_holm"] > 0.05).all()
+    assert set(rows.loc[declared, "verdict"]) == {"inconclusive"}
+    assert set(rows.loc[~declared, "verdict"]) == {"better"}
+    assert rows["family"].to_list() == ["declared"] * 2 + ["exploratory"] * 2
+
+
+def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_interval(tmp_path: Path) -> None:
+    effects = {"a": 6.0, "b": 2.0, "c": 1.2, "d": 1.2}
+    for dataset, effect in effects.items():
+        pair(tmp_path, runs(0.9 + normal(effect * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+    rows = rows_of(tmp_path, family="declared").set_index("dataset")
+    assert set(rows["verdict"]) == {"better"}
+    assert rows.loc["b", "p_new_data"] < 0.05 < multipletests(rows["p_new_data"], method="holm")[1][1]
+    assert rows.loc["b", "new_low"] > 0
+    assert rows["verdict_new_data"].to_list() == ["better", "inconclusive", "inconclusive", "inconclusive"]
+    exploratory = rows_of(tmp_path, family="exploratory").set_index("dataset")
+    assert exploratory["verdict_new_data"].to_list() == ["better", "better", "inconclusive", "inconclusive"]
+
+
+def test_equivalence_for_new_data_is_of_that_scope_too(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"rope": {"test_acc": 0.012}})
+    row = one(tmp_path, family="declared")
+    assert (row["verdict"], row["verdict_new_data"]) == ("equivalent", "inconclusive")
+
+
+# --- which alpha
+
+
+def test_the_studys_alpha_decides_how_many_replicates_are_needed(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9 + normal(0.05, 8), 8), flat(n=8), study={"alpha": 0.001})
+    write(tmp_path, "bn_dropout", runs(0.9 + normal(0.0, 8), 8), setting={"rerun": 1}, study={"alpha": 0.001})
+    rows = rows_of(tmp_path)
+    assert set(rows["family"]) == {"declared", "exploratory", "a/a"}
+    assert rows["verdict"].str.startswith("refused: 8 replicates, 11 needed").all()
+    assert rows["verdict_new_data"].str.startswith("refused: 8 replicates, 11 needed").all()
+
+
+def test_the_studys_alpha_is_the_level_of_intervals_differences_and_equivalence(tmp_path: Path) -> None:
+    effect, rope, n = 0.55 * SPREAD, 0.0093, 10
+    for alpha in (0.05, 0.2):
+        study = {"alpha": alpha, "rope": {"test_acc": rope}}
+        root = pair(tmp_path / str(alpha), runs(0.9 + normal(effect)), flat(), study=study)
+        row = one(root, family="declared")
+        half = stats.t.isf(alpha / 2, n - 1) * SPREAD / n**0.5
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx((effect - half, effect + half))
+        wide = half * (1 + n * 0.4) ** 0.5  # 400 test rows, 1,000 training rows
+        assert (row["new_low"], row["new_high"]) == pytest.approx((effect - wide, effect + wide))
+        assert (row["bca_low"], row["bca_high"]) == pytest.approx((effect - half, effect + half), abs=0.4 * half)
+        assert 0.05 < row["p_value"] < 0.2
+        assert 0.05 < row["p_tost"] < 0.2
+        assert row["verdict"] == ("inconclusive" if alpha == 0.05 else "better, but practically equivalent")
+
+
+def test_the_rows_over_data_sets_have_the_studys_alpha(tmp_path: Path) -> None:
+    study = {"alpha": 0.2}
+    for k, effect in enumerate(normal(0.002, 8)):
+        pair(tmp_path, runs(0.9 + effect + normal(0, 6), 6), flat(n=6), dataset=f"d{k}", study=study)
+    study_there = study_of(tmp_path)
+    (row,) = pooled(study_there, rows_of(tmp_path)).query("family == 'declared'").to_dict("records")
+    truth = pool(normal(0.002, 8), [SPREAD * (1 / 6 + 0.4) ** 0.5] * 8, rope=0.005, alpha=0.2)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((truth.ci_low, truth.ci_high))
+    assert (row["pi_low"], row["pi_high"]) == pytest.approx((truth.pi_low, truth.pi_high))
+
+
+# --- which numbers
+
+
+def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_path: Path) -> None:
+    n = 12
+    rng = np.random.default_rng(5)
+    columns = ("test_nll", "test_ece", "recal_test_acc")
+    a, b = (runs(rng.normal(0.9, 0.02, n), n, **{k: rng.normal(0.5, 0.02, n) for k in columns}) for _ in "ab")
+    a.loc[3, ["test_acc", *columns]] = b.loc[7, ["test_acc", *columns]] = np.nan
+    a.loc[0, "test_acc"] = b.loc[0, "test_acc"]  # a tie
+    b = b.iloc[::-1]  # the order of a table's rows is no pairing
+    rope = {"test_acc": 0.013, "test_nll": 0.017, "test_ece": 0.019}
+    pair(tmp_path, a, b, study={"secondary": list(columns), "rope": rope}, rows=(1000, 300, 250))
+    rows = rows_of(tmp_path, comparison="best_vs_best").set_index("metric")
+    assert list(rows.index) == ["test_acc", *columns]
+    for metric, row in rows.iterrows():
+        d = (a.set_index("seed")[metric] - b.set_index("seed")[metric]).dropna()
+        assert (row["n"], row["left_out"]) == (10, 2)
+        assert row["estimate"] == pytest.approx(d.mean())
+        assert row["d_z"] == pytest.approx(d.mean() / d.std(ddof=1))
+        assert row["p_superior"] == pytest.approx((d > 0).mean() + (d == 0).mean() / 2)
+        exact = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=9999)
+        assert row["p_value"] == pytest.approx(exact.pvalue, abs=1e-9)
+        width = rope[str(metric).removeprefix("recal_")]
+        t = stats.t(9, scale=d.std(ddof=1) / 10**0.5)
+        assert row["p_tost"] == pytest.approx(max(t.sf(d.mean() + width), t.sf(width - d.mean())))
+        scale = d.std(ddof=1) * (1 / 10 + 0.25) ** 0.5
+        assert row["p_new_data"] == pytest.approx(2 * stats.t.sf(abs(d.mean()) / scale, 9))
+        half = scale * stats.t.isf(0.025, 9)
+        assert (row["new_low"], row["new_high"]) == pytest.approx((d.mean() - half, d.mean() + half))
+        assert row["bca_low"] < d.mean() < row["bca_high"]
+        assert np.isnan(row["p_holm"]) == (metric != "test_acc")
+        assert (row["a"], row["b"], row["experiment"]) == ("bn_dropout", "dropout_bn", tmp_path.name)
+
+
+def test_steps_along_a_grid_have_no_region_of_their_own_and_are_never_called_equivalent(tmp_path: Path) -> None:
+    study = {"metric": "steps_to_level", "secondary": [], "rope": {}, "kind": "loss", "over": DEPTH}
+    for depth in (1, 2):
+        steps = 1000 + depth * (np.arange(10) % 2 * 2 - 1)  # on average as many as the other side
+        wheres: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
+        pair(tmp_path, runs(0.9, steps_to_level=steps), runs(0.9, steps_to_level=1000), **wheres)
+    row = one(tmp_path, family="declared")
+    assert np.isnan(row["p_tost"])
+    assert row["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize(("metric", "word"), [("test_acc", "better"), ("test_nll", "worse"), ("reliance", "worse")])
+def test_each_metric_of_a_study_is_judged_in_its_own_direction(tmp_path: Path, metric: str, word: str) -> None:
+    high = 0.9 + normal(0.05)
+    pair(
+        tmp_path,
+        runs(high, test_nll=high, reliance=high),
+        flat(test_nll=0.9, reliance=0.9),
+        study={"metric": "test_acc", "secondary": ["test_nll", "reliance"], "rope": {}},
+    )
+    rows = rows_of(tmp_path, metric=metric)
+    assert set(rows["verdict"]) == set(rows["verdict_new_data"]) == {word}
+
+
+def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_comparison(tmp_path: Path) -> None:
+    write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), rows=(1000, 300, 400), study=NO_ROPE)
+    write(tmp_path, "dropout_bn", flat(), rows=(1000, 300, 200), study=NO_ROPE)
+    row = one(tmp_path, family="declared")
+    half = SPREAD * (1 / 10 + 0.4) ** 0.5 * stats.t.isf(0.025, 9)
+    assert row["new_high"] - row["new_low"] == pytest.approx(2 * half)
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (False, False), (True, True)])
+def test_the_scopes_are_one_only_if_both_sides_drew_fresh_rows(tmp_path: Path, of_a: bool, of_b: bool) -> None:
+    write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), fresh_rows=of_a)
+    write(tmp_path, "dropout_bn", flat(), fresh_rows=of_b)
+    row = one(tmp_path, family="declared")
+    assert (row["new_low"] == row["ci_low"]) == (of_a and of_b)
+    assert (row["p_new_data"] == row["p_value"]) == (of_a and of_b)
+
+
+# --- which rates, which replicates
+
+
+def peak(root: Path, arrangement: str, rates: tuple[float, ...], best: float = 0.3, **where: Any) -> None:
+    """Test accuracy tells the rate: .5 + rate; validation prefers `best`."""
+    for rate in rates:
+        table = runs(0.5 + rate, where.get("n", 8), val_acc=0.9 - abs(rate - best))
+        write(root, arrangement, table, rate, **{k: v for k, v in where.items() if k != "n"})
+
+
+@pytest.mark.parametrize(("alone", "estimate"), [("bn_dropout", 0.0), ("dropout_bn", 0.0)])
+def test_a_rate_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, alone: str, estimate: float) -> None:
+    for arrangement in ("bn_dropout", "dropout_bn"):
+        peak(tmp_path, arrangement, (0.1, 0.3, 0.4) if arrangement == alone else (0.1, 0.4))
+    row = one(tmp_path, family="declared")
+    assert (row["rate_a"], row["rate_b"], row["estimate"]) == (0.4, 0.4, pytest.approx(estimate))
+    assert rows_of(tmp_path, comparison="same_rate", metric="test_acc")["rate_a"].to_list() == [0.1, 0.4]
+
+
+def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path: Path) -> None:
+    for arrangement in ("bn_dropout", "dropout_bn"):
+        peak(tmp_path, arrangement, (0.1, 0.3), best=0.1)
+    write(tmp_path, "bn_dropout", runs(0.8, 6, val_acc=0.7), 0.3)
+    row = one(tmp_path, family="declared")
+    assert (row["n"], row["left_out"]) == (6, 0)
+    assert one(tmp_path, comparison="same_rate", metric="test_acc", rate_a=0.1)["n"] == 8
+
+
+def test_sides_with_other_seeds_are_paired_by_those_that_both_have(tmp_path: Path) -> None:
+    values = np.arange(12) ** 2 / 1000
+    pair(tmp_path, runs(0.5 + values[:10]), flat(0.4 + values[2:] / 2, seed=range(2, 12)))
+    row = one(tmp_path, family="declared")
+    assert (row["n"], row["left_out"]) == (8, 0)
+    assert row["estimate"] == pytest.approx((0.1 + values[2:10] / 2).mean())
+
+
+def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of_two(tmp_path: Path) -> None:
+    for rate, wins in ((0.1, [0, 1, 2]), (0.3, [3, 4, 5, 6, 7]), (0.5, [8, 9])):
+        write(tmp_path, "bn_dropout", runs(0.8, val_acc=np.isin(range(10), wins) * 0.5), rate)
+    for rate, wins in ((0.1, range(4, 8)), (0.3, range(4)), (0.5, [8, 9])):
+        write(tmp_path, "dropout_bn", runs(0.8, val_acc=np.isin(range(10), [*wins]) * 0.5), rate)
+    row = one(tmp_path, family="declared")
+    assert (row["rate_a"], row["rate_b"]) == (0.3, 0.1)
+
+
+def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_rate(tmp_path: Path) -> None:
+    for rate, nll in ((0.1, [0.5, 0.3, 0.4]), (0.3, [0.3, 0.3, 0.4]), (0.5, [0.4, 0.4, 0.2])):
+        table = runs(0.5 + rate, 9, val_nll=np.repeat(nll, 3))
+        pair(tmp_path, table, runs(0.5, 9), rate=rate)
+    row = one(tmp_path, family="declared")
+    assert row["estimate"] == pytest.approx((0.3 + 0.1 + 0.5) / 3)
+
+
+def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_one_of_them(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}, "secondary": []}
+    ahead = np.arange(8) < 3
+    write(tmp_path, "bn_dropout", runs(0.8, 8), study=study)
+    write(tmp_path, "bn", runs(np.where(ahead, 0.6, 0.9), 8, val_acc=np.where(ahead, 0.9, 0.1)), 0.0, study=study)
+    assert rows_of(tmp_path).empty
+    write(tmp_path, "dropout", runs(np.where(ahead, 0.9, 0.7), 8, val_acc=0.5), study=study)
+    for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate")):
+        assert row["estimate"] == pytest.approx(0.8 - (3 * 0.6 + 5 * 0.7) / 8)
+        assert row["b"] == "bn or dropout"
+
+
+def test_a_same_rate_row_has_the_rate_of_each_side_and_an_arrangement_without_dropout_has_0(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "none", "b": "dropout"}, "secondary": []}
+    write(tmp_path, "none", runs(0.9 + normal(0)), 0.0, study=study)
+    for rate in (0.2, 0.6):
+        write(tmp_path, "dropout", runs(0.8 - rate), rate, study=study)
+    peak(tmp_path, "bn_dropout", (0.7,), study=study)  # of no concern to this contrast
+    rows = rows_of(tmp_path, comparison="same_rate")
+    assert rows[["rate_a", "rate_b"]].to_numpy().tolist() == [[0.0, 0.2], [0.0, 0.6]]
+    assert rows["estimate"].to_list() == pytest.approx([0.3, 0.7])
+
+
+def test_without_dropout_on_either_side_the_two_comparisons_are_one(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "bn", "b": "none"}, "secondary": [], "family": "same_rate"}
+    write(tmp_path, "bn", runs(0.9 + normal(0)), 0.0, study=study)
+    write(tmp_path, "none", runs(0.8), 0.0, study=study)
+    row = one(tmp_path)
+    assert (row["comparison"], row["family"], row["estimate"]) == ("same_rate", "declared", pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("alone", ["bn_dropout", "dropout_bn"])
+def test_a_value_of_any_tuned_key_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, alone: str) -> None:
+    study = {"tuned": ["rate", "optimizer.lr"], "secondary": []}
+    for arrangement in ("bn_dropout", "dropout_bn"):
+        for lr in (0.01, 0.02, 0.03)[: 3 if arrangement == alone else 2]:
+            table = runs(0.5 + lr, 8, val_acc=lr)
+            write(tmp_path, arrangement, table, setting={"optimizer.lr": lr}, study=study)
+    row = one(tmp_path, family="declared")
+    assert (row["estimate"], row["setting"]) == (pytest.approx(0.0), "")
+
+
+def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9 + normal(0.01)), flat())
+    write(tmp_path, "bn_dropout", runs(0.1, val_acc=0.99), setting={"rerun": 1})
+    for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate", metric="test_acc")):
+        assert (row["estimate"], row["n"]) == (pytest.approx(0.01), 10)
+
+
+# --- A/A rows and the ways out
+
+
+def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"kind": "spread", "over": "model.init_gain"})
+    again = runs(0.85 + normal(0.0)[2:], 8, seed=range(2, 10))
+    where: dict[str, Any] = {"setting": {"rerun": 1}, "study": {"kind": "spread", "over": "model.init_gain"}}
+    write(tmp_path, "bn_dropout", again.iloc[::-1], rows=(1000, 300, 500), **where)
+    row = one(tmp_path, family="a/a")
+    assert row["n"] == 8
+    assert row["estimate"] == pytest.approx(0.05)
+    assert row["verdict"] == "better"  # of the runs themselves, whatever the study makes of them
+    assert (row["a"], row["b"]) == ("bn_dropout", "bn_dropout again")
+    assert (row["rate_a"], row["rate_b"], row["comparison"]) == (0.3, 0.3, "a/a")
+
+
+def test_the_a_a_row_has_the_ratio_of_its_own_rows(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9 + normal(0.02)), flat(), rows=(1000, 300, 100))
+    write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, rows=(1000, 300, 500))
+    row = one(tmp_path, family="a/a")
+    half = SPREAD * (1 / 10 + 0.5) ** 0.5 * stats.t.isf(0.025, 9)
+    assert row["new_high"] - row["new_low"] == pytest.approx(2 * half)
+    assert row["verdict"] == "better"
+
+
+def test_an_a_a_row_belongs_to_the_rung_and_the_rate_that_were_trained_again(tmp_path: Path) -> None:
+    study = {"kind": "ladder", "over": "model.depth"}
+    for depth in (1, 2):
+        for rate in (0.1, 0.3):
+            where: dict[str, Any] = {"setting": {"model.depth": depth}, "study": study, "rate": rate}
+            pair(tmp_path, runs(0.5 + depth / 10 + rate, 6), flat(n=6), **where)
+    write(tmp_path, "bn_dropout", runs(0.6, 6), setting={"model.depth": 2, "rerun": 1}, study=study)
+    row = one(tmp_path, family="a/a")
+    assert row["setting"] == "model.depth=2"
+    assert row["estimate"] == pytest.approx(0.5 + 0.2 + 0.3 - 0.6)
+
+
+def test_a_way_out_is_the_change_minus_the_base_seed_by_seed_each_at_its_own_best_of_the_shared_rates(
+    tmp_path: Path,
+) -> None:
+    study = {"kind": "mechanism", "rope": {}}
+    uniform: dict[str, Any] = {"setting": {"noise": "uniform"}, "study": study}
+    for rate, val in ((0.2, 0.8), (0.5, 0.7), (0.7, 0.9)):
+        pair(tmp_path, runs(0.5 + rate, val_acc=val), flat(), rate=rate, study=study, rows=(1000, 300, 100))
+    for rate, val in ((0.2, 0.7), (0.5, 0.9)):
+        table = runs(0.6 + rate + normal(0.0), val_acc=val, test_nll=0.1)
+        write(tmp_path, "bn_dropout", table.iloc[::-1], rate, **uniform)
+    (row,) = (row for _, row in rows_of(tmp_path, comparison="way_out").iterrows())
+    assert row["estimate"] == pytest.approx(1.1 - 0.7)
+    assert (row["rate_a"], row["rate_b"], row["metric"]) == (0.5, 0.2, "test_acc")
+    assert (row["a"], row["b"], row["family"]) == ("bn_dropout", "bn_dropout, as it was", "exploratory")
+    assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * stats.t.isf(0.025, 9) * SPREAD / 10**0.5)
+    assert row["verdict"] == "better"
+
+
+def test_a_way_out_of_two_changes_is_compared_with_the_nearest_setting_that_lacks_one(tmp_path: Path) -> None:
+    study = {"kind": "mechanism", "rope": {}}
+    values = {(): 0.5, ("noise",): 0.7, ("noise", "model.width"): 0.6}
+    for keys, value in values.items():
+        setting = {key: {"noise": "uniform", "model.width": 8}[key] for key in keys}
+        pair(tmp_path, runs(value + normal(0.0)), flat(), setting=setting, study=study)
+    rows = rows_of(tmp_path, comparison="way_out")
+    rows = rows[rows["a"] == "bn_dropout"].set_index("setting")
+    assert rows["estimate"].to_dict() == pytest.approx({"noise=uniform": 0.2, "noise=uniform,model.width=8": -0.1})
+    assert rows["b"].to_list() == ["bn_dropout, as it was", "bn_dropout, noise=uniform"]
+
+
+# --- grids that a study consumes
+
+DEPTH = "model.depth"
+
+
+def along(root: Path, kind: str, a: dict[Any, Any], b: dict[Any, Any], over: str = DEPTH, **study: Any) -> Path:
+    """bn and none along a grid: the test accuracies of each value of `over`."""
+    declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": over, "secondary": [], **study}
+    for arrangement, side in (("bn", a), ("none", b)):
+        for value, test_acc in side.items():
+            n = len(np.atleast_1d(test_acc))
+            write(root, arrangement, runs(test_acc, n if n > 1 else 8), 0.0, setting={over: value}, study=declared)
+    return root
+
+
+def test_a_spread_leaves_out_a_replicate_of_which_one_rung_diverged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 4)} for _ in "ab")
+    a[2][5] = np.nan
+    row = one(along(tmp_path, "spread", a, b), family="declared")
+    assert (row["n"], row["left_out"]) == (7, 1)
+    of_a, of_b = (np.std([*side.values()], axis=0, ddof=1) for side in (a, b))
+    assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
+
+
+@pytest.mark.parametrize("rung", [0.0, 0.5, -0.4])
+def test_a_loss_is_the_value_nearest_0_minus_the_mean_of_the_others_and_leaves_out_what_diverged(
+    tmp_path: Path, rung: float
+) -> None:
+    rng = np.random.default_rng(4)
+    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (-0.4, 0.0, 0.5)} for _ in "ab")
+    b[rung][2] = np.nan
+    row = one(along(tmp_path, "loss", a, b, "drift.scale"), family="declared")
+    assert (row["n"], row["left_out"]) == (7, 1)
+    of_a, of_b = (side[0.0] - (side[-0.4] + side[0.5]) / 2 for side in (a, b))
+    assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
+
+
+def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves_out_what_diverged(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(5)
+    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 10, 40)} for _ in "ab")
+    a[10][0] = np.nan
+    rows = rows_of(along(tmp_path, "ladder", a, b), family="declared").set_index("setting")
+    assert list(rows.index) == [*(f"model.depth={k}" for k in (1, 2, 10, 40)), "trend over model.depth"]
+    row = rows.loc["trend over model.depth"]
+    assert (row["n"], row["left_out"]) == (7, 1)
+    difference = np.array([a[k] - b[k] for k in a])[:, 1:]
+    assert row["estimate"] == pytest.approx(3 * np.polyfit(range(4), difference, 1)[0].mean())
+    for k in a:
+        assert rows.loc[f"model.depth={k}", "estimate"] == pytest.approx(np.nanmean(a[k] - b[k]))
+    assert rows["n"].to_list() == [8, 8, 7, 8, 7]
+    assert rows["p_holm"].to_list() == pytest.approx(multipletests(rows["p_value"], method="holm")[1].tolist())
+
+
+@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
+def test_a_rung_that_one_side_lacks_does_not_count(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(6)
+    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 3, 4)} for _ in "ab")
+    whole = rows_of(along(tmp_path / "whole", kind, {k: a[k] for k in (1, 2, 3)}, {k: b[k] for k in (1, 2, 3)}))
+    b.pop(4)
+    assert rows_of(along(tmp_path / "more", kind, a, b))["estimate"].to_list() == whole["estimate"].to_list()
+    a[5] = a.pop(4)
+    assert rows_of(along(tmp_path / "other", kind, b, a))["estimate"].to_list() == pytest.approx(
+        (-whole["estimate"]).to_list()
+    )
+
+
+@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
+def test_along_a_grid_too_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
+    declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": DEPTH, "secondary": []}
+    for arrangement, seeds in (("bn", range(9)), ("none", range(2, 11))):
+        for depth in (1, 2):
+            table = runs(0.5 + depth * np.array(seeds) ** 2 / 1000, 9, seed=seeds)
+            write(tmp_path, arrangement, table, 0.0, setting={DEPTH: depth}, study=declared)
+    rows = rows_of(tmp_path, family="declared")
+    assert (rows[["n", "left_out"]].to_numpy() == [7, 0]).all()
+    assert rows["estimate"].to_list() == pytest.approx([0.0] * len(rows), abs=1e-12)
+
+
+def test_numbers_on_a_ladder_come_in_their_order_and_words_behind_them(tmp_path: Path) -> None:
+    a, b = ({k: 0.5 for k in ("all", 800, 50, 200)} for _ in "ab")
+    rows = rows_of(along(tmp_path, "ladder", a, b, "data.train_size"), family="declared")
+    assert rows["setting"].to_list()[:4] == [f"data.train_size={k}" for k in (50, 200, 800, "all")]
+
+
+@pytest.mark.parametrize(("kind", "word"), [("spread", "worse"), ("loss", "worse"), ("ladder", "better")])
+def test_more_of_a_spread_or_of_a_loss_is_worse_more_of_a_trend_is_better(tmp_path: Path, kind: str, word: str) -> None:
+    noise = normal(0.0, 8)
+    sign = -1 if kind == "loss" else 1
+    a = {k: 0.5 + sign * 0.1 * k * (1 + noise) for k in (1, 2, 3)}
+    rows = rows_of(along(tmp_path, kind, a, {k: 0.5 for k in a}, rope={}), family="declared")
+    assert rows["verdict"].iloc[-1] == word
+
+
+def test_steps_along_a_grid_are_compared_as_a_difference_and_elsewhere_as_a_ratio(tmp_path: Path) -> None:
+    steps = {"metric": "steps_to_level", "secondary": [], "rope": {"steps_to_level": 1.1}}
+    a, b = runs(0.9, 9, steps_to_level=100.0 + np.arange(9)), runs(0.9, 9, steps_to_level=50.0)
+    pair(tmp_path / "ratio", a, b, study=steps | {"kind": "ratio"})
+    assert one(tmp_path / "ratio", family="declared")["estimate"] == pytest.approx(np.median(a["steps_to_level"] / 50))
+    study = steps | {"kind": "loss", "over": DEPTH}
+    for depth in (1, 2):
+        wheres: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
+        pair(tmp_path / "loss", a.assign(steps_to_level=a["steps_to_level"] * depth), b, **wheres)
+    row = one(tmp_path / "loss", family="declared")
+    assert row["estimate"] == pytest.approx(-a["steps_to_level"].mean())
+
+
+# --- over data sets
+
+
+def test_the_rows_over_data_sets_are_of_each_position_by_itself_and_of_the_pairs_that_count(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    expected: dict[str, list[tuple[float, float]]] = {"after": [], "before": []}
+    for k in range(8):
+        for position, means in expected.items():
+            a, b = rng.normal(0.8, 0.05, (2, 7))
+            a[0] = np.nan
+            pair(tmp_path, runs(a, 7), runs(b, 7), dataset=f"d{k}", position=position)
+            d = (a - b)[1:]
+            means.append((d.mean(), d.std(ddof=1) * (1 / 6 + 0.4) ** 0.5))
+    rows = pooled(study_of(tmp_path), rows_of(tmp_path)).query("family == 'declared'").set_index("position")
+    assert set(rows["metric"]) == {"test_acc"}
+    assert set(rows["comparison"]) == {"best_vs_best"}
+    p_holm = multipletests(rows["p_value"], method="holm")[1]
+    assert rows["p_holm"].to_list() == pytest.approx(p_holm)
+    for position, values in expected.items():
+        row, truth = rows.loc[position], pool(*np.transpose(values), rope=0.005)
+        assert (row["k"], row["estimate"]) == (8, pytest.approx(truth.estimate))
+        assert row["tau"] == pytest.approx(truth.tau)
+        assert row["p_value"] == pytest.approx(truth.p_value)
+
+
+# --- networks that stand for others
+
+
+def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "none", "b": "bn"}, "secondary": [], "grid": {"position": ["before", "after"]}}
+    for position, value in (("after", 0.7), ("before", 0.6)):
+        write(tmp_path, "none", runs(value), 0.0, position=position, study=study)
+        write(tmp_path, "bn", runs(0.5 + normal(0.0)), 0.0, position=position, study=study)
+    rows = rows_of(tmp_path).set_index("position")
+    assert rows["estimate"].to_dict() == pytest.approx({"after": 0.2, "before": 0.1})
+
+
+# --- what recalibration removes
+
+
+def recalibrated(root: Path, a: Any, b: Any, recal_a: Any, recal_b: Any) -> pd.Series:
+    n = len(a)
+    pair(root, runs(a, n, recal_test_acc=recal_a), runs(b, n, recal_test_acc=recal_b))
+    study = study_of(root)
+    table = recalibration(study, contrasts(study)).set_index("comparison")
+    return table.loc["best_vs_best"]
+
+
+def test_a_share_that_is_the_same_in_every_pair_has_an_interval_without_width(tmp_path: Path) -> None:
+    effect, base = normal(0.03), 0.8 + normal(0.0)[::-1]
+    row = recalibrated(tmp_path, base + effect, base, base + effect / 4, base)
+    assert (row["n"], row["before"], row["after"]) == (10, pytest.approx(0.03), pytest.approx(0.0075))
+    assert [row["share"], row["low"], row["high"]] == pytest.approx([0.75] * 3)
+
+
+def test_the_interval_of_the_share_is_that_of_resampled_pairs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    before = normal(0.03, 12)
+    after = 0.3 * before + rng.normal(0.002, 0.004, 12)
+    row = recalibrated(tmp_path, 0.8 + before, np.full(12, 0.8), 0.7 + after, np.full(12, 0.7))
+    assert row["share"] == pytest.approx(1 - after.mean() / before.mean())
+    draws = rng.integers(12, size=(40_000, 12))
+    shares = 1 - after[draws].mean(axis=1) / before[draws].mean(axis=1)
+    ends = np.quantile(shares, [0.025, 0.975])
+    assert [row["low"], row["high"]] == pytest.approx(ends.tolist(), abs=0.03 * (ends[1] - ends[0]))
+
+
+@pytest.mark.parametrize(("effect", "known"), [(0.5 * SPREAD, False), (-0.5 * SPREAD, False), (-2 * SPREAD, True)])
+def test_a_share_is_told_only_of_an_effect_whose_interval_excludes_0(
+    tmp_path: Path, effect: float, known: bool
+) -> None:
+    after = 0.8 + normal(0.0 if known else 0.1)  # which is not asked
+    row = recalibrated(tmp_path, 0.8 + normal(effect), np.full(10, 0.8), after, np.full(10, 0.8))
+    assert np.isfinite(row[["share", "low", "high"]].astype(float)).all() == known
+
+
+def test_a_pair_that_diverged_has_no_part_in_the_share(tmp_path: Path) -> None:
+    a = 0.8 + normal(0.03)
+    a[4] = np.nan
+    row = recalibrated(tmp_path, a, np.full(10, 0.8), a, np.full(10, 0.8))
+    assert (row["n"], row["before"]) == (9, pytest.approx(np.nanmean(a) - 0.8))
+
+
+def test_the_table_of_shifts_is_averaged_over_replicates_for_each_condition_layer_and_case(tmp_path: Path) -> None:
+    def entry(seed: int, layer: int, measured: float, case: str, epoch: int | str = "end") -> dict[str, Any]:
+        figures = {"measured": measured, "predicted": measured + 0.1, "running": measured + 0.3}
+        return {"layer": layer, "seed": seed, "case": case, "epoch": epoch, **figures}
+
+    cases = {1: "noise→bn", 2: "noise→linear→bn"}
+    wheres: list[dict[str, Any]] = [{"setting": {}}, {"setting": {"noise": "uniform"}}]
+    for k, where in enumerate(wheres):
+        for arrangement, base in (("bn_dropout", 0.2), ("dropout_bn", 0.5)):
+            shift = [entry(s, n, base + k + n / 10 + s / 100, cases[n]) for s in range(4) for n in cases]
+            shift.append(entry(0, 1, 9.0, cases[1], 1))
+            write(tmp_path, arrangement, runs(0.9, 4), shift=shift, **where)
+    table = shifts(study_of(tmp_path)).set_index(["arrangement", "setting", "layer"])
+    assert len(table) == 8
+    for k, setting in enumerate(("", "noise=uniform")):
+        for arrangement, base in (("bn_dropout", 0.2), ("dropout_bn", 0.5)):
+            for layer, case in cases.items():
+                row = table.loc[(arrangement, setting, layer)]
+                mean = base + k + layer / 10 + 0.015
+                assert [row["measured"], row["predicted"], row["running"]] == pytest.approx(
+                    [mean, mean + 0.1, mean + 0.3]
+                )
+                assert (row["case"], row["seeds"], row["rate"], row["dataset"]) == (case, 4, 0.3, "d")

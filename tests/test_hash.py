@@ -1,0 +1,191 @@
+"""What a condition's hash holds: every leaf of the resolved config that a replicate's numbers depend on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from normdrop.config import canonical, check, config_hash, lookup, seeds
+from normdrop.results import write
+from normdrop.train import missing
+
+from normdrop import sweep
+
+# Who trains beside a replicate, where, under which name, what is declared of it and what is drawn of it.
+EXEMPT = {
+    *("seeds", "replicates", "replicates_at_a_time", "name", "logging", "study", "trainer.accelerator"),
+    *("measure.activation_epochs", "measure.activation_seed"),
+}
+ADDED = ("+trainer.limit_train_batches=3", "+trainer.max_steps=8", "+trainer.deterministic=true")
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """The config with another value of the same kind at a dotted key."""
+    config = copy.deepcopy(config)
+    *parents, last = key.split(".")
+    node = lookup(config, ".".join(parents)) if parents else config
+    value = node[last]
+    if isinstance(value, bool) or value is None:
+        node[last] = not value
+    elif isinstance(value, int | float):
+        node[last] = value + 1
+    else:
+        node[last] = [*value, 7] if isinstance(value, list) else f"{value}_"
+    return config
+
+
+@pytest.fixture(scope="module")
+def config(tiny: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return tiny("data=synthetic", "optimizer=sgd", *ADDED, "seeds=[0,1]")
+
+
+def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config: dict[str, Any]) -> None:
+    keys = list(leaves(config))
+    assert len(keys) > 40
+    assert {key.split(".")[0] for key in keys} == set(config)
+    whole = config_hash(config)
+    same = {key for key in keys if config_hash(changed(config, key)) == whole}
+    assert same == EXEMPT
+    hashes = [config_hash(changed(config, key)) for key in keys if key not in EXEMPT]
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("key", ["trainer.new", "model.new", "data.new", "data.source.new", "measure.new", "new"])
+def test_a_key_that_comes_new_is_in_the_hash(config: dict[str, Any], key: str) -> None:
+    more = copy.deepcopy(config)
+    *parents, last = key.split(".")
+    (lookup(more, ".".join(parents)) if parents else more)[last] = 1
+    assert config_hash(more) != config_hash(config)
+
+
+def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_not(config: dict[str, Any]) -> None:
+    assert config_hash(config | {"study": {"claim": "ordering"}}) == config_hash(config)
+    assert config_hash(dict(reversed(config.items()))) == config_hash(config)
+
+
+def recorded(directory: Path, config: dict[str, Any]) -> Path:
+    record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1]}
+    write(directory, record, pd.DataFrame({"seed": [0, 1]}), pd.DataFrame({"seed": [0, 1]}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "key", ["trainer.max_epochs", "trainer.max_steps", "optimizer.lr", "model.init_gain", "data.level", "drift.scale"]
+)
+def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(
+    config: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    recorded(tmp_path, config)
+    assert missing(config, tmp_path) == []
+    other = changed(config, key)
+    line = f"another config \\({key} was {lookup(config, key)}, now {lookup(other, key)}\\)"
+    with pytest.raises(ValueError, match=line.replace("+", r"\+")):
+        missing(other, tmp_path)
+
+
+def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    recorded(tmp_path, config)
+    assert missing(config | {"seeds": [5, 1, 3], "name": "other"}, tmp_path) == [3, 5]
+    assert missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
+    with pytest.raises(ValueError, match=r"another declaration \(study.claim was None, now speed\)"):
+        missing(config | {"study": {"claim": "speed"}}, tmp_path)
+
+
+# --- one condition of equal ones
+
+
+def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropout_at_rate_0(
+    tiny: Callable[..., dict[str, Any]],
+) -> None:
+    def of(arrangement: str, position: str, activation: str = "relu") -> tuple[str, float]:
+        found = canonical(
+            tiny(f"arrangement={arrangement}", f"position={position}", "rate=0.4", f"model.activation={activation}")
+        )
+        assert set(found) == {"position", "rate"}
+        return found["position"], found["rate"]
+
+    assert of("none", "before") == of("bn", "after") == ("after", 0.0)
+    assert of("bn", "around") == of("bn", "before") == ("before", 0.0)
+    assert of("dropout", "before") == of("dropout", "around") == ("after", 0.4)
+    assert of("dropout", "before", "gelu") == ("before", 0.4)
+    assert of("bn_dropout", "around") == ("before", 0.4)
+    assert of("dropout_bn", "around") == ("after", 0.4)
+    assert of("dropout_bn", "around", "gelu") == ("around", 0.4)
+
+
+def test_seeds_are_those_given_in_ascending_order_or_the_first(config: dict[str, Any]) -> None:
+    assert seeds(config | {"seeds": [4, 0, 2]}) == [0, 2, 4]
+    assert seeds(config | {"seeds": None, "replicates": 3}) == [0, 1, 2]
+
+
+# --- what is checked before anything trains
+
+
+def condition(config: dict[str, Any], lacking: list[int]) -> sweep.Condition:
+    return sweep.Condition(config["arrangement"], [], config, {}, lacking)
+
+
+def fits(*configs: dict[str, Any]) -> str:
+    """What the check before training says of the conditions of a grid."""
+    try:
+        sweep.check_fits([condition(config, [0]) for config in configs])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("first", ["none", "bn_dropout"])
+def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_grid(
+    tiny: Callable[..., dict[str, Any]], first: str
+) -> None:
+    """A batch of one row has no batch statistics."""
+    ends_in_one_row = ("data.train_size=65", "batch_size=16")
+    grid = [tiny(*ends_in_one_row, f"arrangement={name}") for name in ("none", "bn_dropout")]
+    assert fits(grid[0]) == ""
+    assert fits(*(grid if first == "none" else grid[::-1])) == fits(grid[1]) != ""
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("batch_size=4096", "batch_size=4096"),
+        ("trainer.val_check_interval=99", "trainer.val_check_interval=99"),
+        ("model.width=[200000,200000]", "model.width="),
+        ("data.train_size=1000000", "train_size"),
+        ("+trainer.limit_train_batches=0.01", "trainer.limit_train_batches=0.01"),
+    ],
+)
+def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(
+    tiny: Callable[..., dict[str, Any]], override: str, said: str
+) -> None:
+    good = tiny()
+    assert said in fits(good, tiny(override))
+    assert fits(good, good) == ""
+
+
+def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(
+    tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(sweep, "check_fit", lambda config, seed: asked.append((config["arrangement"], seed)))
+    bn, none = tiny("arrangement=bn"), tiny("arrangement=none")
+    sweep.check_fits([condition(bn, [4, 5]), condition(bn, [6]), condition(none, [2])])
+    assert asked == [("bn", 4), ("none", 2)]
+
+
+def test_every_value_that_a_composed_config_has_is_allowed(config: dict[str, Any]) -> None:
+    check(config)

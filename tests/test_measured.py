@@ -1,0 +1,323 @@
+"""What the columns of a run hold, measured again on the fitted networks by plain PyTorch; what training is given."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from normdrop.mlp import initialise, mlp
+from normdrop.replicates import stream
+from normdrop.shift import measure, train_mode_accuracy
+from normdrop.train import data_of, network_of, train
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SEEDS = [0, 3]
+
+
+@dataclass
+class Fitted:
+    replicates: pd.DataFrame
+    """indexed by seed"""
+    history: pd.DataFrame
+    facts: Mapping[str, Any]
+    networks: dict[int, nn.Sequential]
+    """the plain network of each seed, in eval mode"""
+    parts: Mapping[str, Any]
+    """x (replicates, rows, features) and y of train, val and test, drawn afresh"""
+    module: Any
+
+    def part(self, seed: int, name: str) -> tuple[Tensor, Tensor]:
+        index = list(self.networks).index(seed)
+        return self.parts[name].x[index], self.parts[name].y[index]
+
+
+def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
+    """Train, and keep the networks at the end of the fit."""
+    caught: list[Any] = []
+    fit = pl.Trainer.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl.Trainer, "fit", lambda self, model, **how: (caught.append(model), fit(self, model, **how))[1])
+        replicates, history, facts = train(config, seeds)
+    (module,) = caught
+    networks = {seed: module.network.replicate(i).eval() for i, seed in enumerate(seeds)}
+    data = data_of(config, seeds)
+    data.setup()
+    return Fitted(replicates.set_index("seed"), history, facts, networks, data.parts, module)
+
+
+SMALL = ("data.val_fraction=0.1", "data.test_fraction=0.15", "trainer.max_epochs=3", "optimizer.lr=0.01")
+
+
+@pytest.fixture(scope="module")
+def bn_dropout(tiny: Callable[..., dict[str, Any]]) -> Fitted:
+    return fitted(tiny("arrangement=bn_dropout", "rate=0.3", "measure.silencing=true", *SMALL))
+
+
+@pytest.fixture(scope="module")
+def drifting(tiny: Callable[..., dict[str, Any]]) -> Fitted:
+    """Drift that does not end at 0, so that it would show in whatever is evaluated."""
+    return fitted(tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL))
+
+
+@torch.no_grad()
+def measured(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Accuracy, NLL and calibration error of Guo et al., row by row."""
+    probabilities = network(x).double().softmax(dim=1)
+    confidence, guess = probabilities.max(dim=1)
+    right = (guess == y).double()
+    ece = 0.0
+    for low in range(15):
+        here = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if here.any():
+            ece += float(here.double().mean() * (right[here].mean() - confidence[here].mean()).abs())
+    nll = -probabilities[torch.arange(len(y)), y].log().mean()
+    return {"acc": float(right.mean()), "nll": float(nll), "ece": ece}
+
+
+@torch.no_grad()
+def with_statistics_of(network: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """A copy whose running statistics are those of the rows x, dropout off."""
+    network = copy.deepcopy(network).eval()
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean, layer.running_var = x.mean(dim=0), x.var(dim=0)
+        x = layer(x)
+    return network
+
+
+@pytest.mark.parametrize("name", ["bn_dropout", "drifting"])
+def test_the_metrics_are_those_of_the_fitted_network_on_each_part(name: str, request: pytest.FixtureRequest) -> None:
+    run: Fitted = request.getfixturevalue(name)
+    for seed, network in run.networks.items():
+        row = run.replicates.loc[seed]
+        expected = {
+            f"{part}_{metric}": value
+            for part in ("train", "val", "test")
+            for metric, value in measured(network, *run.part(seed, part)).items()
+        }
+        assert len({round(value, 4) for value in expected.values()}) == 9, "no two columns are alike"
+        assert row[list(expected)].to_dict() == pytest.approx(expected, abs=1e-5)
+        assert row["gap"] == pytest.approx(expected["train_acc"] - expected["test_acc"])
+        assert row["nll_gap"] == pytest.approx(expected["test_nll"] - expected["train_nll"], abs=1e-5)
+
+
+def test_drift_reaches_no_row_that_is_evaluated_and_moves_training(
+    drifting: Fitted, tiny: Callable[..., dict[str, Any]]
+) -> None:
+    for name, part in drifting.parts.items():
+        assert torch.equal(drifting.module.parts[name].x, part.x)
+    last = drifting.history.groupby("seed").last()
+    for seed, network in drifting.networks.items():
+        val = measured(network, *drifting.part(seed, "val"))
+        assert (last.loc[seed, "val_acc"], last.loc[seed, "val_nll"]) == pytest.approx((val["acc"], val["nll"]))
+    still = fitted(tiny(*SMALL))
+    assert (still.history["train_loss"] != drifting.history["train_loss"]).all()
+
+
+@pytest.mark.parametrize("overrides", [("drift.offset=0.0",), ("drift.scale=0.0",)])
+def test_drift_of_either_kind_alone_moves_training(
+    tiny: Callable[..., dict[str, Any]], drifting: Fitted, overrides: tuple[str, ...]
+) -> None:
+    config = tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL, *overrides)
+    alone = train(config, SEEDS)[1]
+    still = train(tiny(*SMALL), SEEDS)[1]
+    assert (alone["train_loss"] != still["train_loss"]).all()
+    assert (alone["train_loss"] != drifting.history["train_loss"]).all()
+
+
+def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measured_on_test(bn_dropout: Fitted) -> None:
+    for seed, network in bn_dropout.networks.items():
+        row = bn_dropout.replicates.loc[seed]
+        again = with_statistics_of(network, bn_dropout.part(seed, "train")[0])
+        expected = measured(again, *bn_dropout.part(seed, "test"))
+        assert (row["recal_test_acc"], row["recal_test_nll"]) == pytest.approx((expected["acc"], expected["nll"]))
+        for other in ("val", "test"):
+            wrong = with_statistics_of(network, bn_dropout.part(seed, other)[0])
+            found = measured(wrong, *bn_dropout.part(seed, "test"))["nll"]
+            assert row["recal_test_nll"] != pytest.approx(found, rel=1e-4)
+        assert row["recal_test_nll"] != pytest.approx(row["test_nll"], rel=1e-3)
+
+
+def test_train_mode_accuracy_is_that_of_train_mode_on_the_training_rows(bn_dropout: Fitted) -> None:
+    expected = train_mode_accuracy(bn_dropout.module.network, bn_dropout.parts["train"], 16, 0)
+    assert bn_dropout.replicates["train_mode_acc"].to_list() == expected.tolist()
+    assert (bn_dropout.replicates["train_mode_acc"] != bn_dropout.replicates["train_acc"]).all()
+
+
+def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_layers_units(bn_dropout: Fitted) -> None:
+    shares = (10, 20, 30, 40, 50)
+    for seed, network in bn_dropout.networks.items():
+        row, (x, y) = bn_dropout.replicates.loc[seed], bn_dropout.part(seed, "test")
+        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+        for share in shares:
+            draws = stream(seed, "silencing")
+            found = []
+            for _ in range(20):
+                lost = [
+                    draws.permutation(layer.in_features)[: round(share / 100 * layer.in_features)]
+                    for layer in linear[1:]
+                ]
+                silenced = copy.deepcopy(network)
+                behind = [layer for layer in silenced if isinstance(layer, nn.Linear)][1:]
+                with torch.no_grad():
+                    for layer, units in zip(behind, lost, strict=True):
+                        layer.weight[:, units] = 0  # what a silent unit sends on
+                found.append(measured(silenced, x, y)["acc"])
+            assert row[f"silenced_{share}"] == pytest.approx(np.mean(found))
+        assert row["reliance"] == pytest.approx(row["test_acc"] - np.mean([row[f"silenced_{s}"] for s in shares]))
+
+
+def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout: Fitted) -> None:
+    entries = bn_dropout.facts["shift"]
+    assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
+        (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
+    ]
+    assert entries == measure(bn_dropout.module.network, bn_dropout.parts, 16, 0, "end")
+    for entry in entries:
+        network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
+        at = [i for i, layer in enumerate(network) if isinstance(layer, nn.BatchNorm1d)][entry["layer"] - 1]
+        with torch.no_grad():
+            values = network[:at](x).double()
+        running = network[at].running_var.double()
+        counted = values.var(dim=0, correction=0) >= network[at].eps
+        ratio = values.var(dim=0, correction=0) / running
+        away = (values.mean(dim=0) - network[at].running_mean).abs() / running.sqrt()
+        assert entry["running"] == pytest.approx(np.median(ratio[counted]), rel=1e-4)
+        assert entry["running_mean_shift"] == pytest.approx(np.median(away[counted]), rel=1e-4)
+        assert (entry["units"], entry["set_aside"]) == (int(counted.sum()), int((~counted).sum()))
+        with torch.no_grad():
+            val = network[:at](bn_dropout.part(entry["seed"], "val")[0]).double()
+        assert entry["val_running"] == pytest.approx(
+            np.median((val.var(dim=0, correction=0) / running)[counted]), rel=1e-4
+        )
+
+
+def test_the_first_layers_measured_shift_is_eval_variance_over_train_variance(bn_dropout: Fitted) -> None:
+    """No dropout stands before the first BN layer of bn_dropout: both modes see the same."""
+    first = [e for e in bn_dropout.facts["shift"] if e["layer"] == 1]
+    assert [e["measured"] for e in first] == pytest.approx([1.0, 1.0], abs=1e-3)
+    second = [e for e in bn_dropout.facts["shift"] if e["layer"] == 2]
+    assert all(e["measured"] < 0.97 for e in second)
+    assert all(e["predicted"] == pytest.approx(e["measured"], rel=0.15) for e in second)
+
+
+def test_the_rows_on_record_are_those_of_each_part(bn_dropout: Fitted) -> None:
+    sizes = {name: part.y.shape[1] for name, part in bn_dropout.parts.items()}
+    assert bn_dropout.facts["rows"] == sizes | {"features": 64, "classes": 10}
+    assert len(set(sizes.values())) == 3
+
+
+def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny: Callable[..., dict[str, Any]]) -> None:
+    config = tiny("arrangement=dropout_bn", "rate=0.3", "measure.shift_epochs=[1,2]", *SMALL)
+    entries = fitted(config).facts["shift"]
+    assert [e["epoch"] for e in entries] == [1] * 4 + [2] * 4 + ["end"] * 4
+    at_1 = fitted(
+        config
+        | {"trainer": config["trainer"] | {"max_epochs": 1}}
+        | {"measure": config["measure"] | {"shift_epochs": []}}
+    )
+    assert [e["measured"] for e in entries[:4]] == pytest.approx([e["measured"] for e in at_1.facts["shift"]])
+
+
+def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: Callable[..., dict[str, Any]]) -> None:
+    often = train(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
+    once = train(tiny("rate=0.3"), SEEDS)[1]
+    for seed in SEEDS:
+        steps = often[often["seed"] == seed].set_index("step")["train_loss"]
+        epochs = once[once["seed"] == seed].set_index("step")["train_loss"]
+        assert list(steps.index) == list(range(1, 11))
+        assert epochs.to_dict() == pytest.approx({5: steps.loc[1:5].mean(), 10: steps.loc[6:10].mean()})
+
+
+def test_a_diverged_replicate_has_no_numbers_and_the_steps_of_the_others_are_their_own(
+    tiny: Callable[..., dict[str, Any]],
+) -> None:
+    config = tiny("arrangement=bn", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer.val_check_interval=1")
+    _, history, _ = train(config, [0, 1, 2])
+    lowest = history.groupby("seed")["val_nll"].cummin()
+    level = float(lowest[history["step"] == 12].median())
+    replicates, _, _ = train(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
+    for seed, steps in zip(replicates["seed"], replicates["steps_to_level"], strict=True):
+        own = history[history["seed"] == seed]
+        reached = own.loc[own["val_nll"] <= level, "step"]
+        assert (pd.isna(steps) and reached.empty) or steps == reached.min()
+    assert replicates["steps_to_level"].nunique() > 1
+
+
+# --- what a network starts from
+
+
+@pytest.mark.parametrize("arrangement", ["none", "bn_dropout"])
+def test_the_gain_multiplies_the_weights_of_every_linear_layer_and_no_bias(arrangement: str) -> None:
+    def build(gain: float) -> list[nn.Linear]:
+        network = mlp(7, 3, arrangement=arrangement, position="after", rate=0.5, width=[6, 5, 4], depth=3)
+        return [layer for layer in initialise(network, stream(1, "init"), gain) if isinstance(layer, nn.Linear)]
+
+    plain, scaled = build(1.0), build(10.0)
+    assert [layer.out_features for layer in plain] == [6, 5, 4, 3]
+    for one, ten in zip(plain, scaled, strict=True):
+        assert torch.equal(one.bias, ten.bias)
+        torch.testing.assert_close(ten.weight, 10 * one.weight, rtol=1e-6, atol=0)
+        assert one.bias.abs().max() <= one.in_features**-0.5
+    draws = [parameter.flatten() for layer in plain for parameter in (layer.weight, layer.bias)]
+    assert all(not torch.equal(a[:3], b[:3]) for a, b in itertools.combinations(draws, 2))
+
+
+def test_a_condition_starts_from_its_configs_gain_in_every_layer(tiny: Callable[..., dict[str, Any]]) -> None:
+    plain, scaled = (network_of(tiny(f"model.init_gain={gain}"), 64, 10, SEEDS).replicate(1) for gain in ("1.0", "3.0"))
+    for one, three in zip(plain.parameters(), scaled.parameters(), strict=True):
+        factor = 3.0 if one.dim() == 2 else 1.0
+        torch.testing.assert_close(three, factor * one, rtol=1e-6, atol=0)
+
+
+# --- what the optimizer is given
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.3),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.7, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
+    tiny: Callable[..., dict[str, Any]], name: str, schedule: str
+) -> None:
+    config = tiny(f"optimizer={name}", "arrangement=bn", f"optimizer.schedule={schedule}")
+    config["optimizer"] |= {"lr": 0.02, "weight_decay": 0.3} | ({"momentum": 0.7} if name == "sgd" else {})
+    run = fitted(config, [3])
+    data = data_of(config, [3])
+    data.setup()
+    x, y = data.parts["train"].x[0], data.parts["train"].y[0]
+    network = network_of(config, data.features, data.classes, [3]).replicate(0).train()
+    stepper = OPTIMIZERS[name](network.parameters())
+    slowing = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, 10)
+    for _ in range(2):
+        for (rows,) in data.train_dataloader():
+            stepper.zero_grad()
+            F.cross_entropy(network(x[rows]), y[rows]).backward()
+            stepper.step()
+            if schedule == "cosine":
+                slowing.step()
+    for ours, torchs in zip(run.networks[3].parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-5)
+
+
+def test_without_its_measure_a_condition_with_bn_has_no_recalibrated_columns(
+    tiny: Callable[..., dict[str, Any]],
+) -> None:
+    run = fitted(tiny("arrangement=bn", "measure.shift=false"))
+    assert run.facts["shift"] == []
+    recalibrated = {"recal_test_acc", "recal_test_nll", "train_mode_acc"}
+    assert not recalibrated & set(run.replicates.dropna(axis=1, how="all"))

@@ -1,0 +1,48 @@
+"""A condition of model=cnn, from config to record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fitting import trained
+from normdrop.training.check import check_fit
+
+TINY_CNN = (
+    *("model=cnn", "model.channels=[4,4]", "model.stride=[2,1]", "data.train_size=70", "batch_size=16"),
+    *("trainer.max_epochs=2", "trainer.accelerator=cpu", "logging=minimal"),
+)
+
+
+@pytest.mark.parametrize("own", [["arrangement=dropout_bn", "noise=channel"], ["model.residual=true"]], ids=str)
+def test_a_replicates_row_is_the_same_whatever_trains_beside_it(composed, own):
+    config = composed(*TINY_CNN, "measure.silencing=true", *own)
+    together, history, facts = trained(config, [0, 1, 2])
+    alone, own_history, own_facts = trained(config, [1])
+    assert together[together["seed"] == 1].to_csv(index=False) == alone.to_csv(index=False)
+    assert history[history["seed"] == 1].to_csv(index=False) == own_history.to_csv(index=False)
+    assert [entry for entry in facts["shift"] if entry["seed"] == 1] == own_facts["shift"]
+
+
+def test_silencing_all_but_a_few_channels_costs_accuracy_and_learning_is_above_chance(composed):
+    config = composed(*TINY_CNN, "measure.silencing=true", "data.train_size=null", "trainer.max_epochs=4")
+    replicates, _, _ = trained(config, [0, 1])
+    assert (replicates["test_acc"] > 0.5).all()
+    assert (replicates["silenced_50"] < replicates["test_acc"]).all()
+    assert np.isfinite(replicates["recal_test_acc"]).all()
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["data=breast_cancer"], r"data.shape="),
+        (["model.kernel=9"], "smaller than its kernel of 9"),
+        (["model=mlp", "noise=channel"], "noise=channel"),
+        (["model.residual=true", "model.channels=[4,6]"], "nothing is added"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_before_training(composed, own, message):
+    tiny = [override for override in TINY_CNN if "model=mlp" not in own or not override.startswith("model")]
+    with pytest.raises(ValueError, match=message):
+        check_fit(composed(*tiny, *own), 0)
