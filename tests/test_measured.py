@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.mlp import initialise, mlp
+from normdrop.module import expected_calibration_error
 from normdrop.replicates import stream
 from normdrop.shift import measure, train_mode_accuracy
-from normdrop.train import data_of, network_of, train
+from normdrop.train import data_of, finish, network_of, train
 
 SEEDS = [0, 3]
 
@@ -152,6 +155,8 @@ def test_train_mode_accuracy_is_that_of_train_mode_on_the_training_rows(bn_dropo
     expected = train_mode_accuracy(bn_dropout.module.network, bn_dropout.parts["train"], 16, 0)
     assert bn_dropout.replicates["train_mode_acc"].to_list() == expected.tolist()
     assert (bn_dropout.replicates["train_mode_acc"] != bn_dropout.replicates["train_acc"]).all()
+    right = 70 * bn_dropout.replicates["train_mode_acc"]  # every row once
+    assert right.to_list() == pytest.approx(right.round().to_list())
 
 
 def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_layers_units(bn_dropout: Fitted) -> None:
@@ -278,6 +283,49 @@ def test_a_condition_starts_from_its_configs_gain_in_every_layer(tiny: Callable[
     for one, three in zip(plain.parameters(), scaled.parameters(), strict=True):
         factor = 3.0 if one.dim() == 2 else 1.0
         torch.testing.assert_close(three, factor * one, rtol=1e-6, atol=0)
+
+
+def test_each_replicate_starts_from_the_weights_of_its_own_seed(tiny: Callable[..., dict[str, Any]]) -> None:
+    together = network_of(tiny(), 64, 10, SEEDS)
+    plain = mlp(64, 10, arrangement="none", position="after", rate=0.0, width=[20, 13])
+    for index, seed in enumerate(SEEDS):
+        own = list(initialise(plain, stream(seed, "init")).parameters())
+        started = [layer for layer in together.replicate(index) if isinstance(layer, nn.Linear)]
+        for ours, expected in zip(nn.Sequential(*started).parameters(), own, strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_calibration_errors_of_neighbouring_bins_do_not_cancel() -> None:
+    confidence = torch.tensor([0.9, 0.99, 0.05, 0.6], dtype=torch.float64)
+    logits = torch.stack([confidence, (1 - confidence) / 2, (1 - confidence) / 2], dim=1).log()[None]
+    error = expected_calibration_error(logits, torch.tensor([[1, 0, 0, 0]]))
+    assert error.item() == pytest.approx((0.9 + 0.01 + 0.475 + 0.4) / 4)
+
+
+def test_a_condition_that_grows_is_recorded_as_one_with_its_rerun(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny("rerun=1", "arrangement=bn")
+    study = {"condition": "digits/x", "setting": {"rerun": 1}, "grid": {}, "command": "normdrop"}
+    for seeds in ([3, 5], [0, 3, 5]):
+        finish(config | {"seeds": seeds}, tmp_path, study, lambda _: None)
+        table = pd.read_csv(tmp_path / "replicates.csv")
+        assert table["seed"].to_list() == seeds
+        assert set(table["rerun"]) == {1}
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["seeds"], record["fresh_rows"]) == ([0, 3, 5], False)
+    assert sorted({entry["seed"] for entry in record["shift"]}) == [0, 3, 5]
+    direct = train(config, [0, 3, 5])[0]
+    assert table["test_nll"].to_list() == pytest.approx(direct["test_nll"].to_list(), rel=1e-12)
+
+
+def test_a_record_says_whether_its_replicates_drew_fresh_rows(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny("data=synthetic", "data.fresh=true", "replicates=1")
+    study = {"condition": "synthetic/x", "setting": {}, "grid": {}, "command": "normdrop"}
+    finish(config, tmp_path, study, lambda _: None)
+    assert json.loads((tmp_path / "record.json").read_text())["fresh_rows"] is True
 
 
 # --- what the optimizer is given
