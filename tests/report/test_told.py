@@ -440,7 +440,7 @@ def test_several_studies_are_one_table_and_one_alarm_at_the_most_lenient_alpha(t
         write(tmp_path / name, "bn_dropout", again, setting={"rerun": 1}, study=study, dataset=f"d_{name}")
     written = page.write(load(tmp_path), "normdrop-report")
     assert written.harness is not None
-    assert written.harness.sentence.startswith("1 of 3 A/A rows claim")
+    assert written.harness.sentence.startswith("1 of 3 A/A rows of distinct networks claim")
     assert "where chance gives 0.9 (" in written.harness.sentence
     assert [s.slug for s in written.sections] == ["ordering", "own", "speed"]
     table = pd.read_csv(tmp_path / "report/verdicts.csv")
