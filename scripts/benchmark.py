@@ -1,6 +1,6 @@
 """Measure what a replicate costs: normdrop beside one Lightning fit per seed, a bare loop, and the products alone.
 
-The work: digits (1,437 training rows), 64-256-256-10 or, with --model cnn, conf's CNN (3 × 3 convolutions of 16 and 32
+The work: digits (1,437 training rows), 64-256-256-10 or, with --model cnn, a CNN (3 × 3 convolutions of 16 and 32
 channels with stride 2), BN then dropout (rate 0.5) after each activation, Adam, batch 64, validation after every epoch.
 Every side trains it on the same cores, one process of one thread for each core, and the sides take turns, round by
 round; the figures are medians over the rounds.
@@ -51,7 +51,7 @@ WORK = (
     *("data=digits", "data.test_fraction=0.1", "data.val_fraction=0.111", "position=after", "rate=0.5"),
     *("optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
 )
-MODELS = {"mlp": ("model=mlp", "model.width=256", "model.depth=2"), "cnn": ("model=cnn",)}
+MODELS = {"mlp": ("model=mlp", "model.width=256", "model.depth=2"), "cnn": ("model=cnn", "model.channels=[16,32]")}
 TINY = {"mlp": ("model.width=16",), "cnn": ("model.channels=[2,2]",)}
 LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there is no GPU to measure it on
 

@@ -12,6 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
+from normdrop.report.pooled import pool
+from normdrop.report.population import pooled
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -88,9 +90,11 @@ def test_the_rows_over_data_sets_have_the_studys_alpha(tmp_path: Path) -> None:
     study = {"alpha": 0.2}
     for k, effect in enumerate(normal(0.002, 8)):
         pair(tmp_path, runs(0.9 + effect + normal(0, 6), 6), flat(n=6), dataset=f"d{k}", study=study)
-    row = one(tmp_path, dataset="all 8")
-    half = stats.t.isf(0.1, 7) * SPREAD / 8**0.5
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx((0.002 - half, 0.002 + half))
+    study_there = study_of(tmp_path)
+    (row,) = pooled(study_there, rows_of(tmp_path)).query("family == 'declared'").to_dict("records")
+    truth = pool(normal(0.002, 8), [SPREAD * (1 / 6 + 0.4) ** 0.5] * 8, rope=0.005, alpha=0.2)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((truth.ci_low, truth.ci_high))
+    assert (row["pi_low"], row["pi_high"]) == pytest.approx((truth.pi_low, truth.pi_high))
 
 
 # --- which numbers
@@ -131,9 +135,9 @@ def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_pat
 def test_steps_along_a_grid_have_no_region_of_their_own_and_are_never_called_equivalent(tmp_path: Path) -> None:
     study = {"metric": "steps_to_level", "secondary": [], "rope": {}, "kind": "loss", "over": DEPTH}
     for depth in (1, 2):
-        steps = 100.0 + depth + 1e-3 * normal(0.0)
+        steps = 1000 + depth * (np.arange(10) % 2 * 2 - 1)  # on average as many as the other side
         wheres: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
-        pair(tmp_path, runs(0.9, steps_to_level=steps), runs(0.9, steps_to_level=100.0 + depth), **wheres)
+        pair(tmp_path, runs(0.9, steps_to_level=steps), runs(0.9, steps_to_level=1000), **wheres)
     row = one(tmp_path, family="declared")
     assert np.isnan(row["p_tost"])
     assert row["verdict"] == "inconclusive"
@@ -452,22 +456,24 @@ def test_steps_along_a_grid_are_compared_as_a_difference_and_elsewhere_as_a_rati
 
 def test_the_rows_over_data_sets_are_of_each_position_by_itself_and_of_the_pairs_that_count(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
-    expected: dict[str, list[float]] = {"after": [], "before": []}
+    expected: dict[str, list[tuple[float, float]]] = {"after": [], "before": []}
     for k in range(8):
         for position, means in expected.items():
             a, b = rng.normal(0.8, 0.05, (2, 7))
             a[0] = np.nan
             pair(tmp_path, runs(a, 7), runs(b, 7), dataset=f"d{k}", position=position)
-            means.append(np.nanmean(a - b))
-    rows = rows_of(tmp_path, dataset="all 8").set_index("position")
+            d = (a - b)[1:]
+            means.append((d.mean(), d.std(ddof=1) * (1 / 6 + 0.4) ** 0.5))
+    rows = pooled(study_of(tmp_path), rows_of(tmp_path)).query("family == 'declared'").set_index("position")
     assert set(rows["metric"]) == {"test_acc"}
-    assert set(rows["family"]) == {"exploratory"}
     assert set(rows["comparison"]) == {"best_vs_best"}
+    p_holm = multipletests(rows["p_value"], method="holm")[1]
+    assert rows["p_holm"].to_list() == pytest.approx(p_holm)
     for position, values in expected.items():
-        row, means = rows.loc[position], np.array(values)
-        assert (row["n"], row["estimate"]) == (8, pytest.approx(means.mean()))
-        assert row["d_z"] == pytest.approx(means.mean() / means.std(ddof=1))
-        assert row["p_new_data"] == row["p_value"]
+        row, truth = rows.loc[position], pool(*np.transpose(values), rope=0.005)
+        assert (row["k"], row["estimate"]) == (8, pytest.approx(truth.estimate))
+        assert row["tau"] == pytest.approx(truth.tau)
+        assert row["p_value"] == pytest.approx(truth.p_value)
 
 
 # --- networks that stand for others

@@ -158,7 +158,7 @@ def test_what_the_effect_goes_with_is_one_honest_sentence(tmp_path: Path) -> Non
     study = study_of(tmp_path)
     table = population.properties(study, rows_of(tmp_path))
     assert table["rows"].to_list() == [100 * (k + 1) for k in range(8)]
-    said = population.explored(study, table)
+    said = population.explored(study, table.assign(accuracy=0.9))
     assert said is not None and "rows at after (Spearman's ρ = +1.00" in said and "even after Holm" in said
     noise = population.explored(study, table.assign(effect=[1, 8, 2, 7, 3, 6, 4, 5], accuracy=0.9))
     assert noise is not None and "no more than chance" in noise
@@ -180,6 +180,22 @@ def test_other_choices_of_ours_stand_beside_the_declared_one(tmp_path: Path) -> 
     tost = rows.set_index("variant")["p_tost"]
     assert tost["ROPE doubled"] < tost["as declared"] < tost["ROPE halved"]
     assert pools.empty
+
+
+def test_steps_to_another_level_stand_beside_those_to_the_declared_one_at_each_rate(tmp_path: Path) -> None:
+    """The fake curves fall from 1.1 to .6 in four validations, ten steps apart."""
+    study = {"metric": "steps_to_level", "kind": "ratio", "secondary": [], "family": "same_rate"}
+    where: dict[str, Any] = {"study": study, "config": {"data": {"name": "d", "level": 0.95}}}
+    for rate in (0.1, 0.5):
+        pair(tmp_path, runs(0.8, steps_to_level=20), runs(0.8, steps_to_level=30), rate=rate, **where)
+    rows, _ = population.sensitivity(study_of(tmp_path), rows_of(tmp_path))
+    assert rows.groupby("variant").size().to_dict() == dict.fromkeys(
+        ("as declared", "ROPE halved", "ROPE doubled", "level × 0.8", "level × 1.25"), 2
+    )
+    found = population.at_level(study_of(tmp_path), 0.8).replicates["steps_to_level"]
+    assert set(found) == {40}
+    assert set(population.at_level(study_of(tmp_path), 1.25).replicates["steps_to_level"]) == {10}
+    assert set(rows.set_index("variant").loc["level × 0.8", "estimate"]) == {1.0}
 
 
 def test_data_sets_set_apart_are_left_out_of_one_pooled_row(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_claim_of_two_things_has_both_in_its_family_and_both_in_its_answer(tmp
     assert set(rows_of(directory, family="a/a")["metric"]) == {"gap", "steps_to_level"}
     assert one(directory, family="declared", metric="steps_to_level")["estimate"] == pytest.approx(0.5, rel=0.15)
     assert main([str(directory)]) == 0
-    sentence = (directory / "report/report.md").read_text().split("## ordering")[1].split("###")[0]
+    sentence = (directory / "report/report.md").read_text().split("### The answer in full")[1].split("###")[0]
     assert " on accuracy gap, by " in sentence
     assert " is **better** on steps to level, by ×0." in sentence
 
@@ -362,19 +362,6 @@ def test_divergence_on_one_side_gets_no_verdict(tmp_path: Path) -> None:
     assert row["verdict"].startswith("refused: 6 of 20 pairs diverged")
 
 
-@pytest.mark.parametrize(("count", "pooled"), [(7, 0), (8, 1)])
-def test_data_sets_are_pooled_from_eight_on_by_their_means(tmp_path: Path, count: int, pooled: int) -> None:
-    names = [f"d{i}" for i in range(count)]
-    arrangements = ("bn_dropout", "dropout_bn")
-    directory = fake_study(tmp_path, datasets=names, arrangements=arrangements, rates=(0.3,), replicates=6)
-    rows = rows_of(directory, dataset=f"all {count}")
-    assert len(rows) == pooled
-    if pooled:
-        own = rows_of(directory, family="declared")
-        assert rows.iloc[0]["estimate"] == pytest.approx(own["estimate"].mean())
-        assert rows.iloc[0]["n"] == count
-
-
 def test_fresh_rows_make_the_two_scopes_one(tmp_path: Path) -> None:
     row = one(fake_study(tmp_path, replicates=10, fresh_rows=True), family="declared")
     assert row["p_new_data"] == row["p_value"]
@@ -409,7 +396,7 @@ def test_arrangements_that_the_report_has_never_heard_of_get_their_rows_and_ever
     assert main([str(directory)]) == 0
     rows = rows_of(directory, comparison="same_rate", metric="test_acc")
     assert rows["rate_a"].to_list() == rows["rate_b"].to_list() == [0.2, 0.3, 0.5]
-    figures = ("effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom")
+    figures = ("effects", "difference", "pairs", "by_rate", "along", "curves", "who_beats_whom")
     assert {path.stem for path in (directory / "report").glob("*.png")} == {f"ordering-{name}" for name in figures}
     (study_there,) = load(directory).studies
     assert set(looks(study_there)) == {"bn", *pair}

@@ -26,6 +26,8 @@ CASES = {
     "schedule": ("optimizer=adamw", "optimizer.schedule=cosine", "drift.scale=0.3", "noise=uniform"),
     "share of an epoch": ("+trainer.limit_train_batches=3", "optimizer=sgd", "data=synthetic", "data.fresh=true"),
     "steps": ("+trainer.max_steps=13",),
+    "compiled": ("engine=compiled", "optimizer.schedule=cosine"),
+    "compiled, within epochs": ("engine=compiled", "trainer.val_check_interval=2", "select_epoch=best"),
     "groups": ("replicates_at_a_time=2", "data.pca=5"),
 }
 

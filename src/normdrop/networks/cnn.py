@@ -27,7 +27,7 @@ def cnn(
     position: str,
     rate: float,
     noise: str = "bernoulli",
-    channels: Sequence[int] = (16, 32),
+    channels: Sequence[int] = (8, 16),
     kernel: int | Sequence[int] = 3,
     stride: int | Sequence[int] = 2,
     head: str = "flatten",

@@ -33,8 +33,11 @@ class Contrast:
     """False where other positions have the networks of both sides already: `around` is no further test of an order"""
 
 
-def contrasts(study: Study, prefer: str = "accuracy", best_only: bool = False) -> list[Contrast]:
-    """Every contrast that the finished conditions allow, the base setting first; `prefer` as in `tuned`."""
+def contrasts(study: Study, prefer: str = "accuracy", only: str | None = None) -> list[Contrast]:
+    """Every contrast that the finished conditions allow, the base setting first.
+
+    prefer: as in `tuned`. only: one comparison alone, `best_vs_best` or `same_rate`.
+    """
     found = []
     had: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     for dataset, position, setting, block in blocks(study):
@@ -54,7 +57,7 @@ def contrasts(study: Study, prefer: str = "accuracy", best_only: bool = False) -
         for own, others in zip(networks, seen, strict=True):
             others |= own
         for comparison, rate in comparisons:
-            if best_only and rate is not None:
+            if only not in (None, comparison):
                 continue
             if (sides := _sides(study, block, rate, prefer)) is not None:
                 found.append(Contrast(dataset, position, setting, comparison, rate, *sides, **facts))

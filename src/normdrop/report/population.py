@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.contrasts import contrasts, tuned
 from normdrop.report.pooled import pool
 from normdrop.report.ranks import Ranks, rank
-from normdrop.report.records import Study
+from normdrop.report.records import Study, read_history
 from normdrop.report.statistics import MIN_DATA_SETS, holm
 from normdrop.report.verdicts import DECLARED, HARNESS, each, verdicts
 
@@ -25,6 +25,7 @@ COLUMNS = [
     "datasets", "left_out",
 ]
 # fmt: on
+LEVELS = (0.8, 1.25)  # of the declared one: does the answer hang on where the finish stands?
 PLACE = ["comparison", "rate", "position", "setting", "metric"]
 
 
@@ -64,26 +65,42 @@ def pooled(study: Study, rows: pd.DataFrame, variant: str = "as declared", margi
 def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The declared family under other choices of the analyst: rows as of `verdicts`, with `variant`, and their pools.
 
-    Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, and without the
-    data sets that the study sets `apart`. A row is judged within its own family's Holm.
+    Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, at another level
+    where steps to one are counted, and without the data sets that the study sets `apart`. A row is judged within its
+    own family's Holm.
     """
-    apart = study.declaration["apart"]
+    apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
     variants: dict[str, Any] = {}
     if study.declaration["family"] == "best_vs_best" and study.selects:
         variants |= {"chosen by NLL": ("nll", 1.0), "chosen by the other replicates": ("others", 1.0)}
     variants |= {"ROPE halved": ("accuracy", 0.5), "ROPE doubled": ("accuracy", 2.0)}
+    studies = {name: study for name in variants}
+    if study.kind.ratio:
+        studies |= {f"level × {factor}": at_level(study, factor) for factor in LEVELS}
     primary = rows[rows["family"] == DECLARED]
     if primary.empty:
         return pd.DataFrame(), pd.DataFrame()
     tables, pools = [primary.assign(variant="as declared")], [pooled(study, primary)]
-    for name, (prefer, margin) in variants.items():
-        table = verdicts(study, contrasts(study, prefer, best_only=True), margin)
+    for name, varied in studies.items():
+        prefer, margin = variants.get(name, ("accuracy", 1.0))
+        table = verdicts(varied, contrasts(varied, prefer, only=study.declaration["family"]), margin)
         table = table[table["family"] == DECLARED]
         tables.append(table.assign(variant=name))
         pools.append(pooled(study, table, name, margin))
     if apart:
         pools.append(pooled(study, primary[~primary["dataset"].isin(apart)], f"without {len(apart)} set apart"))
     return pd.concat(tables, ignore_index=True), pd.concat(pools, ignore_index=True)
+
+
+def at_level(study: Study, factor: float) -> Study:
+    """The study with its steps counted to `factor` times the declared level of validation NLL."""
+    replicates = study.replicates.copy()
+    for record in study.records:
+        history, level = read_history(study, record), record["config"]["data"]["level"]
+        steps = history[history["val_nll"] <= factor * level].groupby("seed")["step"].min()
+        own = (replicates["condition"] == record["condition"]) & ~replicates["diverged"].astype(bool)
+        replicates.loc[own, "steps_to_level"] = replicates.loc[own, "seed"].map(steps).astype(float)
+    return replace(study, replicates=replicates)
 
 
 def scores(study: Study) -> pd.DataFrame:

@@ -87,7 +87,8 @@ def main() -> None:
 
 def command() -> str:
     """The command line of this process, as it was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *(_typed or sys.argv[1:])])
+    name = Path(sys.argv[0]).name
+    return shlex.join(["normdrop" if name == "__main__.py" else name, *(_typed or sys.argv[1:])])
 
 
 _typed: list[str] = []

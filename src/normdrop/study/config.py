@@ -223,6 +223,7 @@ STUDY: dict[str, Rule] = {
         float,
     ),
     "alpha": _number(0, 1, strict=True),
+    "apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
     "family": _one_of("best_vs_best", "same_rate", None),
 }
 
@@ -411,10 +412,12 @@ def _spelled(value: Any, number: type[int | float] | None, key: str = "") -> Any
         return {name: _spelled(v, _NUMBERS.get(below[name], number), below[name]) for name, v in value.items()}
     if isinstance(value, list):
         return [_spelled(v, number) for v in value]
+    if type(value) is int and number is float and abs(value) < 2**1023:
+        value = float(value)
     if type(value) is float and math.isfinite(value):
         value = float(f"{value:.12g}") + 0.0
         return int(value) if number is int and value.is_integer() else value
-    return float(value) if type(value) is int and number is float and abs(value) < 2**1023 else value
+    return value
 
 
 def spelled(config: Mapping[str, Any], key: str) -> Any:

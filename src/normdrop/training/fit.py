@@ -111,7 +111,7 @@ class _Hooks(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ReplicatedClassifier)
-        part = pl_module.steps / float(trainer.estimated_stepping_batches)
+        part = pl_module.steps / pl_module.total_steps
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         self.tell(part, epoch, lambda: _history(pl_module, self.data.seeds))
 
