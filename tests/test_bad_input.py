@@ -59,7 +59,11 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bad_input")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["normdrop", *TINY, "experiment=ordering", "arrangement=none", "name=kept"])
+        patch.setattr(
+            sys,
+            "argv",
+            ["normdrop", *TINY, "experiment=ordering", "arrangement=none", "optimizer.lr=0.001", "name=kept"],
+        )
         GlobalHydra.instance().clear()
         app.main()
     return folder
@@ -138,7 +142,7 @@ WRONG = {
     "+trainer.max_epoch=3": "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?",
     "+trainer.devices=2": "trainer.devices: one fit is one process on one device",
     "data=digit": "data=digit: must be one of blog, breast_cancer, digits",
-    "model=cnn": "model=cnn: must be one of blog, mlp",
+    "model=resnet": "model=resnet: must be one of blog, cnn, mlp",
     "optimizer=lion": "optimizer=lion: must be one of adam, adamw, sgd",
     "experiment=orderings": "experiment=orderings: must be one of ",
     "hydra/launcher=submitit_moon": "hydra/launcher=submitit_moon: needs its plugin: pip install 'normdrop[slurm]'",
@@ -211,7 +215,7 @@ WRONG = {
     "experiment=ordering study=7": "study",
     # a folder that holds something else
     "experiment=ordering arrangement=none name=kept optimizer.lr=0.5": "optimizer.lr was 0.001, now 0.5",
-    "experiment=ordering arrangement=none name=kept study.alpha=0.2": "study.alpha was 0.05, now 0.2",
+    "experiment=ordering arrangement=none name=kept optimizer.lr=0.001 study.alpha=0.2": "study.alpha was 0.05, now 0",
 }
 
 

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from normdrop.mlp import initialise, mlp
-from normdrop.replicates import stream
-from normdrop.shift import measure, train_mode_accuracy
-from normdrop.train import data_of, network_of, train
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fitting import trained
+from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.stacked import StackedNetwork
+from normdrop.streams import stream
+from normdrop.training.fit import data_of, fit, network_of
+from normdrop.training.shift import measure, train_mode_accuracy
 
 SEEDS = [0, 3]
 
@@ -33,7 +35,8 @@ class Fitted:
     """the plain network of each seed, in eval mode"""
     parts: Mapping[str, Any]
     """x (replicates, rows, features) and y of train, val and test, drawn afresh"""
-    module: Any
+    stack: StackedNetwork
+    """the same networks, as they were trained"""
 
     def part(self, seed: int, name: str) -> tuple[Tensor, Tensor]:
         index = list(self.networks).index(seed)
@@ -41,17 +44,13 @@ class Fitted:
 
 
 def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
-    """Train, and keep the networks at the end of the fit."""
-    caught: list[Any] = []
-    fit = pl.Trainer.fit
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pl.Trainer, "fit", lambda self, model, **how: (caught.append(model), fit(self, model, **how))[1])
-        replicates, history, facts = train(config, seeds)
-    (module,) = caught
-    networks = {seed: module.network.replicate(i).eval() for i, seed in enumerate(seeds)}
+    """Train, and draw the parts again."""
+    found = fit(config, seeds)
+    (stack,) = found.networks
     data = data_of(config, seeds)
     data.setup()
-    return Fitted(replicates.set_index("seed"), history, facts, networks, data.parts, module)
+    networks = {seed: found.network(seed) for seed in seeds}
+    return Fitted(found.replicates.set_index("seed"), found.history, found.facts, networks, data.parts, stack)
 
 
 SMALL = ("data.val_fraction=0.1", "data.test_fraction=0.15", "trainer.max_epochs=3", "optimizer.lr=0.01")
@@ -113,8 +112,6 @@ def test_the_metrics_are_those_of_the_fitted_network_on_each_part(name: str, req
 def test_drift_reaches_no_row_that_is_evaluated_and_moves_training(
     drifting: Fitted, tiny: Callable[..., dict[str, Any]]
 ) -> None:
-    for name, part in drifting.parts.items():
-        assert torch.equal(drifting.module.parts[name].x, part.x)
     last = drifting.history.groupby("seed").last()
     for seed, network in drifting.networks.items():
         val = measured(network, *drifting.part(seed, "val"))
@@ -128,8 +125,8 @@ def test_drift_of_either_kind_alone_moves_training(
     tiny: Callable[..., dict[str, Any]], drifting: Fitted, overrides: tuple[str, ...]
 ) -> None:
     config = tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL, *overrides)
-    alone = train(config, SEEDS)[1]
-    still = train(tiny(*SMALL), SEEDS)[1]
+    alone = trained(config, SEEDS)[1]
+    still = trained(tiny(*SMALL), SEEDS)[1]
     assert (alone["train_loss"] != still["train_loss"]).all()
     assert (alone["train_loss"] != drifting.history["train_loss"]).all()
 
@@ -148,7 +145,7 @@ def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measur
 
 
 def test_train_mode_accuracy_is_that_of_train_mode_on_the_training_rows(bn_dropout: Fitted) -> None:
-    expected = train_mode_accuracy(bn_dropout.module.network, bn_dropout.parts["train"], 16, 0)
+    expected = train_mode_accuracy(bn_dropout.stack, bn_dropout.parts["train"], 16, 0)
     assert bn_dropout.replicates["train_mode_acc"].to_list() == expected.tolist()
     assert (bn_dropout.replicates["train_mode_acc"] != bn_dropout.replicates["train_acc"]).all()
 
@@ -181,7 +178,7 @@ def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout
     assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
         (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
     ]
-    assert entries == measure(bn_dropout.module.network, bn_dropout.parts, 16, 0, "end")
+    assert entries == measure(bn_dropout.stack, bn_dropout.parts, 16, 0, "end")
     for entry in entries:
         network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
         at = [i for i, layer in enumerate(network) if isinstance(layer, nn.BatchNorm1d)][entry["layer"] - 1]
@@ -229,8 +226,8 @@ def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny: Calla
 
 
 def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: Callable[..., dict[str, Any]]) -> None:
-    often = train(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
-    once = train(tiny("rate=0.3"), SEEDS)[1]
+    often = trained(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
+    once = trained(tiny("rate=0.3"), SEEDS)[1]
     for seed in SEEDS:
         steps = often[often["seed"] == seed].set_index("step")["train_loss"]
         epochs = once[once["seed"] == seed].set_index("step")["train_loss"]
@@ -242,10 +239,10 @@ def test_a_diverged_replicate_has_no_numbers_and_the_steps_of_the_others_are_the
     tiny: Callable[..., dict[str, Any]],
 ) -> None:
     config = tiny("arrangement=bn", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer.val_check_interval=1")
-    _, history, _ = train(config, [0, 1, 2])
+    _, history, _ = trained(config, [0, 1, 2])
     lowest = history.groupby("seed")["val_nll"].cummin()
     level = float(lowest[history["step"] == 12].median())
-    replicates, _, _ = train(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
+    replicates, _, _ = trained(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
     for seed, steps in zip(replicates["seed"], replicates["steps_to_level"], strict=True):
         own = history[history["seed"] == seed]
         reached = own.loc[own["val_nll"] <= level, "step"]
@@ -299,14 +296,14 @@ def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
     run = fitted(config, [3])
     data = data_of(config, [3])
     data.setup()
-    x, y = data.parts["train"].x[0], data.parts["train"].y[0]
     network = network_of(config, data.features, data.classes, [3]).replicate(0).train()
     stepper = OPTIMIZERS[name](network.parameters())
     slowing = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, 10)
     for _ in range(2):
-        for (rows,) in data.train_dataloader():
+        for rows in data.train_dataloader():
+            (x,), (y,) = data.parts["train"].table.gather(rows)
             stepper.zero_grad()
-            F.cross_entropy(network(x[rows]), y[rows]).backward()
+            F.cross_entropy(network(x), y).backward()
             stepper.step()
             if schedule == "cosine":
                 slowing.step()

@@ -192,7 +192,7 @@ def test_every_session_is_of_its_conditions_values_and_group(written: Any) -> No
             for value in event.summary.value
             if value.tag == hparams.SESSION_START_INFO_TAG
         )
-        assert start.group_name == f"{record['condition']}@ordering"
+        assert start.group_name == f"{record['condition']}@{folder.resolve().parents[3]}"
         values = {
             name: value.string_value if value.HasField("string_value") else value.number_value
             for name, value in start.hparams.items()

@@ -135,9 +135,9 @@ def server(study: Path) -> Iterator[Server]:
 def test_session_groups_are_the_conditions_and_sessions_their_seeds(study: Path, server: Server) -> None:
     groups = server.groups()
     finished = conditions(study)
-    assert set(groups) == {f"{condition}@{record['config']['name']}" for condition, (record, _, _) in finished.items()}
-    for condition, (record, replicates, _) in finished.items():
-        sessions = [session["name"] for session in groups[f"{condition}@{record['config']['name']}"]["sessions"]]
+    assert set(groups) == {f"{condition}@{study.resolve()}" for condition in finished}
+    for condition, (_, replicates, _) in finished.items():
+        sessions = [session["name"] for session in groups[f"{condition}@{study.resolve()}"]["sessions"]]
         assert sessions == [f"{condition}/seeds/{seed:02d}" for seed in replicates["seed"]]
 
 
@@ -156,7 +156,7 @@ def test_a_groups_metrics_are_the_means_of_its_table_over_seeds_that_did_not_div
         if len(shift):
             means["variance_shift/mean"] = shift[shift["seed"].isin(sound["seed"])]["measured"].mean()
         means["train/diverged"] = replicates["diverged"].mean()
-        group = groups[f"{condition}@{record['config']['name']}"]
+        group = groups[f"{condition}@{study.resolve()}"]
         shown = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert shown == pytest.approx(means, rel=1e-6)
 

@@ -51,6 +51,9 @@ def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
     signal.signal(signal.SIGTERM, handler)
 
 
+LEARNING_RATES = ("0.001", "0.003", "0.01", "0.03")
+
+
 @pytest.fixture
 def planned(command, monkeypatch) -> Callable[..., list[sweep.Condition]]:
     """The conditions of a command, none of them trained."""
@@ -75,20 +78,23 @@ def paths(conditions: list[sweep.Condition]) -> list[str]:
 # --- the plan
 
 
-def test_the_ordering_experiment_has_17_conditions_and_the_a_a_run_on_one_data_set(planned):
+def test_the_ordering_experiment_has_17_networks_and_those_of_the_a_a_run_at_each_learning_rate(planned):
     rates = [f"q{rate:.2f}" for rate in (0.1, 0.2, 0.3, 0.5, 0.7)]
-    expected = ["none/after/q0.00", "bn/after/q0.00", "bn_dropout/after/q0.30/rerun=1"]
-    expected += [f"{a}/after/{rate}" for a in ("dropout", "bn_dropout", "dropout_bn") for rate in rates]
+    networks = ["none/after/q0.00", "bn/after/q0.00"]
+    networks += [f"{a}/after/{rate}" for a in ("dropout", "bn_dropout", "dropout_bn") for rate in rates]
+    expected = [f"{network}/optimizer.lr={lr}" for network in networks for lr in LEARNING_RATES]
+    expected += [f"bn_dropout/after/{rate}/optimizer.lr={lr},rerun=1" for rate in rates for lr in LEARNING_RATES]
     conditions = planned("experiment=ordering")
     assert paths(conditions) == sorted(f"digits/{path}" for path in expected)
     assert {len(condition.missing) for condition in conditions} == {30}
 
 
-def test_over_all_positions_it_trains_each_of_28_networks_once(planned):
+def test_over_all_positions_it_trains_each_of_28_networks_once_at_each_learning_rate(planned):
     conditions = planned("experiment=ordering", "position=after,before,around")
     main = [condition.config for condition in conditions if condition.config["rerun"] == 0]
-    assert len(main) == 28 and len(conditions) == 28 + 2
-    stood_for = [(*place, c["rate"]) for c in main for place in same_network(c["arrangement"], c["position"])]
+    assert len(main) == 28 * 4 and len(conditions) == len(main) + 2 * 5 * 4
+    one = [config for config in main if config["optimizer"]["lr"] == 0.01]
+    stood_for = [(*place, c["rate"]) for c in one for place in same_network(c["arrangement"], c["position"])]
     rates = {a: (0.1, 0.2, 0.3, 0.5, 0.7) if "dropout" in a else (0.0,) for a in ARRANGEMENTS[:5]}
     asked = [(a, p, rate) for a, p in itertools.product(rates, POSITIONS) for rate in rates[a]]
     assert sorted(stood_for) == sorted(asked)
@@ -212,14 +218,14 @@ def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tm
 def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_it(
     command, tmp_path, monkeypatch, capsys
 ):
-    original = fit.network_of
+    original = fit._fit
 
     def failing(config, *arguments):
         if config["arrangement"] == "none":
             raise RuntimeError("a fault\nof two lines")
         return original(config, *arguments)
 
-    monkeypatch.setattr(fit, "network_of", failing)
+    monkeypatch.setattr(fit, "_fit", failing)
     root = tmp_path / "outputs" / "study"
     end = command(*STUDY)
     assert "1 of 2 conditions failed" in end and "\n" not in end
@@ -228,7 +234,7 @@ def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_
     assert text.startswith("RuntimeError: a fault of two lines\n") and "Traceback" in text
     assert results.read(root / CONDITIONS[1]) is None and results.read(root / CONDITIONS[0]) is not None
 
-    monkeypatch.setattr(fit, "network_of", original)
+    monkeypatch.setattr(fit, "_fit", original)
     assert command(*STUDY) == ""
     assert not (root / CONDITIONS[1] / results.ERROR).exists()
 
@@ -248,9 +254,9 @@ def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_p
         [executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "[9/9]" in ended.stdout
+    assert "[10/10]" in ended.stdout
     records = sorted((tmp_path / "outputs" / "quick").rglob(results.RECORD))
-    assert len(records) == 9
+    assert len(records) == 10
     for path in records:
         record = results.read(path.parent).record
         assert record["seeds"] == [0, 1] and record["study"]["claim"] == "ordering"

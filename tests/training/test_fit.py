@@ -15,6 +15,7 @@ import torch
 
 from fitting import trained
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
+from normdrop.data import sources
 from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
@@ -277,6 +278,7 @@ def test_the_gain_scales_what_every_arrangement_starts_from(shared):
 @pytest.mark.parametrize("pca", ["null", "5"])
 def test_nothing_about_test_rows_reaches_training_or_a_choice(tiny, monkeypatch, pca):
     """Other features and labels in an official test part change the test columns and nothing else."""
+    monkeypatch.setattr(sources, "_given", sources._given.__wrapped__)  # which keeps the rows it has read
     config = tiny(f"data.pca={pca}", "data.level=2.2", "measure.silencing=true")
     rows, official = digits(), np.arange(1797) >= 1500
     other_x, other_y = rows.x.copy(), rows.y.copy()
@@ -568,9 +570,10 @@ def test_replicates_csv_has_the_published_columns_in_order(tiny, tmp_path):
     table = pd.read_csv(io.BytesIO(finish(tiny("replicates=2"), tmp_path)["replicates.csv"]))
     published = (
         "dataset arrangement position rate setting depth width seed rerun epoch epochs_after train_acc train_nll "
-        "val_acc val_nll test_acc test_nll test_ece gap nll_gap steps_to_level diverged recal_test_acc recal_test_nll"
+        "val_acc val_nll test_acc test_balanced_acc test_nll test_ece gap nll_gap steps_to_level diverged "
+        "recal_test_acc recal_test_nll"
     )
-    assert list(table)[:24] == published.split()
+    assert list(table)[:25] == published.split()
     assert table["width"].tolist() == ["20-13"] * 2 and table["depth"].tolist() == [2, 2]
     assert table["gap"].tolist() == pytest.approx((table["train_acc"] - table["test_acc"]).tolist())
     assert table["nll_gap"].tolist() == pytest.approx((table["test_nll"] - table["train_nll"]).tolist())

@@ -21,12 +21,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
     data = data_of(config, [seed])
     data.setup()
-    if config["engine"] == "compiled":
-        module = module_of(config, data)
-        own = optimizer_of(module.network.parameters(), config["optimizer"])
-        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(module.network, own)
-        if why:
-            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     steps, limit = len(data.train_dataloader()), config["trainer"].get("limit_train_batches", 1.0)
     steps = min(limit, steps) if type(limit) is int else int(steps * limit)  # as Lightning counts
     if steps == 0:
@@ -64,4 +58,10 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
             f"replicates_at_a_time={together}: the rows of {together} replicates take {taken / 2**30:.1f} GiB, their "
             f"weights {needed / 2**30:.1f} GiB, and this {device} has {here / 2**30:.1f} GiB; take fewer at a time"
         )
+    if config["engine"] == "compiled":  # last: for this the network itself is made
+        module = module_of(config, data)
+        own = optimizer_of(module.network.parameters(), config["optimizer"])
+        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(module.network, own)
+        if why:
+            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     return rows
