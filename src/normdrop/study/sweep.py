@@ -115,8 +115,8 @@ def run_study(
 ) -> None:
     """Train what is missing of a grid.
 
-    points: the overrides of each point of the grid, by key. launcher: Hydra's. needed: see `plan`. Nothing trains before
-    every condition has passed its checks. Exits with status 1 if a condition failed.
+    points: the overrides of each point of the grid, by key. launcher: Hydra's. needed: see `plan`. Nothing trains
+    before every condition has passed its checks. Exits with status 1 if a condition failed.
     """
     console = Console(highlight=False, soft_wrap=True)
     root = Path(config.hydra.sweep.dir)
