@@ -90,7 +90,7 @@ def write_condition(
         "replicates": len(table),
         "seeds": None,
         "rerun": setting.get("rerun", 0),
-        "data": {"name": dataset, "train_size": None},
+        "data": {"name": dataset, "train_size": None, "level": 0.95},
         "model": {"width": 128, "depth": 3, "init_gain": 1.0},
         "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001},
         "batch_size": 64,

@@ -234,8 +234,9 @@ def test_each_margin_chart_shows_the_curve_of_its_title_between_its_own_band(wri
 def test_points_stand_between_the_start_and_the_end_of_training_in_time(written: Any) -> None:
     folder, record, *_ = written
     times = {event.step: event.wall_time for event in events(folder) if event.step % 10 == 0 and event.step}
-    start = record["finished"] - record["wall_seconds"]
-    assert times == pytest.approx({step: start + record["wall_seconds"] * step / 40 for step in (10, 20, 30, 40)})
+    start, took = record["finished"] - record["wall_seconds"], record["wall_seconds"]
+    since = {step: time - start for step, time in times.items()}
+    assert since == pytest.approx({step: took * step / 40 for step in (10, 20, 30, 40)}, abs=1e-3)
 
 
 def test_the_reports_distributions_have_each_rates_own_seeds(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_the_reports_distributions_have_each_rates_own_seeds(tmp_path: Path) -> 
     rows = [
         {"dataset": "d", "arrangement": a, "position": "after", "setting": "", "rate": rate, "test_acc": acc}
         for a in ("bn_dropout", "dropout_bn")
-        for rate in (0.1, 0.55)
+        for rate in (0.1, 0.29)
         for acc in rng.normal(0.5 + rate / 10, 0.01, 9)
     ]
     rows.append({**rows[0], "arrangement": "none", "rate": 0.0})
@@ -253,7 +254,7 @@ def test_the_reports_distributions_have_each_rates_own_seeds(tmp_path: Path) -> 
     found = histograms(tmp_path)
     assert set(found) == {f"test_acc_by_rate/d/{a}/after" for a in ("bn_dropout", "dropout_bn")}
     for tag, steps in found.items():
-        assert list(steps) == [10, 55]
+        assert list(steps) == [10, 29]
         for percent, buckets in steps.items():
             here = (table["arrangement"] == tag.split("/")[2]) & (table["rate"] == percent / 100)
             values = table[here]["test_acc"].dropna()

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -63,4 +64,11 @@ class StudySweeper(BasicSweeper):
             lambda key: bool(loader.get_group_options(key)),
             varying,
         )
-        return run_study(points, compose, self.launcher, self.config)
+        run_study(points, compose, self.launcher, self.config)
+        if (half_width := self.config.precision) is not None:
+            from normdrop.report.precision import replicates_for
+            from normdrop.study.config import plain, seeds
+
+            first = seeds(plain(self.config))
+            needed = replicates_for(Path(self.config.hydra.sweep.dir), half_width, first, self.config.replicates_max)
+            run_study(points, compose, self.launcher, self.config, needed)

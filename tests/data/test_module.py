@@ -336,3 +336,42 @@ def test_a_bad_value_ends_in_one_clear_line(overrides, message):
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-flag", "sp ace", "new\nline"])
 def test_a_name_that_does_not_fit_a_path_is_not_allowed(name):
     assert not RULES["data.name"].allowed(name)
+
+
+# --- resident rows
+
+
+def drawn_rows(x: np.ndarray) -> Rows:
+    return Rows(x, np.arange(len(x)) % 2, ("a", "b"))
+
+
+def test_rows_are_resident_once_whatever_the_number_of_replicates():
+    rows = drawn_rows(np.random.default_rng(0).integers(0, 256, (2000, 784)).astype(float))  # whole as float32
+    of_rows = 4 * rows.x.size
+    few, many = (made(lambda: rows, seeds=range(count)) for count in (1, 32))
+    assert many.parts["train"].table is many.parts["test"].table
+    assert of_rows < few.taken(1) < many.taken(32) < 2 * of_rows
+    assert few.taken(32) == pytest.approx(many.taken(32), rel=0.01)
+    fresh = made(partial(sources.synthetic, rows=300), seeds=range(4), fresh=True)
+    assert fresh.taken(4) >= 4 * 4 * 300 * 20
+
+
+@pytest.mark.parametrize(("unit", "zero"), [(1.0, 0.0), (1.0, 1e6), (1e-3, 1.7e9), (1e200, 0.0), (1e-200, 0.0)])
+def test_a_row_is_seen_as_float64_standardises_it_in_whatever_unit_and_however_far_from_0(unit, zero):
+    plain = np.random.default_rng(0).normal(size=(400, 5))
+    plain[::7, 2] = np.nan
+    replicates = made(lambda: drawn_rows(unit * plain + zero), seeds=[3, 4])
+    for replicate, seed in enumerate((3, 4)):
+        index = split(drawn_rows(plain), seed)
+        train = plain[index["train"]]
+        mean, scale = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+        for name, part in replicates.parts.items():
+            expected = np.nan_to_num((plain[index[name]] - mean) / scale)
+            lost = np.finfo(float).eps * abs(zero) / unit  # what float64 itself cannot hold of the values
+            assert part.x[replicate].numpy() == pytest.approx(expected, abs=2e-6 + 2 * lost)
+
+
+def test_one_replicate_of_a_part_is_that_replicate():
+    part = made(seeds=[0, 1, 2]).parts["val"]
+    alone = part.replicate(1)
+    assert torch.equal(alone.x[0], part.x[1]) and torch.equal(alone.y[0], part.y[1])

@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
+from fake_study import STUDY, write_condition
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.pooled import pool
@@ -65,7 +66,7 @@ def test_the_studys_alpha_decides_how_many_replicates_are_needed(tmp_path: Path)
     pair(tmp_path, runs(0.9 + normal(0.05, 8), 8), flat(n=8), study={"alpha": 0.001})
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.0, 8), 8), setting={"rerun": 1}, study={"alpha": 0.001})
     rows = rows_of(tmp_path)
-    assert set(rows["family"]) == {"declared", "exploratory", "a/a"}
+    assert rows["family"].drop_duplicates().to_list() == ["declared", "exploratory", "a/a"]
     assert rows["verdict"].str.startswith("refused: 8 replicates, 11 needed").all()
     assert rows["verdict_new_data"].str.startswith("refused: 8 replicates, 11 needed").all()
 
@@ -230,9 +231,9 @@ def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_
     study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}, "secondary": []}
     ahead = np.arange(8) < 3
     write(tmp_path, "bn_dropout", runs(0.8, 8), study=study)
-    write(tmp_path, "bn", runs(np.where(ahead, 0.6, 0.9), 8, val_acc=np.where(ahead, 0.9, 0.1)), 0.0, study=study)
-    assert rows_of(tmp_path).empty
     write(tmp_path, "dropout", runs(np.where(ahead, 0.9, 0.7), 8, val_acc=0.5), study=study)
+    assert rows_of(tmp_path).empty
+    write(tmp_path, "bn", runs(np.where(ahead, 0.6, 0.9), 8, val_acc=np.where(ahead, 0.9, 0.1)), 0.0, study=study)
     for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate")):
         assert row["estimate"] == pytest.approx(0.8 - (3 * 0.6 + 5 * 0.7) / 8)
         assert row["b"] == "bn or dropout"
@@ -255,6 +256,27 @@ def test_without_dropout_on_either_side_the_two_comparisons_are_one(tmp_path: Pa
     write(tmp_path, "none", runs(0.8), 0.0, study=study)
     row = one(tmp_path)
     assert (row["comparison"], row["family"], row["estimate"]) == ("same_rate", "declared", pytest.approx(0.1))
+
+
+def test_without_dropout_there_may_still_be_something_to_tune(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "bn", "b": "none"}, "tuned": ["rate", "optimizer.lr"], "secondary": []}
+    for lr in (0.01, 0.1):
+        for arrangement in ("bn", "none"):
+            where: dict[str, Any] = {"setting": {"optimizer.lr": lr}, "study": study}
+            write(tmp_path, arrangement, runs(0.5 + lr * (arrangement == "bn"), val_acc=lr), 0.0, **where)
+    rows = rows_of(tmp_path)
+    assert rows["comparison"].to_list() == ["best_vs_best", "same_rate"]
+    assert rows["estimate"].to_list() == pytest.approx([0.1, 0.1])
+
+
+def test_what_a_study_leaves_out_of_its_declaration_is_nothing_but_alpha_and_the_rate(tmp_path: Path) -> None:
+    study = {key: STUDY[key] for key in ("claim", "contrast", "metric", "kind", "family")}
+    for arrangement, table in (("bn_dropout", runs(0.9 + normal(0.0) / 10)), ("dropout_bn", flat())):
+        write_condition(tmp_path, table, dataset="d", arrangement=arrangement, position="after", rate=0.3, study=study)
+    declaration = study_of(tmp_path).declaration
+    assert declaration | study == study | {
+        **{"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05, "grid": [{}]}
+    }
 
 
 @pytest.mark.parametrize("alone", ["bn_dropout", "dropout_bn"])
@@ -326,7 +348,9 @@ def test_a_way_out_is_the_change_minus_the_base_seed_by_seed_each_at_its_own_bes
     assert row["estimate"] == pytest.approx(1.1 - 0.7)
     assert (row["rate_a"], row["rate_b"], row["metric"]) == (0.5, 0.2, "test_acc")
     assert (row["a"], row["b"], row["family"]) == ("bn_dropout", "bn_dropout, as it was", "exploratory")
-    assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * stats.t.isf(0.025, 9) * SPREAD / 10**0.5)
+    half = stats.t.isf(0.025, 9) * SPREAD
+    assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * half / 10**0.5)
+    assert row["new_high"] - row["new_low"] == pytest.approx(2 * half * (1 / 10 + 0.4) ** 0.5)  # the larger ratio
     assert row["verdict"] == "better"
 
 
@@ -443,6 +467,14 @@ def test_steps_along_a_grid_are_compared_as_a_difference_and_elsewhere_as_a_rati
     a, b = runs(0.9, 9, steps_to_level=100.0 + np.arange(9)), runs(0.9, 9, steps_to_level=50.0)
     pair(tmp_path / "ratio", a, b, study=steps | {"kind": "ratio"})
     assert one(tmp_path / "ratio", family="declared")["estimate"] == pytest.approx(np.median(a["steps_to_level"] / 50))
+    for alpha, fresh in ((0.05, True), (0.3, False)):
+        root = pair(tmp_path / str(alpha), a, b, study=steps | {"kind": "ratio", "alpha": alpha}, fresh_rows=fresh)
+        row = one(root, family="declared")
+        ratio = a["steps_to_level"] / 50
+        places = {0.05: (1, 7), 0.3: (2, 6)}[alpha]  # of the order statistics, by the binomial law of nine signs
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(ratio.iloc[list(places)]))
+        assert (row["new_low"] == row["ci_low"]) == fresh
+        assert np.isnan(row["p_new_data"]) == (not fresh)
     study = steps | {"kind": "loss", "over": DEPTH}
     for depth in (1, 2):
         wheres: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}

@@ -249,7 +249,7 @@ def test_one_page_sets_every_claim_beside_its_answer(tmp_path: Path) -> None:
         over = "drift.scale" if kind == "loss" else None
         settings = ({"drift.scale": 0.0}, {"drift.scale": 0.5}) if over else ({},)
         study = {"claim": claim, "sentence": f"The post on {claim}.", "kind": kind, "over": over}
-        fake_study(tmp_path / claim, study=study, settings=settings, rates=(0.3,), replicates=8)
+        fake_study(tmp_path / claim, study=study, settings=settings, rates=(0.3,), replicates=8, own_sd=0.001)
     overview = tables_of(report_of(tmp_path))[0]
     assert overview["the post says"].to_list() == ["[The post on drift.](#drift)", "[The post on ordering.](#ordering)"]
     assert overview["answer"].iloc[1] == "**Yes**"

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from exact import checks_of, normal, pair, rows_of, runs, study_of, write
+from exact import SPREAD, checks_of, normal, pair, rows_of, runs, study_of, write
 from fake_study import STUDY, fake_study
 from normdrop.metrics import METRICS
 from normdrop.report import page
 from normdrop.report.__main__ import main
 from normdrop.report.against import compare_runs
 from normdrop.report.answer import answer, harness
+from normdrop.report.checks import replicated
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.records import Study, load
@@ -439,7 +440,7 @@ def test_several_studies_are_one_table_and_one_alarm_at_the_most_lenient_alpha(t
         write(tmp_path / name, "bn_dropout", again, setting={"rerun": 1}, study=study, dataset=f"d_{name}")
     written = page.write(load(tmp_path), "normdrop-report")
     assert written.harness is not None
-    assert written.harness.sentence.startswith("1 of 3 A/A rows claim")
+    assert written.harness.sentence.startswith("1 of 3 A/A rows of distinct networks claim")
     assert "where chance gives 0.9 (" in written.harness.sentence
     assert [s.slug for s in written.sections] == ["ordering", "own", "speed"]
     table = pd.read_csv(tmp_path / "report/verdicts.csv")
@@ -484,3 +485,16 @@ def test_against_a_reference_each_row_meets_its_own(three: tuple[Study, pd.DataF
     assert raw * counted == pytest.approx(row["p_holm"], rel=1e-6, abs=0)
     assert 1e-4 < row["p_holm"] < 0.05
     assert both[both["verdict_differs"]]["dataset"].to_list() == ["b"]
+
+
+def test_the_check_against_another_run_tells_the_largest_of_its_differences_from_both_sides(
+    three: tuple[Study, pd.DataFrame],
+) -> None:
+    own = three[1].assign(rate_a=0.3, rate_b=0.3)
+    own = own[(own["metric"] == "test_acc") & (own["comparison"] == "best_vs_best")]
+    other = own.copy()
+    other[["estimate", "ci_low", "ci_high"]] += np.array([[0.03], [-0.02], [0.0]])
+    (line,) = replicated(compare_runs(own, other), "there")
+    t = 0.03 / (2**0.5 * SPREAD / 10**0.5)
+    assert "Of 3 comparisons that `there` has as well, 2 estimates differ" in line
+    assert f"the largest |t| is {t:.1f} (test_acc on a, best vs best: +1.00 pp here, +4.00 pp there)." in line

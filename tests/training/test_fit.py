@@ -558,7 +558,7 @@ def test_a_record_says_what_was_trained_on_what_and_stands_for_its_equals(tiny, 
     config = tiny("replicates=2", "arrangement=dropout_bn")
     finish(config, tmp_path)
     record = json.loads((tmp_path / results.RECORD).read_text())
-    assert record["rows"] == {"train": 70, "val": 288, "test": 360, "features": 64, "classes": 10}
+    assert record["rows"] == {"train": 70, "val": 288, "test": 360, "features": 64, "classes": 10, "fixed_test": False}
     assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
     assert record["config"] == config and record["config_hash"] == configs.config_hash(config)
     assert {(entry["layer"], entry["seed"]) for entry in record["shift"]} == {(1, 0), (1, 1), (2, 0), (2, 1)}

@@ -97,6 +97,8 @@ RULES: dict[str, Rule] = {
     "noise": _one_of(*NOISES),
     "replicates": _integer(1, 100_000),
     "first_seed": _integer(0),
+    "precision": _or_null(_number(0, strict=True)),
+    "replicates_max": _integer(1, 100_000),
     "seeds": _or_null(_list_of(_integer(0), least=1)),
     "rerun": _integer(0),
     "replicates_at_a_time": _or_null(_integer(1)),
@@ -237,7 +239,7 @@ _NUMBERS |= {
 # What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
 NOT_HASHED = (
     *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
-    *("checkpoint_minutes", "save_networks"),
+    *("checkpoint_minutes", "save_networks", "precision", "replicates_max"),
     *("measure.activation_epochs", "measure.activation_seed"),
 )
 

@@ -157,7 +157,8 @@ def finish(
         "config_hash": configs.config_hash(config),
         "study": dict(config["study"] or {}) | {"grid": study["grid"]},
         "data": data | {"parts": {part: facts["rows"][part] for part in ("train", "val", "test")}},
-        "rows": facts["rows"],
+        # Re-splits hold no sampling of a test part that the data set itself gives.
+        "rows": facts["rows"] | {"fixed_test": "test" in data["given"]},
         "steps": steps,
         "fresh_rows": config["data"]["fresh"],
         "versions": {"python": platform.python_version()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import joblib
@@ -22,11 +23,13 @@ from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from normdrop.arrangement import has
+from normdrop.arrangement import has, same_network
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.app import command
 from normdrop.study.progress import display, note_of
+
+Needed = Mapping[tuple[str, str], int]
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -103,11 +106,17 @@ def _holds(config: Any, key: str) -> bool:
     return True
 
 
-def run_study(points: Sequence[Mapping[str, str]], compose: Composer, launcher: Any, config: DictConfig) -> None:
+def run_study(
+    points: Sequence[Mapping[str, str]],
+    compose: Composer,
+    launcher: Any,
+    config: DictConfig,
+    needed: Needed = MappingProxyType({}),
+) -> None:
     """Train what is missing of a grid.
 
-    points: the overrides of each point of the grid, by key. launcher: Hydra's. Nothing trains before every condition
-    has passed its checks. Exits with status 1 if a condition failed.
+    points: the overrides of each point of the grid, by key. launcher: Hydra's. needed: see `plan`. Nothing trains
+    before every condition has passed its checks. Exits with status 1 if a condition failed.
     """
     console = Console(highlight=False, soft_wrap=True)
     root = Path(config.hydra.sweep.dir)
@@ -121,7 +130,7 @@ def run_study(points: Sequence[Mapping[str, str]], compose: Composer, launcher: 
         return joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")(calls)
 
     try:
-        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None)
+        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None, needed)
         todo = [condition for condition in study if condition.missing]
         replicates = sum(len(configs.seeds(condition.config)) for condition in study)
         console.print(
@@ -227,11 +236,16 @@ def quoted(value: str) -> str:
 
 
 def plan(
-    points: Sequence[Mapping[str, str]], compose: Composer, root: Path, start: Callable[[], Any] = lambda: None
+    points: Sequence[Mapping[str, str]],
+    compose: Composer,
+    root: Path,
+    start: Callable[[], Any] = lambda: None,
+    needed: Needed = MappingProxyType({}),
 ) -> tuple[list[Condition], dict[str, list[str]]]:
     """The distinct conditions of a grid, checked, and the grid in the words of their settings.
 
-    start: called as soon as there seems to be something to train. Raises ValueError with one line for the first thing
+    start: called as soon as there seems to be something to train. needed: replicates by data set and position, in place
+    of the config's. Raises ValueError with one line for the first thing
     wrong.
     """
     for key in compose.varying:
@@ -254,6 +268,9 @@ def plan(
                 values[bare] = choices[bare] if bare in choices else configs.spelled(config, bare)
                 grid[bare].add(str(values[bare]))
         config = configs.canonical(config)
+        equals = same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
+        asked_for = [needed.get((config["data"]["name"], position), 0) for _, position in equals]
+        config["replicates"] = max(config["replicates"], *asked_for)
         setting = {key: value for key, value in values.items() if key not in NAMED and _varies(compose.varying, key)}
         given = json.dumps(config["data"], sort_keys=True)
         if given not in fingerprints:
