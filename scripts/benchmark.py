@@ -9,9 +9,10 @@ per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader
                     TensorBoardLogger and checkpoints as they come; no progress bar
 bare_loop           a plain PyTorch loop, one seed at a time: fused Adam, batches by index, nothing logged
 normdrop            normdrop.training.fit, as a sweep calls it, with the metrics at the end of training; without the
-                    measurement of variance shift, which no other side has
+                    measurement of variance shift, which no other side has; its steps by PyTorch
+compiled            the same, its steps by the compiled engine, where it is at hand and knows the network
 floor               the matrix products of forward and backward alone, of convolutions with the unfolding of patches, in
-                    stacks as normdrop trains them
+                    stacks as normdrop trains them; by PyTorch or by numpy, whichever is faster
 """
 
 import argparse
@@ -32,8 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -135,7 +138,11 @@ def bare_loop(config: dict[str, Any], replicates: int) -> None:
 
 
 def normdrop(config: dict[str, Any], replicates: int) -> None:
-    train.fit(config, list(range(replicates)))
+    train.fit(config | {"engine": "torch"}, list(range(replicates)))
+
+
+def compiled(config: dict[str, Any], replicates: int) -> None:
+    train.fit(config | {"engine": "compiled"}, list(range(replicates)))
 
 
 def floor(config: dict[str, Any], replicates: int) -> None:
@@ -144,15 +151,28 @@ def floor(config: dict[str, Any], replicates: int) -> None:
     at_a_time = train.AT_A_TIME[DEVICE]
     for start in range(0, replicates, at_a_time):
         stack = min(at_a_time, replicates - start)
-        steps = {size: products(stack, network, size) for size in (batch, rows % batch)}
+        steps = {size: fastest(products(stack, network, size)) for size in (batch, rows % batch)}
         for _ in range(config["trainer"]["max_epochs"]):
             for _ in range(rows // batch):
                 steps[batch]()
             steps[rows % batch]()
 
 
-def products(stack: int, network: nn.Sequential, batch: int) -> Callable[[], None]:
-    """One step's products: each layer's output, its weights' gradient and, but for the first, its input's."""
+def fastest(steps: list[Callable[[], None]]) -> Callable[[], None]:
+    def seconds(step: Callable[[], None]) -> float:
+        started = time.perf_counter()
+        step()
+        return time.perf_counter() - started
+
+    return min(steps, key=lambda step: min(seconds(step) for _ in range(5)))
+
+
+def products(stack: int, network: nn.Sequential, batch: int) -> list[Callable[[], None]]:
+    """One step's products: each layer's output, its weights' gradient and, but for the first, its input's.
+
+    By PyTorch, and of Linear layers on a CPU by numpy too, whose BLAS is another.
+    """
+    by_numpy: list[Callable[[], Any]] = []
     steps: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = []
     values = torch.zeros(1, 64)
     for layer in network.eval():
@@ -164,6 +184,9 @@ def products(stack: int, network: nn.Sequential, batch: int) -> Callable[[], Non
                 for sizes in ((*layer.weight.shape,), (*shape, batch), (*values.shape[1:], batch))
             )
             steps.append((partial(torch.bmm, weight, x), partial(linear_gradients, weight, x, gradient, first)))
+            w, v, g = (tensor.cpu().numpy() for tensor in (weight, x, gradient))
+            by_numpy += [partial(np.matmul, w, v), partial(np.matmul, g, v.swapaxes(1, 2))]
+            by_numpy += [] if first else [partial(np.matmul, w.swapaxes(1, 2), g)]
         elif isinstance(layer, nn.Conv2d):
             x = torch.randn(stack, *shape, batch, device=DEVICE, requires_grad=not first)
             parameters = [p.detach().flatten(1).expand(stack, -1, -1) for p in (layer.weight, layer.bias[:, None])]
@@ -182,7 +205,12 @@ def products(stack: int, network: nn.Sequential, batch: int) -> Callable[[], Non
         for output, (_, backward) in zip(reversed(outputs), reversed(steps), strict=True):
             backward(output)
 
-    return step
+    def numpy_step() -> None:
+        for product in by_numpy:
+            product()
+
+    linear = DEVICE == "cpu" and not any(isinstance(layer, nn.Conv2d) for layer in network)
+    return [step, numpy_step] if linear else [step]
 
 
 def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _: Tensor) -> None:
@@ -191,7 +219,7 @@ def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _
         torch.bmm(weight.mT, gradient)
 
 
-SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, floor)}
+SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, compiled, floor)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,6 +232,7 @@ def serve(connection: Connection, what: str, model: str, replicates: int, epochs
         os.sched_setaffinity(0, {core})
     train.quiet()
     # A run of a tiny network loads what is loaded once and shall not count.
+    threadpool_limits(1)  # numpy's BLAS has threads of its own
     SIDES[what](work(1, model=model, tiny=True), 1)
     config = work(epochs, model=model)
     idle = peak(reset=True)
@@ -278,7 +307,8 @@ def compare(model: str, replicates: list[int], epochs: int, rounds: int, cores: 
     if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
         pinned = list(sorted(os.sched_getaffinity(0))[:cores])
     sides = [Side(what, model, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
-    sides += [Side(what, model, n, epochs, pinned) for what in ("normdrop", "floor") for n in replicates]
+    own = ["normdrop", *(["compiled"] if configs.engine(work(1, model=model)) == "compiled" else []), "floor"]
+    sides += [Side(what, model, n, epochs, pinned) for what in own for n in replicates]
     for side in sides:
         side.wait()
     for number in range(rounds):

@@ -36,7 +36,7 @@ from joblib import Parallel, delayed
 from scipy import stats
 from scipy.special import log_softmax
 from sklearn.decomposition import PCA
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, recall_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,10 +52,10 @@ from normdrop.training.fit import quiet
 # Experiment → patterns of its conditions, each with what surprised. `*_*` are the two orders; A/A runs are left out.
 SELECTION = {
     "ordering": [
-        "digits/*_*/after/q*",  # no difference, once each order has its own best rate
-        "mnist1d/*_*/before/q*",  # one of the two places where a difference stays after tuning
-        "synthetic/bn_dropout/before/q*",  # the other: position around, recorded under the names of these
-        "synthetic/dropout_bn/after/q*",
+        "digits/*_*/after/q*/*",  # no difference, once each order has its own best rate
+        "mnist1d/*_*/before/q*/*",  # one of the two places where a difference stays after tuning
+        "synthetic/bn_dropout/before/q*/*",  # the other: position around, recorded under the names of these
+        "synthetic/dropout_bn/after/q*/*",
     ],
     "blog": ["*/*_*/after/q*"],  # the post's own networks, where BN first does win
     "robustness": ["digits/*_*/after/q*/data.train_size=400,model.depth=3"],  # BN first wins at 0.5, not after tuning
@@ -69,11 +69,14 @@ SELECTION = {
     "mechanism": ["synthetic/*_*/after/q*/model.depth=4"],  # here recalibration removes half of the effect
 }
 
-# What follows a block's Linear layer: A the activation, B BatchNorm1d, D Dropout.
+# What follows a block's Linear layer: A the activation, B BatchNorm1d, L LayerNorm, D Dropout.
 BLOCKS = {
-    "after": {"none": "A", "dropout": "AD", "bn": "AB", "bn_dropout": "ABD", "dropout_bn": "ADB"},
-    "before": {"none": "A", "dropout": "DA", "bn": "BA", "bn_dropout": "BDA", "dropout_bn": "DBA"},
-    "around": {"none": "A", "dropout": "AD", "bn": "BA", "bn_dropout": "BAD", "dropout_bn": "DAB"},
+    "after": {"none": "A", "dropout": "AD", "bn": "AB", "bn_dropout": "ABD", "dropout_bn": "ADB"}
+    | {"ln": "AL", "ln_dropout": "ALD", "dropout_ln": "ADL"},
+    "before": {"none": "A", "dropout": "DA", "bn": "BA", "bn_dropout": "BDA", "dropout_bn": "DBA"}
+    | {"ln": "LA", "ln_dropout": "LDA", "dropout_ln": "DLA"},
+    "around": {"none": "A", "dropout": "AD", "bn": "BA", "bn_dropout": "BAD", "dropout_bn": "DAB"}
+    | {"ln": "LA", "ln_dropout": "LAD", "dropout_ln": "DAL"},
 }
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 OPTIMIZERS = {
@@ -88,6 +91,11 @@ VALUES: dict[str, Collection] = {
     "arrangement": BLOCKS["after"],
     "position": BLOCKS,
     "noise": ["bernoulli"],
+    "select_epoch": ["last", "best"],
+    "data.standardise": ["feature"],
+    "model.name": ["mlp"],
+    "model.residual": [False],
+    "optimizer.clip": [None],
     "model.activation": ACTIVATIONS,
     "model.output_activation": [None, *ACTIVATIONS],
     "model.dropout_layers": ["all", "last"],
@@ -95,12 +103,21 @@ VALUES: dict[str, Collection] = {
     "optimizer.schedule": ["constant", "cosine"],
 }
 KEYS = (
-    *("rate", "batch_size", "drift.scale", "drift.offset", "drift.cycles", "model.width", "model.depth"),
-    *("model.init_gain", "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay", "trainer.max_epochs"),
+    *("rate", "batch_size", "patience", "drift.scale", "drift.offset", "drift.cycles", "model.width", "model.depth"),
+    *(
+        "model.init_gain",
+        "model.bn_momentum",
+        "model.bn_eps",
+        "optimizer.lr",
+        "optimizer.momentum",
+        "optimizer.weight_decay",
+        "trainer.max_epochs",
+    ),
     *("trainer.val_check_interval", "measure.silencing", "data.level", "data.fresh", "data.test_fraction"),
-    *("data.val_fraction", "data.train_size", "data.pca"),
+    *("data.val_fraction", "data.train_size", "data.train_most", "data.pca"),
     # These change no column that is measured here.
-    *("rerun", "replicates", "seeds", "replicates_at_a_time", "name", "logging", "study", "data.name"),
+    *("rerun", "replicates", "seeds", "first_seed", "replicates_at_a_time", "name", "logging", "study", "data.name"),
+    *("engine", "checkpoint_minutes", "save_networks", "data.source", "data.shape", "data.fingerprint"),
     *("trainer.accelerator", "measure.shift", "measure.shift_epochs", "measure.activation_epochs"),
     "measure.activation_seed",
 )
@@ -144,12 +161,7 @@ def chosen(source: Path, target: Path, experiments: Collection[str], seeds: int 
 
 
 def check(name: str, config: dict[str, Any]) -> None:
-    passed_on = (
-        "study.",
-        "data.source",
-        "model.name",
-        *(f"data.{key}" for key in arguments(source_of(config["data"]["source"]))),
-    )
+    passed_on = ("study.", *(f"data.{key}" for key in arguments(source_of(config["data"]["source"]))))
     for key, value in pd.json_normalize(config).iloc[0].items():
         if not (value in VALUES[key] if key in VALUES else key in KEYS or str(key).startswith(passed_on)):
             raise ValueError(f"{name}: {key}={value} is not implemented in {COMMAND}")
@@ -162,7 +174,8 @@ def parts_of(config: dict[str, Any], seed: int) -> tuple[dict[str, Part], int]:
     """Train, validation and test part, standardised, and the number of classes."""
     data = config["data"]
     rows = bound(data)(seed=seed) if data["fresh"] else bound(data)()
-    index = split(rows, seed, **{key: data[key] for key in ("val_fraction", "test_fraction", "train_size")})
+    sizes = ("val_fraction", "test_fraction", "train_size", "train_most")
+    index = split(rows, seed, **{key: data[key] for key in sizes})
     x = standardised({name: rows.x[i].astype(np.float64) for name, i in index.items()})
     if data["pca"] is not None:
         pca = PCA(data["pca"], svd_solver="full").fit(x["train"])
@@ -174,8 +187,9 @@ def parts_of(config: dict[str, Any], seed: int) -> tuple[dict[str, Part], int]:
 
 def standardised(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     scaler = StandardScaler().fit(parts["train"])
-    deviation = np.sqrt(scaler.var_)
-    scaler.scale_ = np.where(deviation < 1e-3, 1.0, deviation)  # the protocol's rule: digits has constant pixels
+    deviation, largest = np.sqrt(scaler.var_), np.nan_to_num(np.abs(parts["train"])).max(axis=0)
+    # The protocol's rule: what is constant in training, as digits' pixels at the rim, is 0 in every part.
+    scaler.scale_ = np.where(deviation > 1e-12 * largest, deviation, np.inf)
     return {name: np.nan_to_num(scaler.transform(x)) for name, x in parts.items()}  # missing: the training mean
 
 
@@ -190,7 +204,9 @@ def network_of(config: dict[str, Any], features: int, classes: int) -> nn.Sequen
             if letter == "A":
                 layers.append(ACTIVATIONS[model["activation"]]())
             elif letter == "B":
-                layers.append(nn.BatchNorm1d(width))
+                layers.append(nn.BatchNorm1d(width, model["bn_eps"], model["bn_momentum"]))
+            elif letter == "L":
+                layers.append(nn.LayerNorm(width))
             elif model["dropout_layers"] == "all" or number == len(widths):
                 layers.append(nn.Dropout(config["rate"]))
     layers.append(nn.Linear(widths[-1], classes))
@@ -215,14 +231,17 @@ def train(config: dict[str, Any], seed: int) -> tuple[dict[str, Any], list[dict[
     torch.manual_seed(3 * seed + 2)
     network = network_of(config, x.shape[1], classes)
     given, drift, interval = config["optimizer"], config["drift"], config["trainer"]["val_check_interval"]
-    own = {key: value for key, value in given.items() if key not in ("_target_", "schedule")}
+    own = {key: value for key, value in given.items() if key not in ("_target_", "schedule", "clip")}
     optimizer = OPTIMIZERS[given["_target_"]](network.parameters(), **own)
-    epochs, per_epoch = config["trainer"]["max_epochs"], math.ceil(len(y) / config["batch_size"])
+    epochs, per_epoch = config["trainer"]["max_epochs"], len(batches(torch.arange(len(y)), config["batch_size"]))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * per_epoch)
     every = interval if isinstance(interval, int) else int(interval * per_epoch)  # in steps, or a share of the epoch
     step, losses, history = 0, [], list[dict[str, Any]]()
+    best, searches, ended = (math.inf, 0, network.state_dict()), config["select_epoch"] == "best", False
     for epoch in range(epochs):
-        for number, rows in enumerate(torch.randperm(len(y), generator=order).split(config["batch_size"]), start=1):
+        for number, rows in enumerate(batches(torch.randperm(len(y), generator=order), config["batch_size"]), start=1):
+            if ended:
+                break
             g = math.sin(2 * math.pi * drift["cycles"] * step / (epochs * per_epoch))
             drifted = x[rows] * (1 + drift["scale"] * g) + drift["offset"] * g
             loss = F.cross_entropy(network.train()(drifted), y[rows])
@@ -238,7 +257,19 @@ def train(config: dict[str, Any], seed: int) -> tuple[dict[str, Any], list[dict[
                 entry = {"seed": seed, "epoch": epoch, "step": step, "train_loss": np.mean(losses)}
                 history.append(entry | {"val_nll": val["nll"], "val_acc": val["acc"]})
                 losses = []
-    return {"seed": seed} | metrics(config, network, parts, history, order, units), history
+                if searches and val["nll"] < best[0]:
+                    best = val["nll"], step, copy.deepcopy(network.state_dict())
+                ended = config["patience"] is not None and step - best[1] >= config["patience"] * per_epoch
+    kept = best[1] if searches and best[1] else step  # without any finite validation NLL there is no result anyhow
+    if kept != step:
+        network.load_state_dict(best[2])
+    place = {"epoch": (kept - 1) // per_epoch, "epochs_after": (step - 1) // per_epoch - (kept - 1) // per_epoch}
+    return {"seed": seed} | place | metrics(config, network, parts, history, order, units), history
+
+
+def batches(rows: Tensor, size: int) -> list[Tensor]:
+    """A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement."""
+    return [batch for batch in rows.split(size) if len(batch) > 1 or size == 1]
 
 
 def metrics(
@@ -268,17 +299,18 @@ def metrics(
 
 @torch.no_grad()
 def measured(network: nn.Sequential, part: Part) -> dict[str, float]:
-    """Accuracy, NLL (nats) and expected calibration error (15 bins of equal width) of a part in eval mode."""
+    """Accuracy, mean recall of the classes, NLL (nats) and calibration error (15 equal bins) of a part in eval mode."""
     logits, y = network.eval()(part[0]).double().numpy(), part[1].numpy()
     if not np.isfinite(logits).all():
-        return dict.fromkeys(("acc", "nll", "ece"), math.nan)
+        return dict.fromkeys(("acc", "balanced_acc", "nll", "ece"), math.nan)
     # scikit-learn's log_loss caps a row at 36 nats, which networks with large initial weights exceed.
     log_probability, guess = log_softmax(logits, axis=1), logits.argmax(axis=1)
     confidence = np.exp(log_probability.max(axis=1))
     bins = np.digitize(confidence, np.linspace(0, 1, 16)[1:-1], right=True)
     excess = np.bincount(bins, weights=(guess == y) - confidence)
     nll = -log_probability[np.arange(len(y)), y].mean()
-    return {"acc": accuracy_score(y, guess), "nll": nll, "ece": np.abs(excess).sum() / len(y)}
+    recall = recall_score(y, guess, labels=np.unique(y), average="macro")
+    return {"acc": accuracy_score(y, guess), "balanced_acc": recall, "nll": nll, "ece": np.abs(excess).sum() / len(y)}
 
 
 @torch.no_grad()
@@ -316,9 +348,9 @@ def recalibrated(network: nn.Sequential, x: Tensor) -> nn.Sequential:
 def train_mode_accuracy(network: nn.Sequential, part: Part, batch_size: int, order: torch.Generator) -> float:
     """Accuracy with BN and dropout in train mode: one pass in random batches."""
     network = copy.deepcopy(network).train()
-    rows = torch.randperm(len(part[1]), generator=order)
-    guesses = [network(part[0][batch]).argmax(dim=1) for batch in rows.split(batch_size)]
-    return accuracy_score(part[1][rows], torch.cat(guesses))
+    seen = batches(torch.randperm(len(part[1]), generator=order), batch_size)
+    guesses = [network(part[0][batch]).argmax(dim=1) for batch in seen]
+    return accuracy_score(part[1][torch.cat(seen)], torch.cat(guesses))
 
 
 # --- running and telling ---
@@ -334,8 +366,9 @@ def finish(condition: Condition, parallel: Parallel) -> None:
         trained = parallel(delayed(train)(condition.record["config"], seed) for seed in condition.seeds)
         rows, histories = zip(*trained, strict=True)
         theirs = results.read(condition.source).replicates
-        names = theirs[list(COLUMNS[: COLUMNS.index("train_acc")])]  # the columns that say which replicate it is
-        replicates = names.merge(pd.DataFrame(rows).astype({"steps_to_level": "Int64"}), on="seed")[list(theirs)]
+        names = theirs[list(COLUMNS[: COLUMNS.index("epoch")])]  # the columns that say which replicate it is
+        whole = dict.fromkeys(("epoch", "epochs_after", "steps_to_level"), "Int64")
+        replicates = names.merge(pd.DataFrame(rows).astype(whole), on="seed")[list(theirs)]
         packages = ("torch", "scikit-learn", "scipy", "normdrop")
         versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
         record = condition.record | {"seeds": condition.seeds, "versions": versions, "shift": []}

@@ -1,6 +1,7 @@
 """The benchmark runs every side of the comparison and writes what it says; how fast they are is no test's business."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import math
@@ -27,8 +28,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
 def test_json_has_every_side_once_with_finite_figures(small):
     _, figures = small
     assert set(figures) == {"hardware", "rows"}
+    engine = [("compiled", 2)] if importlib.util.find_spec("numba") else []
     sides = [(row["what"], row["replicates"]) for row in figures["rows"]]
-    assert sides == [("per_seed_lightning", 1), ("bare_loop", 1), ("normdrop", 2), ("floor", 2)]
+    assert sides == [("per_seed_lightning", 1), ("bare_loop", 1), ("normdrop", 2), *engine, ("floor", 2)]
     for row in figures["rows"]:
         assert set(row) == {"what", "replicates", "seconds_per_replicate", "peak_mib_per_replicate"}
         assert math.isfinite(row["seconds_per_replicate"]) and row["seconds_per_replicate"] > 0

@@ -58,7 +58,7 @@ def source(tmp_path_factory) -> Path:
         "trainer.accelerator=cpu",
         "logging=minimal",
     )
-    grid = ("experiment=ordering", "arrangement=bn_dropout,dropout_bn", "rate=0.3")
+    grid = ("experiment=ordering", "arrangement=bn_dropout,dropout_bn", "rate=0.3", "optimizer.lr=0.003")
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         command = ["normdrop", "hydra/launcher=basic", *grid, *small, f"hydra.sweep.dir={study}/ordering"]
@@ -84,7 +84,7 @@ def test_the_networks_written_by_hand_have_the_layers_of_the_study(script, compo
     for arrangement, position, layers in itertools.product(ARRANGEMENTS, POSITIONS, ("all", "last")):
         model = config["model"] | {"dropout_layers": layers}
         own = config | {"arrangement": arrangement, "position": position, "model": model}
-        shape = {key: value for key, value in model.items() if key != "init_gain"}
+        shape = {key: value for key, value in model.items() if key not in ("name", "init_gain")}
         theirs = mlp(64, 10, arrangement=arrangement, position=position, rate=0.3, **shape)
         assert repr(script.network_of(own, 64, 10)) == repr(theirs)
 
@@ -155,12 +155,28 @@ def test_a_folder_of_the_study_itself_is_not_taken_for_a_cross_check(run, source
         run(source, source)
 
 
-@pytest.mark.parametrize("override", ["noise=uniform", "+trainer.max_steps=7"])
+@pytest.mark.parametrize("patience", [None, 1])
+def test_the_epoch_of_the_lowest_validation_nll_is_kept_and_patience_ends_the_search(script, composed, patience):
+    small = ("data.train_size=70", "batch_size=16", "model.width=20", "trainer.max_epochs=8", "optimizer.lr=0.03")
+    config = composed(*small, "arrangement=none", "select_epoch=best")
+    whole = script.train(config, 3)[1]
+    row, history = script.train(config | {"patience": patience}, 3)
+    lowest = min(history, key=lambda entry: entry["val_nll"])
+    assert (row["epoch"], row["val_nll"]) == (lowest["epoch"], lowest["val_nll"])
+    assert row["epochs_after"] == history[-1]["epoch"] - lowest["epoch"]
+    assert history == whole[: len(history)]
+    assert len(history) == 8 if patience is None else row["epochs_after"] == patience
+    assert row["test_nll"] != script.train(config | {"select_epoch": "last"}, 3)[0]["test_nll"]
+
+
+@pytest.mark.parametrize(
+    "override", ["noise=uniform", "+trainer.max_steps=7", "optimizer.clip=1.0", "model.name=cnn", "model.residual=True"]
+)
 def test_what_it_does_not_implement_is_refused(script, composed, override):
     with pytest.raises(ValueError, match=f"x: {override.strip('+')} is not implemented"):
         script.check("x", composed(override))
 
 
-@pytest.mark.parametrize("experiment", ["blog", "drift", "mechanism", "reliance"])
+@pytest.mark.parametrize("experiment", ["blog", "drift", "mechanism", "ordering", "reliance"])
 def test_what_the_experiments_ask_for_is_not_refused(script, composed, experiment):
     script.check("x", composed(f"experiment={experiment}"))
