@@ -116,10 +116,9 @@ KEYS = (
     *("trainer.val_check_interval", "measure.silencing", "data.level", "data.fresh", "data.test_fraction"),
     *("data.val_fraction", "data.train_size", "data.train_most", "data.pca"),
     # These change no column that is measured here.
-    *("rerun", "replicates", "seeds", "first_seed", "replicates_at_a_time", "name", "logging", "study", "data.name"),
-    *("engine", "checkpoint_minutes", "save_networks", "data.source", "data.shape", "data.fingerprint"),
-    *("trainer.accelerator", "measure.shift", "measure.shift_epochs", "measure.activation_epochs"),
-    "measure.activation_seed",
+    *results.NOT_HASHED,
+    *("rerun", "engine", "data.name", "data.source", "data.shape", "data.fingerprint"),
+    *("trainer.accelerator", "measure.shift", "measure.shift_epochs"),
 )
 COMMAND = "scripts/cross_check.py"
 

@@ -25,6 +25,7 @@ from normdrop.report.figures import draw
 from normdrop.report.pooled import pool
 from normdrop.report.records import load
 from normdrop.report.tables import short_table
+from normdrop.report.verdicts import verdicts
 
 EFFECTS = (0.010, 0.012, 0.014, 0.016, 0.018, 0.020, 0.022, 0.024)
 IDENTITY = {"NAME": "n", "EMAIL": "n@example.org"}
@@ -130,6 +131,7 @@ def test_networks_are_ranked_each_tuned_and_the_loss_of_another_is_told(
 
     names = [f"d{k}" for k in range(8)]
     options: dict[str, Any] = {"rates": (0.1, 0.5), "replicates": 6, "own_sd": 1e-4, "positions": ("after", "before")}
+    options |= {"study": {"secondary": []}, "rerun": None}
     study = study_of(fake_study(tmp_path, datasets=names, accuracy=accuracy, **options))
     found = population.ranking(study, population.scores(study))
     assert found is not None
@@ -148,7 +150,7 @@ def test_networks_are_ranked_each_tuned_and_the_loss_of_another_is_told(
 
 def figures_of(study: Any, ranked: Any) -> list[tuple[str, Any]]:
     found = contrasts(study)
-    rows = rows_of(study.root)
+    rows = verdicts(study, found)
     drawings = draw(study, found, rows, pd.DataFrame(), population.pooled(study, rows), ranked)
     return [(name, figure) for name, _, figure in drawings]
 
