@@ -24,3 +24,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = fake_study(tmp_path_factory.mktemp("study") / "ordering", positions=("after", "around"), replicates=12)
     assert main([str(directory)]) == 0
     return directory
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without figures: a large study's take longer than all else."""
+    monkeypatch.setattr(figures, "draw", lambda *_: iter(()))

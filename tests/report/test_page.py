@@ -190,6 +190,7 @@ def test_a_difference_of_an_arrangement_from_itself_is_said_first(tmp_path: Path
     assert html.index("2 of 2 A/A rows of distinct networks claim") < html.index("<h2>")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_as_many_claiming_a_a_rows_as_chance_gives_are_told_and_raise_no_alarm(tmp_path: Path) -> None:
     positions, datasets = ("after", "before"), tuple(f"data{i}" for i in range(10))
     options: dict[str, Any] = {"rates": (0.3,), "positions": positions, "datasets": datasets, "replicates": 8}

@@ -53,6 +53,7 @@ def test_a_pooled_row_is_the_random_effects_mean_of_new_data_scope(tmp_path: Pat
     assert row["verdict"] == "better"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_over_data_sets_has_these_columns_in_this_order(tmp_path: Path) -> None:
     page.write(load(sets(tmp_path, study={"secondary": []})), "normdrop-report")
     table = pd.read_csv(tmp_path / "report/pooled.csv")
