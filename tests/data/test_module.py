@@ -2,6 +2,7 @@
 
 import random
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 
 from normdrop.data import rows as checks
 from normdrop.data import sources
-from normdrop.data.module import ReplicateData, check_batches
+from normdrop.data.module import ReplicateData, Table, check_batches
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import split, standardise
@@ -50,6 +51,13 @@ def from_config(*overrides: str, seeds=(0, 1)) -> ReplicateData:
 
 def equal(a: ReplicateData, b: ReplicateData, names=("train", "val", "test")) -> bool:
     return all(torch.equal(a.parts[n].x, b.parts[n].x) and torch.equal(a.parts[n].y, b.parts[n].y) for n in names)
+
+
+def test_what_float32_cannot_hold_is_standardised_in_full_and_without_a_warning() -> None:
+    x = np.array([[1e200], [3e200]])
+    with warnings.catch_warnings(action="error"):
+        table = Table.of(Rows(x, np.array([0, 1]), ("a", "b")), [(np.array([2e200]), np.array([1e200]))])
+    assert table.gather(torch.tensor([[0, 1]]))[0].flatten().tolist() == [-1.0, 1.0]
 
 
 def test_same_seed_gives_the_same_parts_whatever_replicates_stand_beside_it_and_whatever_rerun():

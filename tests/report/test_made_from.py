@@ -275,7 +275,8 @@ def test_what_a_study_leaves_out_of_its_declaration_is_nothing_but_alpha_and_the
         write_condition(tmp_path, table, dataset="d", arrangement=arrangement, position="after", rate=0.3, study=study)
     declaration = study_of(tmp_path).declaration
     assert declaration | study == study | {
-        **{"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "alpha": 0.05, "grid": [{}]}
+        **{"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "apart": [], "alpha": 0.05},
+        "grid": [{}],
     }
 
 

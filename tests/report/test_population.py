@@ -1,6 +1,8 @@
 """Data sets as units: the pooled rows, the word they give, the ranks, and what else is shown beside them."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from scipy import stats
 from exact import drawn, normal, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
 from normdrop.metrics import METRICS
-from normdrop.report import page, population
+from normdrop.report import page, population, provenance
 from normdrop.report.answer import answer
 from normdrop.report.checks import Edge, declared, edges, neighbours, unsettled
 from normdrop.report.contrasts import contrasts
+from normdrop.report.figures import draw
 from normdrop.report.pooled import pool
 from normdrop.report.records import load
+from normdrop.report.tables import short_table
 
 EFFECTS = (0.010, 0.012, 0.014, 0.016, 0.018, 0.020, 0.022, 0.024)
+IDENTITY = {"NAME": "n", "EMAIL": "n@example.org"}
 N = 8
 
 
@@ -238,6 +243,13 @@ def test_each_row_tells_how_many_replicates_reach_half_the_rope(tmp_path: Path) 
     assert said is not None and f"up to {row['needed']:.0f}" in said
     # 1.5 seconds for ten replicates of each of two conditions
     assert f"`normdrop -m experiment=fake replicates={row['needed']:.0f}`" in said
+    study = study_of(root)
+    for record in study.records:
+        record["command"] = (
+            "normdrop experiment=fake precision=0.0025 replicates=6 'hydra.sweeper.also=[]' replicates_max=9"
+        )
+    again = f"`normdrop experiment=fake 'hydra.sweeper.also=[]' replicates={row['needed']:.0f}`"
+    assert again in str(unsettled(study, rows_of(root)))
     narrow = pair(tmp_path / "narrow", runs(0.8 + normal(0.005) / 5 + 0.004), runs(0.8), study={"secondary": []})
     near = unsettled(study_of(narrow), rows_of(narrow).assign(verdict="inconclusive"))
     assert near is not None and "near the margin" in near
@@ -276,6 +288,10 @@ def test_a_a_goes_through_the_whole_selection(tmp_path: Path) -> None:
     row = rows_of(tmp_path, comparison="a/a_tuned").iloc[0]
     assert (row["rate_a"], row["rate_b"]) == (0.1, 0.5)
     assert row["estimate"] == pytest.approx(-0.04)
+    table = short_table(pd.DataFrame([row]))
+    assert (
+        dict(zip(table.header, table.rows[0], strict=True))["comparison"] == "A/A: bn_dropout again, each at its best"
+    )
 
 
 # --- when does order matter
@@ -305,6 +321,23 @@ def test_the_difference_along_training_is_drawn_for_every_rate(tmp_path: Path) -
     assert to_hex(ax.get_lines()[0].get_color()) == "#000000"
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_caption_says_how_many_panels_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("normdrop.report.figures.MAX_MAPS", 2)
+    for dataset in "abc"[:count]:
+        for rate in (0.1, 0.5):
+            pair(tmp_path, runs(0.8 + normal(0)), runs(0.8), rate=rate, dataset=dataset, study={"secondary": []})
+    study = study_of(tmp_path)
+    found = draw(study, contrasts(study), rows_of(tmp_path), pd.DataFrame())
+    captions = {name: caption for name, caption, _ in found}
+    assert len(drawn(tmp_path)["along"].axes) == 2
+    left_out = "Drawn are the first 2 of 3 combinations of data set, position and setting."
+    assert (left_out in captions["along"]) == (count == 3)
+    assert "Drawn are" not in captions["curves"]
+
+
 # --- came first
 
 
@@ -323,9 +356,7 @@ def test_the_page_says_what_is_known_of_the_declaring_commit(
     for record in study.records:
         record.pop("commit", None)
         record |= facts | {"finished": 1e9}
-    from normdrop.report.provenance import declared_first
-
-    said, doubts = declared_first(study)
+    said, doubts = provenance.declared_first(study)
     assert line in said and "2001-09-09 01:46 UTC" in said
     assert [doubt in d for d in doubts] == ([True] if doubt else [])
 
@@ -333,8 +364,6 @@ def test_the_page_says_what_is_known_of_the_declaring_commit(
 def test_a_declaration_younger_than_a_record_is_said_at_the_top(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from normdrop.report import provenance
-
     study = study_of(pair(tmp_path, runs(0.8), runs(0.8)))
     for record in study.records:
         record |= {"commit": "a" * 40, "clean": True, "finished": 1e9}
@@ -344,6 +373,41 @@ def test_a_declaration_younger_than_a_record_is_said_at_the_top(
         assert said.startswith("Declared in commit cccccccccc of 2001-09-09")
         assert bool(doubts) == younger
         assert not younger or re.match("The declaration is younger than a record", doubts[0])
+
+
+def test_the_declaration_is_the_experiments_file_and_those_it_builds_on_whatever_the_run_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str, at: int = 0) -> str:
+        dated = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in IDENTITY.items()}
+        dated |= {f"GIT_{who}_DATE": f"@{at} +0000" for who in ("AUTHOR", "COMMITTER")}
+        dated["GIT_CONFIG_GLOBAL"] = os.devnull
+        command = ["git", "-C", str(tmp_path), *words]
+        return subprocess.run(command, env=os.environ | dated, capture_output=True, text=True, check=True).stdout
+
+    def commit(at: int, **files: str) -> str:
+        for name, text in files.items():
+            (tmp_path / f"conf/experiment/{name}.yaml").write_text(text)
+        git("add", ".")
+        git("commit", "-qm", "declare", at=at)
+        return git("rev-parse", "HEAD").strip()
+
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    git("init", "-q")
+    commit(1_000, _claim="a: 1", own="defaults: [base, override /data: d, _self_]", base="defaults: [_claim, _self_]")
+    commit(2_000, _claim="a: 2")
+    commit(3_000, other="a: 3", the_run="a: 3")
+    last = commit(4_000, other="a: 4")
+    study = study_of(pair(tmp_path / "outputs", runs(0.8), runs(0.8)))
+    for experiment, when in (("own", "00:33"), ("other", "01:06"), ("the_run_is_not_it", None)):
+        for record in study.records:
+            record |= {"commit": last, "clean": True, "finished": 1e9}
+            record["choices"]["experiment"] = experiment
+            record["config"]["name"] = "the_run"
+        said, doubts = provenance.declared_first(study)
+        assert re.match(f"Declared in commit [0-9a-f]+ of 1970-01-01 {when}" if when else "Trained from commit", said)
+        assert not doubts
 
 
 # --- the page

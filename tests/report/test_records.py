@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from fake_study import fake_study
+from fake_study import fake_replicates, fake_study, write_condition
 from normdrop.report.records import keys_of, load
+from normdrop.study.record import NOT_HASHED
 
 RATES = (0.3, 0.5)
 
@@ -127,6 +129,21 @@ def test_the_device_and_the_number_of_replicates_tell_nothing_apart(tmp_path: Pa
     fake_study(directory, rates=RATES, replicates=2, arrangements=("dropout_bn",), config=config)
     (study,) = load(directory).studies
     assert set(study.replicates["setting"]) == {""}
+
+
+@pytest.mark.parametrize("key", [*NOT_HASHED, "data.path"])
+def test_what_changes_no_number_tells_nothing_apart(tmp_path: Path, key: str) -> None:
+    group, _, name = key.partition(".")
+    for value, arrangement in enumerate(("bn_dropout", "dropout_bn")):
+        changed = {"data": {"name": "digits", "fingerprint": "f", "level": 0.95}, "measure": {}, group: value}
+        if name:
+            changed[group] = {"name": "digits", name: value}
+        write_condition(
+            *(tmp_path, fake_replicates(np.random.default_rng(0), 0.9, np.zeros(6), 0.01, 9, 99)),
+            **{"dataset": "digits", "arrangement": arrangement, "position": "after", "rate": 0.3, "config": changed},
+        )
+    (study,) = load(tmp_path).studies
+    assert (study.settings, study.told_apart) == ([""], [])
 
 
 def test_studies_in_one_directory_are_kept_apart(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ class Table:
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
         mean, scale = (torch.from_numpy(np.stack(each)[:, None]) for each in zip(*scales, strict=True))
-        x = rows.x.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold stays as it is
+            x = rows.x.astype(np.float32)
         held = x if np.array_equal(x, rows.x, equal_nan=True) else rows.x  # half of the memory where nothing is lost
         return cls(torch.tensor(held), torch.tensor(rows.y), (mean, scale), bool(np.isnan(rows.x).any()))
 

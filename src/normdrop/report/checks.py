@@ -8,6 +8,7 @@ None where the doubt does not arise.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -223,12 +224,19 @@ def unsettled(study: Study, rows: pd.DataFrame) -> str | None:
         minutes = wall / max(trained, 1) * len(study.records) * (target - now) / 60
         over = f" ({capped} of them more than {CAP}, where it stops: those may stay open)" if capped else ""
         commands = {str(record.get("command")) for record in study.records if record.get("command")}
-        again = f": `{min(commands, key=len)} replicates={target}`" if commands else ""
+        again = f": `{_with(min(commands, key=len), target)}`" if commands else ""
         said.append(
             f"{len(more)} of {len(family)} rows of the family need more replicates for intervals of ± half the ROPE on "
             f"these rows: up to {needed}{over}, about {max(minutes, 1):.0f} more minutes of training here{again}."
         )
     return " ".join(said)
+
+
+def _with(command: str, replicates: int) -> str:
+    """The command that trains as many: what it said of their number before is left out."""
+    words = shlex.split(command)
+    kept = [word for word in words if word.partition("=")[0] not in ("replicates", "precision", "replicates_max")]
+    return shlex.join([*kept, f"replicates={replicates}"])
 
 
 def would_change(study: Study, said: Answer) -> list[str]:

@@ -42,6 +42,7 @@ OTHERS = [*zip(matplotlib.color_sequences["Dark2"], "<>phH8d^", strict=True)]
 OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")), strict=True))
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
+MAX_MAPS = 6  # of panels for which every learning curve is read
 MAX_ROWS = 40
 DPI = 150
 WIDTH = 7.2  # inches: one column of the page
@@ -129,14 +130,28 @@ def draw(
             "sees less variance in evaluation than in training.",
         ),
     }
-    others = len(study.settings) - len(study.base_settings)
+    others, room = len(study.settings) - len(study.base_settings), _room(study, rows)
     with matplotlib.rc_context(STYLE):
         for name in kind.figures:
             drawing, caption = drawings[name]
             if (figure := drawing()) is not None:
                 if others and name not in ("population", "effects", "ranks", "shift"):
                     caption += f" The tables have {others} further settings."
+                if name in room and room[name][0] < room[name][1]:
+                    caption += " Drawn are the first {} of {} {}.".format(*room[name])
                 yield name, caption, figure
+
+
+def _room(study: Study, rows: pd.DataFrame) -> dict[str, tuple[int, int, str]]:
+    """For how many panels or rows a figure has room, how many there are, and what they are; by the figure's name."""
+    places = _base_blocks(study)
+    blocks_of = len(places), "combinations of data set, position and setting"
+    return {
+        "effects": (MAX_ROWS, len(_declared(rows)), "rows"),
+        "difference": (MAX_PANELS, len({key for _, key, _ in places}), "combinations of data set and setting"),
+        **dict.fromkeys(("regime", "along"), (MAX_MAPS, *blocks_of)),
+        **dict.fromkeys(("pairs", "by_rate", "grid", "curves", "who_beats_whom"), (MAX_PANELS, *blocks_of)),
+    }
 
 
 def looks(study: Study) -> dict[str, tuple[Any, str]]:
@@ -196,8 +211,12 @@ def _axis(study: Study) -> str:
     return f"{metric.words}, ratio A / B" if study.kind.ratio else f"{study.kind.effect} ({metric.unit})"
 
 
+def _declared(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["family"] == DECLARED) & rows["ci_low"].notna()]
+
+
 def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
-    family = rows[(rows["family"] == DECLARED) & rows["ci_low"].notna()].head(MAX_ROWS)
+    family = _declared(rows).head(MAX_ROWS)
     if family.empty:
         return None
     scale = _scale(study)
@@ -320,7 +339,7 @@ def _differences_along(study: Study, block: pd.DataFrame) -> pd.DataFrame:
 def _order_blocks(study: Study, swept: str) -> list[tuple[str, pd.DataFrame]]:
     if any(len(side) > 1 for side in study.sides) or study.over is not None:
         return []
-    found = [(title, _differences_along(study, block)) for title, _, block in _base_blocks(study)[:6]]
+    found = [(title, _differences_along(study, block)) for title, _, block in _base_blocks(study)[:MAX_MAPS]]
     return [(title, table) for title, table in found if len(table) and table[swept].nunique() > 1]
 
 
@@ -426,7 +445,7 @@ def _base_blocks(study: Study) -> list[tuple[str, tuple[str, str], pd.DataFrame]
     base = study.base_settings
     found = [f for f in blocks(study) if f[2] in base]
     found.sort(key=lambda f: (f[0], base.index(f[2]), POSITIONS.index(f[1])))
-    return [(_title(d, p, s), (d, s), block) for d, p, s, block in found][:MAX_PANELS]
+    return [(_title(d, p, s), (d, s), block) for d, p, s, block in found]
 
 
 def _title(dataset: str, position: str, setting: str) -> str:
@@ -436,7 +455,7 @@ def _title(dataset: str, position: str, setting: str) -> str:
 def _one_each(study: Study) -> list[tuple[str, pd.DataFrame]]:
     """Each data set and setting once, at its first position, and of a grid that the study consumes the first value."""
     found: dict[tuple[str, str], tuple[str, pd.DataFrame]] = {}
-    for title, key, block in _base_blocks(study):
+    for title, key, block in _base_blocks(study)[:MAX_PANELS]:
         found.setdefault(key, (title, block if study.over is None else block[block[study.over] == ladder(study)[0]]))
     return list(found.values())
 
@@ -492,7 +511,7 @@ def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
 
 def _by_rate(study: Study) -> Figure | None:
     metric, scale = study.metric, _scale(study)
-    found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b["rate"].nunique() > 2]
+    found = [(t, b) for t, _, b in _base_blocks(study)[:MAX_PANELS] if metric in b and b["rate"].nunique() > 2]
     if not found:
         return None
     figure, axes = _panels(len(found))
@@ -519,7 +538,7 @@ def _by_rate(study: Study) -> Figure | None:
 
 def _by_grid(study: Study) -> Figure | None:
     metric, over, scale = study.metric, study.over, _scale(study)
-    found = [(t, b) for t, _, b in _base_blocks(study) if metric in b and b[over].nunique() > 1]
+    found = [(t, b) for t, _, b in _base_blocks(study)[:MAX_PANELS] if metric in b and b[over].nunique() > 1]
     if not found:
         return None
     figure, axes = _panels(len(found))

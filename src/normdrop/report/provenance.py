@@ -6,6 +6,8 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from normdrop.report.records import Study
 
 ROOT = Path(__file__).parents[3]
@@ -14,20 +16,21 @@ ROOT = Path(__file__).parents[3]
 def declared_first(study: Study) -> tuple[str, list[str]]:
     """A line on which commit declared the study and when it was trained, and the doubts to tell at the top.
 
-    The declaration is conf/experiment/<name>.yaml as it stood in the commit that the records name.
+    The declaration is the file of the experiment that the records name, and those that it builds on, as they stood in
+    the commit that the records name: the youngest change counts.
     """
     records = study.records
     began = min(record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records)
     ended = min(record.get("finished", 0.0) for record in records)
     commits = {record.get("commit") for record in records}
-    name = str(records[0]["config"].get("name", ""))
     first = f"the first condition began at {_time(began)} and was finished at {_time(ended)}"
     doubts = []
     if not all(record.get("clean") for record in records if record.get("commit")):
         doubts.append("Some conditions were trained from a tree with changes that no commit has.")
     if None in commits:
         return f"No commit was recorded, so nothing proves that the declaration came first; {first}.", doubts
-    found = [_declaring(str(commit), name) for commit in sorted(commits, key=str)]
+    sources = sorted({(record["commit"], str(record["choices"].get("experiment"))) for record in records})
+    found = [_declaring(commit, experiment) for commit, experiment in sources]
     known = [entry for entry in found if entry is not None]
     if not known:
         return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
@@ -39,14 +42,25 @@ def declared_first(study: Study) -> tuple[str, list[str]]:
     return f"Declared in commit {commit[:10]} of {_time(when)}; {first}.", doubts
 
 
-def _declaring(commit: str, name: str) -> tuple[str, float] | None:
-    """The last commit up to this one that changed the experiment's declaration, and its time; None if unknown here."""
-    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%H %ct", commit, "--", f"conf/experiment/{name}.yaml"]
+def _declaring(commit: str, experiment: str) -> tuple[str, float] | None:
+    """The last commit up to this one that changed the declaration, and its time; None if git knows of none."""
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+        said = _git("log", "-1", "--format=%H %ct", commit, "--", *_files(commit, experiment)).split()
     except (OSError, subprocess.SubprocessError):
         return None
     return (said[0], float(said[1])) if said else None
+
+
+def _files(commit: str, experiment: str) -> list[str]:
+    """An experiment's file and those of the experiments in its defaults."""
+    file = f"conf/experiment/{experiment}.yaml"
+    defaults = (yaml.safe_load(_git("show", f"{commit}:{file}")) or {}).get("defaults", [])
+    built_on = [name for name in defaults if isinstance(name, str) and name != "_self_"]
+    return [file, *(each for name in built_on for each in _files(commit, name))]
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, timeout=10, check=True).stdout
 
 
 def _time(seconds: float) -> str:

@@ -20,13 +20,13 @@ from normdrop.metrics import METRICS
 from normdrop.study import record as store
 
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
-# What may differ between two conditions that are compared, and what has no influence on a result.
-# fmt: off
+# What may differ between two conditions that are compared, and what has no influence on a result; rows are known by
+# their fingerprint, wherever they lie.
 _FREE = (
-    "arrangement", "position", "rate", "seeds", "replicates", "rerun", "replicates_at_a_time", "name", "logging",
-    "study", "measure", "trainer.accelerator", "trainer.devices",
+    *store.NOT_HASHED,
+    *("arrangement", "position", "rate", "rerun"),
+    *("measure", "data.path", "trainer.accelerator", "trainer.devices"),
 )
-# fmt: on
 # Conditions trained without an experiment: the table is worth showing, but nothing was declared.
 UNDECLARED = {
     "claim": "undeclared",

@@ -11,7 +11,7 @@ import pandas as pd
 from normdrop.metrics import METRICS
 from normdrop.report.answer import interval, number, say
 from normdrop.report.records import Study
-from normdrop.report.verdicts import EXPLORATORY, each
+from normdrop.report.verdicts import EXPLORATORY, HARNESS, each
 
 
 @dataclass
@@ -88,7 +88,7 @@ def short_table(rows: pd.DataFrame) -> Table:
         {
             "data set": row.dataset,
             "position": row.position,
-            "comparison": row.setting or "—" if row.comparison != "a/a" else _comparison(row),
+            "comparison": _comparison(row) if row.family == HARNESS else row.setting or "—",
             "metric": row.metric if rows["metric"].nunique() > 1 else "—",
             "A - B": number(row.estimate, row),
             "interval": interval(row.ci_low, row.ci_high, row),

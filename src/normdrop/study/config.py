@@ -22,6 +22,7 @@ from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, h
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.app import CONF
+from normdrop.study.record import NOT_HASHED
 
 
 class Rule(NamedTuple):
@@ -235,14 +236,6 @@ _NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "d
 _NUMBERS |= {
     f"{group}.{key}": r.number for group, rules in (("trainer", TRAINER), ("study", STUDY)) for key, r in rules.items()
 }
-
-# What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
-NOT_HASHED = (
-    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
-    *("checkpoint_minutes", "save_networks", "precision", "replicates_max"),
-    *("measure.activation_epochs", "measure.activation_seed"),
-)
-
 
 _DEVICES = ("nvidiactl", "dxg", "kfd")  # NVIDIA's, under Windows' Linux, and AMD's
 

@@ -31,7 +31,12 @@ COLUMNS = (
     *("gap", "nll_gap", "steps_to_level", "diverged", "recal_test_acc", "recal_test_nll"),
 )
 
-
+# What changes no number in a replicate's row: who trains beside it, where, under which name, and what is drawn of it.
+NOT_HASHED = (
+    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study"),
+    *("checkpoint_minutes", "save_networks", "precision", "replicates_max"),
+    *("measure.activation_epochs", "measure.activation_seed"),
+)
 # Another number wherever an older record can no longer be read or compared.
 FORMAT = 3
 RECORD = "record.json"

@@ -250,7 +250,7 @@ def plan(
     """
     for key in compose.varying:
         bare = key.lstrip("+~")
-        if any(bare == name or bare.startswith(f"{name}.") for name in (*configs.NOT_HASHED, "experiment", "hydra")):
+        if any(bare == name or bare.startswith(f"{name}.") for name in (*record.NOT_HASHED, "experiment", "hydra")):
             raise ValueError(f"{bare}: cannot be swept; give one value, or run the command once for each")
     from normdrop.data.sources import standard_rows  # here: pandas and scikit-learn take a second to import
 
@@ -341,7 +341,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
             yield from _differences(before, after, f"{prefix}{key}.")
         elif f"{prefix}{key}" == "data.fingerprint" and before != after:
             yield "its rows are others than those that were trained on"
-        elif before != after and f"{prefix}{key}" not in configs.NOT_HASHED:
+        elif before != after and f"{prefix}{key}" not in record.NOT_HASHED:
             yield f"{prefix}{key} was {before}, now {after}"
 
 
