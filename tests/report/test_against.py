@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from exact import rows_of, study_of
 from fake_study import fake_study
 from normdrop.report.__main__ import main
 from normdrop.report.against import compare_runs, read_reference
@@ -17,13 +18,16 @@ def study_at(directory: Path, effect: float, **options: Any) -> Path:
     def accuracy(arrangement: str, *_: Any) -> float:
         return 0.9 + (effect if arrangement == "bn_dropout" else 0.0)
 
-    fake_study(directory, accuracy=accuracy, rates=(0.2, 0.5), replicates=10, **options)
-    assert main([str(directory)]) == 0
-    return directory
+    return fake_study(directory, accuracy=accuracy, rates=(0.2, 0.5), replicates=10, **options)
+
+
+def rows_at(directory: Path, effect: float, **options: Any) -> pd.DataFrame:
+    return rows_of(study_at(directory, effect, **options))
 
 
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     directory = study_at(tmp_path / "own", 0.01)
+    assert main([str(directory)]) == 0
     rows = read_reference(directory)
     both = compare_runs(rows, rows)
     assert len(both) == len(rows)
@@ -33,11 +37,11 @@ def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
 
 
 def test_t_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path: Path) -> None:
-    own, reference = (read_reference(study_at(tmp_path / f"s{i}", 0.01, seed=i)) for i in (0, 1))
+    own, reference = (rows_at(tmp_path / f"s{i}", 0.01, seed=i) for i in (0, 1))
     row = compare_runs(own, reference).query("comparison == 'best_vs_best' and metric == 'test_acc'").iloc[0]
     errors = []
     for i in (0, 1):
-        replicates = pd.read_csv(tmp_path / f"s{i}/report/replicates.csv")
+        replicates = study_of(tmp_path / f"s{i}").replicates
         best = replicates[replicates["rerun"] == 0].sort_values("val_acc", ascending=False)
         sides = best.groupby(["arrangement", "seed"]).first()["test_acc"]
         errors.append((sides["bn_dropout"] - sides["dropout_bn"]).sem())
@@ -47,7 +51,8 @@ def test_t_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path
 def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = study_at(tmp_path / "reference", 0.03)
     own = study_at(tmp_path / "own", -0.03, seed=1)
-    both = compare_runs(read_reference(own), read_reference(reference))
+    assert main([str(reference)]) == 0
+    both = compare_runs(rows_of(own), read_reference(reference))
     accuracy = both[(both["metric"] == "test_acc") & (both["comparison"] != "a/a")]
     assert accuracy["differs"].all()
     assert accuracy["verdict_differs"].all()
@@ -59,30 +64,28 @@ def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_of_several_experiments_on_one_claim_the_one_of_the_same_name_is_the_reference(tmp_path: Path) -> None:
-    reference = pd.concat(
-        [read_reference(study_at(tmp_path / "reference" / n, e)) for n, e in (("a", 0.05), ("b", 0.01))]
-    )
-    own = read_reference(study_at(tmp_path / "b", 0.01))
+    reference = pd.concat([rows_at(tmp_path / "reference" / n, e) for n, e in (("a", 0.05), ("b", 0.01))])
+    own = rows_at(tmp_path / "b", 0.01)
     both = compare_runs(own, reference)
     assert set(both["experiment_reference"]) == {"b"}
     assert not both["differs"].any()
 
 
 def test_what_an_experiment_of_the_same_name_lacks_is_not_taken_from_another(tmp_path: Path) -> None:
-    others = study_at(tmp_path / "reference" / "a", 0.05, datasets=("digits", "wine"))
-    reference = pd.concat([read_reference(others), read_reference(study_at(tmp_path / "reference" / "b", 0.01))])
-    own = read_reference(study_at(tmp_path / "b", 0.01, datasets=("digits", "wine")))
+    others = rows_at(tmp_path / "reference" / "a", 0.05, datasets=("digits", "wine"))
+    reference = pd.concat([others, rows_at(tmp_path / "reference" / "b", 0.01)])
+    own = rows_at(tmp_path / "b", 0.01, datasets=("digits", "wine"))
     assert set(compare_runs(own, reference)["dataset"]) == {"digits"}
 
 
 def test_rows_of_other_data_are_not_compared(tmp_path: Path) -> None:
-    own = read_reference(study_at(tmp_path / "own", 0.01))
-    reference = read_reference(study_at(tmp_path / "reference", 0.01, datasets=("wine",)))
+    own, reference = rows_at(tmp_path / "own", 0.01), rows_at(tmp_path / "reference", 0.01, datasets=("wine",))
     assert compare_runs(own, reference).empty
 
 
 def test_a_run_that_shares_nothing_with_the_reference_still_gets_its_report(tmp_path: Path) -> None:
     own, reference = study_at(tmp_path / "own", 0.01), study_at(tmp_path / "other", 0.01, datasets=("wine",))
+    assert main([str(reference)]) == 0
     assert main([str(own), "--against", str(reference)]) == 0
     assert "0 comparisons are in both" in (own / "report/report.md").read_text()
 
@@ -91,7 +94,6 @@ def test_a_reference_without_verdicts_is_one_line_and_exit_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = study_at(tmp_path / "own", 0.01)
-    capsys.readouterr()
     (tmp_path / "empty").mkdir()
     assert main([str(own), "--against", str(tmp_path / "empty")]) == 1
     assert capsys.readouterr().err == f"--against {tmp_path / 'empty'}: no verdicts.csv in it\n"

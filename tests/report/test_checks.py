@@ -9,16 +9,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from exact import checks_of, rows_of
 from fake_study import fake_study
 from normdrop.report import page
 from normdrop.report.__main__ import main
 from normdrop.report.checks import replicated, theory
 from normdrop.report.records import load
-
-
-def checks_of(directory: Path) -> str:
-    (section,) = page.write(load(directory), "normdrop-report").sections
-    return "\n".join(section.checks)
 
 
 def ahead(effects: dict[str, float]) -> Any:
@@ -31,7 +27,7 @@ def test_the_smallest_difference_that_is_found_follows_from_the_spread_and_the_s
     directory = fake_study(tmp_path, rates=(0.3,), positions=("after", "before"), replicates=20)
     found = re.search(r"true difference of ([\d.]+) to ([\d.]+) pp with 80 % power.*0\.05 / 2", checks_of(directory))
     assert found is not None
-    table = pd.read_csv(directory / "report/verdicts.csv").query("family == 'declared'")
+    table = rows_of(directory, family="declared")
     # Power, computed afresh from the noncentral t.
     spread = (table["estimate"] / table["d_z"]).sort_values()
     for shown, sd in zip(map(float, found.groups()), spread, strict=True):
@@ -107,7 +103,8 @@ def test_a_ladder_says_how_far_it_goes_down(tmp_path: Path) -> None:
 def test_a_ladder_of_which_one_rung_is_there_gets_its_report(tmp_path: Path) -> None:
     study = {"kind": "ladder", "over": "data.clusters_per_class"}
     directory = fake_study(tmp_path, study=study, settings=[{"data.clusters_per_class": 1}], rates=(0.3,), replicates=6)
-    assert "The ladder is one" not in checks_of(directory)
+    (section,) = page.write(load(directory), "normdrop-report").sections
+    assert "The ladder is one" not in " ".join(section.checks)
 
 
 def test_only_exact_forms_count_for_the_agreement_of_theory_and_measurement() -> None:

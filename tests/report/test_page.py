@@ -192,7 +192,8 @@ def test_a_difference_of_an_arrangement_from_itself_is_said_first(tmp_path: Path
 
 def test_as_many_claiming_a_a_rows_as_chance_gives_are_told_and_raise_no_alarm(tmp_path: Path) -> None:
     positions, datasets = ("after", "before"), tuple(f"data{i}" for i in range(10))
-    directory = fake_study(tmp_path, rates=(0.3,), positions=positions, datasets=datasets, replicates=8)
+    options: dict[str, Any] = {"rates": (0.3,), "positions": positions, "datasets": datasets, "replicates": 8}
+    directory = fake_study(tmp_path, arrangements=("bn_dropout", "dropout_bn"), **options)
     again = directory / "data3/bn_dropout/after/q0.30/rerun=1"
     rewrite(again, lambda t: t.assign(test_acc=t["test_acc"] - 0.05))
     markdown = report_of(directory)

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy import stats
 
 from exact import drawn, normal, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
+from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.report import page, population, provenance
 from normdrop.report.answer import answer
@@ -48,6 +50,15 @@ def test_a_pooled_row_is_the_random_effects_mean_of_new_data_scope(tmp_path: Pat
         assert row[name] == pytest.approx(getattr(truth, name)), name
     assert (row["k"], row["datasets"], row["left_out"]) == (8, " ".join(f"d{k}" for k in range(8)), "")
     assert row["verdict"] == "better"
+
+
+def test_the_table_over_data_sets_has_these_columns_in_this_order(tmp_path: Path) -> None:
+    page.write(load(sets(tmp_path, study={"secondary": []})), "normdrop-report")
+    table = pd.read_csv(tmp_path / "report/pooled.csv")
+    contract = ["claim", "position", "metric", "k", "estimate", "ci_low", "ci_high", "tau", "i2", "pi_low", "pi_high"]
+    contract += ["p_value", "p_tost", "verdict", "datasets"]
+    assert [column for column in table if column in contract] == contract
+    assert table["datasets"][0] == "d0 d1 d2 d3 d4 d5 d6 d7"
 
 
 def test_a_pool_is_of_one_position_one_setting_one_metric_and_one_rate(tmp_path: Path) -> None:
@@ -96,7 +107,8 @@ def test_the_word_in_general_comes_from_the_pooled_mean_and_the_prediction_inter
         for k, effect in enumerate(effects):
             a = runs(0.8 + effect + normal(0.0, N) / 10, N)
             pair(root, a, runs(0.8, N), dataset=f"d{k}", study={"secondary": []})
-        words[name] = answer(study_of(root), rows_of(root), over_sets(root))
+        study, rows = study_of(root), rows_of(root)
+        words[name] = answer(study, rows, population.pooled(study, rows))
     assert {name: said.word for name, said in words.items()} == {
         "yes": "Yes",
         "no": "No: the opposite",
@@ -108,7 +120,9 @@ def test_the_word_in_general_comes_from_the_pooled_mean_and_the_prediction_inter
     assert "The mean over data sets is asked" in words["yes"].rule
 
 
-def test_networks_are_ranked_each_tuned_and_the_loss_of_another_is_told(tmp_path: Path) -> None:
+def test_networks_are_ranked_each_tuned_and_the_loss_of_another_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     levels = {"none": 0.80, "dropout": 0.84, "bn": 0.82, "bn_dropout": 0.90, "dropout_bn": 0.87}
 
     def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
@@ -125,18 +139,17 @@ def test_networks_are_ranked_each_tuned_and_the_loss_of_another_is_told(tmp_path
     assert table["mean_rank"].to_list() == pytest.approx(range(1, 9), abs=0.3)
     assert table.loc["dropout", "loss"] == pytest.approx(0.06, abs=1e-3)
     assert table.loc["none", "worst"] >= table.loc["none", "loss"] > 0.09
-    (figure,) = (figure for name, figure in figures_of(study, found) if name == "ranks")
+    monkeypatch.setitem(KINDS, "difference", replace(KINDS["difference"], figures=("ranks",)))
+    ((_, figure),) = figures_of(study, found)
     said = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert f"critical difference {found[0].critical_difference:.2f}" in said
     assert "none (8.00)" in said
 
 
 def figures_of(study: Any, ranked: Any) -> list[tuple[str, Any]]:
-    from normdrop.report import figures
-
     found = contrasts(study)
     rows = rows_of(study.root)
-    drawings = figures.draw(study, found, rows, pd.DataFrame(), population.pooled(study, rows), ranked)
+    drawings = draw(study, found, rows, pd.DataFrame(), population.pooled(study, rows), ranked)
     return [(name, figure) for name, _, figure in drawings]
 
 
