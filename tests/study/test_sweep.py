@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
+from normdrop.report.records import load
 from normdrop.study import app, config, sweep
 from normdrop.study import record as results
 from normdrop.study.config import CONF
@@ -294,6 +295,16 @@ def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_a_finished_co
     held = results.read(table.parent / "outputs/study/x/bn/after/q0.00").record
     assert held["data"]["classes"] == {"x": 30, "y": 30, "z": 30} and held["data"]["rows"] == 90
     assert held["config"]["data"]["fingerprint"] == held["data"]["fingerprint"]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_report_knows_of_a_recorded_condition_whether_the_data_gave_its_test_part(command, table, given):
+    rows = pd.read_csv(table)
+    rows.assign(part=np.where(np.arange(90) < 60, "train", "test")).to_csv(table, index=False)
+    split = "data.split_column=part" if given else "data.drop=[part]"
+    assert command(*TABLE, "data.path=x.csv", split) == ""
+    (study,) = load(table.parent / "outputs/study").studies
+    assert study.replicates["test_train_ratio"].isna().all() == given
 
 
 def test_each_spelling_of_a_number_is_the_same_condition(planned):
