@@ -199,7 +199,7 @@ def spoken(study: Study) -> tuple[str, str]:
         first = [operations(side)[0] for side in (a, b)]
         return f"{SPOKEN.get(first[0], first[0])} first", f"{SPOKEN.get(first[1], first[1])} first"
     names = [
-        " or ".join(" and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "neither" for arm in side)
+        " or ".join(" and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "a network with neither" for arm in side)
         for side in study.sides
     ]
     return names[0], f"the better of {names[1]}" if others else names[1]
