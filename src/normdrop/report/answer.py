@@ -198,10 +198,11 @@ def spoken(study: Study) -> tuple[str, str]:
     if not more and not others and a != b and operations(a)[::-1] == operations(b):
         first = [operations(side)[0] for side in (a, b)]
         return f"{SPOKEN.get(first[0], first[0])} first", f"{SPOKEN.get(first[1], first[1])} first"
-    names = [
-        " or ".join(" and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "a network with neither" for arm in side)
-        for side in study.sides
-    ]
+
+    def holding(arm: str) -> str:
+        return " and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "a network with neither"
+
+    names = [" or ".join(map(holding, side)) for side in study.sides]
     return names[0], f"the better of {names[1]}" if others else names[1]
 
 
