@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 SWEEP = (
     *("arrangement=none,bn_dropout,dropout_bn", "rate=0.2,0.5", "replicates=3", "replicates_at_a_time=1"),
     *("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=4"),
-    *("trainer.accelerator=cpu", "logging=minimal", "name=sweep", "checkpoint_minutes=0"),
+    *("trainer.accelerator=cpu", "logging=minimal", "name=sweep", "checkpoint_minutes=0", "engine=torch"),
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 LAUNCHERS = {"basic": ("hydra/launcher=basic",), "processes": ("hydra.launcher.n_jobs=2",)}

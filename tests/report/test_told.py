@@ -457,9 +457,20 @@ def test_the_console_says_what_the_page_says_first(tmp_path: Path, capsys: pytes
     said = " ".join(capsys.readouterr().out.split())
     row = pd.read_csv(directory / "report/verdicts.csv").query("family == 'declared'").iloc[0]
     bounds = f"between {100 * row['new_low']:+.2f} and {100 * row['new_high']:+.2f} for new data like it"
-    assert f"had {100 * row['estimate']:.2f} pp more test accuracy than dropout first, {bounds}" in said
+    ahead = f"test accuracy was {100 * row['estimate']:.2f} pp higher with batch normalization first than with dropout"
+    assert f"{ahead} first, {bounds}" in said
     markdown = " ".join((directory / "report/report.md").read_text().split())
     assert said.split("Beside it")[0].split("it. ", 1)[1].split(". ", 1)[1].strip() in markdown
+
+
+def test_a_ratio_is_told_of_the_steps_of_the_other_side(tmp_path: Path) -> None:
+    study = {"contrast": {"a": "bn", "b": "none"}, "metric": "steps_to_level", "kind": "ratio", "secondary": []}
+    for arrangement, steps in (("bn", 50.0), ("none", 100.0)):
+        write(tmp_path, arrangement, runs(0.9, 9, steps_to_level=steps + np.arange(9)), 0.0, study=study)
+    said = answer(study_of(tmp_path), rows_of(tmp_path)).plain
+    assert said.startswith(
+        "Steps to level with batch normalization came to ×0.519 of those with a network with neither, "
+    )
 
 
 # --- against a reference

@@ -198,10 +198,11 @@ def spoken(study: Study) -> tuple[str, str]:
     if not more and not others and a != b and operations(a)[::-1] == operations(b):
         first = [operations(side)[0] for side in (a, b)]
         return f"{SPOKEN.get(first[0], first[0])} first", f"{SPOKEN.get(first[1], first[1])} first"
-    names = [
-        " or ".join(" and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "neither" for arm in side)
-        for side in study.sides
-    ]
+
+    def holding(arm: str) -> str:
+        return " and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "a network with neither"
+
+    names = [" or ".join(map(holding, side)) for side in study.sides]
     return names[0], f"the better of {names[1]}" if others else names[1]
 
 
@@ -222,8 +223,8 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
         region = "" if math.isnan(rope) else f" (up to {no_matter} would not matter)"
         for mean in each(pooled[pooled["metric"] == metric] if len(pooled) else pooled):
             said.append(
-                f"over {mean.k} data sets ({mean.position}) {a} had {_more(mean.estimate, what, row)} than {b} on "
-                f"average, {_between(mean.ci_low, mean.ci_high, row)}; a new data set would lie "
+                f"on average over {mean.k} data sets ({mean.position}) {_ahead(mean.estimate, what, row, a, b)}, "
+                f"{_between(mean.ci_low, mean.ci_high, row)}; a new data set would lie "
                 f"{_between(mean.pi_low, mean.pi_high, row)}: {_phrase(mean.verdict)}{region}"
             )
         if len(pooled):
@@ -231,7 +232,7 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
         if len(group) == 1:
             bounds = _between(getattr(row, f"{new}low"), getattr(row, f"{new}high"), row)
             said.append(
-                f"{a} had {_more(row.estimate, what, row)} than {b}, {bounds} for {SCOPES[column]}: "
+                f"{_ahead(row.estimate, what, row, a, b)}, {bounds} for {SCOPES[column]}: "
                 f"{_phrase(getattr(row, column))}{region}"
             )
         else:
@@ -244,10 +245,11 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
     return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
 
 
-def _more(estimate: float, what: str, row: Any) -> str:
+def _ahead(estimate: float, what: str, row: Any, a: str, b: str) -> str:
     if row.null == 1:
-        return f"×{estimate:.3g} the {what}"
-    return f"{number(abs(estimate), row).lstrip('+')} {'more' if estimate >= 0 else 'less'} {what}"
+        return f"{what} with {a} came to ×{estimate:.3g} of those with {b}"
+    size, side = number(abs(estimate), row).lstrip("+"), "higher" if estimate >= 0 else "lower"
+    return f"{what} was {size} {side} with {a} than with {b}"
 
 
 def _between(low: float, high: float, row: Any) -> str:
