@@ -19,7 +19,7 @@ from normdrop.training import check as before_training
 # Who trains beside a replicate, where, under which name, what is kept of it, declared of it and drawn of it.
 EXEMPT = {
     *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study", "trainer.accelerator"),
-    *("checkpoint_minutes", "save_networks"),
+    *("checkpoint_minutes", "save_networks", "precision", "replicates_max"),
     *("measure.activation_epochs", "measure.activation_seed"),
 }
 ADDED = ("+trainer.limit_train_batches=3", "+trainer.max_steps=8", "+trainer.deterministic=true")
