@@ -7,6 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test is judged by its time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on small tensors threads do no more than wait
 
