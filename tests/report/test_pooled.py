@@ -18,7 +18,7 @@ LABS = np.array([61.0, 61.4, 62.21, 62.3, 62.34, 62.6, 62.7, 62.84, 65.9])
 LAB_VARIANCES = np.array([0.2025, 1.21, 0.09, 0.2025, 0.3844, 0.5625, 0.0676, 0.0225, 1.8225])
 METAFOR = {"estimate": 62.4076199113286, "error": 0.338030602684471, "tau2": 0.705395309224248, "i2": 0.837218626490482}
 
-some_effects = st.lists(st.floats(-3, 3, width=32), min_size=8, max_size=15)
+some_effects = st.lists(st.floats(-3, 3, width=32, allow_subnormal=False), min_size=8, max_size=15)
 
 
 @pytest.fixture(autouse=True)
