@@ -122,6 +122,8 @@ WRONG = {
     "measure.activation_seed=first": "measure.activation_seed=first: must be null or an integer ≥ 0",
     "measure.activation_seed=2": "activation_seed=2: must be null or one of the condition's seeds, 0 to 1",
     "experiment=ordering seeds=[4,7] measure.activation_seed=0": "must be null or one of the condition's seeds, [4, 7]",
+    "precision=0.002": "precision=0.002: is for declared studies; choose one with experiment=",
+    "experiment=quick precision=5": "precision=5: must be null or a number > 0 and < 1",
     "+trainer.max_steps=1": "trainer.max_steps=1: must reach the first validation, after 2 steps",
     "+trainer.limit_train_batches=0.1": "trainer.limit_train_batches=0.1: leaves no batch of an epoch to train on",
     "+trainer.deterministic=perhaps": "trainer.deterministic=perhaps: must be one of True, False, warn",

@@ -192,3 +192,11 @@ def test_the_written_table_holds_what_was_read(reported: Path) -> None:
     (study,) = load(reported).studies
     assert len(written) == len(study.replicates)
     assert written["test_acc"].to_list() == pytest.approx(study.replicates["test_acc"].to_list(), abs=1e-15)
+
+
+def test_of_a_study_of_which_one_side_has_finished_there_is_a_report(tmp_path: Path, capsys) -> None:
+    from normdrop.report.__main__ import main
+
+    directory = fake_study(tmp_path / "s", rates=(0.2, 0.5), replicates=6, arrangements=("none", "bn_dropout"))
+    assert main([str(directory)]) == 0
+    assert "No finished conditions to compare bn_dropout with dropout_bn" in capsys.readouterr().out.replace("\n", " ")

@@ -98,11 +98,12 @@ def draw(
         ),
         "effects": (
             lambda: None if len(means) else _forest(study, rows),
-            f"The declared family: {effect}, {contrast}, with intervals. {band}",
+            f"The declared family: {effect}, {contrast}, with intervals on these rows. {band}",
         ),
         "difference": (
             lambda: _difference(study, rows),
-            f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals. {band}",
+            f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals on these rows. "
+            f"{band}",
         ),
         "grid": (
             lambda: _by_grid(study),
@@ -329,9 +330,9 @@ def _differences_along(study: Study, block: pd.DataFrame) -> pd.DataFrame:
             read_history(study, records[row["condition"]]).assign(**{key: row[key] for key in keys})
             for row in own.to_dict("records")
         ]
-        sides.append(pd.concat(frames) if frames else pd.DataFrame(columns=[*keys, "seed", "epoch", "val_acc"]))
+        sides.append(pd.concat(frames) if frames else pd.DataFrame(columns=[*keys, "seed", "epoch", "step", "val_acc"]))
     both = sides[0].merge(sides[1], on=[*keys, "seed", "epoch", "step"], suffixes=("", "_b"))
-    both = both[both["rate"] > 0]
+    both = both[both["rate"] > 0].astype({"step": float, "val_acc": float, "val_acc_b": float})
     both["part"] = both["step"] / both.groupby([*keys, "seed"])["step"].transform("max")
     return both.assign(difference=100 * (both["val_acc"] - both["val_acc_b"]))
 

@@ -88,7 +88,7 @@ def short_table(rows: pd.DataFrame) -> Table:
         {
             "data set": row.dataset,
             "position": row.position,
-            "comparison": _comparison(row) if row.family == HARNESS else row.setting or "—",
+            "comparison": _comparison(row) if row.family == HARNESS else row.setting or _comparison(row),
             "metric": row.metric if rows["metric"].nunique() > 1 else "—",
             "A - B": number(row.estimate, row),
             "interval": interval(row.ci_low, row.ci_high, row),

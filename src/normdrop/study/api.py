@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
+from normdrop.study.app import one_line
 from normdrop.training.check import check_fit
 from normdrop.training.fit import Fitted, data_of, fit, module_of, quiet
 from normdrop.training.kept import load
@@ -47,7 +50,10 @@ def build(*overrides: str) -> tuple[ReplicatedClassifier, ReplicateData]:
 
 
 def _checked(overrides: Sequence[str]) -> dict[str, Any]:
-    config = configs.plain(configs.compose(*overrides))
+    try:
+        config = configs.plain(configs.compose(*overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(one_line(error)) from error
     configs.check(config)
     config |= configs.canonical(config)
     check_fit(config, configs.seeds(config)[0])

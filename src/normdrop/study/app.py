@@ -79,7 +79,7 @@ def main() -> None:
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
-            sys.exit(f"normdrop: {_one_line(error)}")
+            sys.exit(f"normdrop: {one_line(error)}")
         if traced or isinstance(error, KeyboardInterrupt):
             raise
         sys.exit(f"normdrop: {type(error).__name__}: {_line(error)} (HYDRA_FULL_ERROR=1 shows where)")
@@ -148,7 +148,7 @@ def _unread(override: str) -> str:
     return f"the value cannot be read; if it is text, type it in quotes: {typed(key, value)}"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What is wrong, in one line; Hydra's own messages with the names that come nearest."""
     from normdrop.study import config as configs
 

@@ -98,7 +98,7 @@ RULES: dict[str, Rule] = {
     "noise": _one_of(*NOISES),
     "replicates": _integer(1, 100_000),
     "first_seed": _integer(0),
-    "precision": _or_null(_number(0, strict=True)),
+    "precision": _or_null(_number(0, 1, strict=True)),
     "replicates_max": _integer(1, 100_000),
     "seeds": _or_null(_list_of(_integer(0), least=1)),
     "rerun": _integer(0),
@@ -267,7 +267,11 @@ def engine(config: Mapping[str, Any]) -> str:
 
 
 def _stem(path: str | None) -> str:
-    return "table" if path is None else re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem)
+    """A file's name without its ending, and without that of a packed one."""
+    if path is None:
+        return "table"
+    packed = Path(path).suffix in (".gz", ".bz2", ".xz", ".zip", ".zst")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(Path(path).stem).stem if packed else Path(path).stem)
 
 
 OmegaConf.register_new_resolver("workers", workers, replace=True)
@@ -313,6 +317,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key, rule in TRAINER.items():
         if key in config["trainer"]:
             _check(f"trainer.{key}", config["trainer"][key], rule)
+    if config["precision"] is not None and not (config["study"] or {}).get("family"):
+        raise ValueError(f"precision={config['precision']}: is for declared studies; choose one with experiment=")
     width, depth = (config["model"].get(key) for key in ("width", "depth"))
     if isinstance(width, list) and len(width) != depth:
         raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")

@@ -321,10 +321,11 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
         return configs.seeds(config)
     held = found.record
     if held["config_hash"] != configs.config_hash(config):
-        changed = "; ".join(_differences(held["config"], config))
-        raise ValueError(
-            f"{directory}: holds a record of another config ({changed}); choose another name= or move it away"
-        )
+        differing = [*_differences(held["config"], config)]
+        way = "choose another name= or move it away"
+        if len(differing) == 1 and differing[0].startswith("engine was"):
+            way = f"go on with engine={held['config']['engine']}, or choose another name="
+        raise ValueError(f"{directory}: holds a record of another config ({'; '.join(differing)}); {way}")
     if (held["config"]["study"] or {}) != (config["study"] or {}):
         changed = ", ".join(_differences(held["config"]["study"] or {}, config["study"] or {}, "study."))
         raise ValueError(

@@ -134,7 +134,7 @@ class _Hooks(pl.Callback):
             self.activations += [when | entry for entry in shift.histograms(seen)]
 
 
-@dataclass
+@dataclass(repr=False)
 class Fitted:
     """What training leaves: one row per seed, one per seed and validation, what else goes on record, the networks."""
 
