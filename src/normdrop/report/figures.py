@@ -102,8 +102,8 @@ def draw(
         ),
         "difference": (
             lambda: _difference(study, rows),
-            f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals on these rows. "
-            f"{band}",
+            f"The {effect}, {contrast}, at each dropout rate and at each side's own best, with intervals on these "
+            f"rows. {band}",
         ),
         "grid": (
             lambda: _by_grid(study),
