@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from normdrop.data.sources import arguments, bound, source_of
 from normdrop.data.split import split
-from normdrop.report.statistics import compare, holm
+from normdrop.report.statistics import clustered, compare, holm
 from normdrop.study import record as results
 from normdrop.study.job import hardware
 from normdrop.study.record import COLUMNS
@@ -376,20 +376,22 @@ def finish(condition: Condition, parallel: Parallel) -> None:
         results.write(condition.target, record, replicates, pd.DataFrame(itertools.chain(*histories)))
 
 
-def comparison(conditions: list[Condition]) -> pd.DataFrame:
-    """One row per condition: test accuracy (%) here and in the source, and the paired difference in points."""
-    rows = []
+def comparison(conditions: list[Condition]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per condition: test accuracy (%) here and in the source, and the paired difference in points; and the
+    differences themselves, (conditions, seeds)."""
+    rows, differences = [], []
     for condition in conditions:
         here, source = (
             results.read(d).replicates.set_index("seed")["test_acc"] for d in (condition.target, condition.source)
         )
         both = 100 * pd.DataFrame({"here": here, "source": source.reindex(here.index)})
+        differences.append(both["here"] - both["source"])
         c = compare(both["here"], both["source"], rope=math.nan, test_train_ratio=math.nan)
         row = {"condition": condition.name, "n": c.n, **both.mean(), "difference": c.estimate}
         rows.append(row | {"low": c.ci_low, "high": c.ci_high, "t": c.d_z * math.sqrt(c.n)})
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(2 * stats.t.sf(table["t"].abs(), table["n"] - 1))
-    return table.assign(differs=table["p_holm"] < 0.05)
+    return table.assign(differs=table["p_holm"] < 0.05), pd.DataFrame(differences)
 
 
 def main() -> None:
@@ -418,9 +420,15 @@ def main() -> None:
                 print(f"{number} of {len(todo)}: {condition.name}: {time.time() - started:.0f} s", flush=True)
     except KeyboardInterrupt:
         sys.exit("\nstopped: what is finished stays; the same command goes on")
-    table = comparison(conditions)
+    table, differences = comparison(conditions)
     print(f"\n{table.to_string(index=False, float_format='%.2f')}")
     print(f"{table['differs'].sum()} of {len(table)} conditions differ")
+    if differences.notna().all().sum() > 1:  # seeds that every condition has
+        c = clustered(differences.to_numpy())
+        print(
+            f"Mean difference over conditions, clustered by {c.seeds} seeds: {c.estimate:+.2f} points "
+            f"({c.ci_low:+.2f} to {c.ci_high:+.2f}); shown equivalent within ± {c.margin:.2f} (two one-sided tests, 5 %)"
+        )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def test_the_report_reads_it_as_the_same_study_with_the_same_columns(source, tar
 
 
 def test_accuracies_agree_within_their_noise_and_are_not_the_same(script, run, source, target):
-    table = script.comparison([*script.chosen(source, target, SELECTION, None)])
+    table, differences = script.comparison([*script.chosen(source, target, SELECTION, None)])
+    assert differences.mean(axis=1).tolist() == pytest.approx(table["difference"].tolist())
     assert sorted(table["condition"]) == [f"ordering/digits/{a}/after/q0.30" for a in ("bn_dropout", "dropout_bn")]
     assert (table["n"] == 6).all()
     assert (table["t"].abs() < 5).all() and (table["t"] != 0).any()
@@ -129,8 +130,9 @@ def test_a_resumed_run_trains_nothing_again(script, run, source, target, monkeyp
     monkeypatch.setattr(script, "train", lambda *_: pytest.fail("trained again"))
     run(source, target)
     run(source, target, "--seeds=4")
-    first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == "2 conditions, 0 to train" and last == "0 of 2 conditions differ"
+    first, *_, told, last = capsys.readouterr().out.splitlines()
+    assert first == "2 conditions, 0 to train" and told == "0 of 2 conditions differ"
+    assert "clustered by" in last and "shown equivalent within ±" in last
 
 
 def test_what_worker_processes_are_sent_can_be_pickled(script):
