@@ -427,7 +427,7 @@ def main() -> None:
         c = clustered(differences.to_numpy())
         print(
             f"Mean difference over conditions, clustered by {c.seeds} seeds: {c.estimate:+.2f} points "
-            f"({c.ci_low:+.2f} to {c.ci_high:+.2f}); shown equivalent within ± {c.margin:.2f} (two one-sided tests, 5 %)"
+            f"({c.ci_low:+.2f} to {c.ci_high:+.2f}); shown equivalent within ± {c.margin:.2f} (TOST, 5 %)"
         )
 
 
