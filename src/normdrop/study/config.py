@@ -380,7 +380,9 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
 def unknown_key(key: str, config: DictConfig) -> str:
     """One line for a key that no config has, with the nearest one that exists."""
     keys = [*_keys(OmegaConf.to_container(config, resolve=False)), "experiment"]
-    return f"{key}: there is no such key{_nearest(key, keys) or '; the keys stand in conf/config.yaml'}"
+    group = key.partition(".")[0]
+    where = f"{group}/, each file with its own" if (CONF / group).is_dir() else "config.yaml"
+    return f"{key}: there is no such key{_nearest(key, keys) or f'; the keys stand in conf/{where}'}"
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
