@@ -128,3 +128,30 @@ def test_openml_out_of_reach_or_without_the_data_set_ends_in_one_clear_line(monk
 def test_openml_without_a_data_set_says_what_to_give():
     with pytest.raises(ValueError, match=r"data\.dataset is not given"):
         sources.openml(None)
+
+
+# --- a source of one's own
+
+
+def test_an_installed_package_brings_a_source_by_an_entry_point(tmp_path, monkeypatch, composed):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "from normdrop.data.rows import numeric_rows\n"
+        "def moons(rows=80):\n"
+        "    x = np.random.default_rng(0).normal(size=(rows, 3))\n"
+        "    return numeric_rows(x, x[:, 0] > 0, ['below', 'above'])\n"
+    )
+    information = tmp_path / "mine-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[normdrop.sources]\nmoons = mine:moons\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sources.installed.cache_clear()
+    try:
+        data = composed("data=digits")["data"] | {"name": "moons", "source": "moons", "rows": 60}
+        rows = sources.bound(data)()
+        assert rows.x.shape == (60, 3) and rows.classes == ("below", "above")
+        with pytest.raises(ValueError, match=r"data.source=sun: must be one of digits, .*, moons"):
+            sources.source_of("sun")
+    finally:
+        sources.installed.cache_clear()

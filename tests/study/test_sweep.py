@@ -385,3 +385,17 @@ def test_help_and_version_are_ours_and_import_no_torch(option):
     code += "assert not {'torch', 'hydra', 'pandas'} & set(sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("normdrop ") and ("arrangement: bn_dropout" in said) == (option == "--help")
+
+
+def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [_claim, _self_]\n"
+        "name: mine\n"
+        "study: {claim: mine, sentence: BN helps., contrast: {a: bn, b: none}}\n"
+        "hydra: {sweeper: {params: {arrangement: 'none,bn'}}}\n"
+    )
+    conditions = planned("--config-dir", str(tmp_path), "experiment=mine")
+    assert [condition.config["arrangement"] for condition in conditions] == ["none", "bn"]
+    assert {condition.config["study"]["claim"] for condition in conditions} == {"mine"}
