@@ -145,7 +145,9 @@ class Condition:
         return bool(same) and set(self.seeds) <= set(done["seeds"])
 
 
-def chosen(source: Path, target: Path, experiments: Collection[str], seeds: int | None) -> Iterator[Condition]:
+def chosen(
+    source: Path, target: Path, experiments: Collection[str], seeds: int | None, first: int | None = None
+) -> Iterator[Condition]:
     """The selected conditions. Raises ValueError for a pattern without any and for a config beyond this script."""
     for experiment, pattern in ((e, p) for e in experiments for p in SELECTION[e]):
         folders = [path.parent for path in sorted((source / experiment).glob(f"{pattern}/{results.RECORD}"))]
@@ -156,7 +158,9 @@ def chosen(source: Path, target: Path, experiments: Collection[str], seeds: int 
         for folder, record in own.items():
             name = f"{experiment}/{record['condition']}"
             check(name, record["config"])
-            yield Condition(name, folder, target / name, record, record["seeds"][:seeds])
+            own_seeds = record["seeds"][:seeds]
+            others = own_seeds if first is None else [*range(first, first + len(own_seeds))]
+            yield Condition(name, folder, target / name, record, others)
 
 
 def check(name: str, config: dict[str, Any]) -> None:
@@ -365,7 +369,9 @@ def finish(condition: Condition, parallel: Parallel) -> None:
         trained = parallel(delayed(train)(condition.record["config"], seed) for seed in condition.seeds)
         rows, histories = zip(*trained, strict=True)
         theirs = results.read(condition.source).replicates
-        names = theirs[list(COLUMNS[: COLUMNS.index("epoch")])]  # the columns that say which replicate it is
+        # The columns that say which replicate it is.
+        names = theirs[list(COLUMNS[: COLUMNS.index("epoch")])].drop(columns="seed").head(1)
+        names = names.merge(pd.DataFrame({"seed": condition.seeds}), how="cross")
         whole = dict.fromkeys(("epoch", "epochs_after", "steps_to_level"), "Int64")
         replicates = names.merge(pd.DataFrame(rows).astype(whole), on="seed")[list(theirs)]
         packages = ("torch", "scikit-learn", "scipy", "normdrop")
@@ -384,6 +390,8 @@ def comparison(conditions: list[Condition]) -> tuple[pd.DataFrame, pd.DataFrame]
         here, source = (
             results.read(d).replicates.set_index("seed")["test_acc"] for d in (condition.target, condition.source)
         )
+        if not here.index.isin(source.index).all():  # other seeds: pairs of no meaning, as good as any
+            source = source.head(len(here)).set_axis(here.index[: len(source)])
         both = 100 * pd.DataFrame({"here": here, "source": source.reindex(here.index)})
         differences.append(both["here"] - both["source"])
         c = compare(both["here"], both["source"], rope=math.nan, test_train_ratio=math.nan)
@@ -401,13 +409,14 @@ def main() -> None:
     parser.add_argument("target", metavar="TARGET", type=Path, help="where the conditions trained here go")
     parser.add_argument("--only", nargs="+", choices=SELECTION, default=list(SELECTION), metavar="EXPERIMENT")
     parser.add_argument("--seeds", type=int, help="the first so many of a condition (default: all of its record)")
+    parser.add_argument("--first-seed", type=int, help="seeds from this one on, in place of the study's own")
     parser.add_argument("--processes", type=int, default=cores, help=f"of one thread (default: one per core, {cores})")
     given = parser.parse_args()
     for name in ("seeds", "processes"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             parser.error(f"--{name}={getattr(given, name)}: must be an integer ≥ 1")
     try:
-        conditions = list(chosen(given.source, given.target, given.only, given.seeds))
+        conditions = list(chosen(given.source, given.target, given.only, given.seeds, given.first_seed))
         todo = [condition for condition in conditions if not condition.finished()]
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -135,6 +135,13 @@ def test_a_resumed_run_trains_nothing_again(script, run, source, target, monkeyp
     assert "clustered by" in last and "shown equivalent within ±" in last
 
 
+def test_other_seeds_than_the_studys_are_trained_where_they_are_asked_for(script, run, source, tmp_path, capsys):
+    run(source, tmp_path / "others", "--seeds=3", "--first-seed=700")
+    assert "Mean difference over conditions, clustered by 3 seeds" in capsys.readouterr().out
+    for path in (tmp_path / "others").rglob(results.RECORD):
+        assert results.read(path.parent).replicates["seed"].tolist() == [700, 701, 702]
+
+
 def test_what_worker_processes_are_sent_can_be_pickled(script):
     cloudpickle = pytest.importorskip("cloudpickle")
     cloudpickle.register_pickle_by_value(script)  # as it does with a script's own functions
