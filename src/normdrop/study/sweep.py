@@ -245,8 +245,7 @@ def plan(
     """The distinct conditions of a grid, checked, and the grid in the words of their settings.
 
     start: called as soon as there seems to be something to train. needed: replicates by data set and position, in place
-    of the config's. Raises ValueError with one line for the first thing
-    wrong.
+    of the config's. Raises ValueError with one line for the first thing wrong.
     """
     for key in compose.varying:
         bare = key.lstrip("+~")

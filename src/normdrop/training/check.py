@@ -9,7 +9,7 @@ import torch
 
 from normdrop.data.rows import memory
 from normdrop.training.compiled import reason
-from normdrop.training.fit import AT_A_TIME, data_of, module_of, plain_network
+from normdrop.training.fit import AT_A_TIME, data_of, network_of, on_gpu, plain_network
 from normdrop.training.module import optimizer_of
 
 
@@ -41,9 +41,8 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
     # float32, and beside each weight its gradient, Adam's two moments and the best one so far
     needed = (20 if config["select_epoch"] == "best" else 16) * weights * together
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    here = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory()
-    device = "GPU" if on_gpu else "machine"
+    gpu = on_gpu(config)
+    here, device = (torch.cuda.get_device_properties(0).total_memory, "GPU") if gpu else (memory(), "machine")
     if needed > here:
         sizes = [
             f"model.{key}={config['model'][key]}" for key in ("width", "depth", "channels") if key in config["model"]
@@ -59,9 +58,9 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
             f"weights {needed / 2**30:.1f} GiB, and this {device} has {here / 2**30:.1f} GiB; take fewer at a time"
         )
     if config["engine"] == "compiled":  # last: for this the network itself is made
-        module = module_of(config, data)
-        own = optimizer_of(module.network.parameters(), config["optimizer"])
-        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(module.network, own)
+        network = network_of(config, data.shape, data.classes, [seed])
+        own = optimizer_of(network.parameters(), config["optimizer"])
+        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(network, own)
         if why:
             raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     return rows

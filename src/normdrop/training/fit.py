@@ -31,8 +31,10 @@ from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
-MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
 AT_A_TIME = {"cpu": 32, "cuda": 128}
+MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
+# Keys of a data config that are ReplicateData's own arguments.
+SERVED = ("fresh", "train_size", "train_most", "val_fraction", "test_fraction", "pca", "shape", "standardise")
 
 
 def quiet() -> None:
@@ -43,8 +45,9 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-# Keys of a data config that are ReplicateData's own arguments.
-SERVED = (*("fresh", "train_size", "train_most", "val_fraction", "test_fraction", "pca", "shape", "standardise"),)
+def on_gpu(config: Mapping[str, Any]) -> bool:
+    """Whether a condition trains on a GPU here."""
+    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
 
 
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
@@ -125,9 +128,8 @@ class _Hooks(pl.Callback):
             measured = shift.measure(network, parts, *batches, epoch)
             self.shift += [entry for entry in measured if entry["seed"] not in ended]
         seed = measure["activation_seed"]
-        seed = (
-            min(self.config["seeds"] or [self.config["first_seed"]]) if seed is None else seed
-        )  # the condition's first
+        if seed is None:  # the condition's first
+            seed = min(self.config["seeds"] or [self.config["first_seed"]])
         if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
@@ -158,7 +160,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
-    device = "cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if on_gpu(config) else "cpu"
     at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
     todo: list[int] = list(seeds)
     done: list[Fitted] = []
@@ -218,8 +220,7 @@ def _fit(
     network = module.network
     hooks = _Hooks(config, data, tell)
     # Not Lightning's auto, which may choose a device without double precision.
-    on_gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
-    own = config["trainer"] | {"accelerator": "gpu" if on_gpu else "cpu"}
+    own = config["trainer"] | {"accelerator": "gpu" if on_gpu(config) else "cpu"}
     if config["engine"] == "compiled":
         module.compiled = config["batch_size"]
         module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(seeds))
