@@ -173,6 +173,31 @@ def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_l
         assert row["reliance"] == pytest.approx(row["test_acc"] - np.mean([row[f"silenced_{s}"] for s in shares]))
 
 
+def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_training_rows(
+    bn_dropout: Fitted,
+) -> None:
+    for seed, network in bn_dropout.networks.items():
+        row, (x, y), (x_train, _) = (
+            bn_dropout.replicates.loc[seed],
+            *(bn_dropout.part(seed, p) for p in ("test", "train")),
+        )
+        order: list[torch.Tensor] = []
+        x_behind = x_train
+        with torch.no_grad():
+            for i, layer in enumerate(network):
+                if i and isinstance(layer, nn.Linear):
+                    order.append((x_behind.abs().mean(0) * layer.weight.abs().sum(0)).argsort(descending=True))
+                x_behind = layer(x_behind)
+        lost = []
+        for share in (10, 20, 30, 40, 50):
+            silenced = copy.deepcopy(network)
+            with torch.no_grad():
+                for layer, units in zip([la for la in silenced if isinstance(la, nn.Linear)][1:], order, strict=True):
+                    layer.weight[:, units[: round(share / 100 * len(units))]] = 0
+            lost.append(row["test_acc"] - measured(silenced, x, y)["acc"])
+        assert row["reliance_most_used"] == pytest.approx(np.mean(lost))
+
+
 def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout: Fitted) -> None:
     entries = bn_dropout.facts["shift"]
     assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [

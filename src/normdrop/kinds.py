@@ -34,7 +34,9 @@ def _nearest_0(table: pd.DataFrame) -> Any:
 
 def _loss(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
     baseline = _nearest_0(table)
-    return {"": (table[baseline] - table.drop(columns=baseline).mean(axis=1, skipna=False)).to_numpy()}
+    lost = table.drop(columns=baseline).rsub(table[baseline], axis=0)
+    each = {f"{over}={rung}": lost[rung].to_numpy() for rung in lost} if lost.shape[1] > 1 else {}
+    return {"": lost.mean(axis=1, skipna=False).to_numpy()} | each
 
 
 def _ladder(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
@@ -107,7 +109,8 @@ KINDS = {
         good=lambda metric: False,
     ),
     "loss": Kind(
-        "within each replicate the value at {over} nearest 0 minus the mean of the others; its mean paired difference",
+        "within each replicate the value at {over} nearest 0 minus that at the others and their mean; its mean paired "
+        "difference",
         (*FIRST, "grid", "pairs", *COMMON),
         quantity="the loss of {metric} over {over}",
         effect="difference in the loss",

@@ -49,6 +49,7 @@ METRICS = {
         Metric("val_nll", "validation NLL", "nats", False, "val/loss"),
         Metric("val_ece", "validation calibration error", "pp"),
         Metric("reliance", "accuracy lost to silenced units", "pp", False, "test/reliance"),
+        Metric("reliance_most_used", "accuracy lost to the silencing of the most used units", "pp"),
         *(
             Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units silenced", "pp", True)
             for share in SILENCED_FRACTIONS

@@ -14,7 +14,7 @@ from fake_study import STUDY, write_condition
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import recalibration, shifts
 from normdrop.report.pooled import pool
-from normdrop.report.population import pooled
+from normdrop.report.population import pooled, sensitivity
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -275,7 +275,16 @@ def test_what_a_study_leaves_out_of_its_declaration_is_nothing_but_alpha_and_the
         write_condition(tmp_path, table, dataset="d", arrangement=arrangement, position="after", rate=0.3, study=study)
     declaration = study_of(tmp_path).declaration
     assert declaration | study == study | {
-        **{"sentence": "", "secondary": [], "over": None, "tuned": ["rate"], "rope": {}, "apart": [], "alpha": 0.05},
+        **{
+            "sentence": "",
+            "secondary": [],
+            "over": None,
+            "core": None,
+            "tuned": ["rate"],
+            "rope": {},
+            "apart": [],
+            "alpha": 0.05,
+        },
         "grid": [{}],
     }
 
@@ -392,6 +401,19 @@ def test_a_spread_leaves_out_a_replicate_of_which_one_rung_diverged(tmp_path: Pa
     assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
 
 
+def test_a_verdict_rests_on_the_core_of_a_grid_and_all_of_it_is_a_sensitivity_row(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 4, 9)} for _ in "ab")
+    root = along(tmp_path, "spread", a, b, core=[1, 2, 4])
+    core, whole = (
+        np.mean([np.std([s[k] for k in keys], axis=0, ddof=1) for s in (a, b)], axis=1) @ [1, -1]
+        for keys in ((1, 2, 4), (1, 2, 4, 9))
+    )
+    assert one(root, family="declared")["estimate"] == pytest.approx(core)
+    rows, _ = sensitivity(study_of(root), rows_of(root))
+    assert rows.set_index("variant").loc["all of the grid", "estimate"] == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("rung", [0.0, 0.5, -0.4])
 def test_a_loss_is_the_value_nearest_0_minus_the_mean_of_the_others_and_leaves_out_what_diverged(
     tmp_path: Path, rung: float
@@ -399,8 +421,12 @@ def test_a_loss_is_the_value_nearest_0_minus_the_mean_of_the_others_and_leaves_o
     rng = np.random.default_rng(4)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (-0.4, 0.0, 0.5)} for _ in "ab")
     b[rung][2] = np.nan
-    row = one(along(tmp_path, "loss", a, b, "drift.scale"), family="declared")
+    root = along(tmp_path, "loss", a, b, "drift.scale")
+    row = one(root, family="declared", setting="")
     assert (row["n"], row["left_out"]) == (7, 1)
+    for other in (-0.4, 0.5):
+        at = one(root, family="declared", setting=f"drift.scale={other}")["estimate"]
+        assert at == pytest.approx(np.nanmean((a[0.0] - a[other]) - (b[0.0] - b[other])))
     of_a, of_b = (side[0.0] - (side[-0.4] + side[0.5]) / 2 for side in (a, b))
     assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
 

@@ -224,14 +224,14 @@ def test_a_drift_that_costs_nothing_loses_nothing_and_one_that_costs_is_counted_
     harmed = fake_study(
         tmp_path / "harm", study=study, settings=settings, accuracy=accuracy, rerun=None, shared_sd=0, own_sd=1e-6
     )
-    row = one(harmed, family="declared")
+    row = one(harmed, family="declared", setting="")
     assert row["estimate"] == pytest.approx(0.75 * (0.02 - 0.06), abs=1e-5)
     assert row["verdict"] == "better"
     cost.clear()
     unharmed = fake_study(
         tmp_path / "none", study=study, settings=settings, accuracy=accuracy, rerun=None, shared_sd=0, own_sd=1e-6
     )
-    row = one(unharmed, family="declared")
+    row = one(unharmed, family="declared", setting="")
     assert row["estimate"] == pytest.approx(0, abs=1e-5)
     assert row["verdict"] == "equivalent"
 

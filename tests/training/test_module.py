@@ -133,6 +133,17 @@ def test_over_many_replicates_a_unit_is_silenced_as_often_as_the_fraction_says()
     assert lost.mean().item() == pytest.approx(0.25 * 0.3, abs=5 * 0.25 * (0.3 * 0.7 / 2000) ** 0.5)
 
 
+@pytest.mark.parametrize("fraction", SILENCED_FRACTIONS)
+def test_of_the_most_used_units_the_one_that_everything_hangs_on_is_silenced_first(fraction):
+    own, part = leaning([0, 5])
+    (used,) = own.network.used(x for x, _ in part.batches())
+    # Its value is 2 in 10 of 40 rows, and two weights, 0 and 1, lead away from it.
+    assert used[:, 3].tolist() == pytest.approx([20, 20])
+    assert used.sum(dim=1).tolist() == pytest.approx([20, 20])
+    ranking = [used.argsort(dim=1, descending=True, stable=True)]
+    assert own.accuracy_without(part, ranking, fraction).tolist() == [0.75, 0.75]
+
+
 def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     part = Part.of(torch.randn(2, 20, 3, generator=generator), torch.zeros(2, 20, dtype=torch.long))

@@ -60,6 +60,10 @@ class StackedLinear(_Stacked):
         """The variance of the output, from that of independent inputs."""
         return unpadded(self.weight, (self.fan_out, self.fan_in)).square() @ variance
 
+    def outgoing(self) -> Tensor:
+        """The sum of the absolute weights that each input meets, (replicates, fan_in)."""
+        return unpadded(self.weight, (self.fan_out, self.fan_in)).abs().sum(dim=1)
+
 
 class StackedConv(_Stacked):
     """N Conv1d or Conv2d layers: (replicates, channels · positions, batch) → the same of the output's."""
@@ -94,6 +98,10 @@ class StackedConv(_Stacked):
         channels = zip(x.unflatten(1, (self.shape[0], -1)).unbind(1), weight.unbind(2), strict=True)
         bias = torch.zeros_like(weight[:, :, 0, :1])
         return torch.stack([self.convolve(values, own, bias).square() for values, own in channels]).sum(dim=0)
+
+    def outgoing(self) -> Tensor:
+        """The sum of the absolute weights that each input channel meets, (replicates, channels)."""
+        return unpadded(self.weight, (self.fan_out, self.shape[0], self.fan_in // self.shape[0])).abs().sum(dim=(1, 3))
 
 
 class StackedBatchNorm(_Stacked):
@@ -169,6 +177,10 @@ class StackedResidual(nn.Module):
         for layer in self.layers:
             out = layer(out)
         return x + out
+
+    def outgoing(self) -> Tensor:
+        """The sum of the absolute weights that each input meets; the way around the block is one of 1."""
+        return 1 + self.layers[0].outgoing()  # type: ignore[operator]
 
     def write_to(self, block: Residual, replicate: int) -> None:
         write(self.layers, block, replicate)
@@ -352,6 +364,29 @@ class StackedNetwork(nn.Module):
                 x = (x.unflatten(1, (factor.shape[1], -1)) * factor[:, :, None]).flatten(1, 2)
             x = layer(x)
         return x.transpose(1, 2)
+
+    @torch.no_grad()
+    def used(self, chunks: Iterable[Tensor]) -> list[Tensor]:
+        """How much is made of each unit or channel of each hidden block, (replicates, width) for every block.
+
+        Mean over the rows of its absolute value times the absolute weights that it meets: its outgoing contribution.
+        """
+        totals: dict[nn.Module, Tensor] = {}
+
+        def add(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            totals[layer] = totals.get(layer, 0) + inputs[0].abs().sum(dim=2)
+
+        layers = [layer for layer in self.layers if isinstance(layer, WEIGHTED)][1:]
+        hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+        for x in chunks:
+            self(x)
+        for hook in hooks:
+            hook.remove()
+        widths, weights = self.widths, [layer.outgoing() for layer in layers]
+        return [
+            (totals[layer].unflatten(1, (width, -1)) * own.unflatten(1, (width, -1))).sum(dim=2)
+            for layer, width, own in zip(layers, widths, weights, strict=True)
+        ]
 
     @torch.no_grad()
     def replicate(self, index: int) -> nn.Sequential:

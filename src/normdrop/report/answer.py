@@ -86,7 +86,7 @@ def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None)
     result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
-        rest = "At the single rungs" if study.kind.answer else "Under the other settings"
+        rest = "At the single rungs" if study.over else "Under the other settings"
         result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
     result.caveats = _caveats(study, rows, base)

@@ -106,13 +106,14 @@ def _sides(
     """One row per replicate (and rung) for A and for B, at one rate, or at the preferred one if it is None.
 
     block: the replicates of one data set, position and setting. An arrangement without dropout has rate 0 alone. Both
-    sides choose among the values that both have. None if a side has nothing there.
+    sides choose among the values that both have; where one of them is the better of more arrangements, its rates are
+    its own, so that a study can give both as many candidates. None if a side has nothing there.
     """
     other = [key for key in study.declaration["tuned"] if key != "rate"]
     found = [block[block["arrangement"].isin(side)] for side in study.sides]
     shared = set(block["rate"])
     for arrangement in {*study.sides[0], *study.sides[1]}:
-        if has(arrangement, "dropout"):
+        if has(arrangement, "dropout") and len(study.sides[0]) == len(study.sides[1]):
             shared &= set(block.loc[block["arrangement"] == arrangement, "rate"])
     if rate is not None:
         shared &= {rate}
@@ -151,7 +152,7 @@ def values_of(study: Study, contrast: Contrast, metric: str) -> Iterator[tuple[s
     ]
     a, b = tables[0].astype(float).align(tables[1].astype(float), join="inner")
     if over is not None:
-        rungs = [rung for rung in ladder(study) if rung in a.columns]
+        rungs = [rung for rung in ladder(study, study.declaration["core"]) if rung in a.columns]
         if len(rungs) < 2:
             return
         a, b = a[rungs], b[rungs]
@@ -168,7 +169,8 @@ def _measured(side: pd.DataFrame, metric: str) -> bool:
     return METRICS[metric].unit == "steps" or sound.empty or bool(sound.notna().any())
 
 
-def ladder(study: Study) -> list[Any]:
-    """The values of `over` from the smallest to the largest, words last."""
+def ladder(study: Study, among: list[Any] | None = None) -> list[Any]:
+    """The values of `over`, of those `among` if given, from the smallest to the largest, words last."""
     present = study.replicates[study.over].dropna().unique().tolist()
+    present = [value for value in present if among is None or value in among]
     return sorted(present, key=lambda value: (isinstance(value, str), value))

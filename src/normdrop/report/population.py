@@ -66,8 +66,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     """The declared family under other choices of the analyst: rows as of `verdicts`, with `variant`, and their pools.
 
     Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, at another level
-    where steps to one are counted, and without the data sets that the study sets `apart`. A row is judged within its
-    own family's Holm.
+    where steps to one are counted, over all values of `over`, and without the data sets that the study sets `apart`.
+    A row is judged within its own family's Holm.
     """
     apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
     variants: dict[str, Any] = {}
@@ -77,6 +77,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     studies = {name: study for name in variants}
     if study.kind.ratio:
         studies |= {f"level × {factor}": at_level(study, factor) for factor in LEVELS}
+    if study.declaration["core"]:
+        studies["all of the grid"] = replace(study, declaration=study.declaration | {"core": None})
     primary = rows[rows["family"] == DECLARED]
     if primary.empty:
         return pd.DataFrame(), pd.DataFrame()

@@ -237,6 +237,7 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
         "over": None,
         "tuned": ["rate"],
         "rope": {},
+        "core": None,
         "apart": [],
         "alpha": 0.05,
     }

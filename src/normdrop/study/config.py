@@ -217,6 +217,7 @@ STUDY: dict[str, Rule] = {
     "secondary": _list_of(_one_of(*METRICS)),
     "kind": _one_of(*KINDS),
     "over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
+    "core": Rule(lambda v: v is None or (isinstance(v, list) and len(v) > 1), "null or two or more values of `over`"),
     "tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
     "rope": Rule(
         lambda v: (

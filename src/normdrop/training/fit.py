@@ -306,12 +306,17 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
     columns["gap"] = columns["train_acc"] - columns["test_acc"]
     columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
     if config["measure"]["silencing"]:
-        lost = []
+        used = module.network.used(x for x, _ in parts["train"].batches())
+        ranking = [uses.argsort(dim=1, descending=True, stable=True) for uses in used]
+        lost, lost_most_used = [], []
         for fraction in SILENCED_FRACTIONS:
             silenced = module.silenced_accuracy(parts["test"], fraction)
             columns[f"silenced_{round(100 * fraction)}"] = silenced
             lost.append(columns["test_acc"] - silenced)
+            without = module.accuracy_without(parts["test"], ranking, fraction)
+            lost_most_used.append(columns["test_acc"] - without)
         columns["reliance"] = torch.stack(lost).mean(dim=0)
+        columns["reliance_most_used"] = torch.stack(lost_most_used).mean(dim=0)
     if _shifts(config):
         trained = module.network
         module.network = shift.recalibrated(trained, parts["train"])

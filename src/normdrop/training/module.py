@@ -277,26 +277,34 @@ class ReplicatedClassifier(pl.LightningModule):
         """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
         return measured([(self.network(x), y) for x, y in part.batches()], measures)
 
-    @torch.no_grad()
     def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
         """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
 
-        Of a CNN whole channels.
-
-        The draws depend on the seed alone: replicate k of every arrangement loses the same units.
+        Of a CNN whole channels. The draws depend on the seed alone: replicate k of every arrangement loses the same.
         """
-        network, chunks = self.network, list(part.batches())
-        streams = [stream(seed, "silencing") for seed in network.seeds]
-        total = torch.zeros(len(network.seeds), device=self.device, dtype=torch.float64)
-        for _ in range(SILENCING_DRAWS):
-            keep = []
-            for width in network.widths:
-                lost = [generator.permutation(width)[: round(fraction * width)] for generator in streams]
-                factors = torch.ones(len(lost), width)
-                factors[torch.arange(len(lost))[:, None], torch.from_numpy(np.stack(lost))] = 0
-                keep.append(factors[:, :, None].to(self.device))
-            total += measured([(network(x, keep), y) for x, y in chunks], ["acc"])["acc"]
-        return total / SILENCING_DRAWS
+        streams = [stream(seed, "silencing") for seed in self.network.seeds]
+        return torch.stack(
+            [
+                self.accuracy_without(
+                    part,
+                    [torch.tensor(np.stack([s.permutation(w) for s in streams])) for w in self.network.widths],
+                    fraction,
+                )
+                for _ in range(SILENCING_DRAWS)
+            ]
+        ).mean(dim=0)
+
+    @torch.no_grad()
+    def accuracy_without(self, part: Part, ranking: Sequence[Tensor], fraction: float) -> Tensor:
+        """Accuracy (replicates,) with the first `fraction` of each hidden layer's units silenced.
+
+        ranking: the units, (replicates, width) of each layer, those to lose first.
+        """
+        keep = []
+        for order in ranking:
+            lost = order[:, : round(fraction * order.shape[1])].to(self.device)
+            keep.append(torch.ones(order.shape, device=self.device).scatter_(1, lost, 0.0)[:, :, None])
+        return measured([(self.network(x, keep), y) for x, y in part.batches()], ["acc"])["acc"]
 
 
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
