@@ -97,7 +97,7 @@ WRONG = {
     "seeds=3": "seeds=3: must be null or a list",
     "rerun=-1": "rerun=-1: must be an integer ≥ 0",
     "batch_size=0": "batch_size=0: must be an integer ≥ 1",
-    "batch_size=61": "batch_size=61: there are only 60 training rows",
+    "batch_size=61": "batch_size=61: it must be a whole number from 2 to 60, the number of training rows",
     "optimizer.lr=0": "optimizer.lr=0: must be a number > 0",
     "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
     "optimizer=sgd optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",
@@ -296,7 +296,7 @@ FILES = {
         {"a": np.ones(90), "label": np.ones(80, int)},
         "its arrays differ in length",
     ),
-    "too few rows for the batch": ("t.csv", csv(), "batch_size=70: there are only"),
+    "too few rows for the batch": ("t.csv", csv(), "batch_size=70: it must be a whole number from 2 to "),
 }
 
 
