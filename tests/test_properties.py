@@ -95,7 +95,7 @@ TYPED = st.one_of(
     st.integers(-3, 3).map(str),
     st.floats(allow_nan=False, allow_subnormal=False).map(str),
 )
-KEYS = sorted({*configs.RULES, *(f"+trainer.{key}" for key in configs.TRAINER), "data", "model", "trainer", "measure"})
+KEYS = sorted({*(f"++{key}" for key in configs.RULES), "study", "data", "model", "trainer", "measure"})
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate], database=None)

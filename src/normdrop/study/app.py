@@ -154,7 +154,7 @@ def one_line(error: BaseException) -> str:
 
     text = _line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return configs.unknown_key(unknown.group(1), configs.compose())
+        return configs.unknown_key(unknown.group(1), {*configs.keys(configs.plain(configs.compose())), "experiment"})
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
         asked = absent.group(1).removesuffix(".yaml")

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS, has, same_network
+from normdrop.data import SERVED
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.app import CONF
@@ -91,7 +92,6 @@ def _free(name: str) -> bool:
 
 
 RULES: dict[str, Rule] = {
-    "study": Rule(lambda v: v is None or isinstance(v, dict), "null or what conf/experiment/ordering.yaml declares"),
     "arrangement": _one_of(*ARRANGEMENTS),
     "position": _one_of(*POSITIONS),
     "rate": _number(0, 1),
@@ -131,6 +131,13 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": _integer(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
     "trainer.val_check_interval": _share("optimizer steps"),
+    # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
+    "trainer.max_steps": _integer(1),
+    "trainer.limit_train_batches": _share("batches"),
+    "trainer.deterministic": _one_of(True, False, "warn"),
+    "trainer.profiler": _one_of(None, "simple", "advanced"),
+    "trainer.detect_anomaly": _FLAG,
+    "trainer.benchmark": _FLAG,
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -153,90 +160,46 @@ RULES: dict[str, Rule] = {
     ),
 }
 
-# Not every model nor every optimizer has these.
+# Not every model, optimizer or trainer has these.
 _OPTIONAL = (
     *("model.width", "model.depth", "model.activation", "model.output_activation", "model.dropout_layers"),
-    *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip"),
+    *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip", "trainer.max_steps"),
+    *("trainer.limit_train_batches", "trainer.deterministic", "trainer.profiler", "trainer.detect_anomaly"),
+    "trainer.benchmark",
 )
-_DATA = (
-    "name",
-    "level",
-    "source",
-    "fresh",
-    "test_fraction",
-    "val_fraction",
-    "train_size",
-    "train_most",
-    "pca",
-    "shape",
-    "standardise",
-)
-
-# Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
-TRAINER: dict[str, Rule] = {
-    "max_steps": _integer(1),
-    "limit_train_batches": _share("batches"),
-    "deterministic": _one_of(True, False, "warn"),
-    "profiler": _one_of(None, "simple", "advanced"),
-    "detect_anomaly": _FLAG,
-    "benchmark": _FLAG,
-}
-
-_OWN_TRAINER = ("max_epochs", "accelerator", "val_check_interval")
-# Why others have no place here.
-_REFUSED = {
-    "one fit is one process on one device, and conditions train side by side: hydra.launcher.n_jobs": (
-        *("devices", "num_nodes", "strategy", "plugins", "sync_batchnorm", "use_distributed_sampler"),
-    ),
-    "it would clip the norm of all replicates together; optimizer.clip clips each one's": (
-        *("gradient_clip_val", "gradient_clip_algorithm"),
-    ),
-    "each optimizer step is one batch; choose batch_size": ("accumulate_grad_batches",),
-    "a replicate's numbers must not depend on what the device rounds": ("precision",),
-    "validation and test always read the whole part": (
-        *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches", "fast_dev_run"),
-        *("num_sanity_val_steps", "check_val_every_n_epoch"),
-    ),
-    "what is written and shown is the sweep's; see logging": (
-        *("logger", "callbacks", "log_every_n_steps", "default_root_dir", "enable_progress_bar"),
-        *("enable_model_summary", "enable_checkpointing"),
-    ),
-}
-_WHY = {name: why for why, names in _REFUSED.items() for name in names}
+_DATA = ("name", "level", "source", *SERVED)
 
 _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
 
-STUDY: dict[str, Rule] = {
-    "claim": Rule(lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
-    "sentence": Rule(lambda v: isinstance(v, str), "the claim in words"),
-    "contrast": Rule(
+# What an experiment declares.
+RULES |= {
+    "study.claim": Rule(lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
+    "study.sentence": Rule(lambda v: isinstance(v, str), "the claim in words"),
+    "study.contrast": Rule(
         lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE.allowed, v.values())),
         f"{{a: …, b: …}}, each {_SIDE.text}",
     ),
-    "metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
-    "secondary": _list_of(_one_of(*METRICS)),
-    "kind": _one_of(*KINDS),
-    "over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
-    "core": Rule(lambda v: v is None or (isinstance(v, list) and len(v) > 1), "null or two or more values of `over`"),
-    "tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
-    "rope": Rule(
+    "study.metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
+    "study.secondary": _list_of(_one_of(*METRICS)),
+    "study.kind": _one_of(*KINDS),
+    "study.over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
+    "study.core": Rule(lambda v: v is None or (isinstance(v, list) and len(v) > 1), "null or two or more of `over`"),
+    "study.tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
+    "study.rope": Rule(
         lambda v: (
             isinstance(v, dict) and all(k in METRICS and type(x) is float and 0 < x < math.inf for k, x in v.items())
         ),
         "{metric: a number > 0, …}",
         float,
     ),
-    "alpha": _number(0, 1, strict=True),
-    "apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
-    "family": _one_of("best_vs_best", "same_rate", None),
+    "study.alpha": _number(0, 1, strict=True),
+    "study.apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
+    "study.family": _one_of("best_vs_best", "same_rate", None),
 }
 
-_NUMBERS = {key: rule.number for key, rule in RULES.items() if key != "study"}
+_NUMBERS = {key: rule.number for key, rule in RULES.items()}
 # What names columns or words of a table stays as it was typed.
 _NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
-_NUMBERS |= {
-    f"{group}.{key}": r.number for group, rules in (("trainer", TRAINER), ("study", STUDY)) for key, r in rules.items()
-}
 
 _DEVICES = ("nvidiactl", "dxg", "kfd")  # NVIDIA's, under Windows' Linux, and AMD's
 
@@ -269,10 +232,7 @@ def engine(config: Mapping[str, Any]) -> str:
 
 def _stem(path: str | None) -> str:
     """A file's name without its ending, and without that of a packed one."""
-    if path is None:
-        return "table"
-    packed = Path(path).suffix in (".gz", ".bz2", ".xz", ".zip", ".zst")
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(Path(path).stem).stem if packed else Path(path).stem)
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(re.sub(r"\.(gz|bz2|xz)$", "", path or "table")).stem)
 
 
 OmegaConf.register_new_resolver("workers", workers, replace=True)
@@ -299,73 +259,53 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for the first key or value that is not allowed."""
-    for group in ("data", "model", "optimizer", "trainer", "measure", "drift"):
+    groups = ("data", "model", "optimizer", "trainer", "measure", "drift", "study")
+    declared = config.get("study") is not None
+    for group in groups if declared else groups[:-1]:
         if not isinstance(config.get(group), dict):
             raise ValueError(f"{group}={config.get(group, 'nothing')}: must hold the keys that it has in conf/")
     if lost := [key for key in _DATA if key not in config["data"]]:
         raise ValueError(f"data.{lost[0]}: is missing; a file of conf/data begins with defaults: [_split, _self_]")
-    known = sorted({*RULES, *(f"trainer.{key}" for key in TRAINER), *(f"data.{key}" for key in _data_keys(config))})
-    for key in _leaves(config):
-        # A model's and an optimizer's further keys are the arguments of a function: `training.check` asks it.
-        if key not in known and not key.startswith(("study.", "model.", "optimizer.")):
-            raise ValueError(_reason(key) or f"{key}: there is no such key{_nearest(key, known)}")
-    for key, rule in RULES.items():
-        try:
-            _check(key, lookup(config, key), rule)
-        except KeyError:
-            if key not in _OPTIONAL:
-                raise ValueError(f"{key}: is missing; it must be {rule.text}") from None
-    for key, rule in TRAINER.items():
-        if key in config["trainer"]:
-            _check(f"trainer.{key}", config["trainer"][key], rule)
-    if config["precision"] is not None and not (config["study"] or {}).get("family"):
-        raise ValueError(f"precision={config['precision']}: is for declared studies; choose one with experiment=")
-    width, depth = (config["model"].get(key) for key in ("width", "depth"))
-    if isinstance(width, list) and len(width) != depth:
-        raise ValueError(f"model.width={width}: must have one number for each of the model.depth={depth} hidden layers")
-    if config["patience"] is not None and config["select_epoch"] != "best":
-        raise ValueError(f"patience={config['patience']}: must be null unless select_epoch=best")
-    last = lookup(config, "trainer.max_epochs")
-    for key in ("measure.shift_epochs", "measure.activation_epochs"):
-        if max(epochs := lookup(config, key), default=0) > last:
-            raise ValueError(f"{key}={epochs}: must be epochs from 1 to trainer.max_epochs={last}")
-    seed = lookup(config, "measure.activation_seed")
-    if seed is not None and seed not in seeds(config):
-        allowed = config["seeds"] or f"{seeds(config)[0]} to {seeds(config)[-1]}"
-        raise ValueError(f"measure.activation_seed={seed}: must be null or one of the condition's seeds, {allowed}")
-    if config["study"] is not None:
-        _check_study(config["study"])
-
-
-def _check(key: str, value: Any, rule: Rule) -> None:
-    if not rule.allowed(_spelled(value, rule.number)):
-        near = _nearest(value, rule.text.removeprefix("one of ").split(", ") if rule.text.startswith("one of ") else [])
-        raise ValueError(f"{key}={value}: must be {rule.text}{near}")
-
-
-def _check_study(study: Mapping[str, Any]) -> None:
-    for key in study:
-        if key not in STUDY:
-            raise ValueError(f"study.{key}: there is no such key{_nearest(key, [*STUDY])}")
-    for key, rule in STUDY.items():
-        if key not in study:
-            raise ValueError(f"study.{key}: is missing; it must be {rule.text}")
-        _check(f"study.{key}", study[key], rule)
-
-
-def _data_keys(config: Mapping[str, Any]) -> set[str]:
-    """The keys of a data config: every data set's, and its own source's arguments."""
     from normdrop.data.sources import arguments, source_of  # here: pandas and scikit-learn take a second to import
 
-    return {*_DATA, *arguments(source_of(str(config["data"]["source"])))}
+    own = arguments(source_of(str(config["data"]["source"])))
+    known = {*groups, *RULES, *(f"data.{key}" for key in (*_DATA, *own))}
+    for key in keys(config):
+        # A model's and an optimizer's further keys are the arguments of a function: `training.check` asks it.
+        if key.split(".")[0] not in ("model", "optimizer") and ".".join(key.split(".")[:2]) not in known:
+            raise ValueError(unknown_key(key, known))
+    for key, rule in RULES.items():
+        try:
+            value = lookup(config, key)
+        except KeyError:
+            if key in _OPTIONAL or (key.startswith("study.") and not declared):
+                continue
+            raise ValueError(f"{key}: is missing; it must be {rule.text}") from None
+        if not rule.allowed(_spelled(value, rule.number)):
+            names = rule.text.removeprefix("one of ").split(", ") if rule.text.startswith("one of ") else []
+            raise ValueError(f"{key}={value}: must be {rule.text}{_nearest(value, names)}")
+    width, depth = (config["model"].get(key) for key in ("width", "depth"))
+    last, measured, numbers = config["trainer"]["max_epochs"], config["measure"], seeds(config)
+    epochs, named = f"epochs from 1 to trainer.max_epochs={last}", config["seeds"] or f"{numbers[0]} to {numbers[-1]}"
+    together = {
+        "precision": (declared and config["study"]["family"], "null but for declared studies: choose an experiment="),
+        "patience": (config["select_epoch"] == "best", "null unless select_epoch=best"),
+        "model.width": (not isinstance(width, list) or len(width) == depth, f"model.depth={depth} numbers"),
+        "measure.shift_epochs": (max(measured["shift_epochs"], default=0) <= last, epochs),
+        "measure.activation_epochs": (max(measured["activation_epochs"], default=0) <= last, epochs),
+        "measure.activation_seed": (measured["activation_seed"] in numbers, f"null or one of the seeds, {named}"),
+    }
+    for key, (right, allowed) in together.items():
+        if not right and (value := lookup(config, key)) is not None:
+            raise ValueError(f"{key}={value}: must be {allowed}")
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a config, those of its groups among them."""
     for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
 
 
 def lookup(config: Mapping[str, Any], key: str) -> Any:
@@ -378,34 +318,15 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def unknown_key(key: str, config: DictConfig) -> str:
-    """One line for a key that no config has, with the nearest one that exists."""
-    keys = [*_keys(OmegaConf.to_container(config, resolve=False)), "experiment"]
-    group = key.partition(".")[0]
-    where = f"{group}/, each file with its own" if (CONF / group).is_dir() else "config.yaml"
-    return f"{key}: there is no such key{_nearest(key, keys) or f'; the keys stand in conf/{where}'}"
-
-
-def _keys(config: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        if key != "hydra":
-            keys.append(f"{prefix}{key}")
-            keys += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else []
-    return keys
-
-
-def _reason(key: str) -> str | None:
-    """Why an argument of Lightning's Trainer is refused."""
-    group, _, name = key.partition(".")
-    if group != "trainer" or (_nearest(name, names := [*_OWN_TRAINER, *TRAINER]) and name not in _WHY):
-        return None
-    why = _WHY.get(name, "it is none of Lightning's arguments that leave the training of a stack as it must be")
-    return f"{key}: {why}; allowed are {', '.join(names)}"
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """One line for a key that there is not, with the nearest one that there is."""
+    names = [name.removeprefix("trainer.") for name in RULES if name.startswith("trainer.")]
+    why = f"; replicates train as one stack on one device (see optimizer.clip, logging); allowed are {', '.join(names)}"
+    return f"{key}: there is no such key{_nearest(key, sorted(known))}{why if key.startswith('trainer.') else ''}"
 
 
 def _nearest(value: Any, names: list[str]) -> str:
-    close = difflib.get_close_matches(str(value), names, n=1)
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close and close[0] != str(value) else ""
 
 

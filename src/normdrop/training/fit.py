@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.arrangement import has
+from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
 from normdrop.data.sources import bound
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
@@ -33,8 +34,6 @@ from normdrop.training.module import MEASURES, ReplicatedClassifier
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
 AT_A_TIME = {"cpu": 32, "cuda": 128}
 MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
-# Keys of a data config that are ReplicateData's own arguments.
-SERVED = ("fresh", "train_size", "train_most", "val_fraction", "test_fraction", "pca", "shape", "standardise")
 
 
 def quiet() -> None:
