@@ -398,13 +398,6 @@ def test_shift_measured_during_training_is_a_curve_for_each_layer(tmp_path: Path
     assert len(runs(root).Tensors(condition, "whiskers/variance_shift/layer1/lower")) == 2
 
 
-def test_an_unknown_logging_is_refused_in_one_line(tmp_path: Path) -> None:
-    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
-    ((condition, tables),) = conditions(root).items()
-    with pytest.raises(ValueError, match=r"^logging='all': it must be one of minimal, full, per_seed$"):
-        tensorboard.write_condition(root / condition, *tables, logging="all")
-
-
 def test_the_room_imports_nothing_that_trains() -> None:
     code = "import sys, normdrop.tensorboard; print(*{'torch', 'lightning', 'tensorflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

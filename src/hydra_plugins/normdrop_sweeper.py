@@ -30,7 +30,7 @@ class StudySweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
-        from normdrop.study.sweep import Composer, run_study
+        from normdrop.study.sweep import Composer, bare, run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
@@ -46,10 +46,7 @@ class StudySweeper(BasicSweeper):
                 if isinstance(override.value(), Glob):  # a file whose name begins with _ is a part of others
                     values = [value for value in values if not value.startswith("_")]
                 if not values:
-                    named = (
-                        ": glob() is for the files of a group in conf/" if isinstance(override.value(), Glob) else ""
-                    )
-                    raise ValueError(f"{override.input_line}: matches nothing{named}; list the values: {key}=a,b,c")
+                    raise ValueError(f"{override.input_line}: matches nothing; list the values: {key}=a,b,c")
                 grid[key] = values
             else:
                 raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
@@ -58,17 +55,17 @@ class StudySweeper(BasicSweeper):
             own = {key: value for key, _, value in (item.partition("=") for item in str(line).split())}
             wider = grid | {key: [value] if "[" in value else value.split(",") for key, value in own.items()}
             points += [dict(zip(wider, values, strict=True)) for values in itertools.product(*wider.values())]
-        varying = {key for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
+        varying = {bare(key) for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
         compose = Composer(
             lambda overrides: loader.load_sweep_config(self.config, overrides),  # type: ignore[arg-type]
             lambda key: bool(loader.get_group_options(key)),
             varying,
         )
-        run_study(points, compose, self.launcher, self.config)
+        needed = None
         if (half_width := self.config.precision) is not None:
             from normdrop.report.precision import replicates_for
             from normdrop.study.config import plain, seeds
 
-            first = seeds(plain(self.config))
-            needed = replicates_for(Path(self.config.hydra.sweep.dir), half_width, first, self.config.replicates_max)
-            run_study(points, compose, self.launcher, self.config, needed)
+            root, most = Path(self.config.hydra.sweep.dir), self.config.replicates_max
+            needed = lambda: replicates_for(root, half_width, seeds(plain(self.config)), most)  # noqa: E731
+        run_study(points, compose, self.launcher, self.config, needed)

@@ -32,8 +32,6 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.metrics import METRICS
 
-LOGGING = ("minimal", "full", "per_seed")
-
 # What a session has: by tag the column in replicates.csv and its words, in the order of HPARAMS' columns.
 TAGS = {metric.tag: (metric.column, metric.words) for metric in METRICS.values() if metric.tag} | {
     "variance_shift/mean": ("shift", "variance shift, mean over layers"),
@@ -68,22 +66,13 @@ def write_condition(
     logging: str = "full",
     swept: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write the event files of one finished condition, in place of any that stand there.
+    """Write the event files of one finished condition, in place of any that stand in its folder.
 
-    Args:
-        directory: the condition's folder; its path below `--logdir` is the run's name.
-        record: record.json's content; `shift` may be empty, `activations` empty or absent.
-        replicates: replicates.csv, one row per seed.
-        history: history.csv, one row per seed and validation.
-        logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or
-            `per_seed` (the curves of each seed too).
-        swept: the keys that vary in the whole study, with their values; without it, those of the record's own sweep.
-
-    Raises:
-        ValueError: `logging` is none of the three.
+    record, replicates and history are what its three files hold; the record's `shift` and `activations` may be empty.
+    logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or `per_seed`
+    (the curves of each seed too). swept: the keys that vary in the whole study, with their values; without it, those of
+    the record's own sweep. The folder's path below `--logdir` is the run's name.
     """
-    if logging not in LOGGING:
-        raise ValueError(f"logging={logging!r}: it must be one of {', '.join(LOGGING)}")
     _clear(directory)
     shutil.rmtree(directory / "seeds", ignore_errors=True)
 
@@ -127,11 +116,9 @@ def write_condition(
         shift_charts |= {f"layer {layer}, during training": f"variance_shift/layer{layer}" for layer in by_step}
         curves = curves.join(_with_band(by_step.add_prefix("variance_shift/layer")), how="outer")
     # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
-    histograms: dict[str, Mapping[int, Any]] = {
+    histograms: dict[str, Mapping[Any, Any]] = {
         "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
-        "val/acc_over_seeds": {
-            step: sound_history.loc[[step], "val/acc"].dropna() for step in sound_history.index.unique().astype(int)
-        },
+        "val/acc_over_seeds": {step: own.dropna() for step, own in sound_history["val/acc"].groupby(level=0)},
     }
     events = [
         event(0, columns, _layout(shift_charts)),
@@ -170,14 +157,11 @@ def write_report(
     tables_markdown: Mapping[str, str],
     replicates: pd.DataFrame | None = None,
 ) -> None:
-    """Write the report's run, in place of event files that stand there.
+    """Write the report's run, in place of event files that stand in its folder.
 
-    Args:
-        directory: the report's folder; its path below `--logdir` is the run's name.
-        figures: PNG files by tag, for IMAGES.
-        tables_markdown: Markdown by tag, for TEXT.
-        replicates: the study's replicates, all conditions in one table: for DISTRIBUTIONS, test accuracy over seeds
-            against the rate in percent, which stands where the step usually is.
+    figures: PNG files by tag, for IMAGES. tables_markdown: Markdown by tag, for TEXT. replicates: the study's, all
+    conditions in one table: for DISTRIBUTIONS, test accuracy over seeds against the rate in percent, which stands where
+    the step usually is.
     """
     _clear(directory)
     summaries = [text_pb(tag, markdown) for tag, markdown in tables_markdown.items()]
@@ -190,11 +174,10 @@ def write_report(
         table = replicates.fillna({"setting": ""}).dropna(subset="test_acc")
         names = ["dataset", "arrangement", "position", "setting"]
         swept = table.groupby(names)["rate"].transform("nunique") > 1  # a single rate is not drawn
-        for _, rows in table[swept].groupby([*names, "rate"]):
-            first = rows.iloc[0]
-            tag = "/".join(["test_acc_by_rate", *filter(None, first[names])])
-            percent = round(100 * first["rate"])
-            events.append(Event(wall_time=now, step=percent, summary=_histogram(tag, rows["test_acc"])))
+        cells: Any = table[swept].groupby([*names, "rate"])["test_acc"]
+        for (*place, rate), accuracies in cells:
+            summary = _histogram("/".join(["test_acc_by_rate", *filter(None, place)]), accuracies)
+            events.append(Event(wall_time=now, step=round(100 * rate), summary=summary))
     _write(directory, events)
 
 
@@ -230,14 +213,11 @@ def _histogram(tag: str, values: Any) -> Summary:
 
 def _activations(entry: Mapping[str, Any]) -> Summary:
     """An entry of the record's `activations` as it was counted; TensorBoard takes (buckets, 3): left, right, count."""
-    value = Summary.Value(
-        tag=f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}",
-        metadata=histogram_metadata.create_summary_metadata(None, f"The replicate of seed {entry['seed']}"),
-        tensor=make_tensor_proto(
-            np.column_stack([entry["edges"][:-1], entry["edges"][1:], entry["counts"]]), dtype=np.float64
-        ),
-    )
-    return Summary(value=[value])
+    tag = f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}"
+    metadata = histogram_metadata.create_summary_metadata(None, f"The replicate of seed {entry['seed']}")
+    buckets = np.column_stack([entry["edges"][:-1], entry["edges"][1:], entry["counts"]])
+    tensor = make_tensor_proto(buckets, dtype=np.float64)
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
 
 def _shift(record: Mapping[str, Any], last: int) -> pd.DataFrame:
@@ -252,9 +232,7 @@ def _shift(record: Mapping[str, Any], last: int) -> pd.DataFrame:
 def _with_band(table: pd.DataFrame) -> pd.DataFrame:
     """For each value of the index (a step, or a layer) the mean of each column and the ends of its band."""
     groups = table.groupby(level=0)
-    bands = [
-        groups.quantile(q).rename(columns={tag: _band(str(tag), side) for tag in table}) for side, q in _BAND.items()
-    ]
+    bands = [groups.quantile(q).rename(columns={t: _band(str(t), s) for t in table}) for s, q in _BAND.items()]
     return pd.concat([groups.mean(), *bands], axis=1)
 
 
@@ -282,14 +260,11 @@ def _hparams(
         overridden = name not in _COLUMNS and name not in record["setting"]
         if overridden and (len(domain) == 1 or isinstance(value, Mapping)):
             continue  # the same everywhere, or a choice of a whole group
-        hparams[name] = value if isinstance(value, bool | int | float) else str(value)
-        info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1)
-        if isinstance(value, bool):
-            info.type = api_pb2.DATA_TYPE_BOOL
-        elif isinstance(value, int | float):
-            info.type = api_pb2.DATA_TYPE_FLOAT64
-        else:
-            info.type = api_pb2.DATA_TYPE_STRING
+        number = isinstance(value, int | float)  # a bool too
+        hparams[name] = value if number else str(value)
+        kind = "BOOL" if isinstance(value, bool) else "FLOAT64" if number else "STRING"
+        info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1, type=f"DATA_TYPE_{kind}")
+        if not number:
             info.domain_discrete.extend(sorted(domain))
         infos.append(info)
     metrics = [
@@ -316,9 +291,7 @@ def _layout(shifts: Mapping[str, str]) -> Summary:
     for title, charts in {**_MARGINS, **({"Variance shift": shifts} if shifts else {})}.items():
         category = layout.category.add(title=title)
         for name, tag in charts.items():
-            series = layout_pb2.MarginChartContent.Series(
-                value=tag, lower=_band(tag, "lower"), upper=_band(tag, "upper")
-            )
+            series = layout_pb2.MarginChartContent.Series(value=tag, **{side: _band(tag, side) for side in _BAND})
             category.chart.add(title=name, margin=layout_pb2.MarginChartContent(series=[series]))
     value = Summary.Value(
         tag=custom_scalar.CONFIG_SUMMARY_TAG,

@@ -67,22 +67,22 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (Exception, KeyboardInterrupt) as error:
         if stopped:  # whatever became of the interrupt: a library that it hits may raise another error instead
-            done = (
-                f"{error}; they stay"
-                if isinstance(error, KeyboardInterrupt) and error.args
-                else "what is finished stays"
-            )
+            told = isinstance(error, KeyboardInterrupt) and error.args
+            done = f"{error}; they stay" if told else "what is finished stays"
             sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
         if isinstance(error, OverrideParseException):
-            said = _unread(error.override) if "=" in error.override else _line(error)
-            sys.exit(f"normdrop: {error.override}: {said}")
+            from normdrop.data.rows import override
+
+            key, _, value = error.override.partition("=")
+            typed = f"the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
+            sys.exit(f"normdrop: {error.override}: {typed if '=' in error.override else line(error)}")
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
             sys.exit(f"normdrop: {one_line(error)}")
         if traced or isinstance(error, KeyboardInterrupt):
             raise
-        sys.exit(f"normdrop: {type(error).__name__}: {_line(error)} (HYDRA_FULL_ERROR=1 shows where)")
+        sys.exit(f"normdrop: {type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)")
 
 
 def command() -> str:
@@ -136,23 +136,16 @@ def _help() -> str:
     return HELP.format(groups="\n".join(groups), keys=(CONF / "config.yaml").read_text(encoding="utf-8").rstrip())
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """An error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _unread(override: str) -> str:
-    """What to type in place of an override that Hydra's grammar does not know."""
-    from normdrop.data.rows import override as typed
-
-    key, _, value = override.partition("=")
-    return f"the value cannot be read; if it is text, type it in quotes: {typed(key, value)}"
 
 
 def one_line(error: BaseException) -> str:
     """What is wrong, in one line; Hydra's own messages with the names that come nearest."""
     from normdrop.study import config as configs
 
-    text = _line(error)
+    text = line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return configs.unknown_key(unknown.group(1), {*configs.keys(configs.plain(configs.compose())), "experiment"})
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import time
 import traceback
@@ -26,6 +27,7 @@ from normdrop.arrangement import same_network
 from normdrop.data.sources import standard_rows
 from normdrop.study import config as configs
 from normdrop.study import record
+from normdrop.study.app import line
 from normdrop.study.progress import note_of
 from normdrop.study.sweep import missing
 from normdrop.training.checkpoint import Checkpoints
@@ -96,11 +98,6 @@ def _describe(folder: Path, study: Mapping[str, Any]) -> None:
     for name, content in files.items():
         text = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-
-
-def line(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def finish(
@@ -188,8 +185,5 @@ def hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{os.cpu_count()} × {model or platform.machine()}"
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{os.cpu_count()} × {model[1].strip() if model else platform.processor() or platform.machine()}"

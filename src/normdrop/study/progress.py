@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -32,23 +32,18 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
     began: dict[str, float] = {}
 
     def look() -> tuple[float, str]:
-        parts, epochs = {}, {}
+        running: dict[str, tuple[float, str]] = {}
         for note in (root / ".progress").glob("*"):
-            try:
-                if note.name in notes:
-                    path = notes[note.name]
-                    part, _, epochs[path] = note.read_text().partition(" ")
-                    parts[path] = float(part or 0)
-                    began.setdefault(path, time.monotonic())
-            except (OSError, ValueError):  # it ended, or is being written, at this moment
-                continue
-        for path in paths:
-            if path not in ended and path not in parts and _stamp(root / path) != before[path]:
-                ended.append(path)
-        running = {path: part for path, part in parts.items() if path not in ended}
-        long = {path for path in running if epochs[path] and time.monotonic() - began[path] > LONG}
-        words = [f"{path} ({epochs[path]})" if path in long else path for path in running]
-        return len(ended) + sum(running.values()), ", ".join(words)
+            with suppress(OSError, ValueError, KeyError):  # it ends or is written at this moment, or is another sweep's
+                part, _, epoch = note.read_text().partition(" ")
+                running[notes[note.name]] = float(part or 0), epoch
+        ended.extend(p for p in paths if p not in ended and p not in running and _stamp(root / p) != before[p])
+        running = {path: its for path, its in running.items() if path not in ended}
+        words = []
+        for path, (_, epoch) in running.items():
+            long = time.monotonic() - began.setdefault(path, time.monotonic()) > LONG
+            words.append(f"{path} ({epoch})" if epoch and long else path)
+        return len(ended) + sum(part for part, _ in running.values()), ", ".join(words)
 
     def remaining(done: float) -> str:
         if done < 0.05:
@@ -57,31 +52,24 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
         return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
 
     def watch() -> None:
-        if not console.is_terminal:
-            told, said = 0, time.monotonic()
-            while not stop.wait(0.5):
+        told, said, over = 0, time.monotonic(), False
+        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=len(paths), text="starting")
+            while not over:
+                over = stop.wait(0.5)
                 done, running = look()
+                left = f"{remaining(done)} left"
+                text = f"condition {len(ended)} of {len(paths)} finished, {left}; now {running}"
+                bar.update(task, completed=done, text=text)
+                if console.is_terminal:
+                    continue
+                for path in ended[told:]:
+                    told += 1
+                    console.print(f"[{told}/{len(paths)}] {path} ({left})", markup=False)
                 if "(epoch" in running and time.monotonic() - said > LONG:
                     said = time.monotonic()
-                    console.print(f"now {running}, {remaining(done)} left", markup=False, soft_wrap=True)
-                for path in ended[told:]:
-                    console.print(
-                        f"[{told + 1}/{len(paths)}] {path} ({remaining(done)} left)", markup=False, soft_wrap=True
-                    )
-                    told += 1
-            look()
-            for path in ended[told:]:
-                told += 1
-                console.print(f"[{told}/{len(paths)}] {path}", markup=False, soft_wrap=True)
-            return
-        columns = (BarColumn(), TextColumn("{task.fields[text]}"))
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=len(paths), text="starting")
-            while not stop.wait(0.5):
-                done, running = look()
-                text = f"condition {len(ended)} of {len(paths)} finished, {remaining(done)} left; now {running}"
-                bar.update(task, completed=done, text=text)
-            look()
+                    console.print(f"now {running}, {left}", markup=False)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -9,11 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import joblib
@@ -28,8 +27,6 @@ from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.app import command
 from normdrop.study.progress import display, note_of
-
-Needed = Mapping[tuple[str, str], int]
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -46,6 +43,11 @@ class Condition:
     missing: list[int]  # seeds that its record lacks
 
 
+def bare(key: str) -> str:
+    """A key of the command line without what Hydra adds to it."""
+    return key.lstrip("+~").split("@")[0]
+
+
 class Composer:
     """The config of a point of the grid, as Hydra composes it.
 
@@ -56,22 +58,22 @@ class Composer:
 
     def __init__(self, load: Callable[[list[str]], DictConfig], is_group: Callable[[str], bool], varying: set[str]):
         self.load, self.is_group, self.varying = load, lru_cache(is_group), varying
-        self.bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any], dict[str, str]]] = {}
+        self.bases: dict[tuple[str, ...], tuple[DictConfig, set[str], dict[str, str]]] = {}
         self.unused: dict[str, set[str]] = defaultdict(set)
         self.used: set[str] = set()
 
     def __call__(self, point: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
         """The resolved config of a point, the choices of its groups, and which keys of the point are in it."""
-        groups = {key: v for key, v in point.items() if self.is_group(key.lstrip("+~").split("@")[0])}
-        values = {key: v for key, v in point.items() if key not in groups}
+        groups = {key: value for key, value in point.items() if self.is_group(bare(key))}
+        values = {key: value for key, value in point.items() if key not in groups}
         _, known, _ = self._base(groups)
-        for key in [key for key in values if not _holds(known, key)]:
+        for key in values.keys() - known:
             group = key.split(".")[0]
+            value = values.pop(key)
             if group in self.varying:
                 self.unused[key].add(f"{group}={point.get(group)}")
-                del values[key]
             else:
-                groups[key] = values.pop(key)  # not a plain value of what is there: Hydra knows what to make of it
+                groups[key] = value  # not a plain value of what is there: Hydra knows what to make of it
         base, _, choices = self._base(groups)
         config = copy.deepcopy(base)
         for key, value in values.items():
@@ -79,18 +81,17 @@ class Composer:
         self.used.update(values, groups)
         return configs.resolved(config), choices, [*groups, *values]
 
-    def _base(self, overrides: Mapping[str, str]) -> tuple[DictConfig, dict[str, Any], dict[str, str]]:
-        key = tuple(f"{name}={value}" for name, value in overrides.items())
-        if key not in self.bases:
-            config = self.load(list(key))
+    def _base(self, overrides: Mapping[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
+        words = tuple(f"{name}={value}" for name, value in overrides.items())
+        if words not in self.bases:
+            config = self.load(list(words))
             own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-            known: Any = OmegaConf.to_container(own, resolve=False)
+            plain: Any = OmegaConf.to_container(own, resolve=False)
             choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
-            for group, choice in choices.items():
-                if choice.startswith("_"):
-                    raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
-            self.bases[key] = own, known, choices
-        return self.bases[key]
+            if parts := [f"{group}={choice}" for group, choice in choices.items() if choice.startswith("_")]:
+                raise ValueError(f"{parts[0]}: is a part of others; choose one whose name has no _ in front")
+            self.bases[words] = own, {*configs.keys(plain)}, choices
+        return self.bases[words]
 
 
 @cache
@@ -98,28 +99,20 @@ def _parsed(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
 
 
-def _holds(config: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(config, dict) or name not in config:
-            return False
-        config = config[name]
-    return True
-
-
 def run_study(
     points: Sequence[Mapping[str, str]],
     compose: Composer,
     launcher: Any,
     config: DictConfig,
-    needed: Needed = MappingProxyType({}),
+    needed: Callable[[], Mapping[tuple[str, str], int]] | None = None,
 ) -> None:
     """Train what is missing of a grid.
 
-    points: the overrides of each point of the grid, by key. launcher: Hydra's. needed: see `plan`. Nothing trains
-    before every condition has passed its checks. Exits with status 1 if a condition failed.
+    points: the overrides of each point of the grid, by key. launcher: Hydra's. needed: asked at the end for how many
+    replicates a data set and position need; then these are trained. Nothing trains before every condition has passed
+    its checks. Raises ValueError if a condition failed.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    root = Path(config.hydra.sweep.dir)
+    console, root = Console(highlight=False, soft_wrap=True), Path(config.hydra.sweep.dir)
     processes = joblib.effective_n_jobs(launcher.joblib["n_jobs"]) if hasattr(launcher, "joblib") else 0
 
     @lru_cache(maxsize=1)
@@ -129,45 +122,81 @@ def run_study(
         same = {key: value for key, value in launcher.joblib.items() if key not in ("pre_dispatch", "batch_size")}
         return joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")(calls)
 
+    def launch(number: int, todo: Sequence[Condition]) -> Any:
+        """One Hydra job for each process, which takes conditions until none is left; elsewhere one for each of them."""
+        if start.cache_info().currsize:
+            list(start())
+        jobs = 1 if type(launcher).__name__ == "BasicLauncher" else processes
+        paths = ["."] * min(jobs, len(todo)) if jobs else [condition.path for condition in todo]
+        shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
+        return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
+
     try:
-        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None, needed)
-        todo = [condition for condition in study if condition.missing]
-        replicates = sum(len(configs.seeds(condition.config)) for condition in study)
-        console.print(
-            f"[bold]{root}[/bold]: {len(study)} conditions, {replicates} replicates; {len(study) - len(todo)} "
-            f"conditions are finished, {len(todo)} to train ({sum(len(c.missing) for c in todo)} replicates)"
-        )
-        for line in [*check_fits(todo), *_remarks(root, study, compose.unused)]:
-            console.print(line, markup=False)
+        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None)
+        _announce(console, root, study, compose.unused)
     except BaseException:
         if start.cache_info().currsize:
             get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
         raise
+    _train(console, root, study, grid, launch)
+    if needed is not None:
+        places = needed()
+        study = [_enlarged(root, condition, places) for condition in study]
+        _announce(console, root, study, {})
+        _train(console, root, study, grid, launch)
+
+
+def _enlarged(root: Path, condition: Condition, needed: Mapping[tuple[str, str], int]) -> Condition:
+    """A condition with as many replicates as any comparison that it stands in needs."""
+    config = condition.config
+    equals = same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
+    asked = [needed.get((config["data"]["name"], position), 0) for _, position in equals]
+    config = config | {"replicates": max(config["replicates"], *asked)}
+    return replace(condition, config=config, missing=missing(config, root / condition.path))
+
+
+def _announce(console: Console, root: Path, study: Sequence[Condition], unused: Mapping[str, set[str]]) -> None:
+    """Say what will be trained, of which data, and what has no effect. Raises ValueError for what cannot be trained."""
+    todo = [condition for condition in study if condition.missing]
+    replicates = sum(len(configs.seeds(condition.config)) for condition in study)
+    console.print(
+        f"[bold]{root}[/bold]: {len(study)} conditions, {replicates} replicates; {len(study) - len(todo)} "
+        f"conditions are finished, {len(todo)} to train ({sum(len(c.missing) for c in todo)} replicates)"
+    )
+    for line in [*check_fits(todo), *_remarks(root, study, unused)]:
+        console.print(line, markup=False)
+
+
+def _train(
+    console: Console,
+    root: Path,
+    study: Sequence[Condition],
+    grid: Mapping[str, Any],
+    launch: Callable[[int, Sequence[Condition]], Any],
+) -> None:
+    """Train what is missing of a planned study. Raises ValueError if a condition failed."""
+    todo: Sequence[Condition] = [condition for condition in study if condition.missing]
     for condition in (c for c in study if not c.missing):
         _redraw(root / condition.path, None, condition.config["logging"])
     if todo:
         number = _write_plan(root, study, todo, grid)
-        if start.cache_info().currsize:
-            list(start())
         try:
-            todo = _train(console, root, todo, lambda todo: _launch(launcher, processes, root, number, todo))
+            todo = _rounds(console, root, todo, lambda todo: launch(number, todo))
         except KeyboardInterrupt:
             finished = sum(not missing(condition.config, root / condition.path) for condition in study)
             raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
-    failed = [condition for condition in study if (root / condition.path / record.ERROR).exists()]
-    for condition in failed:
-        reason = (root / condition.path / record.ERROR).read_text(encoding="utf-8").splitlines()[0]
-        console.print(f"failed: {condition.path}: {reason}", markup=False, soft_wrap=True)
+    failed = [condition.path for condition in study if (root / condition.path / record.ERROR).exists()]
+    for path in failed:
+        reason = (root / path / record.ERROR).read_text(encoding="utf-8").splitlines()[0]
+        console.print(f"failed: {path}: {reason}", markup=False)
     if failed or todo:
         left = f"{len(failed)} of {len(study)} conditions failed" + (f", {len(todo)} did not finish" if todo else "")
-        raise ValueError(
-            f"{left}; the traceback of each stands in its {record.ERROR}. The same command tries them again"
-        )
+        raise ValueError(f"{left}; their {record.ERROR} have the tracebacks. The same command tries them again")
 
 
-def _train(
-    console: Console, root: Path, todo: list[Condition], launch: Callable[[Sequence[Condition]], Any]
-) -> list[Condition]:
+def _rounds(
+    console: Console, root: Path, todo: Sequence[Condition], launch: Callable[[Sequence[Condition]], Any]
+) -> Sequence[Condition]:
     """Launch conditions until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
         for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
@@ -181,9 +210,8 @@ def _train(
             except Exception as error:
                 returned = []
                 _mark_killed(root, todo, error)
-        for job in returned:
-            if job.return_value is not None:
-                raise ValueError(job.return_value)
+        if said := [job.return_value for job in returned if job.return_value is not None]:
+            raise ValueError(said[0])
         left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / record.ERROR).exists()]
         elsewhere = False
         for condition in left:
@@ -192,7 +220,7 @@ def _train(
                 lock.acquire(blocking=False)
             except Timeout:
                 elsewhere = True
-                console.print(f"waiting for {condition.path}, in work in another process", markup=False, soft_wrap=True)
+                console.print(f"waiting for {condition.path}, in work in another process", markup=False)
                 lock.acquire()  # and take over what it leaves
             lock.release()
         if len(left) == len(todo) and not elsewhere:
@@ -203,31 +231,20 @@ def _train(
 
 def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> None:
     """Fail the conditions that were in work in processes that died; without any the fault was the launcher's own."""
-    dead = []
+    text = f"{type(error).__name__}: its process was killed, perhaps for want of memory; fewer side by side: "
+    text += f"hydra.launcher.n_jobs=1\n\n{error}\n"
+    dead = False
     for condition in todo:
         directory, note = root / condition.path, note_of(root, condition.path)
         with suppress(Timeout), record.lock(directory).acquire(blocking=False):
             if note.exists() and missing(condition.config, directory):
-                reason = (
-                    "its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1"
-                )
-                text = f"{type(error).__name__}: {reason}\n\n{error}\n"
                 (directory / record.ERROR).write_text(text, encoding="utf-8")
                 note.unlink()
-                dead.append(condition)
+                dead = True
     if not dead and isinstance(error, BrokenProcessPool):
         raise ValueError("a worker process was killed before it began a condition; the same command goes on") from error
     if not dead:
         raise error
-
-
-def _launch(launcher: Any, processes: int, root: Path, number: int, todo: Sequence[Condition]) -> Any:
-    """One Hydra job for each process, which takes conditions until none is left; elsewhere one for each condition."""
-    if type(launcher).__name__ == "BasicLauncher":
-        processes = 1
-    paths = ["."] * min(processes, len(todo)) if processes else [condition.path for condition in todo]
-    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
-    return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
 
 
 def quoted(value: str) -> str:
@@ -236,21 +253,16 @@ def quoted(value: str) -> str:
 
 
 def plan(
-    points: Sequence[Mapping[str, str]],
-    compose: Composer,
-    root: Path,
-    start: Callable[[], Any] = lambda: None,
-    needed: Needed = MappingProxyType({}),
+    points: Sequence[Mapping[str, str]], compose: Composer, root: Path, start: Callable[[], Any] = lambda: None
 ) -> tuple[list[Condition], dict[str, list[str]]]:
     """The distinct conditions of a grid, checked, and the grid in the words of their settings.
 
-    start: called as soon as there seems to be something to train. needed: replicates by data set and position, in place
-    of the config's. Raises ValueError with one line for the first thing wrong.
+    start: called as soon as there seems to be something to train. Raises ValueError with one line for the first thing
+    wrong.
     """
     for key in compose.varying:
-        bare = key.lstrip("+~")
-        if any(bare == name or bare.startswith(f"{name}.") for name in (*record.NOT_HASHED, "experiment", "hydra")):
-            raise ValueError(f"{bare}: cannot be swept; give one value, or run the command once for each")
+        if any(f"{key}.".startswith(f"{name}.") for name in (*record.NOT_HASHED, "experiment", "hydra")):
+            raise ValueError(f"{key}: cannot be swept; give one value, or run the command once for each")
     from normdrop.data.sources import standard_rows  # here: pandas and scikit-learn take a second to import
 
     conditions: dict[str, Condition] = {}
@@ -259,50 +271,38 @@ def plan(
     for point in points:
         config, choices, used = compose(point)
         configs.check(config)
-        asked = (config["arrangement"], config["position"])
-        values = {}
-        for key in sorted(used):
-            bare = key.lstrip("+~").split("@")[0]
+        arrangement, position, values = config["arrangement"], config["position"], {}
+        for key in sorted(map(bare, used)):
             with suppress(KeyError):  # deleted, or Hydra's own
-                values[bare] = choices[bare] if bare in choices else configs.spelled(config, bare)
-                grid[bare].add(str(values[bare]))
+                values[key] = choices[key] if key in choices else configs.spelled(config, key)
+                grid[key].add(str(values[key]))
         config = configs.canonical(config)
-        equals = same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
-        asked_for = [needed.get((config["data"]["name"], position), 0) for _, position in equals]
-        config["replicates"] = max(config["replicates"], *asked_for)
-        setting = {key: value for key, value in values.items() if key not in NAMED and _varies(compose.varying, key)}
+        setting = {key: value for key, value in values.items() if key not in NAMED and key in compose.varying}
         given = json.dumps(config["data"], sort_keys=True)
         if given not in fingerprints:
             fingerprints[given] = standard_rows(config["data"]).fingerprint
         config["data"]["fingerprint"] = fingerprints[given]
-        path = "/".join((str(config["data"]["name"]), *asked[:1], config["position"], f"q{_rate(config['rate'])}"))
+        rate = config["rate"]  # two decimals, more where they are needed to tell rates apart
+        spelled = f"q{rate:.2f}" if round(rate, 2) == rate else f"q{rate:g}"
+        path = "/".join((str(config["data"]["name"]), arrangement, config["position"], spelled))
         if setting:
             path += "/" + ",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items())
         if len(max(path.split("/"), key=len)) > 200:
             raise ValueError(f"{path}: too many keys vary for the name of a folder; sweep fewer of them at a time")
-        known = conditions.get(path)
-        if known is not None:
-            if configs.config_hash(known.config) != configs.config_hash(config):
+        if path in conditions:
+            if configs.config_hash(conditions[path].config) != configs.config_hash(config):
                 raise ValueError(f"{path}: two different conditions of this grid would share this folder")
             continue
         if not (root / path / record.RECORD).exists():
             start()
-        if asked != (config["arrangement"], config["position"]) and len(points) == 1:
-            print(f"{asked[0]} {asked[1]} is the same network as {asked[0]} {config['position']} and is recorded there")
+        if position != config["position"] and len(points) == 1:
+            same = f"{arrangement} {config['position']}"
+            print(f"{arrangement} {position} is the same network as {same} and is recorded there")
         overrides = [f"{key}={value}" for key, value in point.items()]
         conditions[path] = Condition(path, overrides, config, setting, choices, missing(config, root / path))
     for key in compose.unused.keys() - compose.used:
         raise ValueError(f"{key}: none of {', '.join(sorted(compose.unused[key]))} has such a key")
     return list(conditions.values()), {key: sorted(values, key=_natural) for key, values in grid.items()}
-
-
-def _varies(varying: set[str], key: str) -> bool:
-    return any(key == name.lstrip("+~").split("@")[0] for name in varying)
-
-
-def _rate(rate: float) -> str:
-    """Two decimals, more where they are needed to tell rates apart."""
-    return f"{rate:.2f}" if round(rate, 2) == rate else f"{rate:g}"
 
 
 def _natural(value: str) -> tuple[int, float | str]:
@@ -319,30 +319,20 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     if found is None:
         return configs.seeds(config)
     held = found.record
-    if held["config_hash"] != configs.config_hash(config):
-        differing = [*_differences(held["config"], config)]
-        way = "choose another name= or move it away"
-        if len(differing) == 1 and differing[0].startswith("engine was"):
-            way = f"go on with engine={held['config']['engine']}, or choose another name="
-        raise ValueError(f"{directory}: holds a record of another config ({'; '.join(differing)}); {way}")
-    if (held["config"]["study"] or {}) != (config["study"] or {}):
-        changed = ", ".join(_differences(held["config"]["study"] or {}, config["study"] or {}, "study."))
-        raise ValueError(
-            f"{directory}: was trained under another declaration ({changed}); a study is declared before it runs: "
-            "choose another name="
-        )
+    same = held["config_hash"] == configs.config_hash(config)
+    if not same or (held["config"]["study"] or {}) != (config["study"] or {}):
+        differing = "; ".join(_differences(held["config"], config))
+        raise ValueError(f"{directory}: holds a record of another config ({differing}); choose another name=")
     return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in sorted({*old, *new}, key=str):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{key}.")
-        elif f"{prefix}{key}" == "data.fingerprint" and before != after:
-            yield "its rows are others than those that were trained on"
-        elif before != after and f"{prefix}{key}" not in record.NOT_HASHED:
-            yield f"{prefix}{key} was {before}, now {after}"
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    before, after = ({key: configs.lookup(c, key) for key in configs.keys(c)} for c in (old, new))
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was != now and key not in record.NOT_HASHED and not isinstance(was, dict) and not isinstance(now, dict):
+            rows = "its rows are others than those that were trained on"
+            yield rows if key == "data.fingerprint" else f"{key} was {was}, now {now}"
 
 
 def check_fits(conditions: Sequence[Condition]) -> list[str]:
@@ -358,23 +348,15 @@ def check_fits(conditions: Sequence[Condition]) -> list[str]:
     lines: dict[str, None] = {}
     for condition in conditions:
         config = condition.config
-        key = json.dumps(
-            [
-                *(config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer")),
-                has(config["arrangement"], "bn"),
-            ],
-            sort_keys=True,
-        )
+        parts = [config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer")]
+        key = json.dumps([*parts, has(config["arrangement"], "bn")], sort_keys=True)
         if key not in seen:
             seen.add(key)
-            parts = check_fit(config, condition.missing[0])
-            facts = standard_rows(config["data"]).facts() | {"parts": parts}
+            rows = check_fit(config, condition.missing[0])
+            facts, batch = standard_rows(config["data"]).facts() | {"parts": rows}, config["batch_size"]
             said = [sentence(facts), *remarks(facts)]
-            if trained(parts["train"], config["batch_size"]) < parts["train"]:
-                said.append(
-                    f"batch_size={config['batch_size']} leaves a last batch of one row: it is left out of each epoch, "
-                    "another row each time"
-                )
+            if trained(rows["train"], batch) < rows["train"]:
+                said.append(f"batch_size={batch} leaves a last batch of one row, left out: another row each epoch")
             lines |= dict.fromkeys(f"{config['data']['name']}: {text}" for text in said)
     return list(lines)
 
@@ -386,11 +368,10 @@ def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[st
     hashes = {configs.config_hash(c.config | {"rerun": 0}) for c in study if not c.config["rerun"]}
     for condition in study:
         first = re.sub(r"(?<=[/,])rerun=\d+,?", "", condition.path).rstrip("/,")
-        if (
-            condition.config["rerun"]
-            and configs.config_hash(condition.config | {"rerun": 0}) not in hashes
-            and not (root / first / record.RECORD).exists()
-        ):
+        partner = (
+            configs.config_hash(condition.config | {"rerun": 0}) in hashes or (root / first / record.RECORD).exists()
+        )
+        if condition.config["rerun"] and not partner:
             yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
     late = ("activation_epochs", "activation_seed")
     finished = [c for c in study if not c.missing and c.config["measure"]["activation_epochs"]]

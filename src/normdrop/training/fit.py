@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -163,13 +162,17 @@ def fit(
     at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
     todo: list[int] = list(seeds)
     done: list[Fitted] = []
+
+    def told(part: float, epoch: str, history: Callable[[], pd.DataFrame]) -> None:
+        begun = len(seeds) - len(todo)
+        share = (begun + part * min(at_a_time, len(todo))) / len(seeds)
+        tell(share, epoch, lambda: pd.concat([*(group.history for group in done), history()]))
+
     while todo:
         group = todo[:at_a_time]
-        before = (len(seeds) - len(todo)) / len(seeds)
-        share = len(group) / len(seeds)
         try:
             kept = checkpoints.of(group, device, last=group == todo) if checkpoints else None
-            done.append(_fit(config, group, partial(_tell, tell, done, before, share), kept))
+            done.append(_fit(config, group, told, kept))
             todo = todo[len(group) :]
             continue
         except torch.OutOfMemoryError:
@@ -180,38 +183,20 @@ def fit(
         # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
         gc.collect()
         torch.cuda.empty_cache()
-    summed = {
+    facts = {
         "steps": max(group.facts["steps"] for group in done),
         "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
+        **{key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")},
     }
-    lists = {key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")}
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
         pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | lists | summed,
+        done[0].facts | facts,
         [stack for group in done for stack in group.networks],
     )
 
 
-def _tell(
-    tell: Tell,
-    done: Sequence[Fitted],
-    before: float,
-    share: float,
-    part: float,
-    epoch: str,
-    history: Callable[[], pd.DataFrame],
-) -> None:
-    """What a group tells, as a part of the whole condition."""
-    tell(before + share * part, epoch, lambda: pd.concat([*(group.history for group in done), history()]))
-
-
-def _fit(
-    config: Mapping[str, Any],
-    seeds: list[int],
-    tell: Tell,
-    checkpoint: Checkpoint | None = None,
-) -> Fitted:
+def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Checkpoint | None = None) -> Fitted:
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     data.setup()
@@ -257,12 +242,13 @@ def _fit(
     replicates["steps_to_level"] = replicates["seed"].map(level)
     for name in ("epoch", "epochs_after", "steps_to_level"):
         replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
+    if _shifts(config):
+        hooks.shift += shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end")
+    sizes = {name: part.rows.shape[1] for name, part in data.parts.items()}
     facts = {
-        "rows": {name: part.rows.shape[1] for name, part in data.parts.items()}
-        | {"features": data.features, "classes": data.classes},
+        "rows": sizes | {"features": data.features, "classes": data.classes},
         "shape": data.shape,
-        "shift": hooks.shift
-        + (shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end") if _shifts(config) else []),
+        "shift": hooks.shift,
         "activations": hooks.activations,
         "steps": module.steps,
         "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
@@ -307,15 +293,11 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
     if config["measure"]["silencing"]:
         used = module.network.used(x for x, _ in parts["train"].batches())
         ranking = [uses.argsort(dim=1, descending=True, stable=True) for uses in used]
-        lost, lost_most_used = [], []
-        for fraction in SILENCED_FRACTIONS:
-            silenced = module.silenced_accuracy(parts["test"], fraction)
-            columns[f"silenced_{round(100 * fraction)}"] = silenced
-            lost.append(columns["test_acc"] - silenced)
-            without = module.accuracy_without(parts["test"], ranking, fraction)
-            lost_most_used.append(columns["test_acc"] - without)
-        columns["reliance"] = torch.stack(lost).mean(dim=0)
-        columns["reliance_most_used"] = torch.stack(lost_most_used).mean(dim=0)
+        silenced = [module.silenced_accuracy(parts["test"], fraction) for fraction in SILENCED_FRACTIONS]
+        without = [module.accuracy_without(parts["test"], ranking, fraction) for fraction in SILENCED_FRACTIONS]
+        columns |= {f"silenced_{round(100 * f)}": own for f, own in zip(SILENCED_FRACTIONS, silenced, strict=True)}
+        for name, left in (("reliance", silenced), ("reliance_most_used", without)):
+            columns[name] = torch.stack([columns["test_acc"] - own for own in left]).mean(dim=0)
     if _shifts(config):
         trained = module.network
         module.network = shift.recalibrated(trained, parts["train"])
@@ -323,9 +305,8 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         again = module.evaluate(parts["test"])
         module.network = trained
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
-        columns["train_mode_acc"] = shift.train_mode_accuracy(
-            trained, parts["train"], config["batch_size"], config["rerun"]
-        )
+        batches = config["batch_size"], config["rerun"]
+        columns["train_mode_acc"] = shift.train_mode_accuracy(trained, parts["train"], *batches)
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}
