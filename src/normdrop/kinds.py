@@ -55,9 +55,7 @@ def slopes(values: ArrayLike, rungs: ArrayLike) -> NDArray[np.float64]:
     values, rungs = np.asarray(values, dtype=float), np.asarray(rungs, dtype=float)
     centred = rungs - rungs.mean()
     if values.ndim != 2 or values.shape[1:] != rungs.shape or not centred.any():
-        raise ValueError(
-            f"values of shape {values.shape} along rungs {rungs.tolist()}: need one column per rung, two different"
-        )
+        raise ValueError(f"values {values.shape} along rungs {rungs.tolist()}: need one column per rung, two different")
     return values @ centred / (centred @ centred)
 
 

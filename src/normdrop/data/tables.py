@@ -121,9 +121,7 @@ def _read_npz(file: Path) -> pd.DataFrame:
             except ValueError:  # what allow_pickle would load
                 array = None
             if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
-                raise ValueError(
-                    f"{name!r} is not an array of rows of numbers or text; pickled objects are never loaded"
-                )
+                raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
             flat = array.reshape(len(array), -1)
             new = {name: array} if array.ndim == 1 else {f"{name}_{i}": c for i, c in enumerate(flat.T)}
             if columns.keys() & new.keys():
@@ -325,9 +323,7 @@ def _classes(
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
     if classes != "as_is" and all(map(NUMBER.fullmatch, names)) and not all(float(n).is_integer() for n in names):
-        raise ValueError(
-            f"{where}: it holds fractions and looks continuous; data.classes=as_is makes each value a class"
-        )
+        raise ValueError(f"{where}: it holds fractions and looks continuous; data.classes=as_is makes each a class")
     if classes != "as_is" and (alike := _alike(names)):
         ways = "write them alike in the file, or take them as two with data.classes=as_is"
         raise ValueError(f"{where}: the classes {alike} differ only by blanks or case: {ways}")

@@ -54,11 +54,9 @@ def cnn(
     sizes = (per_block(key, value, len(channels)) for key, value in (("kernel", kernel), ("stride", stride)))
     for number, (width, size, step) in enumerate(zip(channels, *sizes, strict=True), start=1):
         if max(size, step) > min(shape[1:]):
-            raise ValueError(
-                f"model.kernel={kernel}, model.stride={stride}: the input of block {number} is "
-                f"{' × '.join(map(str, shape[1:]))}, smaller than its {'kernel' if size >= step else 'stride'} of "
-                f"{max(size, step)}"
-            )
+            of, has = ("kernel" if size >= step else "stride"), " × ".join(map(str, shape[1:]))
+            size_is = f"the input of block {number} is {has}, smaller than its {of} of {max(size, step)}"
+            raise ValueError(f"model.kernel={kernel}, model.stride={stride}: {size_is}")
         weights = convolution(shape[0], width, size, step, padding=(size - 1) // 2)
         hidden = block(weights, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         out = [width, *((length + 2 * ((size - 1) // 2) - size) // step + 1 for length in shape[1:])]
@@ -77,6 +75,6 @@ def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
     values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * blocks
     if len(values) != blocks or not all(type(v) is int and v >= 1 for v in values):
         raise ValueError(
-            f"model.{key}={value}: must be an integer ≥ 1, or a list with one for each of the {blocks} blocks"
+            f"model.{key}={value}: must be an integer ≥ 1, or a list of one for each of the {blocks} blocks"
         )
     return values

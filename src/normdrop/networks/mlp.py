@@ -42,10 +42,8 @@ def mlp(
     layers: list[nn.Module] = []
     fan_in = features if isinstance(features, int) else math.prod(features)
     if residual and not any(a == b for a, b in itertools.pairwise([fan_in, *widths])):
-        raise ValueError(
-            "model.residual=true: no hidden block has as many inputs as outputs "
-            f"({', '.join(map(str, [fan_in, *widths]))}), so nothing is added"
-        )
+        sizes = ", ".join(map(str, [fan_in, *widths]))
+        raise ValueError(f"model.residual=true: no block has as many inputs as outputs ({sizes}): nothing is added")
     for number, fan_out in enumerate(widths, start=1):
         weights = nn.Linear(fan_in, fan_out)
         hidden = block(weights, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)

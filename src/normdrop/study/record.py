@@ -122,10 +122,8 @@ def _read(directory: Path) -> Finished | None:
     try:
         record = json.loads(contents(RECORD))
         if record["format"] != FORMAT:
-            raise ValueError(
-                f"{path}: was written by another version (format {record['format']}, this one has {FORMAT}); choose "
-                "another name= or move the folder away"
-            )
+            formats = f"format {record['format']}, this one has {FORMAT}"
+            raise ValueError(f"{path}: was written by another version ({formats}); choose another name=")
         tables = {name: contents(name) for name in TABLES}
         damaged = [name for name, text in tables.items() if _checksum(text) != record["tables"][name]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:

@@ -27,40 +27,28 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         raise ValueError(f"trainer.limit_train_batches={limit}: leaves no batch of an epoch to train on")
     first = interval if type(interval) is int else int(steps * interval)
     if not 1 <= first <= steps:
-        raise ValueError(
-            f"trainer.val_check_interval={interval}: must come to between 1 and the {steps} optimizer steps of an epoch"
-        )
-    if config["trainer"].get("max_steps", first) < first:
-        raise ValueError(
-            f"trainer.max_steps={config['trainer']['max_steps']}: must reach the first validation, after {first} steps"
-        )
-    together = min(
-        config["replicates_at_a_time"] or AT_A_TIME["cpu"], len(config["seeds"] or range(config["replicates"]))
-    )
+        raise ValueError(f"trainer.val_check_interval={interval}: must come to between 1 and {steps} steps, an epoch's")
+    if (most := config["trainer"].get("max_steps", first)) < first:
+        raise ValueError(f"trainer.max_steps={most}: must reach the first validation, after {first} steps")
+    seeds = len(config["seeds"] or range(config["replicates"]))
+    together = min(config["replicates_at_a_time"] or AT_A_TIME["cpu"], seeds)
     with torch.device("meta"):  # shapes without memory
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
     # float32, and beside each weight its gradient, Adam's two moments and the best one so far
     needed = (20 if config["select_epoch"] == "best" else 16) * weights * together
     gpu = on_gpu(config)
     here, device = (torch.cuda.get_device_properties(0).total_memory, "GPU") if gpu else (memory(), "machine")
-    if needed > here:
-        sizes = [
-            f"model.{key}={config['model'][key]}" for key in ("width", "depth", "channels") if key in config["model"]
-        ]
-        raise ValueError(
-            f"{', '.join(sizes)}: the weights of {together} replicates take "
-            f"{needed / 2**30:.1f} GiB in training and this {device} has {here / 2**30:.1f} GiB"
-        )
-    rows = {name: part.rows.shape[1] for name, part in data.parts.items()}
-    if (taken := data.taken(together)) + needed > here:
-        raise ValueError(
-            f"replicates_at_a_time={together}: the rows of {together} replicates take {taken / 2**30:.1f} GiB, their "
-            f"weights {needed / 2**30:.1f} GiB, and this {device} has {here / 2**30:.1f} GiB; take fewer at a time"
-        )
+    taken = data.taken(together)
+    if needed + taken > here:
+        model = {key: value for key, value in config["model"].items() if key in ("width", "depth", "channels")}
+        large = ", ".join(f"model.{key}={value}" for key, value in model.items())
+        of_weights, of_rows, there = (f"{size / 2**30:.1f} GiB" for size in (needed, taken, here))
+        asked = f"{together} replicates at a time train {of_weights} of weights on {of_rows} of rows"
+        raise ValueError(f"{large}, replicates_at_a_time={together}: {asked}; this {device} has {there}")
     if config["engine"] == "compiled":  # last: for this the network itself is made
         network = network_of(config, data.shape, data.classes, [seed])
         own = optimizer_of(network.parameters(), config["optimizer"])
         why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(network, own)
         if why:
             raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
-    return rows
+    return {name: part.rows.shape[1] for name, part in data.parts.items()}

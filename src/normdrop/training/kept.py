@@ -45,10 +45,8 @@ def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool
     path, part = directory / NETWORKS, directory / f"{NETWORKS}.part"
     states = dict(load(directory).states) if grows and path.exists() else {}
     states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}
-    facts = fitted.facts
-    torch.save(
-        {"config": dict(config), "shape": facts["shape"], "classes": facts["rows"]["classes"], "states": states}, part
-    )
+    shape, classes = fitted.facts["shape"], fitted.facts["rows"]["classes"]
+    torch.save({"config": dict(config), "shape": shape, "classes": classes, "states": states}, part)
     part.replace(path)
 
 

@@ -22,7 +22,6 @@ from normdrop.training.compiled import Compiled
 
 SILENCING_DRAWS = 20
 
-
 # Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
 ELEMENTWISE = (
     *("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
@@ -39,10 +38,8 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
     target = str(config["_target_"])
     name = target.removeprefix("torch.optim.")
     if target == name or name not in ELEMENTWISE:
-        raise ValueError(
-            f"optimizer._target_={target}: must be torch.optim.NAME, one of {', '.join(ELEMENTWISE)}; others do "
-            "not treat each weight by itself, which a stack of replicates needs"
-        )
+        known = f"torch.optim.NAME, one of {', '.join(ELEMENTWISE)}, which treat each weight by itself as a stack needs"
+        raise ValueError(f"optimizer._target_={target}: must be {known}")
     kind = getattr(torch.optim, name)
     own = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
     takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
@@ -283,16 +280,11 @@ class ReplicatedClassifier(pl.LightningModule):
         Of a CNN whole channels. The draws depend on the seed alone: replicate k of every arrangement loses the same.
         """
         streams = [stream(seed, "silencing") for seed in self.network.seeds]
-        return torch.stack(
-            [
-                self.accuracy_without(
-                    part,
-                    [torch.tensor(np.stack([s.permutation(w) for s in streams])) for w in self.network.widths],
-                    fraction,
-                )
-                for _ in range(SILENCING_DRAWS)
-            ]
-        ).mean(dim=0)
+        draws = []
+        for _ in range(SILENCING_DRAWS):
+            ranking = [torch.tensor(np.stack([s.permutation(width) for s in streams])) for width in self.network.widths]
+            draws.append(self.accuracy_without(part, ranking, fraction))
+        return torch.stack(draws).mean(dim=0)
 
     @torch.no_grad()
     def accuracy_without(self, part: Part, ranking: Sequence[Tensor], fraction: float) -> Tensor:
