@@ -27,8 +27,9 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
     """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
     notes = {note_of(root, path).name: path for path in paths}
     started, stop = time.monotonic(), threading.Event()
-    before = {path: _stamp(root / path) for path in paths}
+    waiting = {path: _stamp(root / path) for path in paths}
     ended: list[str] = []
+    pause = max(0.5, len(paths) / 2000)  # each look asks the disk about all that has not ended
     began: dict[str, float] = {}
 
     def look() -> tuple[float, str]:
@@ -42,10 +43,11 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
                     began.setdefault(path, time.monotonic())
             except (OSError, ValueError):  # it ended, or is being written, at this moment
                 continue
-        for path in paths:
-            if path not in ended and path not in parts and _stamp(root / path) != before[path]:
-                ended.append(path)
-        running = {path: part for path, part in parts.items() if path not in ended}
+        now = [path for path, before in waiting.items() if path not in parts and _stamp(root / path) != before]
+        for path in now:
+            del waiting[path]
+        ended.extend(now)
+        running = {path: part for path, part in parts.items() if path in waiting}
         long = {path for path in running if epochs[path] and time.monotonic() - began[path] > LONG}
         words = [f"{path} ({epochs[path]})" if path in long else path for path in running]
         return len(ended) + sum(running.values()), ", ".join(words)
@@ -59,7 +61,7 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
     def watch() -> None:
         if not console.is_terminal:
             told, said = 0, time.monotonic()
-            while not stop.wait(0.5):
+            while not stop.wait(pause):
                 done, running = look()
                 if "(epoch" in running and time.monotonic() - said > LONG:
                     said = time.monotonic()
@@ -77,7 +79,7 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
         columns = (BarColumn(), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=len(paths), text="starting")
-            while not stop.wait(0.5):
+            while not stop.wait(pause):
                 done, running = look()
                 text = f"condition {len(ended)} of {len(paths)} finished, {remaining(done)} left; now {running}"
                 bar.update(task, completed=done, text=text)
