@@ -217,6 +217,7 @@ def _fit(
     data = data_of(config, seeds)
     data.setup()
     module = module_of(config, data)
+    module.logs = False
     network = module.network
     hooks = _Hooks(config, data, tell)
     # Not Lightning's auto, which may choose a device without double precision.
