@@ -162,7 +162,8 @@ def load(directory: Path) -> Found:
                 continue
             found.finished += 1
             root = folder.parents[len(Path(record["condition"]).parts) - 1]
-            declaration = {k: v for k, v in record["study"].items() if k != "grid"}
+            # A key that says nothing is one that an earlier version did not have.
+            declaration = {k: v for k, v in record["study"].items() if k != "grid" and v is not None}
             by_study[root, json.dumps(declaration, sort_keys=True)].append((record, table))
             if len(table) < plans.get(name, 0):
                 found.unfinished[name] = f"{len(table)} of {plans[name]} planned replicates"

@@ -325,10 +325,10 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
         if len(differing) == 1 and differing[0].startswith("engine was"):
             way = f"go on with engine={held['config']['engine']}, or choose another name="
         raise ValueError(f"{directory}: holds a record of another config ({'; '.join(differing)}); {way}")
-    if (held["config"]["study"] or {}) != (config["study"] or {}):
-        changed = ", ".join(_differences(held["config"]["study"] or {}, config["study"] or {}, "study."))
+    # A key that says nothing is one that an earlier version did not have.
+    if changed := [*_differences(held["config"]["study"] or {}, config["study"] or {}, "study.")]:
         raise ValueError(
-            f"{directory}: was trained under another declaration ({changed}); a study is declared before it runs: "
+            f"{directory}: was trained under another declaration ({', '.join(changed)}); a study is declared before it runs: "
             "choose another name="
         )
     return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
