@@ -328,8 +328,8 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     # A key that says nothing is one that an earlier version did not have.
     if changed := [*_differences(held["config"]["study"] or {}, config["study"] or {}, "study.")]:
         raise ValueError(
-            f"{directory}: was trained under another declaration ({', '.join(changed)}); a study is declared before it runs: "
-            "choose another name="
+            f"{directory}: was trained under another declaration ({', '.join(changed)}); a study is declared before it "
+            "runs: choose another name="
         )
     return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
 
