@@ -437,6 +437,7 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = dict(_spelled(config, int))
     data = config["data"]
+    data["name"] = str(data["name"])  # of OpenML a number
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     arrangement = config["arrangement"]
