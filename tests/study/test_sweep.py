@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
@@ -391,6 +393,22 @@ def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, 
     for name, value in (slurm | {"NODEID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert command("arrangement=bn", *TINY) == ""
+
+
+def test_a_node_with_three_gpus_has_a_process_for_each(command, monkeypatch):
+    launch, bound = sweep._launch, []
+
+    class Processes:
+        def __init__(self, basic):
+            self.launch = basic.launch  # one after another, numbered as those side by side are
+
+    monkeypatch.setattr(sweep, "_launch", lambda launcher, _, *rest: launch(Processes(launcher), 3, *rest))
+    monkeypatch.setattr(config, "on_gpu", lambda accelerator: accelerator != "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", bound.append)
+    assert (config.workers("auto"), config.workers("cpu")) == (3, joblib.cpu_count())
+    assert command("arrangement=none,bn,dropout", *TINY, "replicates=1") == ""
+    assert bound == [0, 1, 2]
 
 
 def test_paths_hold_where_a_job_changes_its_directory(command, table):
