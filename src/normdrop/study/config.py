@@ -252,8 +252,12 @@ def on_gpu(accelerator: str) -> bool:
 
 
 def workers(accelerator: str) -> int:
-    """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
-    return 1 if on_gpu(accelerator) else joblib.cpu_count()
+    """How many conditions train side by side: one on each GPU, else one for each core that this process may use."""
+    if not on_gpu(accelerator):
+        return joblib.cpu_count()
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def engine(config: Mapping[str, Any]) -> str:
@@ -437,6 +441,7 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = dict(_spelled(config, int))
     data = config["data"]
+    data["name"] = str(data["name"])  # of OpenML a number
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     arrangement = config["arrangement"]

@@ -229,7 +229,7 @@ def _fit(
             own["val_check_interval"] = 1
     trainer = pl.Trainer(
         **own,
-        devices=1,
+        devices=[torch.cuda.current_device()] if on_gpu(config) else 1,
         logger=False,
         callbacks=[hooks, checkpoint] if checkpoint else [hooks],
         enable_checkpointing=False,
