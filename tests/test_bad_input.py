@@ -97,7 +97,7 @@ WRONG = {
     "seeds=3": "seeds=3: must be null or a list",
     "rerun=-1": "rerun=-1: must be an integer ≥ 0",
     "batch_size=0": "batch_size=0: must be an integer ≥ 1",
-    "batch_size=61": "batch_size=61: there are only 60 training rows",
+    "batch_size=61": "batch_size=61: it must be a whole number from 2 to 60, the number of training rows",
     "optimizer.lr=0": "optimizer.lr=0: must be a number > 0",
     "optimizer.lr=inf": "optimizer.lr=inf: must be a number > 0",
     "optimizer=sgd optimizer.momentum=1": "optimizer.momentum=1: must be a number ≥ 0 and < 1",
@@ -270,11 +270,11 @@ FILES = {
     "an empty file": ("t.csv", b"", "the file is empty"),
     "a header alone": ("t.csv", b"a,b,label\n", "the table has no rows"),
     "no such target": ("t.csv", csv().replace(b"label", b"lable"), "data.target='label': the table has no such column"),
-    "not UTF-8": ("t.csv", csv().replace(b"x", b"\xe9"), "not UTF-8 (byte 0xe9 at position"),
+    "not UTF-8": ("t.csv", csv().replace(b"x", b"\xe9"), "'utf-8' codec can't decode byte 0xe9 in position"),
     "strings as features": ("t.csv", csv(a=["red"] * 90), "column 'a' holds 'red' (row 1), which is not a number"),
     "missing values": ("t.csv", csv(a=[1.0, 2.0, None] * 30), "column 'a' has 30 missing values; data.impute=true"),
     "infinite values": ("t.csv", csv(a=[1.0, 2.0, np.inf] * 30), "column 'a' has infinite values"),
-    "no values": ("t.csv", csv(a=[None] * 90), "column 'a' has no values; leave it out with 'data.drop=[a]'"),
+    "no values": ("t.csv", csv(a=[None] * 90), "column 'a' has no values; leave it out: 'data.drop=[a]'"),
     "constant columns": ("t.csv", csv(a=[1] * 90, b=[2] * 90), "every feature is constant in the training rows"),
     "one class": ("t.csv", csv(label=["x"] * 90), "it holds one class only ('x'); at least two are needed"),
     "a continuous target": ("t.csv", csv(label=np.linspace(0, 1, 90).round(1)), "fractions"),
@@ -289,14 +289,14 @@ FILES = {
     "an NPZ that holds pickled objects": (
         "t.npz",
         {"a": np.array([Trap()] * 90, object), "label": np.arange(90) % 3},
-        "array 'a': Object arrays cannot be loaded when allow_pickle=False (pickled objects are never loaded)",
+        "'a' is not an array of rows of numbers or text; pickled objects are never loaded",
     ),
     "arrays of different length": (
         "t.npz",
         {"a": np.ones(90), "label": np.ones(80, int)},
         "its arrays differ in length",
     ),
-    "too few rows for the batch": ("t.csv", csv(), "batch_size=70: there are only"),
+    "too few rows for the batch": ("t.csv", csv(), "batch_size=70: it must be a whole number from 2 to "),
 }
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from normdrop.data import rows as checks
 from normdrop.data import sources
-from normdrop.data.module import ReplicateData, Table, check_batches
+from normdrop.data.module import ReplicateData, Table
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import split, standardise
@@ -229,17 +229,17 @@ def test_batches_come_on_the_trainers_device_as_the_parts_do():
 
 
 @pytest.mark.parametrize(
-    ("rows_", "batch_size", "batch_norm", "message"),
+    ("batch_size", "batch_norm", "message"),
     [
-        (100, 101, False, "batch_size=101: there are only 100 training rows"),
-        (100, 1, True, "batch of one row"),
-        (100, 0, False, "batch_size=0"),
-        (100, 2.5, False, "batch_size=2.5"),
+        (1150, False, "batch_size=1150: it must be a whole number from 1 to 1149, the number of training rows"),
+        (1, True, "batch_size=1: it must be a whole number from 2 to 1149"),
+        (0, False, "batch_size=0"),
+        (2.5, False, "batch_size=2.5"),
     ],
 )
-def test_batches_that_cannot_train_are_refused(rows_, batch_size, batch_norm, message):
+def test_batches_that_cannot_train_are_refused(batch_size, batch_norm, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_batches(rows_, batch_size, batch_norm)
+        made(batch_size=batch_size, batch_norm=batch_norm)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -320,7 +320,10 @@ def test_data_of_openml_and_keel_are_named_after_themselves():
         (["+data=digits", "data.train_size=0.5"], "data.train_size=0.5"),
         (["+data=digits", "data.train_size=2000"], "data.train_size=2000: only 1149 rows are left"),
         (["+data=digits", "data.train_size=1145"], "data.train_size=1145: take at most 1139"),
-        (["+data=digits", "data.train_size=12"], "batch_size=16: there are only 12 training rows"),
+        (
+            ["+data=digits", "data.train_size=12"],
+            "batch_size=16: it must be a whole number from 1 to 12, the number of training rows",
+        ),
         (["+data=digits", "data.pca=65"], "data.pca=65: it must be a whole number from 1 to 64"),
         (["+data=digits", "data.fresh=often"], "data.fresh='often': it must be true or false"),
         (["+data=digits", "data.fresh=true"], "data.fresh=true: these rows are given"),
@@ -328,7 +331,10 @@ def test_data_of_openml_and_keel_are_named_after_themselves():
         (["+data=synthetic", "data.rows=10"], "data: class"),
         (["+data=synthetic", "data.classes=1"], "data.classes=1: it must be a whole number, 2 or more"),
         (["+data=synthetic", "data.informative=30"], "data.features=20: "),
-        (["+data=synthetic", "data.informative=2"], "data.informative=2: data.classes * data.clusters_per_class = 8"),
+        (
+            ["+data=synthetic", "data.informative=2"],
+            "data.informative=2: it must be at least 3, for data.classes * data.clusters_per_class = 8",
+        ),
         (["+data=synthetic", "data.redundant=-1"], "data.redundant=-1"),
         (["+data=synthetic", "data.separation=0"], "data.separation=0"),
         (["+data=synthetic", "data.label_noise=1.5"], "data.label_noise=1.5: it must be a number from 0 to 1"),

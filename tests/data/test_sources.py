@@ -126,7 +126,7 @@ def test_openml_out_of_reach_or_without_the_data_set_ends_in_one_clear_line(monk
 
 
 def test_openml_without_a_data_set_says_what_to_give():
-    with pytest.raises(ValueError, match=r"data\.dataset is not given"):
+    with pytest.raises(ValueError, match=r"data\.dataset=None: it must be the name or the number"):
         sources.openml(None)
 
 

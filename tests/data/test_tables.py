@@ -336,7 +336,7 @@ def test_two_columns_of_one_name_are_refused(read):
     twice = "n1,n2,label,label\n" + "".join(f"{a},{b},{c},{c}\n" for a, b, c in zip(N1, N2, LABEL, strict=True))
     assert "two columns are named label (columns 3 and 4): rename one in the file" in refusal(read, twice)
     line = refusal(read, twice.replace("n1,n2,label,label", "n2,n2,label,x"), drop=["x"])
-    assert "two columns are named n2 (columns 1 and 2)" in line and "'data.drop=[n2]'" in line
+    assert "two columns are named n2 (columns 1 and 2): rename one in the file" in line
 
 
 def test_a_row_index_with_a_name_is_said(read):
@@ -421,7 +421,7 @@ class _Bomb:
 def test_a_pickle_in_an_npz_is_refused_and_never_run(tmp_path):
     bait = tmp_path / "touched"
     np.savez(tmp_path / "t.npz", x=np.array([_Bomb(bait)] * 9, dtype=object), label=np.arange(9) % 2)
-    with pytest.raises(ValueError, match=r"array 'x'.*pickled objects are never loaded"):
+    with pytest.raises(ValueError, match=r"'x'.*pickled objects are never loaded"):
         table(str(tmp_path / "t.npz"), "label")
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(_Bomb(bait)))
     with pytest.raises(ValueError, match="not an NPZ archive"):
@@ -455,12 +455,17 @@ GOOD = csv(*LINES)
 BAD_FILES = {
     "missing file": ("t.csv", None, {}, "no such file"),
     "a folder": (".", None, {}, "not a file"),
-    "no path": (None, None, {}, "data.path is not given"),
+    "no path": (None, None, {}, "data.path=None: give a file that ends in one of .csv, .tsv"),
     "another suffix": ("t.pkl", GOOD, {}, "must end in one of .csv, .tsv, .txt, .parquet, .npz"),
     "empty csv": ("t.csv", b"", {}, "the file is empty"),
     "blank csv": ("t.csv", b"\n\n", {}, "cannot be read: No columns"),
     "header only": ("t.csv", csv(), {}, "the table has no rows"),
-    "latin-1 csv": ("t.csv", GOOD + "\n1,2,caf\xe9".encode("latin-1"), {}, "not UTF-8 (byte 0xe9 at position"),
+    "latin-1 csv": (
+        "t.csv",
+        GOOD + "\n1,2,caf\xe9".encode("latin-1"),
+        {},
+        "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
+    ),
     "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
     "longer rows than the header": ("t.csv", csv("1,2,yes,4", *LINES), {}, "cannot be read"),
     "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "cannot be read: Error tokenizing data"),
@@ -472,7 +477,7 @@ BAD_FILES = {
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
-    "no target": ("t.csv", GOOD, {"target": None}, "data.target is not given"),
+    "no target": ("t.csv", GOOD, {"target": None}, "data.target=None: it must be the column to predict"),
     "absent target": ("t.csv", GOOD, {"target": "labels"}, "did you mean 'label'?"),
     "absent target, nothing near": ("t.csv", GOOD, {"target": "zzz"}, "no such column; it has: a, b, label"),
     "absent column to drop": ("t.csv", GOOD, {"drop": ["ident"]}, "data.drop='ident': the table has no such column"),

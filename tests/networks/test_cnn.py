@@ -93,7 +93,7 @@ def test_an_mlp_takes_rows_of_any_shape_as_flat():
     ("shape", "changes", "message"),
     [
         ((30,), {}, r"shape \(30,\).*data.shape="),
-        ((8, 8, 3), {}, "channels last"),
+        ((8, 8, 3), {}, "channels first"),
         ((1, 8, 8), {"channels": []}, r"model.channels=\[\]"),
         ((1, 8, 8), {"channels": 16}, "model.channels=16"),
         ((1, 8, 8), {"channels": [16, 1]}, "each hidden block"),

@@ -31,24 +31,24 @@ CHUNK = 512
 class Table:
     """Resident rows, (rows, features), and how each replicate standardises them.
 
-    `scaling` is (mean, scale), each (replicates, 1, features): a replicate sees (x − mean) / scale, which is computed
-    in float64, so that no unit and no distance from 0 changes what the network is given as float32. It is None where
-    the rows are standardised already. A missing value, NaN, is seen as 0, the training mean.
+    `scaling` is mean and scale, (2, replicates, 1, features): a replicate sees (x − mean) / scale, which is computed in
+    float64, so that no unit and no distance from 0 changes what the network is given as float32. It is None where the
+    rows are standardised already. A missing value, NaN, is seen as 0, the training mean.
     """
 
     x: Tensor
     y: Tensor
-    scaling: tuple[Tensor, Tensor] | None = None
+    scaling: Tensor | None = None
     missing: bool = False
 
     @classmethod
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
-        mean, scale = (torch.from_numpy(np.stack(each)[:, None]) for each in zip(*scales, strict=True))
+        scaling = torch.from_numpy(np.stack([np.stack(own) for own in scales], axis=1)[:, :, None])
         with np.errstate(over="ignore"):  # what float32 cannot hold stays as it is
             x = rows.x.astype(np.float32)
         held = x if np.array_equal(x, rows.x, equal_nan=True) else rows.x  # half of the memory where nothing is lost
-        return cls(torch.tensor(held), torch.tensor(rows.y), (mean, scale), bool(np.isnan(rows.x).any()))
+        return cls(torch.tensor(held), torch.tensor(rows.y), scaling, bool(np.isnan(rows.x).any()))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
@@ -61,16 +61,11 @@ class Table:
         return x, self.y[rows]
 
     def to(self, device: torch.device | str) -> Table:
-        return replace(self._with(lambda each: each.to(device)), x=self.x.to(device), y=self.y.to(device))
+        scaling = None if self.scaling is None else self.scaling.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), scaling=scaling)
 
     def replicate(self, index: int) -> Table:
-        return self._with(lambda each: each[index : index + 1])
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Table:
-        """This table with its scaling changed."""
-        return (
-            self if self.scaling is None else replace(self, scaling=(change(self.scaling[0]), change(self.scaling[1])))
-        )
+        return self if self.scaling is None else replace(self, scaling=self.scaling[:, index : index + 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +103,12 @@ def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor
     A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement, so that
     all of them see the same batches; in a random order it is another row each time.
     """
-    rows = order.shape[1]
-    return order[:, : rows - left_out(rows, batch_size)].split(batch_size * stretch, dim=1)
+    return order[:, : trained(order.shape[1], batch_size)].split(batch_size * stretch, dim=1)
 
 
-def left_out(rows: int, batch_size: int) -> int:
-    """How many rows an epoch of `batches` leaves out: 0 or 1."""
-    return int(batch_size > 1 and rows % batch_size == 1)
+def trained(rows: int, batch_size: int) -> int:
+    """How many of the rows `batches` has: all, or all but one."""
+    return rows - (batch_size > 1 and rows % batch_size == 1)
 
 
 class BatchOrder:
@@ -132,15 +126,15 @@ class BatchOrder:
         self._given = self._skip = 0
 
     def __len__(self) -> int:
-        rows = self.rows.shape[1]
-        return math.ceil((rows - left_out(rows, self.batch_size)) / (self.batch_size * self.stretch))
+        return math.ceil(trained(self.rows.shape[1], self.batch_size) / (self.batch_size * self.stretch))
 
     # A generator function: an iterator that is made and never asked (Lightning makes one at set-up) draws nothing.
     def __iter__(self) -> Iterator[Tensor]:
         skip, self._skip = self._skip, 0
         self._began = [state_of(generator) for generator in self._generators]
-        rows = self.rows.shape[1]
-        order = torch.from_numpy(np.stack([generator.permutation(rows) for generator in self._generators]))
+        order = torch.from_numpy(
+            np.stack([generator.permutation(self.rows.shape[1]) for generator in self._generators])
+        )
         # A whole epoch's order moves at once: one transfer, not one a step.
         order = self.rows.gather(1, order.to(self.rows.device))
         for number, batch in enumerate(batches(order, self.batch_size, self.stretch), start=1):
@@ -151,9 +145,9 @@ class BatchOrder:
     # Not by the names that Lightning looks for in a loader: it restores one too late where a schedule asks for steps.
     def state(self, steps: int) -> dict[str, Any]:
         """Where the order stands, of `steps` an epoch."""
-        if self._given == steps:
-            return {"skip": 0, "streams": [state_of(generator) for generator in self._generators]}
-        return {"skip": self._given, "streams": self._began}
+        ended = self._given == steps
+        streams = [state_of(generator) for generator in self._generators] if ended else self._began
+        return {"skip": 0 if ended else self._given, "streams": streams}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._skip = state["skip"]
@@ -165,11 +159,10 @@ class ReplicateData(lightning.LightningDataModule):
     """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
     source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
-    replicate. train_size, train_most, val_fraction, test_fraction: see `split`. pca: the number of principal components
-    to use instead of the features, or None. shape: of a row, (channels, *space), in place of what the source says.
-    standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm: whether the
-    network has batch normalization, which cannot train on a batch of one row. rerun: another number gives other batch
-    orders of the same parts.
+    replicate. pca: the number of principal components to use instead of the features, or None. shape: of a row,
+    (channels, *space), in place of what the source says. standardise: `feature`, each by itself, or `channel`, all
+    positions of a channel alike. batch_norm: whether the network has batch normalization, which cannot train on a batch
+    of one row. rerun: another number gives other batch orders of the same parts. sizes: of the parts, see `split`.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
     Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its
@@ -188,38 +181,31 @@ class ReplicateData(lightning.LightningDataModule):
         batch_size: int,
         *,
         fresh: bool = False,
-        train_size: int | None = None,
-        train_most: int | None = None,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.2,
         pca: int | None = None,
         shape: Sequence[int] | None = None,
         standardise: str = "feature",
         batch_norm: bool = False,
         rerun: int = 0,
+        **sizes: Any,
     ) -> None:
         super().__init__()
         self.source, self.seeds, self.batch_size = source, list(seeds), batch_size
         self.fresh, self.pca, self.batch_norm, self.rerun = fresh, pca, batch_norm, rerun
-        self.given_shape, self.standardise = shape, standardise
-        self.sizes: dict[str, Any] = {
-            "train_size": train_size,
-            "train_most": train_most,
-            "val_fraction": val_fraction,
-            "test_fraction": test_fraction,
-        }
+        self.given_shape, self.standardise, self.sizes = shape, standardise, sizes
 
     def setup(self, stage: str = "fit") -> None:
         if hasattr(self, "parts"):  # Lightning calls this again for each stage
             return
-        ok, allowed = self.standardise in ("feature", "channel"), "feature or channel"
-        require("data.standardise", self.standardise, ok, allowed)
+        require("data.standardise", self.standardise, self.standardise in ("feature", "channel"), "feature or channel")
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
         given = None if self.fresh else self.source()
         parts = self._own(given) if given is None or self.pca is not None else self._shared(given)
-        check_batches(parts["train"].rows.shape[1], self.batch_size, self.batch_norm)
+        rows, batch = parts["train"].rows.shape[1], self.batch_size
+        least, why = (2, "; batch normalization cannot train on one row") if self.batch_norm else (1, "")
+        ok = is_int(batch) and least <= batch <= rows
+        require("batch_size", batch, ok, f"a whole number from {least} to {rows}, the number of training rows{why}")
         self.parts, self.features = parts, parts["train"].table.x.shape[1]
         self.shape = (self.features,) if self.pca is not None else self.shape
         self.order = BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun)
@@ -243,13 +229,9 @@ class ReplicateData(lightning.LightningDataModule):
                 self.classes, features = len(own.classes), values["train"].shape[1]
                 check_memory(sum(map(len, index.values())), features, len(self.seeds), "data")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
-                stacked = {
-                    name: (
-                        np.empty((len(self.seeds), *x.shape), np.float32),
-                        np.empty((len(self.seeds), len(x)), np.int64),
-                    )
-                    for name, x in values.items()
-                }
+                for name, x in values.items():
+                    sizes = len(self.seeds), *x.shape
+                    stacked[name] = np.empty(sizes, np.float32), np.empty(sizes[:2], np.int64)
             for name, (x, y) in stacked.items():
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
         return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
@@ -259,7 +241,7 @@ class ReplicateData(lightning.LightningDataModule):
         tables = {part.table for part in self.parts.values()}
         held = sum(table.x.nbytes + table.y.nbytes for table in tables)
         own = sum(part.rows.nbytes for part in self.parts.values())
-        own += sum(values.nbytes for table in tables for values in table.scaling or ())
+        own += sum(table.scaling.nbytes for table in tables if table.scaling is not None)
         shared = all(table.scaling is not None for table in tables)
         return held + own * replicates // len(self.seeds) if shared else (held + own) * replicates // len(self.seeds)
 
@@ -274,10 +256,10 @@ class ReplicateData(lightning.LightningDataModule):
         """How to standardise rows, whose shape is found here."""
         self.shape = rows.shape
         if (given := self.given_shape) is not None:
+            features = rows.x.shape[1]
             ok = isinstance(given, (list, tuple)) and all(is_int(size) and size >= 1 for size in given)
-            ok, features = ok and math.prod(given) == rows.x.shape[1], rows.x.shape[1]
             allowed = f"null, or a list of integers ≥ 1 whose product is the {features} features"
-            require("data.shape", given, ok, allowed)
+            require("data.shape", given, ok and math.prod(given) == features, allowed)
             self.shape = tuple(given)
         if self.standardise == "feature":
             return scale_of
@@ -312,12 +294,3 @@ class ReplicateData(lightning.LightningDataModule):
         assert self.trainer is not None
         evaluated = "val" if self.trainer.validating or self.trainer.sanity_checking else "test"
         return self.parts["train" if self.trainer.training else evaluated].table.gather(batch)
-
-
-def check_batches(train_rows: int, batch_size: int, batch_norm: bool) -> None:
-    """Refuse a batch larger than the training part, and batches of one row under batch normalization."""
-    require("batch_size", batch_size, is_int(batch_size) and batch_size >= 1, "a whole number, 1 or more")
-    if batch_size > train_rows:
-        raise ValueError(f"batch_size={batch_size}: there are only {train_rows} training rows")
-    if batch_norm and batch_size == 1:
-        raise ValueError("batch_size=1: batch normalization cannot train on a batch of one row; it must be 2 or more")

@@ -104,11 +104,7 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
 
 
 def numeric_rows(
-    x: np.ndarray,
-    y: np.ndarray,
-    classes: Sequence[Any],
-    test: np.ndarray | None = None,
-    shape: tuple[int, ...] = (),
+    x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None, shape: tuple[int, ...] = ()
 ) -> Rows:
     return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test, shape=shape)
 
@@ -117,10 +113,8 @@ def check_memory(rows: int, features: int, copies: int, where: str) -> None:
     """Refuse float32 arrays that this machine cannot hold."""
     needed = 4 * rows * features * copies
     if needed > memory():
-        raise ValueError(
-            f"{where}: {copies} * {rows} rows * {features} features take {needed / 2**30:.1f} GiB and this machine has "
-            f"{memory() / 2**30:.1f} GiB; take fewer replicates, rows or features"
-        )
+        asked = f"{copies} * {rows} rows * {features} features take {needed / 2**30:.1f} GiB"
+        raise ValueError(f"{where}: {asked} and this machine has {memory() / 2**30:.1f} GiB; take fewer of them")
 
 
 def memory() -> int:
@@ -137,20 +131,13 @@ def override(key: str, value: str | Sequence[str]) -> str:
     """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
 
     def quoted(text: str) -> str:
-        if re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) and text.lower() not in (
-            "true",
-            "false",
-            "null",
-            "nan",
-            "inf",
-        ):
+        if re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE):
             return text
         # Hydra wants backslashes doubled before a quote only.
         return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
 
-    return shlex.quote(
-        f"{key}={quoted(value)}" if isinstance(value, str) else f"{key}=[{','.join(map(quoted, value))}]"
-    )
+    values = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
+    return shlex.quote(f"{key}={values}")
 
 
 def is_int(value: object) -> bool:

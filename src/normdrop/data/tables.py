@@ -58,36 +58,30 @@ def table(
     file, None to find them. classes: "as_is" takes fractions, and labels that differ only by blanks or case, as they
     are. split_column: says train, val or test.
     """
-    if path is None:
-        raise ValueError(f"data.path is not given: data=table reads a file that ends in one of {', '.join(KINDS)}")
-    file = Path(path).expanduser()
-    where = f"data.path='{path}'"
-    if not file.is_file():
-        raise ValueError(f"{where}: {'not a file' if file.exists() else 'no such file'}")
+    file = Path(path or "").expanduser()
+    kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
+    where, endings, size = f"data.path={path!r}", ", ".join(KINDS), file.stat().st_size if file.is_file() else 0
+    wrong = {
+        f"give a file that ends in one of {endings}": path is None,
+        "no such file": not file.exists(),
+        "not a file": not file.is_file(),
+        f"the file's name must end in one of {endings}, or .csv.gz and the like": kind not in KINDS,
+        "the file is empty": size == 0,
+        f"the file is larger than this machine's memory ({memory() / 2**30:.1f} GiB)": size > memory(),
+    }
+    if fault := next((text for text, holds in wrong.items() if holds), None):
+        raise ValueError(f"{where}: {fault}")
     ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", r"\s+")))
     require("data.separator", separator, ok, r"one character, \t, \s+ (blanks), or null to find it")
-    kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
-    if kind not in KINDS:
-        raise ValueError(f"{where}: the file's name must end in one of {', '.join(KINDS)}, or .csv.gz and the like")
-    if file.stat().st_size == 0:
-        raise ValueError(f"{where}: the file is empty")
-    if file.stat().st_size > memory():
-        raise ValueError(f"{where}: the file is larger than this machine's memory ({memory() / 2**30:.1f} GiB)")
     try:
         if kind in (".parquet", ".npz"):
             frame = pd.read_parquet(file, engine="pyarrow") if kind == ".parquet" else _read_npz(file)
         else:
             frame = _read_text(file, "\t" if separator == r"\t" or (kind == ".tsv" and not separator) else separator)
-    except ImportError as error:
-        raise ValueError(f"{where}: Parquet needs the package pyarrow: pip install 'normdrop[data]'") from error
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(
-            f"{where}: not UTF-8 (byte 0x{byte:02x} at position {error.start}): save it as UTF-8"
-        ) from error
     # Damaged files raise a library's own types, not all of them ValueErrors (zipfile.BadZipFile, zlib.error, EOFError).
     except Exception as error:
-        raise ValueError(f"{where}: cannot be read: {first_line(error)}") from error
+        hint = "not UTF-8, save it as UTF-8: " if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(f"{where}: cannot be read: {hint}{first_line(error)}") from error
     return table_rows(frame, where, target, categorical, drop, impute, missing, decimal, classes, split_column)
 
 
@@ -124,10 +118,12 @@ def _read_npz(file: Path) -> pd.DataFrame:
         for name in archive.files:
             try:
                 array = archive[name]
-            except ValueError as error:
-                raise ValueError(f"array {name!r}: {first_line(error)} (pickled objects are never loaded)") from error
+            except ValueError:  # what allow_pickle would load
+                array = None
             if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
-                raise ValueError(f"{name!r} is not an array of one value or more per row, of numbers or text")
+                raise ValueError(
+                    f"{name!r} is not an array of rows of numbers or text; pickled objects are never loaded"
+                )
             flat = array.reshape(len(array), -1)
             new = {name: array} if array.ndim == 1 else {f"{name}_{i}": c for i, c in enumerate(flat.T)}
             if columns.keys() & new.keys():
@@ -162,13 +158,13 @@ def table_rows(
     for key, names in {"categorical": categorical or (), "drop": drop}.items():
         require(f"data.{key}", names, isinstance(names, (list, tuple)), "a list of columns, e.g. [a, b]")
     require("data.missing", missing, isinstance(missing, (list, tuple)), "a list of words or numbers, e.g. ['?', -999]")
-    if len(frame) == 0:
-        raise ValueError(f"{where}: the table has no rows")
     shape = frame.attrs.get("shape", ())
     columns = [str(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
     frame = frame.set_axis(columns, axis=1)
-    if target is None:
-        raise ValueError(f"data.target is not given: the column to predict; {where} has: {_listed(columns)}")
+    listed = ", ".join(columns[:12]) + (f", … ({len(columns)} columns)" if len(columns) > 12 else "")
+    if len(frame) == 0:
+        raise ValueError(f"{where}: the table has no rows")
+    require("data.target", target, target is not None, f"the column to predict; {where} has: {listed}")
     # A column named 0 comes from the command line as a number.
     target, drop, words = str(target), [*map(str, drop)], [*map(str, missing)]
     one_hot = None if categorical is None else [*map(str, categorical)]
@@ -178,11 +174,18 @@ def table_rows(
             if name not in columns:
                 near = difflib.get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {_listed(columns)}")
+                raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
             if key != "target" and name == target:
                 raise ValueError(f"data.{key}={name!r}: this column is the target")
     frame = frame.drop(columns=drop)
-    _check_names(columns, frame, where, target)
+    for name in frame.columns:
+        places = [i + 1 for i, other in enumerate(columns) if other == name]
+        if NAMELESS.fullmatch(name):  # mostly a row index
+            way = f"name it, or leave it out: {override('data.drop', [name])}"
+            raise ValueError(f"{where}: column {places[0]} has no name (a row index?): {way}")
+        if len(places) > 1:
+            both = " and ".join(map(str, places))
+            raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file")
     features = frame.drop(columns=[target, *part])
     if features.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {target!r}")
@@ -190,8 +193,7 @@ def table_rows(
     numeric = [name for name in features.columns.tolist() if name not in (one_hot or ())]
     read = {name: numbers(features[name], words, decimal or ".") for name in numeric}
     if decimal is None and any(_surely_comma(features[name], words) for name in numeric if read[name][1].any()):
-        decimal = ","
-        read = {name: numbers(features[name], words, decimal) for name in numeric}
+        decimal, read = ",", {name: numbers(features[name], words, ",") for name in numeric}
     decimal = decimal or "."
     y, names = _classes(frame[target], target, words, decimal, classes)
     val, test = _given(frame[part[0]], part[0]) if part else (None, None)
@@ -215,38 +217,18 @@ def table_rows(
             if (np.abs(values) > 1e300).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
             if len(values) > 2 and (np.diff(values) == 1).all():
-                notes.append(
-                    f"column {name!r} counts the rows (an index? {override('data.drop', [name])} leaves it out)"
-                )
+                notes.append(f"column {name!r} counts the rows (an index? {override('data.drop', [name])})")
             block, empty = values[:, None], np.isnan(values)
-        if empty.all():
-            raise ValueError(
-                f"{where}: column {name!r} has no values; leave it out with {override('data.drop', [name])}"
-            )
         holes += (count := int(empty.sum()))
+        if empty.all():
+            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
         if count and not impute:
-            raise ValueError(
-                f"{where}: column {name!r} has {count} missing values; data.impute=true gives them the training mean"
-            )
+            way = "data.impute=true gives them the training mean"
+            raise ValueError(f"{where}: column {name!r} has {count} missing values; {way}")
         blocks.append(block)
     x = np.concatenate(blocks, axis=1)
     shape = shape if math.prod(shape) == x.shape[1] else ()  # with other features beside them there is none
     return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes), shape)
-
-
-def _check_names(columns: list[str], frame: pd.DataFrame, where: str, target: str) -> None:
-    """Refuse columns that nobody has named, and names that two columns have."""
-    for name in frame.columns:
-        if NAMELESS.fullmatch(name):
-            raise ValueError(
-                f"{where}: column {columns.index(name) + 1} has no name (a row index?): leave it out with "
-                f"{override('data.drop', [name])}, or give it a name in the file"
-            )
-        places = [i + 1 for i, other in enumerate(columns) if other == name]
-        if len(places) > 1:
-            both = " and ".join(map(str, places))
-            way_out = "" if name == target else f", or leave them out with {override('data.drop', [name])}"
-            raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file{way_out}")
 
 
 def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, np.ndarray]:
@@ -291,12 +273,12 @@ def _surely_comma(column: pd.Series, missing: Sequence[str]) -> bool:
 def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str]) -> str:
     row, name = int(odd.argmax()), str(column.name)
     word = " ".join(str(column.iloc[row]).split())[:40]
-    ways = [f"make the column one-hot with {override('data.categorical', [name])}"]
+    ways = [f"make the column one-hot: {override('data.categorical', [name])}"]
     if odd.mean() < 0.5:
-        ways.append(f"take the word for missing with {override('data.missing', [*missing, word])}")
+        ways.append(f"the word means missing: {override('data.missing', [*missing, word])}")
     if not numbers(column, missing, ",")[1].any():
-        ways.append(f"say that its comma is a decimal sign with {override('data.decimal', ',')}")
-    ways.append(f"leave it out with {override('data.drop', [name])}")
+        ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
+    ways.append(f"leave it out: {override('data.drop', [name])}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
 
@@ -342,17 +324,13 @@ def _classes(
         raise ValueError(f"{where}: {empty} rows have no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
-    if classes != "as_is":
-        if all(map(NUMBER.fullmatch, names)) and not all(float(name).is_integer() for name in names):
-            raise ValueError(
-                f"{where}: it holds fractions, so it looks continuous; classes are needed (data.classes=as_is takes "
-                "each value as a class)"
-            )
-        if alike := _alike(names):
-            raise ValueError(
-                f"{where}: the classes {alike} differ only by blanks or case: write them alike in the file, or take "
-                "them as two with data.classes=as_is"
-            )
+    if classes != "as_is" and all(map(NUMBER.fullmatch, names)) and not all(float(n).is_integer() for n in names):
+        raise ValueError(
+            f"{where}: it holds fractions and looks continuous; data.classes=as_is makes each value a class"
+        )
+    if classes != "as_is" and (alike := _alike(names)):
+        ways = "write them alike in the file, or take them as two with data.classes=as_is"
+        raise ValueError(f"{where}: the classes {alike} differ only by blanks or case: {ways}")
     if 3 * len(names) > len(column):
         raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     return y, names
@@ -361,17 +339,9 @@ def _classes(
 def _given(column: pd.Series, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The validation and the test rows (rows,) bool that a column names, None where it names none."""
     part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)")[0]  # validation, too
-    if part.isna().any():
+    if part.isna().any() or not (part == "train").any():
         row = int(part.isna().to_numpy().argmax())
-        raise ValueError(
-            f"data.split_column={name!r}: row {row + 1} holds {str(column.iloc[row])!r}; it must be train, val or test"
-        )
-    if not (part == "train").any():
-        raise ValueError(f"data.split_column={name!r}: no row is train")
+        wrong = f"row {row + 1} holds {str(column.iloc[row])!r}" if part.isna().any() else "no row is train"
+        raise ValueError(f"data.split_column={name!r}: {wrong}; it must be train, val or test")
     val, test = ((part == which).to_numpy(bool) for which in ("val", "test"))
     return val if val.any() else None, test if test.any() else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:12])
-    return shown if len(names) <= 12 else f"{shown}, … ({len(names)} columns)"

@@ -8,14 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from normdrop.arrangement import order
-from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual
+from normdrop.networks.layers import Residual, block
 
-# By the number of the data's dimensions.
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
-NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
-CHANNEL_NOISES: dict[int, type[nn.Module]] = {1: nn.Dropout1d, 2: nn.Dropout2d}
-POOLS: dict[int, type[nn.Module]] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
 HEADS = ("flatten", "mean")
 
 
@@ -44,7 +38,12 @@ def cnn(
     shape becomes x + block(x). Raises ValueError for what cannot be.
     """
     shape = [features] if isinstance(features, int) else list(features)
-    check_shape(shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]):
+        raise ValueError(
+            f"model=cnn: rows have the shape {tuple(shape)}; it must be (channels, length) or (channels, height, "
+            "width), channels first; give flat columns theirs with data.shape, e.g. data.shape=[1,8,8]"
+        )
+    convolution, pool = (nn.Conv1d, nn.AdaptiveAvgPool1d) if len(shape) == 2 else (nn.Conv2d, nn.AdaptiveAvgPool2d)
     if not (isinstance(channels, (list, tuple)) and channels and all(type(c) is int and c >= 2 for c in channels)):
         # Not 1: as for an MLP's width.
         raise ValueError(f"model.channels={channels}: must be a list with one integer ≥ 2 for each hidden block")
@@ -60,7 +59,8 @@ def cnn(
                 f"{' × '.join(map(str, shape[1:]))}, smaller than its {'kernel' if size >= step else 'stride'} of "
                 f"{max(size, step)}"
             )
-        hidden = block(shape, width, size, step, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
+        weights = convolution(shape[0], width, size, step, padding=(size - 1) // 2)
+        hidden = block(weights, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         out = [width, *((length + 2 * ((size - 1) // 2) - size) // step + 1 for length in shape[1:])]
         layers += [Residual(*hidden)] if residual and out == shape else hidden
         added += out == shape
@@ -68,47 +68,9 @@ def cnn(
     if residual and not added:
         raise ValueError("model.residual=true: no hidden block has an output of its input's shape, so nothing is added")
     if head == "mean":
-        layers.append(POOLS[len(shape) - 1](1))
+        layers.append(pool(1))
         shape = shape[:1]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod(shape), classes))
-
-
-def block(
-    shape: Sequence[int],
-    width: int,
-    kernel: int,
-    stride: int,
-    arrangement: str,
-    position: str,
-    rate: float,
-    noise: str,
-    activation: str,
-    bn_momentum: float = 0.1,
-    bn_eps: float = 1e-5,
-) -> list[nn.Module]:
-    """The layers of one hidden block: (batch, *shape) → (batch, width, …)."""
-    dimensions = len(shape) - 1
-    layers = {
-        "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: NORMS[dimensions](width, bn_eps, bn_momentum),
-        "ln": lambda: nn.GroupNorm(1, width),
-        "dropout": lambda: (CHANNEL_NOISES[dimensions] if noise == "channel" else NOISES[noise])(rate),
-    }
-    weights = CONVOLUTIONS[dimensions](shape[0], width, kernel, stride, padding=(kernel - 1) // 2)
-    return [weights, *(layers[name]() for name in order(arrangement, position))]
-
-
-def check_shape(shape: Sequence[int]) -> None:
-    if len(shape) not in (2, 3):
-        raise ValueError(
-            f"model=cnn: the rows of this data set have the shape {tuple(shape)}, and it needs (channels, length) or "
-            "(channels, height, width); give flat columns their shape, e.g. data.shape=[1,8,8]"
-        )
-    if len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]:
-        raise ValueError(
-            f"model=cnn: rows of the shape {tuple(shape)} have their channels last; they must be first: "
-            "(channels, height, width)"
-        )
 
 
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:

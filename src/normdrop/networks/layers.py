@@ -1,10 +1,13 @@
-"""The plain layers that a config can name, by their names."""
+"""The plain layers that a config can name, and the hidden block that they make."""
+
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from normdrop import arrangement
+from normdrop import arrangement as names
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, layer) for name, layer in arrangement.ACTIVATIONS.items()}
+ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, layer) for name, layer in names.ACTIVATIONS.items()}
 
 
 class UniformNoise(nn.Module):
@@ -27,3 +30,34 @@ class Residual(nn.Sequential):
 
 # By unit; `channel` is dropout of a CNN alone, in as many dimensions as it has.
 NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": UniformNoise}
+# What stands around weights: batch and layer normalization, and the noise of whole channels.
+AROUND: dict[type[nn.Module], tuple[Any, Any, Any]] = {
+    nn.Linear: (nn.BatchNorm1d, nn.LayerNorm, None),
+    nn.Conv1d: (nn.BatchNorm1d, partial(nn.GroupNorm, 1), nn.Dropout1d),
+    nn.Conv2d: (nn.BatchNorm2d, partial(nn.GroupNorm, 1), nn.Dropout2d),
+}
+
+
+def block(
+    weights: nn.Linear | nn.Conv1d | nn.Conv2d,
+    arrangement: str,
+    position: str,
+    rate: float,
+    noise: str,
+    activation: str,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
+) -> list[nn.Module]:
+    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without channels."""
+    width = len(weights.weight)
+    batch_norm, layer_norm, channel_noise = AROUND[type(weights)]
+    dropout = NOISES | {"channel": channel_noise} if channel_noise else NOISES
+    if noise not in dropout:
+        raise ValueError(f"noise={noise}: an MLP has no channels; use model=cnn, or noise=bernoulli")
+    layers = {
+        "activation": lambda: ACTIVATIONS[activation](),
+        "bn": lambda: batch_norm(width, bn_eps, bn_momentum),
+        "ln": lambda: layer_norm(width),
+        "dropout": lambda: dropout[noise](rate),
+    }
+    return [weights, *(layers[name]() for name in names.order(arrangement, position))]

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from normdrop.arrangement import order
-from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual
+from normdrop.networks.layers import ACTIVATIONS, NOISES, Residual, block
 
 
 def mlp(
@@ -39,8 +38,6 @@ def mlp(
     running statistics. Rows are flat: of `features` with more than one dimension only the product counts. Raises
     ValueError for what cannot be.
     """
-    if noise == "channel":
-        raise ValueError("noise=channel: an MLP has no channels; use model=cnn, or noise=bernoulli")
     widths = [width] * depth if isinstance(width, int) else list(width)
     layers: list[nn.Module] = []
     fan_in = features if isinstance(features, int) else math.prod(features)
@@ -50,7 +47,8 @@ def mlp(
             f"({', '.join(map(str, [fan_in, *widths]))}), so nothing is added"
         )
     for number, fan_out in enumerate(widths, start=1):
-        hidden = block(fan_in, fan_out, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
+        weights = nn.Linear(fan_in, fan_out)
+        hidden = block(weights, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
         if dropout_layers == "last" and number < len(widths):
             hidden = [layer for layer in hidden if not isinstance(layer, tuple(NOISES.values()))]
         layers += [Residual(*hidden)] if residual and fan_in == fan_out else hidden
@@ -59,27 +57,6 @@ def mlp(
     if output_activation:
         layers.append(ACTIVATIONS[output_activation]())
     return nn.Sequential(*layers)
-
-
-def block(
-    fan_in: int,
-    width: int,
-    arrangement: str,
-    position: str,
-    rate: float,
-    noise: str,
-    activation: str,
-    bn_momentum: float = 0.1,
-    bn_eps: float = 1e-5,
-) -> list[nn.Module]:
-    """The layers of one hidden block: (batch, fan_in) → (batch, width)."""
-    layers = {
-        "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: nn.BatchNorm1d(width, bn_eps, bn_momentum),
-        "ln": lambda: nn.LayerNorm(width),
-        "dropout": lambda: NOISES[noise](rate),
-    }
-    return [nn.Linear(fan_in, width), *(layers[name]() for name in order(arrangement, position))]
 
 
 @torch.no_grad()

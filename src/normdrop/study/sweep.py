@@ -347,7 +347,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 def check_fits(conditions: Sequence[Condition]) -> list[str]:
     """Set up each distinct data config once, with one replicate, and say what it holds. Raises ValueError."""
-    from normdrop.data.module import left_out
+    from normdrop.data.module import trained
     from normdrop.data.rows import remarks, sentence  # here, as PyTorch: not what tells of a mistake at once
     from normdrop.data.sources import standard_rows
     from normdrop.training.check import check_fit
@@ -370,7 +370,7 @@ def check_fits(conditions: Sequence[Condition]) -> list[str]:
             parts = check_fit(config, condition.missing[0])
             facts = standard_rows(config["data"]).facts() | {"parts": parts}
             said = [sentence(facts), *remarks(facts)]
-            if left_out(parts["train"], config["batch_size"]):
+            if trained(parts["train"], config["batch_size"]) < parts["train"]:
                 said.append(
                     f"batch_size={config['batch_size']} leaves a last batch of one row: it is left out of each epoch, "
                     "another row each time"
