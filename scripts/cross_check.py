@@ -49,24 +49,22 @@ from normdrop.study.job import hardware
 from normdrop.study.record import COLUMNS
 from normdrop.training.fit import quiet
 
-# Experiment → patterns of its conditions, each with what surprised. `*_*` are the two orders; A/A runs are left out.
+# Experiment → patterns of its conditions, each with why. `*_*` are the two orders; A/A runs are left out.
 SELECTION = {
-    "ordering": [
-        "digits/*_*/after/q*/*",  # no difference, once each order has its own best rate
-        "mnist1d/*_*/before/q*/*",  # one of the two places where a difference stays after tuning
-        "synthetic/bn_dropout/before/q*/*",  # the other: position around, recorded under the names of these
-        "synthetic/dropout_bn/after/q*/*",
+    "population": [  # the orders on two tables of two and of four classes, at a mild and at a high rate
+        f"{table}/*_*/*/{rate}/optimizer.lr=0.003" for table in ("german", "vehicle") for rate in ("q0.10", "q0.50")
     ],
-    "blog": ["*/*_*/after/q*"],  # the post's own networks, where BN first does win
-    "robustness": ["digits/*_*/after/q*/data.train_size=400,model.depth=3"],  # BN first wins at 0.5, not after tuning
-    "overfitting": ["synthetic/*/after/q*/data.train_size=400"],  # dropout narrows the gap and costs test accuracy
-    "reliance": ["digits/*/after/q*"],  # dropout helps here, though it does nothing for the gap
-    "speed": ["*/*/after/q*"],  # BN needs a third of the steps on one data set, as many on another
-    "initialisation": ["digits/*/after/q*/*"],  # BN helps most where the weights start far too large
-    "drift": ["mnist1d/*/after/q*/*", "synthetic/*/after/q*/*"],  # opposite signs
-    "complexity": [f"synthetic/*/after/q*/data.clusters_per_class={rung}" for rung in (1, 16)],  # no trend
-    "together": ["mnist1d/*/after/q*", "digits/*/after/q*"],  # the gap grows on one, nothing happens on the other
-    "mechanism": ["synthetic/*_*/after/q*/model.depth=4"],  # here recalibration removes half of the effect
+    "six": ["digits/*_*/*/q0.50/optimizer.lr=0.01", "synthetic/*_*/*/q0.30/optimizer.lr=0.003"],
+    "blog": ["*/*_*/after/q*/optimizer.lr=0.003"],  # the post's own networks
+    "robustness": ["digits/*_*/after/q0.30/*optimizer=sgd*0.03*"],
+    "overfitting": ["synthetic/*/after/q0.[05]0/data.train_size=400,trainer.max_epochs=30"],
+    "reliance": ["digits/*/after/q0.[02]*/optimizer.lr=0.003"],
+    "speed": ["*/*/after/q*/optimizer.lr=0.003"],
+    "initialisation": ["digits/*/after/q*/*3.0*optimizer.lr=0.003"],
+    "drift": ["synthetic/*/after/q*/*0.8*optimizer.lr=0.003"],
+    "complexity": ["synthetic/*/after/q0.[03]0/*=16,optimizer.lr=0.003"],
+    "together": ["digits/*/after/q0.[03]*/optimizer.lr=0.003"],
+    "mechanism": ["synthetic/*_*/after/q0.70/model.depth=4"],  # where the shift has most layers to build up
 }
 
 # What follows a block's Linear layer: A the activation, B BatchNorm1d, L LayerNorm, D Dropout.
@@ -290,6 +288,8 @@ def metrics(
     if config["measure"]["silencing"]:
         silenced = {f"silenced_{share}": silenced_accuracy(network, parts["test"], share, units) for share in SILENCED}
         row |= silenced | {"reliance": row["test_acc"] - np.mean([*silenced.values()])}
+        without = [most_used_silenced(network, parts, share) for share in SILENCED]
+        row["reliance_most_used"] = row["test_acc"] - np.mean(without)
     again = measured(recalibrated(network, parts["train"][0]), parts["test"])  # without BN the same network
     row |= {"recal_test_acc": again["acc"], "recal_test_nll": again["nll"]}
     row["train_mode_acc"] = train_mode_accuracy(network, parts["train"], config["batch_size"], order)
@@ -329,6 +329,18 @@ def silenced_accuracy(network: nn.Sequential, part: Part, percent: int, units: t
             x = layer(x)
         accuracies.append(accuracy_score(part[1], x.argmax(dim=1)))
     return float(np.mean(accuracies))
+
+
+@torch.no_grad()
+def most_used_silenced(network: nn.Sequential, parts: dict[str, Part], percent: int) -> float:
+    """Accuracy without the units of the largest mean absolute value times absolute weights, on the training rows."""
+    (seen, _), (x, y) = parts["train"], parts["test"]
+    for position, layer in enumerate(network.eval()):
+        if position and isinstance(layer, nn.Linear):
+            uses = seen.abs().mean(dim=0) * layer.weight.abs().sum(dim=0)
+            x = x.index_fill(1, uses.argsort(descending=True)[: round(percent / 100 * len(uses))], 0.0)
+        x, seen = layer(x), layer(seen)
+    return accuracy_score(y, x.argmax(dim=1))
 
 
 @torch.no_grad()

@@ -105,6 +105,7 @@ def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing
     assert missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
     with pytest.raises(ValueError, match=r"another declaration \(study.claim was None, now speed\)"):
         missing(config | {"study": {"claim": "speed"}}, tmp_path)
+    assert missing(config | {"seeds": [1, 3], "study": {"later": None}}, tmp_path) == [3]
 
 
 # --- one condition of equal ones

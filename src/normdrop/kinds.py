@@ -85,7 +85,7 @@ class Kind:
 
 
 FIRST = ("population", "effects")
-COMMON = ("ranks", "properties", "regime", "along", "curves", "who_beats_whom", "shift")
+COMMON = ("ranks", "regime", "curves", "who_beats_whom", "shift")
 RATIO = Kind(
     "median paired ratio, runs that never reach the level counted as longer than any",
     (*FIRST, "difference", "pairs", *COMMON),

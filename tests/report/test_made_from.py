@@ -605,7 +605,7 @@ def test_the_table_of_shifts_is_averaged_over_replicates_for_each_condition_laye
             shift = [entry(s, n, base + k + n / 10 + s / 100, cases[n]) for s in range(4) for n in cases]
             shift.append(entry(0, 1, 9.0, cases[1], 1))
             write(tmp_path, arrangement, runs(0.9, 4), shift=shift, **where)
-    table = shifts(study_of(tmp_path)).set_index(["arrangement", "setting", "layer"])
+    table = shifts(study_of(tmp_path)).query("epoch == 'end'").set_index(["arrangement", "setting", "layer"])
     assert len(table) == 8
     for k, setting in enumerate(("", "noise=uniform")):
         for arrangement, base in (("bn_dropout", 0.2), ("dropout_bn", 0.5)):

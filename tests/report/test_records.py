@@ -154,6 +154,15 @@ def test_studies_in_one_directory_are_kept_apart(tmp_path: Path) -> None:
     assert [len(study.records) for study in studies] == [9, 9]
 
 
+def test_a_key_of_the_declaration_that_says_nothing_makes_no_other_study(tmp_path: Path) -> None:
+    directory = fake_study(tmp_path / "s", rates=RATES, replicates=2)
+    path = next(directory.rglob("record.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"study": record["study"] | {"later": None}}))
+    (study,) = load(directory).studies
+    assert len(study.records) == 9
+
+
 def test_conditions_without_a_declared_study_are_read_as_undeclared(tmp_path: Path) -> None:
     directory = fake_study(tmp_path / "s", rates=RATES, replicates=2)
     for path in directory.rglob("record.json"):

@@ -11,13 +11,18 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.datasets
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.records import load
@@ -141,14 +146,20 @@ def test_rates_that_two_decimals_cannot_tell_apart_have_folders_of_their_own(pla
 
 
 ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
-FEWER_ROWS = {"aa_new_data": ("data.problem=0",), "convolution": ("data=digits",)}
+SIMPLER = {
+    "aa_new_data": ("data.problem=0",),
+    "convolution": ("data=digits",),
+    "population": ("data.dataset=iris",),
+    "population_openml": ("data.dataset=3",),
+    "six": ("precision=null",),  # what it trains at first
+}
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml")))
-def test_every_experiment_declares_its_claim_and_can_be_planned(planned, experiment):
+def test_every_experiment_declares_its_claim_and_can_be_planned(planned, openml, experiment):
     # One point of its grid: the rest is the same to compose and takes long.
     (condition, *_) = planned(
-        f"experiment={experiment}", *ONE_POINT, *FEWER_ROWS.get(experiment, ()), "hydra.sweeper.also=[]"
+        f"experiment={experiment}", *ONE_POINT, *SIMPLER.get(experiment, ()), "hydra.sweeper.also=[]"
     )
     study = condition.config["study"]
     if experiment.startswith("aa"):  # tests the harness and declares no claim
@@ -156,6 +167,24 @@ def test_every_experiment_declares_its_claim_and_can_be_planned(planned, experim
         return
     assert {"claim", "sentence", "contrast", "metric", "kind", "rope", "alpha", "family", "tuned"} <= set(study)
     assert set(study["contrast"]) == {"a", "b"}
+
+
+@pytest.fixture
+def openml(monkeypatch):
+    """The answers of OpenML that scikit-learn ships for its own tests: kr-vs-kp, number 3, is whole."""
+    _monkey_patch_webbased_functions(monkeypatch, 3, gzip_response=False)
+    fetch = sklearn.datasets.fetch_openml
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", partial(fetch, cache=False))
+
+
+def test_the_openml_population_has_72_data_sets_and_one_by_its_number_trains_and_is_known_by_it(openml, command):
+    grid = OmegaConf.load(CONF / "experiment" / "population_openml.yaml")
+    numbers = [int(number) for number in grid.hydra.sweeper.params["data.dataset"].split(",")]
+    assert len(numbers) == len({*numbers}) == 72 and {*map(int, grid.study.apart)} < {*numbers}
+    one = ("data.dataset=3", *ONE_POINT, "position=after", "optimizer.lr=0.01", "hydra.sweeper.also=[]", *TINY)
+    assert command("experiment=population_openml", *one) == ""
+    (study,) = load(Path("outputs/population_openml")).studies
+    assert [*study.replicates["dataset"]] == ["3"] * 2 and study.records[0]["data"]["rows"] == 3196
 
 
 # --- training it
@@ -364,6 +393,22 @@ def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, 
     for name, value in (slurm | {"NODEID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert command("arrangement=bn", *TINY) == ""
+
+
+def test_a_node_with_three_gpus_has_a_process_for_each(command, monkeypatch):
+    launch, bound = sweep._launch, []
+
+    class Processes:
+        def __init__(self, basic):
+            self.launch = basic.launch  # one after another, numbered as those side by side are
+
+    monkeypatch.setattr(sweep, "_launch", lambda launcher, _, *rest: launch(Processes(launcher), 3, *rest))
+    monkeypatch.setattr(config, "on_gpu", lambda accelerator: accelerator != "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", bound.append)
+    assert (config.workers("auto"), config.workers("cpu")) == (3, joblib.cpu_count())
+    assert command("arrangement=none,bn,dropout", *TINY, "replicates=1") == ""
+    assert bound == [0, 1, 2]
 
 
 def test_paths_hold_where_a_job_changes_its_directory(command, table):

@@ -579,6 +579,18 @@ def test_replicates_csv_has_the_published_columns_in_order(tiny, tmp_path):
     assert table["nll_gap"].tolist() == pytest.approx((table["test_nll"] - table["train_nll"]).tolist())
 
 
+def test_a_fit_takes_the_gpu_that_its_process_is_bound_to(tiny, monkeypatch):
+    def trainer(**arguments):
+        raise StopIteration(arguments["accelerator"], arguments["devices"])
+
+    monkeypatch.setattr(fit.pl, "Trainer", trainer)
+    monkeypatch.setattr(fit, "on_gpu", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    with pytest.raises(StopIteration) as asked:
+        fit.fit(tiny(), [0])
+    assert asked.value.args == ("gpu", [2])
+
+
 def test_an_accuracy_in_the_table_is_the_very_fraction_of_rows(tiny, tmp_path):
     table = pd.read_csv(io.BytesIO(finish(tiny("replicates=3"), tmp_path)["replicates.csv"]))
     rows = {"train_acc": 70, "train_mode_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}

@@ -140,13 +140,13 @@ def openml(
     target: str | None = None,
     categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
+    impute: bool = True,
     missing: Sequence[str | float] = (),
     classes: str | None = None,
 ) -> Rows:
     """A data set of OpenML by its name or its number, downloaded once and cached by scikit-learn.
 
-    target: None means the data set's own; the others are those of `table`. Categorical columns become one-hot; missing
-    values stay NaN.
+    target: None means the data set's own; the others are those of `table`. Categorical columns become one-hot.
     """
     require("data.dataset", dataset, dataset is not None, "the name or the number of a data set, e.g. credit-g or 31")
     where = f"data.dataset={dataset!r}"
@@ -164,7 +164,7 @@ def openml(
     nominal = [name for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)]
     target = bunch.target_names[0] if target is None else target
     one_hot = [*categorical, *(c for c in nominal if c not in {*categorical, *drop, target})]
-    return table_rows(frame, where, target, one_hot, drop, impute=True, missing=missing, classes=classes)
+    return table_rows(frame, where, target, one_hot, drop, impute, missing, classes=classes)
 
 
 def keel(dataset: str | None) -> Rows:

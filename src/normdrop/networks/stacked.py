@@ -37,6 +37,11 @@ class _Stacked(nn.Module):
         self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
         self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
 
+    @property
+    def matrix(self) -> Tensor:
+        """The weights of a layer that multiplies, (replicates, fan_out, fan_in)."""
+        return unpadded(self.weight, (self.fan_out, self.fan_in))  # type: ignore[arg-type]
+
     def write_to(self, layer: Any, replicate: int) -> None:
         for own, its in ((self.weight, layer.weight), (self.bias, layer.bias)):
             its.copy_(unpadded(own, tuple(its.shape))[replicate])
@@ -50,19 +55,18 @@ class StackedLinear(_Stacked):
         self.fan_in, self.fan_out = layers[0].in_features, layers[0].out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = unpadded(self.weight, (self.fan_out, self.fan_in))
         bias = unpadded(self.bias, (self.fan_out, 1))
         if x.shape[-1] == 1:  # MKL takes another routine, with other bits, for a single row of a single replicate
-            return torch.baddbmm(bias, weight, x.expand(-1, -1, 2))[..., :1]
-        return torch.baddbmm(bias, weight, x)
+            return torch.baddbmm(bias, self.matrix, x.expand(-1, -1, 2))[..., :1]
+        return torch.baddbmm(bias, self.matrix, x)
 
     def spread(self, variance: Tensor) -> Tensor:
         """The variance of the output, from that of independent inputs."""
-        return unpadded(self.weight, (self.fan_out, self.fan_in)).square() @ variance
+        return self.matrix.square() @ variance
 
     def outgoing(self) -> Tensor:
         """The sum of the absolute weights that each input meets, (replicates, fan_in)."""
-        return unpadded(self.weight, (self.fan_out, self.fan_in)).abs().sum(dim=1)
+        return self.matrix.abs().sum(dim=1)
 
 
 class StackedConv(_Stacked):
@@ -78,9 +82,7 @@ class StackedConv(_Stacked):
         self.geometry = two(layer.kernel_size, 1), two(layer.stride, 1), two(padding, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(
-            x, unpadded(self.weight, (self.fan_out, self.fan_in)), unpadded(self.bias, (self.fan_out, 1))
-        )
+        return self.convolve(x, self.matrix, unpadded(self.bias, (self.fan_out, 1)))
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         channels = weight.shape[-1] // math.prod(self.geometry[0])
@@ -89,19 +91,18 @@ class StackedConv(_Stacked):
 
     def spread(self, variance: Tensor) -> Tensor:
         """The variance of the output, from that of independent inputs."""
-        weight = unpadded(self.weight, (self.fan_out, self.fan_in)).square()
-        return self.convolve(variance, weight, torch.zeros_like(weight[..., :1]))
+        return self.convolve(variance, self.matrix.square(), torch.zeros_like(self.matrix[..., :1]))
 
     def spread_of_channels(self, x: Tensor) -> Tensor:
         """Σ over input channels of the square of what each alone adds to the output."""
-        weight = unpadded(self.weight, (self.fan_out, self.shape[0], self.fan_in // self.shape[0]))
+        weight = self.matrix.unflatten(2, (self.shape[0], -1))
         channels = zip(x.unflatten(1, (self.shape[0], -1)).unbind(1), weight.unbind(2), strict=True)
         bias = torch.zeros_like(weight[:, :, 0, :1])
         return torch.stack([self.convolve(values, own, bias).square() for values, own in channels]).sum(dim=0)
 
     def outgoing(self) -> Tensor:
         """The sum of the absolute weights that each input channel meets, (replicates, channels)."""
-        return unpadded(self.weight, (self.fan_out, self.shape[0], self.fan_in // self.shape[0])).abs().sum(dim=(1, 3))
+        return self.matrix.unflatten(2, (self.shape[0], -1)).abs().sum(dim=(1, 3))
 
 
 class StackedBatchNorm(_Stacked):
@@ -121,13 +122,9 @@ class StackedBatchNorm(_Stacked):
         self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = unpadded(self.weight, (self.features,)).reshape(-1)
-        bias = unpadded(self.bias, (self.features,)).reshape(-1)
-        channels = x.reshape(1, self.replicates * self.features, -1)
-        out = F.batch_norm(
-            channels, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
-        )
-        return out.view(x.shape)
+        weight, bias = (unpadded(parameter, (self.features,)).reshape(-1) for parameter in (self.weight, self.bias))
+        channels, running = x.reshape(1, len(weight), -1), (self.running_mean, self.running_var)
+        return F.batch_norm(channels, *running, weight, bias, self.training, self.momentum, self.eps).view(x.shape)
 
     def write_to(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, replicate: int) -> None:
         super().write_to(layer, replicate)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from normdrop.report import page
+from normdrop.report import page, publish
 from normdrop.report.answer import partial
 from normdrop.report.records import Found, load
 
@@ -23,10 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--against", type=Path, metavar="REFERENCE", help="say where this run differs from a reference's"
     )
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="first write the replicates and records, made small, to FOLDER, and report on those",
+    )
     options = parser.parse_args(arguments)
     command = shlex.join(["normdrop-report", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         found = load(options.directory)
+        if options.publish:
+            publish.write(found, options.publish)
+            found = load(options.publish)
         written = page.write(found, command, options.against)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -19,12 +19,9 @@ from scipy import stats
 
 from normdrop.arrangement import POSITIONS
 from normdrop.metrics import METRICS
-from normdrop.report.answer import NAMES
 from normdrop.report.contrasts import Contrast, blocks, ladder, tuned, values_of
-from normdrop.report.population import properties
 from normdrop.report.ranks import Ranks
 from normdrop.report.records import Study, read_history
-from normdrop.report.statistics import MIN_DATA_SETS
 from normdrop.report.verdicts import DECLARED, each
 
 LOOKS = {
@@ -42,7 +39,6 @@ OTHERS = [*zip(matplotlib.color_sequences["Dark2"], "<>phH8d^", strict=True)]
 OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")), strict=True))
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
-MAX_MAPS = 6  # of panels for which every learning curve is read
 MAX_ROWS = 40
 DPI = 150
 WIDTH = 7.2  # inches: one column of the page
@@ -64,12 +60,14 @@ def draw(
     shift: pd.DataFrame,
     over_sets: pd.DataFrame | None = None,
     ranked: tuple[Ranks, pd.DataFrame] | None = None,
+    cells: pd.DataFrame | None = None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Each figure of the study's kind that it has data for: a name for its file, a caption, the figure."""
     kind, metric = study.kind, METRICS[study.metric].words
     effect = f"{kind.effect} of {metric}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     band = "The shaded band is the region of practical equivalence."
+    cells = pd.DataFrame() if cells is None else cells
     means = pd.DataFrame() if over_sets is None else over_sets[over_sets["family"] == DECLARED]
     drawings: dict[str, tuple[Callable[[], Figure | None], str]] = {
         "population": (
@@ -82,19 +80,10 @@ def draw(
             "The networks by their mean rank over the data sets, each tuned (1 is best). A bar joins networks that the "
             "critical difference does not tell apart.",
         ),
-        "properties": (
-            lambda: _properties(study, properties(study, rows)),
-            f"The effect of each data set, {contrast}, beside what the data set is (exploratory).",
-        ),
         "regime": (
-            lambda: _regime(study),
-            f"When does order matter? {contrast} in validation accuracy (points) at equal rate and learning rate, "
-            "after a tenth of training (left) and at its end (right). Blue: ahead; red: behind (exploratory).",
-        ),
-        "along": (
-            lambda: _along(study),
-            f"{contrast} in validation accuracy along training, at equal rate: means with 95 % intervals "
-            "(exploratory).",
+            lambda: _regime(cells, study),
+            f"When does order matter? A - B in {metric} at equal rate. Blue: A is ahead; red: behind; faint: the "
+            "interval contains 0. Layer normalization, which keeps no running statistics, is the control.",
         ),
         "effects": (
             lambda: None if len(means) else _forest(study, rows),
@@ -133,10 +122,10 @@ def draw(
     }
     others, room = len(study.settings) - len(study.base_settings), _room(study, rows)
     with matplotlib.rc_context(STYLE):
-        for name in kind.figures:
+        for name in ("regime", "shift") if len(cells) else kind.figures:
             drawing, caption = drawings[name]
             if (figure := drawing()) is not None:
-                if others and name not in ("population", "effects", "ranks", "shift"):
+                if others and name not in ("population", "effects", "ranks", "regime", "shift"):
                     caption += f" The tables have {others} further settings."
                 if name in room and room[name][0] < room[name][1]:
                     caption += " Drawn are the first {} of {} {}.".format(*room[name])
@@ -150,7 +139,6 @@ def _room(study: Study, rows: pd.DataFrame) -> dict[str, tuple[int, int, str]]:
     return {
         "effects": (MAX_ROWS, len(_declared(rows)), "rows"),
         "difference": (MAX_PANELS, len({key for _, key, _ in places}), "combinations of data set and setting"),
-        **dict.fromkeys(("regime", "along"), (MAX_MAPS, *blocks_of)),
         **dict.fromkeys(("pairs", "by_rate", "grid", "curves", "who_beats_whom"), (MAX_PANELS, *blocks_of)),
     }
 
@@ -294,116 +282,56 @@ def _ranks(ranks: Ranks, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _properties(study: Study, table: pd.DataFrame) -> Figure | None:
-    if table.empty or table["dataset"].nunique() < MIN_DATA_SETS:
+def _regime(table: pd.DataFrame, study: Study) -> Figure | None:
+    """A map per data set (down), position and contrast (across): rows learning rate × epochs, columns rates."""
+    if table.empty:
         return None
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    words = {"rows": "training rows", "features": "features", "classes": "classes", "accuracy": "accuracy (%)"}
-    axes = []
-    for i, (key, label) in enumerate(words.items()):
-        ax = figure.add_subplot(2, 2, i + 1)
-        _rope(ax, study, horizontal=True)
-        for position, group in table.groupby("position"):
-            color, marker = OF_POSITIONS[str(position)]
-            x = group[key] * (100 if key == "accuracy" else 1)
-            ax.scatter(
-                x, group["effect"] * _scale(study), s=16, color=color, marker=marker, label=position, alpha=0.7, lw=0
+    scale = _scale(study)
+    across = [
+        *table[["position", "contrast"]].drop_duplicates().sort_values(["position", "contrast"]).itertuples(index=False)
+    ]
+    down = table["dataset"].unique()
+    lines = len(table[["lr", "epochs"]].drop_duplicates())
+    figure = Figure(figsize=(WIDTH, len(down) * (0.19 * lines + 0.6) + 0.4), layout="constrained")
+    axes = figure.subplots(len(down), len(across), squeeze=False, sharey=True)
+    top = scale * float(table["estimate"].abs().quantile(0.98)) or 1.0
+    image: Any = None
+    for (i, dataset), (j, (position, contrast)) in itertools.product(enumerate(down), enumerate(across)):
+        ax = axes[i, j]
+        own = table[(table["dataset"] == dataset) & (table["position"] == position) & (table["contrast"] == contrast)]
+        if own.empty:
+            ax.set_axis_off()
+            continue
+        grid = own.pivot_table(index=["lr", "epochs"], columns="rate", values=["estimate", "ci_low", "ci_high"])
+        value = scale * grid["estimate"].to_numpy()
+        clear = ((grid["ci_low"] > 0) | (grid["ci_high"] < 0)).to_numpy()
+        image = ax.imshow(value, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", alpha=np.where(clear, 1.0, 0.25))
+        for (y, x), number in np.ndenumerate(value):
+            dark = clear[y, x] and abs(number) > 0.6 * top
+            ax.text(
+                x,
+                y,
+                f"{number:+.1f}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="w" if dark else "k" if clear[y, x] else "#8A8A8A",
             )
-        if key != "accuracy":
-            ax.set_xscale("log")
-        ax.set(xlabel=label, ylabel=_axis(study))
-        axes.append(ax)
-    figure = _finish(figure, axes)
+        rates = grid["estimate"].columns
+        ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7)
+        ax.set_yticks(range(len(grid)), [f"{lr:g} × {epochs}" for lr, epochs in grid.index], fontsize=6.5)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        a, _, b = contrast.partition(" - ")
+        ax.set_title(f"{dataset} · {position}\n{a}\n− {b}", fontsize=7.5)
+        if i == len(down) - 1:
+            ax.set_xlabel("dropout rate", fontsize=7.5)
+        if j == 0:
+            ax.set_ylabel("learning rate × epochs", fontsize=7.5)
+    figure.colorbar(
+        image, ax=axes, location="bottom", shrink=0.5, aspect=40, label=f"A - B ({METRICS[study.metric].unit})"
+    )
     return figure
-
-
-def _differences_along(study: Study, block: pd.DataFrame) -> pd.DataFrame:
-    """A - B in validation accuracy, seed by seed, wherever both were trained at one rate (and learning rate) alike.
-
-    Columns: rate, the other tuned keys, seed, epoch, part (of the training that is done) and difference.
-    """
-    keys = study.declaration["tuned"]
-    records, sides = {record["condition"]: record for record in study.records}, []
-    for (arrangement,) in study.sides:
-        own = block[block["arrangement"] == arrangement].drop_duplicates("condition")
-        frames = [
-            read_history(study, records[row["condition"]]).assign(**{key: row[key] for key in keys})
-            for row in own.to_dict("records")
-        ]
-        sides.append(pd.concat(frames) if frames else pd.DataFrame(columns=[*keys, "seed", "epoch", "step", "val_acc"]))
-    both = sides[0].merge(sides[1], on=[*keys, "seed", "epoch", "step"], suffixes=("", "_b"))
-    both = both[both["rate"] > 0].astype({"step": float, "val_acc": float, "val_acc_b": float})
-    both["part"] = both["step"] / both.groupby([*keys, "seed"])["step"].transform("max")
-    return both.assign(difference=100 * (both["val_acc"] - both["val_acc_b"]))
-
-
-def _order_blocks(study: Study, swept: str) -> list[tuple[str, pd.DataFrame]]:
-    if any(len(side) > 1 for side in study.sides) or study.over is not None:
-        return []
-    found = [(title, _differences_along(study, block)) for title, _, block in _base_blocks(study)[:MAX_MAPS]]
-    return [(title, table) for title, table in found if len(table) and table[swept].nunique() > 1]
-
-
-def _regime(study: Study) -> Figure | None:
-    swept = [key for key in study.declaration["tuned"] if key != "rate"]
-    found = _order_blocks(study, swept[0]) if swept else []
-    if not found:
-        return None
-    figure = Figure(figsize=(WIDTH, 1.9 * len(found) + 0.3), layout="constrained")
-    maps = []
-    for title, table in found:
-        late = table[table["part"] == 1]
-        early = table[table["part"] >= 0.1].sort_values("part").drop_duplicates([*study.declaration["tuned"], "seed"])
-        maps.append(
-            (title, [t.pivot_table(index=swept[0], columns="rate", values="difference") for t in (early, late)])
-        )
-    top = max(float(np.nanmax(np.abs(part.to_numpy()))) for _, parts in maps for part in parts) or 1.0
-    for i, (title, parts) in enumerate(maps):
-        for j, part in enumerate(parts):
-            ax = figure.add_subplot(len(found), 2, 2 * i + j + 1)
-            ax.imshow(part, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", origin="lower")
-            for (y, x), value in np.ndenumerate(part.to_numpy()):
-                ax.text(
-                    x,
-                    y,
-                    f"{value:+.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                    color="w" if abs(value) > 0.6 * top else "k",
-                )
-            ax.set_xticks(range(part.shape[1]), [f"{rate:g}" for rate in part.columns])
-            ax.set_yticks(range(part.shape[0]), [f"{value:g}" for value in part.index])
-            ax.set(
-                title=f"{title}: {('a tenth', 'the end')[j]}",
-                xlabel="dropout rate",
-                ylabel=NAMES.get(swept[0], swept[0]),
-            )
-            ax.spines[:].set_visible(False)
-    return figure
-
-
-def _along(study: Study) -> Figure | None:
-    found = _order_blocks(study, "rate")
-    if not found:
-        return None
-    figure, axes = _panels(len(found))
-    for ax, (title, table) in zip(axes, found, strict=True):
-        others = [key for key in study.declaration["tuned"] if key != "rate"]
-        for key in others:  # one line per rate: of what else is tuned the value that did best at the end
-            ends = table[table["part"] == 1].groupby(key)["val_acc"].mean()
-            table = table[table[key] == ends.idxmax()]
-        rates = sorted(table["rate"].unique())
-        ax.axhline(0, color="#000000", lw=0.8)
-        for k, rate in enumerate(rates):
-            points = table[table["rate"] == rate].groupby("epoch")["difference"].agg(["mean", "sem", "count"])
-            half = stats.t.isf(0.025, points["count"].clip(lower=2) - 1) * points["sem"].fillna(0)
-            color = matplotlib.colormaps["viridis"](0.9 * k / max(len(rates) - 1, 1))
-            ax.plot(points.index, points["mean"], color=color, lw=1.4, label=f"rate {rate:g}")
-            ax.fill_between(points.index, points["mean"] - half, points["mean"] + half, color=color, alpha=0.13, lw=0)
-        ax.set(title=title, xlabel="epoch", ylabel="A - B (pp)")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _finish(figure, axes)
 
 
 def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
@@ -561,7 +489,7 @@ def _by_grid(study: Study) -> Figure | None:
 def _curves(study: Study) -> Figure | None:
     keys = ["arrangement", "rate", "condition"]
     found = _one_each(study)
-    if not found:
+    if not found or study.published:
         return None
     records = {record["condition"]: record for record in study.records}
     figure, axes = _panels(len(found))

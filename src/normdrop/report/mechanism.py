@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,26 +84,32 @@ def explained(table: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def shifts(study: Study) -> pd.DataFrame:
-    """Variance shift at the end of training, averaged over replicates: one row per condition, BN layer and case.
+def averaged(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Variance shift of one condition, averaged over replicates: one row per epoch, BN layer and case.
 
     measured: eval-mode variance of the layer's input over its train-mode variance; running: over its running variance;
     predicted: the closed form of `training.shift` (NaN where none applies); seeds: replicates measured.
     """
-    place = ["dataset", "arrangement", "position", "rate", "setting"]
-    rows = [
-        {key: record[key] for key in place[:4]}
-        | {"setting": ",".join(f"{k}={v}" for k, v in record["setting"].items())}
-        | entry
-        for record in study.records
-        for entry in record.get("shift") or []
-        if entry.get("epoch", "end") == "end"
-    ]
-    if not rows:
-        return pd.DataFrame()
-    table = pd.DataFrame(rows)
-    for column in ("measured", "predicted", "running"):
-        table[column] = pd.to_numeric(table.get(column, math.nan))
-    table["case"] = table.get("case", "")
-    means = table.groupby([*place, "layer", "case"], dropna=False)[["measured", "predicted", "running"]].mean()
-    return means.assign(seeds=table.groupby([*place, "layer", "case"], dropna=False)["seed"].nunique()).reset_index()
+    values = ["measured", "predicted", "running"]
+    table = pd.DataFrame([{"epoch": "end", "case": ""} | dict.fromkeys(values) | dict(entry) for entry in entries])
+    if table.empty:
+        return table
+    table = table.astype(dict.fromkeys(values, float))
+    if "seeds" in table:  # as published
+        return table[["epoch", "layer", "case", *values, "seeds"]]
+    groups = table.groupby(["epoch", "layer", "case"], sort=False)
+    return groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
+
+
+def shifts(study: Study) -> pd.DataFrame:
+    """`averaged` of every condition, behind its name and its dataset, arrangement, position, rate and setting."""
+    place = ["dataset", "arrangement", "position", "rate", "setting", "condition"]
+    tables = []
+    for record in study.records:
+        named = {key: record[key] for key in place} | {
+            "setting": ",".join(f"{k}={v}" for k, v in record["setting"].items())
+        }
+        if len(means := averaged(record.get("shift") or [])):
+            tables.append(pd.DataFrame([named]).merge(means, how="cross"))
+    found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*place, "epoch"])
+    return found.sort_values(place, kind="stable", ignore_index=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from normdrop import tensorboard
-from normdrop.report import figures, mechanism, population
+from normdrop.report import figures, mechanism, population, regime
 from normdrop.report.against import compare_runs, read_reference
 from normdrop.report.answer import Answer, Harness, answer, harness, partial, say
 from normdrop.report.checks import EDGE, checks, neighbours, replicated, unsettled, would_change
@@ -66,6 +66,7 @@ class Section:
     ranking: Table
     sensitivity: Table
     sensitivity_pooled: Table
+    regime: Table
     written: dict[str, pd.DataFrame]
     """further tables that are written beside verdicts.csv"""
 
@@ -73,6 +74,7 @@ class Section:
     def unfolded(self) -> list[tuple[Table, str]]:
         """The further tables of the page, with their titles."""
         tables = [
+            (self.regime, "Where A is ahead and where it is behind: cells by training length (exploratory)"),
             (self.pooled, "Over data sets, every comparison"),
             (self.sensitivity_pooled, "Over data sets, under other choices of ours (exploratory)"),
             (self.sensitivity, "Under other choices of ours (exploratory)"),
@@ -100,12 +102,12 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
     try:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
-        rows.to_csv(folder / "verdicts.csv", index=False)
+        _write_table(rows, folder / "verdicts.csv")
         for name in {name: None for s in sections for name in s.written}:
             tables = [
                 s.written[name].assign(experiment=s.study.root.resolve().name) for s in sections if name in s.written
             ]
-            pd.concat(tables, ignore_index=True).to_csv(folder / f"{name}.csv", index=False)
+            _write_table(pd.concat(tables, ignore_index=True), folder / f"{name}.csv")
         alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
         page = Page(sections, harness(rows, alpha) if sections else None)
         both = None if reference is None else compare_runs(rows, reference)
@@ -152,6 +154,11 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
     return page
 
 
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    # Nine digits: the last ones of sixteen are the machine's own, and a reader on another one gets the same bytes.
+    table.to_csv(path, index=False, float_format="%.9g")
+
+
 def _templates(name: str) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("normdrop.report", "templates"),
@@ -189,13 +196,15 @@ def _slugs(found: Found) -> list[str]:
 def _section(study: Study, slug: str, folder: Path) -> Section:
     found = contrasts(study)
     rows = verdicts(study, found)
-    shift = mechanism.shifts(study)
+    along = mechanism.shifts(study)
+    shift = along[along["epoch"] == "end"]
     recalibration = mechanism.recalibration(study, found)
     over_sets = population.pooled(study, rows)
     ranked = population.ranking(study, population.scores(study))
     varied, varied_pooled = population.sensitivity(study, rows)
+    cells = regime.regime(study, along)
     pictures = []
-    for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked):
+    for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked, cells):
         file = f"{slug}-{name}.png"
         drawn = io.BytesIO()
         figure.savefig(drawn)
@@ -211,7 +220,16 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     edges = tuning_edges(study, declared_contrasts(study, found))
     said.first += [*doubts, *(edge.line for edge in edges if max(edge.at_low, edge.at_high) > EDGE)]
     said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
-    written = {"sensitivity": varied, "ranks": pd.DataFrame() if ranked is None else ranked[1]}
+    counts = []
+    if len(cells):
+        said.plain = regime.told(study, cells)
+        counts = regime.counted(cells, study.declaration["alpha"]).to_dict("records")
+    written = {
+        "shift": along,
+        "regime": cells,
+        "sensitivity": varied,
+        "ranks": pd.DataFrame() if ranked is None else ranked[1],
+    }
     written["pooled"] = pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]])
     return Section(
         study=study,
@@ -233,5 +251,6 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         ranking=ranking_table(study, ranked[1]) if ranked is not None else Table([], []),
         sensitivity=sensitivity_table(varied) if len(varied) else Table([], []),
         sensitivity_pooled=pooled_table(varied_pooled) if len(varied_pooled) else Table([], []),
+        regime=Table.of({str(key): str(value) for key, value in row.items()} for row in counts),
         written={name: table for name, table in written.items() if len(table)},
     )

@@ -26,6 +26,7 @@ COLUMNS = [
 ]
 # fmt: on
 LEVELS = (0.8, 1.25)  # of the declared one: does the answer hang on where the finish stands?
+LEVEL_COLUMN = "steps_at_{:g}"  # in what is published, in place of the learning curves
 PLACE = ["comparison", "rate", "position", "setting", "metric"]
 
 
@@ -97,6 +98,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
 def at_level(study: Study, factor: float) -> Study:
     """The study with its steps counted to `factor` times the declared level of validation NLL."""
     replicates = study.replicates.copy()
+    if (published := LEVEL_COLUMN.format(factor)) in replicates:
+        return replace(study, replicates=replicates.assign(steps_to_level=replicates[published]))
     for record in study.records:
         history, level = read_history(study, record), record["config"]["data"]["level"]
         steps = history[history["val_nll"] <= factor * level].groupby("seed")["step"].min()

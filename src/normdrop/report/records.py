@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import lzma
 import math
 import os
 import re
@@ -20,6 +23,10 @@ from normdrop.metrics import METRICS
 from normdrop.study import record as store
 
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
+# A study as it is published: its replicates in one table; its records, one a line, below a line on the whole.
+PUBLISHED, REPLICATES = "records.jsonl.xz", "replicates.csv.xz"
+# Measures that are no counts: networks of 32-bit floats know no more digits of them, and those would fill a reference.
+INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
 # What may differ between two conditions that are compared, and what has no influence on a result; rows are known by
 # their fingerprint, wherever they lie.
 _FREE = (
@@ -51,6 +58,11 @@ class Study:
     """one row per replicate and (arrangement, position) it stands for; see `_layout`"""
     told_apart: list[str]
     """one line for each config key that differs though the sweep did not name it"""
+
+    @property
+    def published(self) -> bool:
+        """Whether it was read from its published form, which has no learning curves."""
+        return (self.root / PUBLISHED).exists()
 
     @property
     def kind(self) -> Kind:
@@ -140,7 +152,8 @@ def load(directory: Path) -> Found:
     """Read every condition under `directory`.
 
     A condition with a record is finished; one whose record or tables cannot be trusted is named as damaged and left
-    out. Raises ValueError if there is no such directory or nothing in it.
+    out. A study may also lie there as `publish.write` leaves it. Raises ValueError if there is no such directory or
+    nothing in it.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory")
@@ -154,26 +167,38 @@ def load(directory: Path) -> Found:
         if "error.txt" in files:
             lines = (folder / "error.txt").read_text(errors="replace").splitlines()
             found.failed[name] = lines[0] if lines else "no reason was recorded"
-        if "record.json" in files or "record.json.new" in files:
+        if PUBLISHED in files:
             try:
-                record, table = _read(folder)
+                conditions, left = _published(folder)
             except ValueError as error:
                 found.damaged[name] = str(error)
                 continue
-            found.finished += 1
-            root = folder.parents[len(Path(record["condition"]).parts) - 1]
-            declaration = {k: v for k, v in record["study"].items() if k != "grid"}
-            by_study[root, json.dumps(declaration, sort_keys=True)].append((record, table))
+            for what, reasons in left.items():
+                known = {os.path.normpath(f"{name}/{condition}"): reason for condition, reason in reasons.items()}
+                getattr(found, what).update(known)
+                plans |= dict.fromkeys(known, 0)
+            for record, table in conditions:
+                plans[os.path.normpath(f"{name}/{record['condition']}")] = len(table)
+                by_study[folder, _declaration(record)].append((record, table))
+        elif "record.json" in files or "record.json.new" in files:
+            try:
+                record, table = read(folder)
+            except ValueError as error:
+                found.damaged[name] = str(error)
+                continue
+            by_study[folder.parents[len(Path(record["condition"]).parts) - 1], _declaration(record)].append(
+                (record, table)
+            )
             if len(table) < plans.get(name, 0):
                 found.unfinished[name] = f"{len(table)} of {plans[name]} planned replicates"
         elif "error.txt" not in files and (".hydra" in folders or "history.csv" in files or "replicates.csv" in files):
             found.unfinished[name] = "begun"
         # A report of ours also holds a replicates.csv; it is no condition.
         folders[:] = sorted(f for f in folders if f != "report" and not f.startswith("."))
-    seen = {*found.failed, *found.damaged, *found.unfinished}
-    seen |= {os.path.relpath(root / r["condition"], directory) for (root, _), c in by_study.items() for r, _ in c}
+    finished = [os.path.relpath(root / r["condition"], directory) for (root, _), c in by_study.items() for r, _ in c]
+    seen = {*found.failed, *found.damaged, *found.unfinished, *finished}
     found.unfinished |= {name: "planned, not begun" for name in plans if name not in seen}
-    found.planned = len(plans)
+    found.planned, found.finished = len(plans), len(finished)
     found.studies = [_study(root, conditions) for (root, _), conditions in sorted(by_study.items())]
     if not (found.studies or found.failed or found.unfinished or found.damaged):
         raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
@@ -189,6 +214,12 @@ def _planned(root: Path, name: str) -> dict[str, int]:
         return {}
 
 
+def _declaration(record: dict[str, Any]) -> str:
+    # A key that says nothing is one that an earlier version did not have.
+    said = {key: value for key, value in record["study"].items() if key != "grid" and value is not None}
+    return json.dumps(said, sort_keys=True)
+
+
 def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
     """The learning curves of one condition: seed, epoch, step, train_loss, val_nll, val_acc."""
     found = store.read(study.root / record["condition"])
@@ -196,28 +227,63 @@ def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
     return found.history
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+def _published(folder: Path) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], dict[str, dict[str, str]]]:
+    """A published study's records, each with its replicates, and what was failed, unfinished and damaged at the time.
+
+    Raises ValueError if it is damaged.
+    """
+    try:
+        head, *records = map(json.loads, lzma.decompress((folder / PUBLISHED).read_bytes()).decode().splitlines())
+        text = lzma.decompress((folder / REPLICATES).read_bytes())
+        if hashlib.sha256(text).hexdigest() != head["replicates"]:
+            raise ValueError(f"{folder / REPLICATES}: damaged (its checksum is not that in {PUBLISHED})")
+        whole = pd.read_csv(io.BytesIO(text), float_precision="round_trip")
+        tables = dict(iter(whole.drop(columns="condition").groupby(whole["condition"], sort=False)))
+        return [(record, _checked(record, tables[record["condition"]])) for record in records], head["left"]
+    except (lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{folder / PUBLISHED}: damaged ({error!r})") from error
+
+
+def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """A condition's record and its replicates. Raises ValueError with what is damaged."""
     found = store.read(folder)
     assert found is not None
-    record = found.record
+    table = _checked(found.record, found.replicates)
+    condition = Path(found.record["condition"]).parts
+    if folder.absolute().parts[-len(condition) :] != condition:
+        raise ValueError(f"its record is of another condition, {found.record['condition']}")
+    return found.record, table
+
+
+def _checked(record: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    """The replicates of a record that has all that is read of it. Raises ValueError with what it lacks."""
     try:
-        for key in ("dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows", "seeds"):
+        for key in (
+            "condition",
+            "dataset",
+            "arrangement",
+            "position",
+            "rate",
+            "setting",
+            "stands_for",
+            "config",
+            "rows",
+            "seeds",
+        ):
             record[key]
         if not set(record["study"]) - {"grid"}:
             record["study"] = {**UNDECLARED, **record["study"]}
         if lacking := {"claim", "contrast", "metric", "kind", "family"} - set(record["study"]):
             raise ValueError(f"its study declares no {', '.join(sorted(lacking))}")
         _understood(record["study"])
-        condition, table = Path(record["condition"]).parts, found.replicates
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its record or its table lacks {error}") from None
-    if folder.absolute().parts[-len(condition) :] != condition:
-        raise ValueError(f"its record is of another condition, {record['condition']}")
-    table = table.astype({"steps_to_level": float})
-    if lacking := REQUIRED - set(table.columns):
+    if lacking := {*REQUIRED, "steps_to_level"} - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
-    return record, table
+    inexact = [name for name in INEXACT if name in table]
+    return table.astype({"steps_to_level": float} | dict.fromkeys(inexact, "float32")).astype(
+        dict.fromkeys(inexact, float)
+    )
 
 
 def _understood(study: dict[str, Any]) -> None:

@@ -67,7 +67,6 @@ def _or_null(rule: Rule) -> Rule:
     return Rule(lambda v: v is None or rule.allowed(v), f"null or {rule.text}", rule.number)
 
 
-_TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a name")
 _FLAG = Rule(lambda v: type(v) is bool, "true or false")
 _WIDTHS = Rule(
     lambda v: isinstance(v, list) and len(v) > 0 and all(type(w) is int and w >= 2 for w in v),
@@ -87,8 +86,16 @@ def _share(unit: str) -> Rule:
 RESERVED = ("report", "seeds", "plan.json", "record.json", "replicates.csv", "history.csv", "error.txt", "networks.pt")
 
 
-def _free(name: str) -> bool:
-    return name.casefold().removesuffix(".part").removesuffix(".new") not in RESERVED
+def _text(what: str) -> Rule:
+    return Rule(lambda v: isinstance(v, str) and v != "", what)
+
+
+def _folder(path: str, what: str) -> Rule:
+    def allowed(value: Any) -> bool:
+        names = [name.casefold().removesuffix(".part").removesuffix(".new") for name in str(value).split("/")]
+        return re.fullmatch(path, str(value), re.ASCII) is not None and not {*names} & {*RESERVED}
+
+    return Rule(allowed, f"{what}: letters, digits, '_', '.' and '-' only, none of {', '.join(RESERVED)}")
 
 
 RULES: dict[str, Rule] = {
@@ -112,7 +119,7 @@ RULES: dict[str, Rule] = {
     "drift.scale": _number(0, 1),
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
-    "model.name": _TEXT,
+    "model.name": _text("a name"),
     # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
     "model.width": _either(_integer(2), _WIDTHS),
     "model.depth": _integer(1, 1000),
@@ -123,7 +130,7 @@ RULES: dict[str, Rule] = {
     "model.bn_momentum": _number(0, 1, strict=True),
     "model.bn_eps": _number(0, strict=True),
     "optimizer.clip": _or_null(_number(0, strict=True)),
-    "optimizer._target_": _TEXT,
+    "optimizer._target_": _text("a name"),
     "optimizer.lr": _number(0, strict=True),
     "optimizer.momentum": _number(0, 1),
     "optimizer.weight_decay": _number(0),
@@ -146,18 +153,8 @@ RULES: dict[str, Rule] = {
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
     "data.fresh": _FLAG,
-    "name": Rule(
-        lambda v: (
-            re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", str(v), re.ASCII) is not None and all(map(_free, str(v).split("/")))
-        ),
-        "a folder below outputs: letters, digits, '_', '.' and '-' only, and '/' between the names of folders, none of "
-        + ", ".join(RESERVED),
-    ),
-    "data.name": Rule(
-        lambda v: re.fullmatch(r"\w[\w.-]*", str(v), re.ASCII) is not None and _free(str(v)),
-        "the name of a folder: letters, digits, '_', '.' and '-' only, not starting with '.' or '-', none of "
-        + ", ".join(RESERVED),
-    ),
+    "name": _folder(r"\w[\w.-]*(/\w[\w.-]*)*", "a folder below outputs, or folders with '/' between their names"),
+    "data.name": _folder(r"\w[\w.-]*", "the name of a folder"),
 }
 
 # Not every model, optimizer or trainer has these.
@@ -173,8 +170,8 @@ _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1
 
 # What an experiment declares.
 RULES |= {
-    "study.claim": Rule(lambda v: isinstance(v, str) and bool(v), "a name for the claim"),
-    "study.sentence": Rule(lambda v: isinstance(v, str), "the claim in words"),
+    "study.claim": _text("a name for the claim"),
+    "study.sentence": _text("the claim in words"),
     "study.contrast": Rule(
         lambda v: isinstance(v, dict) and v.keys() == {"a", "b"} and all(map(_SIDE.allowed, v.values())),
         f"{{a: …, b: …}}, each {_SIDE.text}",
@@ -182,9 +179,9 @@ RULES |= {
     "study.metric": _either(_one_of(*METRICS), _list_of(_one_of(*METRICS), least=1)),
     "study.secondary": _list_of(_one_of(*METRICS)),
     "study.kind": _one_of(*KINDS),
-    "study.over": Rule(lambda v: v is None or isinstance(v, str), "null or a key of the grid"),
+    "study.over": _or_null(_text("a key of the grid")),
     "study.core": Rule(lambda v: v is None or (isinstance(v, list) and len(v) > 1), "null or two or more of `over`"),
-    "study.tuned": _list_of(Rule(lambda v: isinstance(v, str), "a key of the grid")),
+    "study.tuned": _list_of(_text("a key of the grid")),
     "study.rope": Rule(
         lambda v: (
             isinstance(v, dict) and all(k in METRICS and type(x) is float and 0 < x < math.inf for k, x in v.items())
@@ -193,7 +190,7 @@ RULES |= {
         float,
     ),
     "study.alpha": _number(0, 1, strict=True),
-    "study.apart": _list_of(Rule(lambda v: isinstance(v, str), "the name of a data set")),
+    "study.apart": _list_of(_text("the name of a data set")),
     "study.family": _one_of("best_vs_best", "same_rate", None),
 }
 
@@ -215,8 +212,12 @@ def on_gpu(accelerator: str) -> bool:
 
 
 def workers(accelerator: str) -> int:
-    """How many conditions train side by side: one on a GPU, else one for each core that this process may use."""
-    return 1 if on_gpu(accelerator) else joblib.cpu_count()
+    """How many conditions train side by side: one on each GPU, else one for each core that this process may use."""
+    if not on_gpu(accelerator):
+        return joblib.cpu_count()
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def engine(config: Mapping[str, Any]) -> str:
@@ -358,6 +359,7 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = dict(_spelled(config, int))
     data = config["data"]
+    data["name"] = str(data["name"])  # of OpenML a number
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     arrangement = config["arrangement"]

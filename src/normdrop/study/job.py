@@ -48,6 +48,8 @@ def work(cfg: DictConfig) -> str | None:
     hydra = HydraConfig.get()
     if "sweep" not in cfg:
         raise ValueError("--run: one condition is a sweep of one here; leave the option out")
+    if (gpus := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(hydra.job.num % gpus)  # a process for each
     root, only = Path(hydra.sweep.dir).absolute(), hydra.sweep.subdir
     plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
     sweep = plan["sweeps"][cfg.sweep]

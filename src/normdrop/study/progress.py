@@ -27,8 +27,9 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
     """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
     notes = {note_of(root, path).name: path for path in paths}
     started, stop = time.monotonic(), threading.Event()
-    before = {path: _stamp(root / path) for path in paths}
+    waiting = {path: _stamp(root / path) for path in paths}
     ended: list[str] = []
+    pause = max(0.5, len(paths) / 2000)  # each look asks the disk about all that has not ended
     began: dict[str, float] = {}
 
     def look() -> tuple[float, str]:
@@ -37,8 +38,11 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
             with suppress(OSError, ValueError, KeyError):  # it ends or is written at this moment, or is another sweep's
                 part, _, epoch = note.read_text().partition(" ")
                 running[notes[note.name]] = float(part or 0), epoch
-        ended.extend(p for p in paths if p not in ended and p not in running and _stamp(root / p) != before[p])
-        running = {path: its for path, its in running.items() if path not in ended}
+        now = [path for path, before in waiting.items() if path not in running and _stamp(root / path) != before]
+        for path in now:
+            del waiting[path]
+        ended.extend(now)
+        running = {path: its for path, its in running.items() if path in waiting}
         words = []
         for path, (_, epoch) in running.items():
             long = time.monotonic() - began.setdefault(path, time.monotonic()) > LONG
@@ -57,7 +61,7 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=len(paths), text="starting")
             while not over:
-                over = stop.wait(0.5)
+                over = stop.wait(pause)
                 done, running = look()
                 left = f"{remaining(done)} left"
                 text = f"condition {len(ended)} of {len(paths)} finished, {left}; now {running}"

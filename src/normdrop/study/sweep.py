@@ -123,13 +123,9 @@ def run_study(
         return joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")(calls)
 
     def launch(number: int, todo: Sequence[Condition]) -> Any:
-        """One Hydra job for each process, which takes conditions until none is left; elsewhere one for each of them."""
         if start.cache_info().currsize:
             list(start())
-        jobs = 1 if type(launcher).__name__ == "BasicLauncher" else processes
-        paths = ["."] * min(jobs, len(todo)) if jobs else [condition.path for condition in todo]
-        shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
-        return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
+        return _launch(launcher, processes, root, number, todo)
 
     try:
         study, grid = plan(points, compose, root, start if processes > 1 else lambda: None)
@@ -247,6 +243,15 @@ def _mark_killed(root: Path, todo: Sequence[Condition], error: Exception) -> Non
         raise error
 
 
+def _launch(launcher: Any, processes: int, root: Path, number: int, todo: Sequence[Condition]) -> Any:
+    """One Hydra job for each process, which takes conditions until none is left; elsewhere one for each condition."""
+    if type(launcher).__name__ == "BasicLauncher":
+        processes = 1
+    paths = ["."] * min(processes, len(todo)) if processes else [condition.path for condition in todo]
+    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
+    return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
+
+
 def quoted(value: str) -> str:
     """A value in Hydra's quotes."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -319,10 +324,11 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     if found is None:
         return configs.seeds(config)
     held = found.record
-    same = held["config_hash"] == configs.config_hash(config)
-    if not same or (held["config"]["study"] or {}) != (config["study"] or {}):
-        differing = "; ".join(_differences(held["config"], config))
-        raise ValueError(f"{directory}: holds a record of another config ({differing}); choose another name=")
+    differing = [*_differences(held["config"], config)]
+    declared = any(difference.startswith("study.") for difference in differing)
+    if held["config_hash"] != configs.config_hash(config) or declared:
+        said = "; ".join(differing)
+        raise ValueError(f"{directory}: holds a record of another config ({said}); choose another name=")
     return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
 
 

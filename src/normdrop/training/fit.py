@@ -201,6 +201,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
     data = data_of(config, seeds)
     data.setup()
     module = module_of(config, data)
+    module.logs = False
     network = module.network
     hooks = _Hooks(config, data, tell)
     # Not Lightning's auto, which may choose a device without double precision.
@@ -212,7 +213,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
             own["val_check_interval"] = 1
     trainer = pl.Trainer(
         **own,
-        devices=1,
+        devices=[torch.cuda.current_device()] if on_gpu(config) else 1,
         logger=False,
         callbacks=[hooks, checkpoint] if checkpoint else [hooks],
         enable_checkpointing=False,

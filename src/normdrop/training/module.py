@@ -94,6 +94,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.compiled: int | None = None
         self.stretch = 1
         self.engine: Compiled | None = None
+        self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
         self.steps = self.loss_steps = 0
         self._evaluated: list[tuple[Tensor, Tensor]] = []
@@ -230,11 +231,12 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def _measured(self, part: str) -> dict[str, Tensor]:
         seen, self._evaluated = self._evaluated, []
-        values = measured(seen, MEASURES)
+        values = measured(seen, MEASURES if self.logs else ("acc", "nll"))
         return {f"{part}/{'loss' if measure == 'nll' else measure}": value for measure, value in values.items()}
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
-        self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
+        if self.logs:
+            self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
 
     def _validated(self, nll: Tensor, acc: Tensor) -> Tensor:
         """Keep what a validation in training says; the mean training loss since the last one, (replicates,)."""
@@ -320,7 +322,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     """Fraction of rows right, (replicates,); NaN where a replicate's logits are not finite."""
     right = (logits.argmax(dim=-1) == y).to(logits.dtype).mean(dim=-1)
-    return right.masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
+    return right.masked_fill(_lost(logits), math.nan)
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
@@ -328,7 +330,12 @@ def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
     classes = torch.zeros(len(y), logits.shape[-1], device=y.device, dtype=logits.dtype)
     right = (logits.argmax(dim=-1) == y).to(logits.dtype)
     recall = classes.scatter_add(1, y, right) / classes.scatter_add(1, y, torch.ones_like(right))
-    return recall.nanmean(dim=1).masked_fill(~torch.isfinite(logits).all(dim=-1).all(dim=-1), math.nan)
+    return recall.nanmean(dim=1).masked_fill(_lost(logits), math.nan)
+
+
+def _lost(logits: Tensor) -> Tensor:
+    """Whose logits are not all finite, (replicates,): nor is their sum then, and one pass tells it."""
+    return ~logits.sum(dim=(1, 2), dtype=torch.float64).isfinite()
 
 
 def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Tensor:
