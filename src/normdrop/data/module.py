@@ -132,11 +132,9 @@ class BatchOrder:
     def __iter__(self) -> Iterator[Tensor]:
         skip, self._skip = self._skip, 0
         self._began = [state_of(generator) for generator in self._generators]
-        order = torch.from_numpy(
-            np.stack([generator.permutation(self.rows.shape[1]) for generator in self._generators])
-        )
+        drawn = np.stack([generator.permutation(self.rows.shape[1]) for generator in self._generators])
         # A whole epoch's order moves at once: one transfer, not one a step.
-        order = self.rows.gather(1, order.to(self.rows.device))
+        order = self.rows.gather(1, torch.from_numpy(drawn).to(self.rows.device))
         for number, batch in enumerate(batches(order, self.batch_size, self.stretch), start=1):
             self._given = number
             if number > skip:

@@ -145,6 +145,8 @@ def finish(
         wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
         steps = max(steps, old.record["steps"])
         activations = activations or old.record["activations"]  # one replicate's, so never of both
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")}
+    commit, clean = record.commit()
     merged = {
         "condition": study["condition"],
         **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
@@ -160,10 +162,9 @@ def finish(
         "rows": facts["rows"] | {"fixed_test": "test" in data["given"]},
         "steps": steps,
         "fresh_rows": config["data"]["fresh"],
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")},
-        "commit": record.commit()[0],
-        "clean": record.commit()[1],
+        "versions": {"python": platform.python_version(), **packages},
+        "commit": commit,
+        "clean": clean,
         "engine": config["engine"],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),

@@ -125,9 +125,8 @@ class _Hooks(pl.Callback):
         if epoch in measure["shift_epochs"]:
             measured = shift.measure(network, parts, *batches, epoch)
             self.shift += [entry for entry in measured if entry["seed"] not in ended]
-        seed = measure["activation_seed"]
-        if seed is None:  # the condition's first
-            seed = min(self.config["seeds"] or [self.config["first_seed"]])
+        first = min(self.config["seeds"] or [self.config["first_seed"]])
+        seed = first if measure["activation_seed"] is None else measure["activation_seed"]
         if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
             seen = shift.activations(network, parts["train"], *batches, seed)
             when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
@@ -152,10 +151,7 @@ class Fitted:
 
 
 def fit(
-    config: Mapping[str, Any],
-    seeds: list[int],
-    tell: Tell = lambda *_: None,
-    checkpoints: Checkpoints | None = None,
+    config: Mapping[str, Any], seeds: list[int], tell: Tell = lambda *_: None, checkpoints: Checkpoints | None = None
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
     device = "cuda" if on_gpu(config) else "cpu"
@@ -234,12 +230,12 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
     diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
     replicates.insert(1, "diverged", diverged)
     replicates.loc[diverged, replicates.columns[2:]] = float("nan")
-    best = module.select_epoch == "best"
-    step = module.best_step.cpu().numpy() if best else module.steps
-    last = history.groupby("seed")["step"].max()[seeds].to_numpy() if best else module.steps
-    for name, steps in (("epoch", step), ("epochs_after", last)):
-        replicates[name] = (steps - 1) // module.epoch_steps  # from 0, as in the history
-    replicates["epochs_after"] -= replicates["epoch"]
+    step: Any = module.steps
+    last: Any = module.steps
+    if module.best is not None:
+        step, last = module.best_step.cpu().numpy(), history.groupby("seed")["step"].max()[seeds].to_numpy()
+    replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
+    replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
     replicates["steps_to_level"] = replicates["seed"].map(level)
     for name in ("epoch", "epochs_after", "steps_to_level"):
         replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
