@@ -67,9 +67,8 @@ class Composer:
         groups = {key: value for key, value in point.items() if self.is_group(bare(key))}
         values = {key: value for key, value in point.items() if key not in groups}
         _, known, _ = self._base(groups)
-        for key in values.keys() - known:
-            group = key.split(".")[0]
-            value = values.pop(key)
+        for key in [key for key in values if key not in known]:
+            group, value = key.split(".")[0], values.pop(key)
             if group in self.varying:
                 self.unused[key].add(f"{group}={point.get(group)}")
             else:
@@ -277,7 +276,7 @@ def plan(
         config, choices, used = compose(point)
         configs.check(config)
         arrangement, position, values = config["arrangement"], config["position"], {}
-        for key in sorted(map(bare, used)):
+        for key in map(bare, sorted(used)):
             with suppress(KeyError):  # deleted, or Hydra's own
                 values[key] = choices[key] if key in choices else configs.spelled(config, key)
                 grid[key].add(str(values[key]))
