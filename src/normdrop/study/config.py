@@ -8,7 +8,6 @@ import importlib.util
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.app import CONF
 from normdrop.study.record import NOT_HASHED
+from normdrop.training import on_gpu
 
 
 class Rule(NamedTuple):
@@ -197,18 +197,6 @@ RULES |= {
 _NUMBERS = {key: rule.number for key, rule in RULES.items()}
 # What names columns or words of a table stays as it was typed.
 _NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
-
-_DEVICES = ("nvidiactl", "dxg", "kfd")  # NVIDIA's, under Windows' Linux, and AMD's
-
-
-def on_gpu(accelerator: str) -> bool:
-    """Whether a condition trains on a GPU."""
-    # Without a device's file PyTorch, which takes seconds to import, need not be asked.
-    if accelerator == "cpu" or (sys.platform == "linux" and not any(Path("/dev", d).exists() for d in _DEVICES)):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def workers(accelerator: str) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from normdrop.data.rows import memory
+from normdrop.training import on_gpu
 from normdrop.training.compiled import reason
-from normdrop.training.fit import AT_A_TIME, data_of, network_of, on_gpu, plain_network
+from normdrop.training.fit import AT_A_TIME, data_of, network_of, plain_network
 from normdrop.training.module import optimizer_of
 
 
@@ -36,8 +37,9 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
     # float32, and beside each weight its gradient, Adam's two moments and the best one so far
     needed = (20 if config["select_epoch"] == "best" else 16) * weights * together
-    gpu = on_gpu(config)
-    here, device = (torch.cuda.get_device_properties(0).total_memory, "GPU") if gpu else (memory(), "machine")
+    here, device = memory(), "machine"
+    if on_gpu(accelerator):
+        here, device = torch.cuda.get_device_properties(0).total_memory, "GPU"
     taken = data.taken(together)
     if needed + taken > here:
         model = {key: value for key, value in config["model"].items() if key in ("width", "depth", "channels")}

@@ -26,7 +26,7 @@ from normdrop.networks import MODELS
 from normdrop.networks.mlp import initialise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
-from normdrop.training import shift
+from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier
 
@@ -41,11 +41,6 @@ def quiet() -> None:
     torch.set_flush_denormal(True)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-
-
-def on_gpu(config: Mapping[str, Any]) -> bool:
-    """Whether a condition trains on a GPU here."""
-    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
 
 
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
@@ -154,7 +149,7 @@ def fit(
     config: Mapping[str, Any], seeds: list[int], tell: Tell = lambda *_: None, checkpoints: Checkpoints | None = None
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
-    device = "cuda" if on_gpu(config) else "cpu"
+    device = "cuda" if on_gpu(config["trainer"]["accelerator"]) else "cpu"
     at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
     todo: list[int] = list(seeds)
     done: list[Fitted] = []
@@ -201,7 +196,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
     network = module.network
     hooks = _Hooks(config, data, tell)
     # Not Lightning's auto, which may choose a device without double precision.
-    own = config["trainer"] | {"accelerator": "gpu" if on_gpu(config) else "cpu"}
+    gpu = on_gpu(config["trainer"]["accelerator"])
+    own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
     if config["engine"] == "compiled":
         module.compiled = config["batch_size"]
         module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(seeds))
@@ -209,7 +205,7 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
             own["val_check_interval"] = 1
     trainer = pl.Trainer(
         **own,
-        devices=[torch.cuda.current_device()] if on_gpu(config) else 1,
+        devices=[torch.cuda.current_device()] if gpu else 1,
         logger=False,
         callbacks=[hooks, checkpoint] if checkpoint else [hooks],
         enable_checkpointing=False,
