@@ -142,9 +142,6 @@ RULES: dict[str, Rule] = {
     "trainer.max_steps": _integer(1),
     "trainer.limit_train_batches": _share("batches"),
     "trainer.deterministic": _one_of(True, False, "warn"),
-    "trainer.profiler": _one_of(None, "simple", "advanced"),
-    "trainer.detect_anomaly": _FLAG,
-    "trainer.benchmark": _FLAG,
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -161,8 +158,7 @@ RULES: dict[str, Rule] = {
 _OPTIONAL = (
     *("model.width", "model.depth", "model.activation", "model.output_activation", "model.dropout_layers"),
     *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip", "trainer.max_steps"),
-    *("trainer.limit_train_batches", "trainer.deterministic", "trainer.profiler", "trainer.detect_anomaly"),
-    "trainer.benchmark",
+    *("trainer.limit_train_batches", "trainer.deterministic"),
 )
 _DATA = ("name", "level", "source", *SERVED)
 

@@ -175,8 +175,6 @@ def finish(
         "activations": activations,
     }
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"], study["columns"])
-    if facts["profile"]:
-        (directory / "profile.txt").write_text(facts["profile"], encoding="utf-8")
     if config["save_networks"]:
         keep(directory, config, fitted, grows=old is not None)
     record.write(directory, merged, replicates, history)

@@ -244,7 +244,6 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
         "shift": hooks.shift,
         "activations": hooks.activations,
         "steps": module.steps,
-        "profile": trainer.profiler.summary(),  # type: ignore[attr-defined]
         "device": str(module.device),
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
