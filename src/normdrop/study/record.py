@@ -64,14 +64,13 @@ def commit() -> tuple[str | None, bool | None]:
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None, None
+    quiet: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL}
     try:
-        said = [
-            subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        ]
+        head = subprocess.check_output(["git", "-C", root, "rev-parse", "HEAD"], **quiet).strip()
+        changes = subprocess.check_output(["git", "-C", root, "status", "--porcelain"], **quiet).strip()
     except (OSError, subprocess.CalledProcessError):
         return None, None
-    return said[0], not said[1]
+    return head, not changes
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,9 @@ def _read(directory: Path) -> Finished | None:
 
 def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, history: pd.DataFrame) -> None:
     """Finish a condition: the tables, then the record that vouches for them, each whole or not at all."""
-    texts = {
-        name: table.to_csv(index=False, lineterminator="\n").encode()
-        for name, table in zip(TABLES, (replicates, history), strict=True)
-    }
-    checksums = {name: _checksum(text) for name, text in texts.items()}
-    sealed = {"format": FORMAT} | dict(record) | {"tables": checksums}
+    tables = zip(TABLES, (replicates, history), strict=True)
+    texts = {name: table.to_csv(index=False, lineterminator="\n").encode() for name, table in tables}
+    sealed = {"format": FORMAT, **record, "tables": {name: _checksum(text) for name, text in texts.items()}}
     texts[RECORD] = (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()
     for name, text in texts.items():
         _write(directory / f"{name}.new", text)
