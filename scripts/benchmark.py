@@ -1,9 +1,9 @@
 """Measure what a replicate costs: normdrop beside one Lightning fit per seed, a bare loop, and the products alone.
 
-The work: digits (1,437 training rows), 64-256-256-10 or, with --model cnn, a CNN (3 × 3 convolutions of 16 and 32
-channels with stride 2), BN then dropout (rate 0.5) after each activation, Adam, batch 64, validation after every epoch.
-Every side trains it on the same cores, one process of one thread for each core, and the sides take turns, round by
-round; the figures are medians over the rounds.
+The work: digits (1,437 training rows), 64-256-256-10 (or --width) or, with --model cnn, a CNN (3 × 3 convolutions of 16
+and 32 channels with stride 2), BN then dropout (rate 0.5) after each activation, Adam, batch 64, validation after every
+epoch. Every side trains it on the same cores, one process of one thread for each core, and the sides take turns, round
+by round; the figures are medians over the rounds.
 
 per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader, self.log in every step,
                     TensorBoardLogger and checkpoints as they come; no progress bar
@@ -12,7 +12,10 @@ normdrop            normdrop.training.fit, as a sweep calls it, with the metrics
                     measurement of variance shift, which no other side has; its steps by PyTorch
 compiled            the same, its steps by the compiled engine, where it is at hand and knows the network
 floor               the matrix products of forward and backward alone, of convolutions with the unfolding of patches, in
-                    stacks as normdrop trains them; by PyTorch or by numpy, whichever is faster
+                    stacks as normdrop trains them; by PyTorch, numpy or oneDNN, whichever is fastest
+torch_vmap, compiled_vmap, jax
+                    with --peers: the same stack as torch.func, torch.compile of it and JAX train it, once their first
+                    losses are those of plain networks; compiling is not timed
 """
 
 import argparse
@@ -26,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,6 +37,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import peers
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from threadpoolctl import threadpool_limits
@@ -55,14 +59,19 @@ WORK = (
     *("optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
 )
 MODELS = {"mlp": ("model=mlp", "model.width=256", "model.depth=2"), "cnn": ("model=cnn", "model.channels=[16,32]")}
-TINY = {"mlp": ("model.width=16",), "cnn": ("model.channels=[2,2]",)}
+TINY = {"model=mlp": "model.width=16", "model=cnn": "model.channels=[2,2]"}
+PEER_HEIGHTS = (2, 8, 30)
+Model = Sequence[str]  # the overrides that choose it
+AGREE = 1e-4  # of the losses of three steps, relative
 LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there is no GPU to measure it on
 
 
-def work(epochs: int, arrangement: str = "bn_dropout", model: str = "mlp", tiny: bool = False) -> dict[str, Any]:
+def work(
+    epochs: int, arrangement: str = "bn_dropout", model: Model = MODELS["mlp"], tiny: bool = False
+) -> dict[str, Any]:
     """The resolved config of the work, composed from conf as a run composes it."""
     own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", "measure.shift=false")
-    return configs.plain(configs.compose(*WORK, *MODELS[model], *(TINY[model] if tiny else ()), *own))
+    return configs.plain(configs.compose(*WORK, *model, *([TINY[model[0]]] if tiny else ()), *own))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -151,28 +160,30 @@ def floor(config: dict[str, Any], replicates: int) -> None:
     at_a_time = train.AT_A_TIME[DEVICE]
     for start in range(0, replicates, at_a_time):
         stack = min(at_a_time, replicates - start)
-        steps = {size: fastest(products(stack, network, size)) for size in (batch, rows % batch)}
+        steps = {size: min(products(stack, network, size).values(), key=least) for size in (batch, rows % batch)}
         for _ in range(config["trainer"]["max_epochs"]):
             for _ in range(rows // batch):
                 steps[batch]()
             steps[rows % batch]()
 
 
-def fastest(steps: list[Callable[[], None]]) -> Callable[[], None]:
-    def seconds(step: Callable[[], None]) -> float:
-        started = time.perf_counter()
+def least(step: Callable[[], Any]) -> float:
+    """The seconds of this process in the fastest of five runs."""
+
+    def once() -> float:
+        started = time.process_time()
         step()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
-    return min(steps, key=lambda step: min(seconds(step) for _ in range(5)))
+    return min(once() for _ in range(5))
 
 
-def products(stack: int, network: nn.Sequential, batch: int) -> list[Callable[[], None]]:
+def products(stack: int, network: nn.Sequential, batch: int) -> dict[str, Callable[[], None]]:
     """One step's products: each layer's output, its weights' gradient and, but for the first, its input's.
 
-    By PyTorch, and of Linear layers on a CPU by numpy too, whose BLAS is another.
+    By PyTorch, and of Linear layers on a CPU by two other libraries too: numpy's BLAS and oneDNN.
     """
-    by_numpy: list[Callable[[], Any]] = []
+    others: dict[str, list[Callable[[], Any]]] = {"numpy": [], "oneDNN": []}
     steps: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = []
     values = torch.zeros(1, 64)
     for layer in network.eval():
@@ -184,9 +195,9 @@ def products(stack: int, network: nn.Sequential, batch: int) -> list[Callable[[]
                 for sizes in ((*layer.weight.shape,), (*shape, batch), (*values.shape[1:], batch))
             )
             steps.append((partial(torch.bmm, weight, x), partial(linear_gradients, weight, x, gradient, first)))
-            w, v, g = (tensor.cpu().numpy() for tensor in (weight, x, gradient))
-            by_numpy += [partial(np.matmul, w, v), partial(np.matmul, g, v.swapaxes(1, 2))]
-            by_numpy += [] if first else [partial(np.matmul, w.swapaxes(1, 2), g)]
+            for a, b in [(weight, x), (gradient, x.mT), (weight.mT, gradient)][: 2 if first else 3]:
+                others["numpy"].append(partial(np.matmul, a.cpu().numpy(), b.cpu().numpy()))
+                others["oneDNN"].append(partial(onednn, a.contiguous(), b.mT.contiguous()))
         elif isinstance(layer, nn.Conv2d):
             x = torch.randn(stack, *shape, batch, device=DEVICE, requires_grad=not first)
             parameters = [p.detach().flatten(1).expand(stack, -1, -1) for p in (layer.weight, layer.bias[:, None])]
@@ -205,12 +216,35 @@ def products(stack: int, network: nn.Sequential, batch: int) -> list[Callable[[]
         for output, (_, backward) in zip(reversed(outputs), reversed(steps), strict=True):
             backward(output)
 
-    def numpy_step() -> None:
-        for product in by_numpy:
+    def one_by_one(products: list[Callable[[], Any]]) -> None:
+        for product in products:
             product()
 
     linear = DEVICE == "cpu" and not any(isinstance(layer, nn.Conv2d) for layer in network)
-    return [step, numpy_step] if linear else [step]
+    if not torch.backends.mkldnn.is_available():
+        del others["oneDNN"]
+    return {"PyTorch": step} | {name: partial(one_by_one, own) for name, own in others.items() if linear}
+
+
+def onednn(a: Tensor, b: Tensor) -> list[Tensor]:
+    """a @ b.mT of each replicate."""
+    product = torch.ops.mkldnn._linear_pointwise
+    return [product(x, weight, None, "none", [], "") for x, weight in zip(a, b, strict=True)]
+
+
+def floors(model: Model, replicates: int) -> None:
+    """The speed of an MLP's products by each library, beside the most that a product is seen to reach here."""
+    config, stack = work(1, model=model), min(replicates, train.AT_A_TIME[DEVICE])
+    linear = [layer for layer in train.plain_network(config, (1, 8, 8), 10) if isinstance(layer, nn.Linear)]
+    multiplied = 2 * config["batch_size"] * sum(layer.weight.numel() * (2 + (n > 0)) for n, layer in enumerate(linear))
+    with threadpool_limits(1):
+        by = products(stack, nn.Sequential(*linear), config["batch_size"])
+        speeds = {name: stack * multiplied / least(step) for name, step in by.items()}
+        a = torch.ones(1024, 1024, device=DEVICE)
+        square = {"PyTorch": partial(torch.mm, a, a), "numpy": partial(np.matmul, a.cpu().numpy(), a.cpu().numpy())}
+        most = 2 * 1024**3 / min(least(square[name]) for name in by if name in square)
+    said = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in speeds.items())
+    print(f"\nGFLOP/s of the products, {stack} replicates: {said}; of matrices of 1,024 × 1,024: {most / 1e9:.0f}")
 
 
 def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _: Tensor) -> None:
@@ -220,13 +254,14 @@ def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _
 
 
 SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, compiled, floor)}
+SIDES |= {name: partial(peers.run, peer) for name, peer in peers.PEERS.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Taking turns.
 
 
-def serve(connection: Connection, what: str, model: str, replicates: int, epochs: int, core: int | None) -> None:
+def serve(connection: Connection, what: str, model: Model, replicates: int, epochs: int, core: int | None) -> None:
     """A process of one side: runs once at each request, answers with seconds and peak MiB beyond the idle process."""
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -236,6 +271,8 @@ def serve(connection: Connection, what: str, model: str, replicates: int, epochs
     SIDES[what](work(1, model=model, tiny=True), 1)
     config = work(epochs, model=model)
     idle = peak(reset=True)
+    if what in peers.PEERS:
+        SIDES[what](work(1, model=model), replicates)  # compiles
     connection.send(None)
     while connection.recv():
         gc.collect()  # Lightning's objects form cycles, which keep the last run's tensors
@@ -269,7 +306,7 @@ def synchronise() -> None:
 class Side:
     """One side with so many replicates, in one process for each core."""
 
-    def __init__(self, what: str, model: str, replicates: int, epochs: int, cores: list[int | None]):
+    def __init__(self, what: str, model: Model, replicates: int, epochs: int, cores: list[int | None]):
         self.what, self.replicates = what, replicates
         self.seconds: list[float] = []
         self.mib = 0.0
@@ -301,7 +338,9 @@ class Side:
             connection.send(False)
 
 
-def compare(model: str, replicates: list[int], epochs: int, rounds: int, cores: int) -> list[Side]:
+def compare(
+    model: Model, replicates: list[int], epochs: int, rounds: int, cores: int, against: Sequence[str] = ()
+) -> list[Side]:
     """Every side's figures, and the table of them on standard output."""
     pinned: list[int | None] = [None] * cores
     if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
@@ -309,6 +348,7 @@ def compare(model: str, replicates: list[int], epochs: int, rounds: int, cores: 
     sides = [Side(what, model, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
     own = ["normdrop", *(["compiled"] if configs.engine(work(1, model=model)) == "compiled" else []), "floor"]
     sides += [Side(what, model, n, epochs, pinned) for what in own for n in replicates]
+    sides += [Side(what, model, n, epochs, pinned) for what in against for n in PEER_HEIGHTS]
     for side in sides:
         side.wait()
     for number in range(rounds):
@@ -320,7 +360,7 @@ def compare(model: str, replicates: list[int], epochs: int, rounds: int, cores: 
     floors = {side.replicates: side for side in sides if side.what == "floor"}
     for side in sides:
         faster = ratio(sides[0], side)
-        of_floor = ratio(side, floors.get(side.replicates, floors[min(floors)]))
+        of_floor = ratio(side, floors[min(floors, key=lambda n: abs(n - side.replicates))])
         seconds = statistics.median(side.seconds)
         print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor:.2f} | {side.mib:.1f} |")
         side.stop()
@@ -335,7 +375,7 @@ def ratio(side: Side, other: Side) -> float:
 # What else a sweep's time depends on.
 
 
-def arrangements(model: str, epochs: int, rounds: int) -> None:
+def arrangements(model: Model, epochs: int, rounds: int) -> None:
     """Each arrangement beside `none`, one stack of replicates, turn by turn in one process."""
     works = {name: work(epochs, name, model) for name in ARRANGEMENTS}
     replicates = train.AT_A_TIME[DEVICE]
@@ -376,7 +416,7 @@ def set_up() -> None:
         print(f"| {processes} | {ends[0] - started:.1f} | {statistics.median(gaps):.2f} |")
 
 
-def launches(model: str) -> None:
+def launches(model: Model) -> None:
     """The bound that launching kernels sets on a GPU, where a stack of any height launches the same number."""
     count = kernels(model, 13) - kernels(model, 3)
     if DEVICE == "cuda":
@@ -398,7 +438,7 @@ def launches(model: str) -> None:
     )
 
 
-def kernels(model: str, steps: int) -> int:
+def kernels(model: Model, steps: int) -> int:
     config = work(1, model=model, tiny=True)
     config["trainer"]["limit_train_batches"] = steps
     return leaves(lambda: normdrop(config, 2))
@@ -427,6 +467,10 @@ def leaves(run: Callable[[], Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS], default="mlp", help="(default: mlp)")
+    parser.add_argument("--width", type=int, help="of the MLP's hidden layers (default: 256)")
+    parser.add_argument(
+        "--peers", action="store_true", help="beside torch.func, torch.compile and JAX, where installed"
+    )
     parser.add_argument("--epochs", type=int, default=30, help="of every fit (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side (default: 3)")
     parser.add_argument("--replicates", type=int, nargs="+", default=[1, 8, 30, 128], help="(default: 1 8 30 128)")
@@ -435,17 +479,27 @@ def main() -> None:
     parser.add_argument("--arrangements", action="store_true", help="then compare the arrangements")
     parser.add_argument("--set-up", action="store_true", help="then measure what the command takes beside training")
     given = parser.parse_args()
-    for name in ("epochs", "rounds", "cores"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name}={getattr(given, name)}: must be an integer ≥ 1")
+    for name, lowest in {"epochs": 1, "rounds": 1, "cores": 1, "width": 2}.items():
+        if (value := getattr(given, name)) is not None and value < lowest:
+            parser.error(f"--{name}={value}: must be an integer ≥ {lowest}")
+    for name in ("width", "peers"):
+        if given.model != "mlp" and getattr(given, name):
+            parser.error(f"--{name}: is for --model mlp")
     if min(given.replicates) < 1:
         parser.error(f"--replicates={min(given.replicates)}: must be integers ≥ 1")
     if DEVICE == "cpu" and given.cores > configs.workers("cpu"):
         parser.error(f"--cores={given.cores}: this process may use {configs.workers('cpu')}")
     train.quiet()
+    model = (*MODELS[given.model], *([f"model.width={given.width}"] if given.width else []))
     machine = f"{hardware(DEVICE)}, torch {torch.__version__}"
     print(f"{machine}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
-    sides = compare(given.model, given.replicates, given.epochs, given.rounds, given.cores)
+    against = [*peers.PEERS] if given.peers else []
+    for name in against:
+        if (off := peers.disagreement(peers.PEERS[name], work(1, model=model, tiny=True))) > AGREE:
+            sys.exit(f"benchmark: the first losses of {name} are not those of plain networks ({off:.1e} off)")
+    if given.peers and "jax" not in against:
+        print("jax is not installed: pip install 'normdrop[bench]'\n")
+    sides = compare(model, given.replicates, given.epochs, given.rounds, given.cores, against)
     if given.output:
         rows = [
             {
@@ -457,9 +511,14 @@ def main() -> None:
             for side in sides
         ]
         given.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    launches(given.model)
+    if given.model == "mlp" and DEVICE == "cpu":
+        floors(model, max(given.replicates))
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        if name in os.environ:
+            print(f"{name}={os.environ[name]} is set: numpy's products, and the compiled steps, may be slower for it")
+    launches(model)
     if given.arrangements:
-        arrangements(given.model, given.epochs, given.rounds)
+        arrangements(model, given.epochs, given.rounds)
     if given.set_up:
         set_up()
 

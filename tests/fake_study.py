@@ -148,6 +148,7 @@ def fake_study(
     rerun: str | None = "bn_dropout",
     study: dict[str, Any] | None = None,
     seed: int = 0,
+    first_seed: int = 0,
     **condition: Any,
 ) -> Path:
     """Write a sweep of `arrangements` at `positions` and `rates`, each distinct network once, and return `root`.
@@ -179,10 +180,11 @@ def fake_study(
                 written.add(key)
                 mean = accuracy(arrangement, trained_at, q, these)
                 table = fake_replicates(rng, mean, shared, own_sd, steps(arrangement, these), max_steps)
+                table["seed"] += first_seed
                 where = {"dataset": dataset, "arrangement": arrangement, "position": trained_at, "rate": q}
                 write_condition(root, table, setting=these, study=study, **where, **condition)
     planned = {
-        str(path.parent.relative_to(root)): {"setting": {}, "seeds": list(range(replicates))}
+        str(path.parent.relative_to(root)): {"setting": {}, "seeds": list(range(first_seed, first_seed + replicates))}
         for path in sorted(root.rglob("record.json"))
     }
     (root / "plan.json").write_text(json.dumps({"command": "normdrop", "grid": grid, "conditions": planned}))

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark
+import peers
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,27 @@ def test_floor_on_a_gpu_is_named_as_counted_where_there_is_none(small):
     assert "kernels per step" in line
 
 
-@pytest.mark.parametrize("argument", ["--epochs=0", "--rounds=0", "--cores=0", "--replicates=0", "--cores=10000"])
+def test_the_floor_is_that_of_the_fastest_library_and_each_ones_speed_is_told(small):
+    printed, _ = small
+    line = next(line for line in printed.splitlines() if line.startswith("GFLOP/s of the products, 2 replicates: "))
+    assert all(f"{name} " in line for name in ("PyTorch", "numpy", "oneDNN", "1,024 × 1,024:"))
+
+
+def test_each_librarys_products_are_the_same():
+    a, b = torch.randn(2, 5, 3), torch.randn(2, 3, 4)
+    torch.testing.assert_close(torch.stack(benchmark.onednn(a, b.mT.contiguous())), a @ b)
+
+
+@pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "compiled_vmap"])  # which compiles a minute
+def test_a_peer_takes_the_steps_of_plain_networks(name):
+    config = benchmark.work(1, tiny=True)
+    assert peers.disagreement(peers.PEERS[name], config) < benchmark.AGREE
+    benchmark.SIDES[name](config, 2)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--width=1", "--epochs=0", "--rounds=0", "--cores=0", "--replicates=0", "--cores=10000"]
+)
 def test_number_that_cannot_be_is_refused_in_one_line(argument, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", argument])
     with pytest.raises(SystemExit, match="2"):

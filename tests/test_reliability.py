@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib.util
+import itertools
 import os
 import random
 import re
@@ -28,6 +29,7 @@ from normdrop.data import sources as data
 from normdrop.study import app
 from normdrop.study import record as results
 from normdrop.training import fit as train
+from normdrop.training.checkpoint import Checkpoint
 
 # 3 conditions, 2 replicates each, in groups of 1: about a second.
 SWEEP = (
@@ -46,6 +48,7 @@ SWEEP = (
     "name=sweep",
 )
 BASIC = (*SWEEP, "hydra/launcher=basic")
+FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock"}  # what Python tells of
 CONDITIONS = ("digits/none/after/q0.00", "digits/bn_dropout/after/q0.20", "digits/bn_dropout/after/q0.50")
 
 
@@ -135,8 +138,7 @@ def stop_at(moment: int | None, sign: signal.Signals, kind: str, count_file: Pat
     if kind == "calls":
         sys.setprofile(tick)
     else:
-        operations = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock"}
-        sys.addaudithook(lambda event, _: tick() if event in operations else None)
+        sys.addaudithook(lambda event, _: tick() if event in FILES else None)
     return lambda: count_file.write_text(str(count)) if count_file else None
 
 
@@ -177,6 +179,41 @@ def test_a_sweep_stopped_at_random_moments_ends_with_the_tables_of_one_that_was_
             stopped += status != 0
             assert done.items() <= finished(tmp_path / str(folder)).items()  # what was finished is not trained again
         assert tables(tmp_path / str(folder)) == uninterrupted
+
+
+def time_limit(saves: int, term: int, kill: int) -> None:
+    """SIGTERM before one of the operations on files of this process's n-th checkpoint, SIGKILL at a later operation."""
+    save, saved, operations = Checkpoint.save, 0, 0
+
+    def tick(event: str, _: object) -> None:
+        nonlocal operations
+        if saved < saves or event not in FILES:
+            return
+        operations += 1
+        if operations in (term, kill):
+            os.kill(os.getpid(), signal.SIGTERM if operations == term else signal.SIGKILL)
+
+    def counted(checkpoint, trainer):
+        nonlocal saved
+        saved += 1
+        save(checkpoint, trainer)
+
+    Checkpoint.save = counted
+    sys.addaudithook(tick)
+
+
+def test_a_time_limit_shorter_than_a_condition_gets_it_done_by_repeating_one_command(tmp_path):
+    one = (*BASIC, "arrangement=bn_dropout", "rate=0.5", "trainer.max_epochs=8", "replicates=1")
+    status, said = run(tmp_path / "whole", *one)
+    assert status == 0, said
+    moments = itertools.cycle([(1, 2), (2, 3), (3, 5), (3, 4)])  # a checkpoint is written by three operations
+    ends = []
+    while 0 not in ends:
+        ends.append(run(tmp_path / "cut off", *one, before=partial(time_limit, 3, *next(moments)))[0])
+        assert len(ends) < 9, "it does not come forward"
+    assert len(ends) >= 4 and {*ends[:-1]} == {-signal.SIGKILL}
+    assert tables(tmp_path / "cut off") == tables(tmp_path / "whole")
+    assert not list(tmp_path.glob("**/checkpoint-*"))
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ from scipy import stats
 from exact import rows_of, study_of
 from fake_study import fake_study
 from normdrop.report.__main__ import main
-from normdrop.report.against import compare_runs, read_reference
+from normdrop.report.against import compare_runs, read_reference, seeds_apart
 
 
 def study_at(directory: Path, effect: float, **options: Any) -> Path:
@@ -90,6 +90,33 @@ def test_a_run_that_shares_nothing_with_the_reference_still_gets_its_report(tmp_
     assert "0 comparisons are in both" in (own / "report/report.md").read_text()
 
 
+def test_what_was_declared_in_a_pilot_is_told_beside_the_confirmation(tmp_path: Path) -> None:
+    sets = [f"d{i}" for i in range(8)]
+    pilot = study_at(tmp_path / "pilot/ordering", 0.03, datasets=sets)
+    own = study_at(tmp_path / "own/ordering", -0.03, datasets=sets, seed=1, first_seed=1000)
+    assert main([str(pilot)]) == main([str(own), "--against", str(pilot)]) == 0
+    table = pd.read_csv(own / "report/replicated.csv").set_index("level")
+    assert table["verdict"].to_dict() | {} == {"claim": "No: the opposite", "pooled": "worse", "row": "worse"}
+    assert table.loc["row", "dataset"].to_list() == sets
+    assert (table.loc["pooled", "estimate"], table.loc["pooled", "estimate_reference"]) == pytest.approx(
+        (-0.03, 0.03), abs=0.01
+    )
+    assert not table["replicated"].any()
+    assert not table.loc["row", "same_sign"].any()
+    markdown = (own / "report/report.md").read_text()
+    assert (
+        "No seed is in both: 1000-1009 here, 0-9 there. Of 10 claims, pooled means and rows that were declared, 0 have"
+        in markdown
+    )
+    assert "| ordering | the claim | — | No: the opposite | Yes | no |" in markdown
+
+
+def test_a_confirmation_on_the_seeds_of_its_pilot_is_warned_of(tmp_path: Path) -> None:
+    one, other = (rows_at(tmp_path / name / "s", 0.03) for name in ("one", "other"))
+    assert seeds_apart(one, other).startswith("Warning: the two runs share seeds (s)")
+    assert seeds_apart(one, other.drop(columns="seeds")).startswith("Which seeds the other run has is not known")
+
+
 def test_a_reference_without_verdicts_is_one_line_and_exit_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +136,7 @@ def test_few_replicates_are_judged_by_the_t_law_of_their_number() -> None:
         "rate_b": 0.1,
         "experiment": "e",
         "verdict": "inconclusive",
+        "family": "declared",
     }
 
     def run(values: np.ndarray) -> pd.DataFrame:

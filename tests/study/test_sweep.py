@@ -368,6 +368,11 @@ def test_what_has_no_effect_is_said(command, capsys):
     assert "digits/bn/after/q0.00/rerun=1: has no partner with rerun=0 here" in told(capsys)
     assert command("name=study", "arrangement=none", *TINY, "measure.activation_epochs=[1]") == ""
     assert "measure.activation_epochs: without effect on what is finished" in told(capsys)
+    assert command("name=study", "arrangement=none", *TINY, "save_networks=true") == ""
+    assert "save_networks=true: 1 finished conditions have kept no networks; another name=" in told(capsys)
+    assert command("name=kept", "arrangement=none", *TINY, "save_networks=true") == ""
+    assert command("name=kept", "arrangement=none", *TINY, "save_networks=true") == ""
+    assert "save_networks" not in told(capsys)
 
 
 def test_another_logging_of_a_finished_condition_takes_effect_and_trains_nothing(command, tmp_path):

@@ -1,4 +1,4 @@
-"""A run beside a reference: where their estimates differ by more than their intervals allow."""
+"""A run beside a reference: where estimates differ by more than their intervals allow, and what was replicated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from scipy import stats
 from normdrop.metrics import METRICS
 from normdrop.report.answer import say
 from normdrop.report.statistics import holm
+from normdrop.report.verdicts import DECLARED, each
+from normdrop.report.words import head
 
 # Which rows are the same comparison. The rates of best_vs_best are an outcome, so they do not count there.
 SAME = ["claim", "dataset", "position", "comparison", "metric", "setting", "a", "b", "rate"]
 
 
-def read_reference(directory: Path) -> pd.DataFrame:
-    """All verdicts.csv under `directory`, as one table. Raises ValueError if there is none."""
-    files = sorted(directory.rglob("verdicts.csv"))
+def read_reference(directory: Path, name: str = "verdicts") -> pd.DataFrame:
+    """All tables of that name under `directory`, as one. Raises ValueError if there is none."""
+    files = sorted(directory.rglob(f"{name}.csv"))
     if not files:
-        raise ValueError(f"--against {directory}: no verdicts.csv in it")
+        raise ValueError(f"--against {directory}: no {name}.csv in it")
     tables = [pd.read_csv(file, keep_default_na=False, na_values=[""]) for file in files]
     # A page over several studies repeats the rows of each study's own page.
     return pd.concat(tables, ignore_index=True).drop_duplicates()
@@ -59,7 +61,56 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
     return both
 
 
+PLACE = ["experiment", "claim", "dataset", "position", "setting", "comparison", "metric"]
+NUMBERS = ["estimate", "ci_low", "ci_high"]
+
+
+def replicated(both: pd.DataFrame, own: dict[str, pd.DataFrame], reference: Path) -> pd.DataFrame:
+    """What was declared, there and here: the word of each claim, each pooled mean, and each row of a declared family.
+
+    both: `compare_runs`. own: this run's tables by name, `pooled` and `words` among them; reference: the other run's
+    folder. Columns: level (claim, pooled or row), PLACE, NUMBERS and verdict, those of the reference under names in _reference,
+    replicated (the same word) and same_sign (NaN where there is no estimate).
+    """
+    tables = [both[both["family"] == DECLARED].assign(level="row")]
+    for level, name, key in (("pooled", "pooled", PLACE[:2] + PLACE[3:]), ("claim", "words", PLACE[:2])):
+        if name not in own or not [*reference.rglob(f"{name}.csv")]:
+            continue
+        sides = [own[name], read_reference(reference, name)]
+        if name == "pooled":
+            sides = [t[(t["family"] == DECLARED) & (t["variant"] == "as declared")] for t in sides]
+            sides = [t.assign(setting=t["setting"].astype(object).fillna("")) for t in sides]
+        values = [*key, *(column for column in NUMBERS if column in own[name]), "verdict"]
+        one, other = (table[values] for table in sides)
+        tables.insert(0, one.merge(other, on=key, suffixes=("", "_reference")).assign(level=level))
+    columns = ["level", *PLACE, *NUMBERS, "verdict", *(f"{name}_reference" for name in [*NUMBERS, "verdict"])]
+    table = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    null = table["metric"].map(lambda name: float(name in METRICS and METRICS[name].unit == "steps")).astype(float)
+    table["replicated"] = table["verdict"].map(head) == table["verdict_reference"].map(head)
+    signs = [np.sign(table[name].astype(float) - null) for name in ("estimate", "estimate_reference")]
+    table["same_sign"] = (signs[0] == signs[1]).where(table["estimate"].notna())
+    return table
+
+
+def seeds_apart(own: pd.DataFrame, reference: pd.DataFrame) -> str:
+    """One line on whether two runs' verdicts rest on other seeds."""
+    if "seeds" not in reference:
+        return "Which seeds the other run has is not known: whether this one is independent of it cannot be told."
+    both = own.merge(reference.drop_duplicates("experiment"), on="experiment", suffixes=("", "_reference"))
+    shared = {row.experiment for row in each(both) if not _seeds(row.seeds).isdisjoint(_seeds(row.seeds_reference))}
+    if shared:
+        return (
+            f"Warning: the two runs share seeds ({', '.join(sorted(shared))}), so that this one confirms nothing there."
+        )
+    here, there = ("; ".join(sorted({*table["seeds"]})) for table in (own, reference))
+    return f"No seed is in both: {here} here, {there} there."
+
+
+def _seeds(spans: str) -> set[int]:
+    return {n for run in spans.split() for n in range(int(run.split("-")[0]), int(run.split("-")[1]) + 1)}
+
+
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] != "best_vs_best", -1.0).fillna(-1.0)
     keyed = table.assign(rate=rate.round(6), setting=table["setting"].astype(object).fillna(""))
-    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "verdict"]]
+    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "verdict", "family"]]

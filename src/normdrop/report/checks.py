@@ -299,7 +299,7 @@ def theory(shift: pd.DataFrame) -> str | None:
     )
 
 
-def replicated(both: pd.DataFrame, name: str) -> list[str]:
+def largest(both: pd.DataFrame, name: str) -> list[str]:
     """Against another run of the same comparisons (`against.compare_runs`)."""
     both = both[both["t"].notna()]
     if both.empty:

@@ -16,10 +16,10 @@ import pandas as pd
 from PIL import Image
 
 from normdrop import tensorboard
+from normdrop.report import against as beside
 from normdrop.report import figures, mechanism, population, regime
-from normdrop.report.against import compare_runs, read_reference
 from normdrop.report.answer import Answer, Harness, answer, harness, partial, say
-from normdrop.report.checks import EDGE, checks, neighbours, replicated, unsettled, would_change
+from normdrop.report.checks import EDGE, checks, largest, neighbours, unsettled, would_change
 from normdrop.report.checks import declared as declared_contrasts
 from normdrop.report.checks import edges as tuning_edges
 from normdrop.report.contrasts import contrasts
@@ -32,6 +32,7 @@ from normdrop.report.tables import (
     pooled_table,
     ranking_table,
     recalibration_table,
+    replicated_table,
     reproduced,
     sensitivity_table,
     shift_table,
@@ -96,26 +97,36 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
 
     against: a folder with the verdicts.csv of another run to compare with. Raises ValueError if there is none in it.
     """
-    reference = None if against is None else read_reference(against)
+    reference = None if against is None else beside.read_reference(against)
     target = found.directory / "report"
     folder = Path(tempfile.mkdtemp(prefix=".report-", dir=found.directory))
     try:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
-        _write_table(rows, folder / "verdicts.csv")
+        tables = {"verdicts": rows}
         for name in {name: None for s in sections for name in s.written}:
-            tables = [
+            parts = [
                 s.written[name].assign(experiment=s.study.root.resolve().name) for s in sections if name in s.written
             ]
-            _write_table(pd.concat(tables, ignore_index=True), folder / f"{name}.csv")
+            tables[name] = pd.concat(parts, ignore_index=True)
         alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
         page = Page(sections, harness(rows, alpha) if sections else None)
-        both = None if reference is None else compare_runs(rows, reference)
-        if both is not None:
+        other = None
+        if against is not None and reference is not None:
+            both = beside.compare_runs(rows, reference)
             for section in sections:
-                section.checks += replicated(
-                    both[both["experiment"] == section.study.root.resolve().name], str(against)
-                )
+                section.checks += largest(both[both["experiment"] == section.study.root.resolve().name], str(against))
+            tables["replicated"] = beside.replicated(both, tables, against)
+            other = {
+                "name": str(against),
+                "rows": both,
+                "table": against_table(both),
+                "seeds": beside.seeds_apart(rows, reference),
+                "replicated": replicated_table(tables["replicated"]),
+            }
+        for name, table in tables.items():
+            # Nine digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
+            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.9g")
         replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
         replicates.to_csv(folder / "replicates.csv", index=False)
         context = {
@@ -124,7 +135,7 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
             "found": found,
             "command": command,
             "partial": partial(found),
-            "against": None if both is None else {"name": str(against), "rows": both, "table": against_table(both)},
+            "against": other,
             "title": "normdrop: "
             + (sections[0].study.declaration["claim"] if len(sections) == 1 else found.directory.name),
         }
@@ -152,11 +163,6 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return page
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    # Nine digits: the last ones of sixteen are the machine's own, and a reader on another one gets the same bytes.
-    table.to_csv(path, index=False, float_format="%.9g")
 
 
 def _templates(name: str) -> jinja2.Environment:
@@ -224,7 +230,9 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     if len(cells):
         said.plain = regime.told(study, cells)
         counts = regime.counted(cells, study.declaration["alpha"]).to_dict("records")
+    word = {"claim": study.declaration["claim"], "verdict": said.word}
     written = {
+        "words": pd.DataFrame([word]),
         "shift": along,
         "regime": cells,
         "sensitivity": varied,

@@ -280,10 +280,7 @@ def _checked(record: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"its record or its table lacks {error}") from None
     if lacking := {*REQUIRED, "steps_to_level"} - set(table.columns):
         raise ValueError(f"replicates.csv lacks the column {', '.join(sorted(lacking))}")
-    inexact = [name for name in INEXACT if name in table]
-    return table.astype({"steps_to_level": float} | dict.fromkeys(inexact, "float32")).astype(
-        dict.fromkeys(inexact, float)
-    )
+    return table
 
 
 def _understood(study: dict[str, Any]) -> None:
@@ -315,9 +312,7 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
     if KINDS[declaration["kind"]].consumes:
         own_column.append(declaration["over"])
     settings, told_apart = _settings(records, own_column)
-    replicates = pd.concat(
-        [_layout(r, t, s, own_column) for (r, t), s in zip(conditions, settings, strict=True)], ignore_index=True
-    )
+    replicates = _layout(conditions, settings, own_column)
     # A network also stands for positions that nobody asked for.
     asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
     replicates = replicates[replicates["position"].isin(asked)]
@@ -327,29 +322,29 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
     return Study(root, declaration, records, replicates.reset_index(drop=True), told_apart)
 
 
-def _layout(record: dict[str, Any], table: pd.DataFrame, setting: str, own_column: Iterable[str]) -> pd.DataFrame:
-    """The condition's replicates, once for each (arrangement, position) that the network stands for.
+def _layout(
+    conditions: list[tuple[dict[str, Any], pd.DataFrame]], settings: list[str], own_column: Iterable[str]
+) -> pd.DataFrame:
+    """All replicates of the conditions, once for each (arrangement, position) that their network stands for.
 
     Added columns: those of `own_column`, condition (the folder), stands_in (True where the network was trained under
     another name), test_train_ratio (NaN where the test part is fixed) and fresh_rows.
     """
-    columns = {key: setting_value(record, key) for key in own_column} | {
-        "dataset": record["dataset"],
-        "rate": float(record["rate"]),
-        "setting": setting,
-        "rerun": int(setting_value(record, "rerun") or 0),
-        "condition": record["condition"],
-        "test_train_ratio": math.nan
-        if record["rows"].get("fixed_test")
-        else record["rows"]["test"] / record["rows"]["train"],
-        "fresh_rows": bool(record.get("fresh_rows", False)),
-    }
-    itself = (record["arrangement"], record["position"])
-    pairs = dict.fromkeys([itself, *((a, p) for a, p in record["stands_for"])])
-    return pd.concat(
-        [table.assign(**columns, arrangement=a, position=p, stands_in=(a, p) != itself) for a, p in pairs],
-        ignore_index=True,
-    )
+    facts = []
+    for (record, _), setting in zip(conditions, settings, strict=True):
+        rows, itself = record["rows"], (record["arrangement"], record["position"])
+        fact = {"condition": record["condition"], "dataset": record["dataset"], "rate": float(record["rate"])}
+        fact |= {"setting": setting, "rerun": int(setting_value(record, "rerun") or 0)}
+        fact |= {key: setting_value(record, key) for key in own_column}
+        fact["test_train_ratio"] = math.nan if rows.get("fixed_test") else rows["test"] / rows["train"]
+        fact["fresh_rows"] = bool(record.get("fresh_rows", False))
+        for a, p in dict.fromkeys([itself, *((a, p) for a, p in record["stands_for"])]):
+            facts.append(fact | {"arrangement": a, "position": p, "stands_in": (a, p) != itself})
+    named = pd.DataFrame(facts)
+    whole = pd.concat([table.assign(condition=record["condition"]) for record, table in conditions], ignore_index=True)
+    inexact = dict.fromkeys((name for name in INEXACT if name in whole), "float32")
+    whole = whole.astype(inexact | {"steps_to_level": float}).astype(dict.fromkeys(inexact, float))
+    return named.merge(whole.drop(columns=whole.columns.intersection(named.columns.drop("condition"))), on="condition")
 
 
 def setting_value(record: dict[str, Any], key: str) -> Any:

@@ -248,6 +248,23 @@ def reproduced(study: Study) -> list[tuple[str, str]]:
     ]
 
 
+def replicated_table(table: pd.DataFrame) -> Table:
+    return Table.of(
+        {
+            "claim": r.experiment if r.experiment == r.claim else f"{r.claim} ({r.experiment})",
+            "of": {"claim": "the claim", "pooled": "the mean over data sets"}.get(r.level, str(r.dataset)),
+            "place": ", ".join(str(part) for part in (r.position, r.setting, r.metric) if pd.notna(part) and part)
+            or "—",
+            "here": r.verdict if r.level == "claim" else f"{number(r.estimate, r)}, {say(r.verdict)}",
+            "there": r.verdict_reference
+            if r.level == "claim"
+            else f"{number(r.estimate_reference, r)}, {say(r.verdict_reference)}",
+            "replicated": "yes" if r.replicated else "no; the same sign" if r.same_sign is True else "no",
+        }
+        for r in each(table)
+    )
+
+
 def against_table(both: pd.DataFrame) -> Table:
     return Table.of(
         {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,7 @@ COLUMNS = [
     "d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data",
     # Whoever reads the table by place counts on the order of those above.
     "setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment",
-    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed",
+    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed", "seeds",
 ]
 # fmt: on
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
@@ -71,7 +72,15 @@ def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -
             comparison, p_new, alpha=alpha, higher_is_better=good, scope="new data"
         )
     order = table["family"].map({DECLARED: 0, EXPLORATORY: 1, HARNESS: 2})
-    return table.assign(order=order).sort_values("order", kind="stable")[COLUMNS].reset_index(drop=True)
+    table = table.assign(order=order, seeds=spans(study.replicates["seed"]))
+    return table.sort_values("order", kind="stable")[COLUMNS].reset_index(drop=True)
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Whole numbers as runs: `0-9 20-29`."""
+    sorted_numbers = sorted({*map(int, numbers)})
+    runs = [[*run] for _, run in itertools.groupby(sorted_numbers, key=lambda n: n - sorted_numbers.index(n))]
+    return " ".join(f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _contrast_rows(study: Study, found: list[Contrast], metrics: list[str], margin: float) -> Iterator[dict[str, Any]]:

@@ -378,6 +378,11 @@ def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[st
         )
         if condition.config["rerun"] and not partner:
             yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
+    without = sum(
+        c.config["save_networks"] and not (c.missing or (root / c.path / "networks.pt").exists()) for c in study
+    )
+    if without:
+        yield f"save_networks=true: {without} finished conditions have kept no networks; another name= trains them anew"
     late = ("activation_epochs", "activation_seed")
     finished = [c for c in study if not c.missing and c.config["measure"]["activation_epochs"]]
     held = [record.read(root / c.path).record["config"]["measure"] for c in finished]  # type: ignore[union-attr]
