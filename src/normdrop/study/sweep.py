@@ -371,22 +371,19 @@ def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[st
     for key, where in unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
     hashes = {configs.config_hash(c.config | {"rerun": 0}) for c in study if not c.config["rerun"]}
-    for condition in study:
+    for condition in (c for c in study if c.config["rerun"]):
         first = re.sub(r"(?<=[/,])rerun=\d+,?", "", condition.path).rstrip("/,")
-        partner = (
-            configs.config_hash(condition.config | {"rerun": 0}) in hashes or (root / first / record.RECORD).exists()
-        )
-        if condition.config["rerun"] and not partner:
+        partner = configs.config_hash(condition.config | {"rerun": 0}) in hashes
+        if not partner and not (root / first / record.RECORD).exists():
             yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
-    without = sum(
-        c.config["save_networks"] and not (c.missing or (root / c.path / "networks.pt").exists()) for c in study
-    )
+    finished = [c for c in study if not c.missing]
+    without = sum(c.config["save_networks"] and not (root / c.path / "networks.pt").exists() for c in finished)
     if without:
         yield f"save_networks=true: {without} finished conditions have kept no networks; another name= trains them anew"
     late = ("activation_epochs", "activation_seed")
-    finished = [c for c in study if not c.missing and c.config["measure"]["activation_epochs"]]
-    held = [record.read(root / c.path).record["config"]["measure"] for c in finished]  # type: ignore[union-attr]
-    if any(c.config["measure"][key] != old.get(key) for c, old in zip(finished, held, strict=True) for key in late):
+    drawn = [c for c in finished if c.config["measure"]["activation_epochs"]]
+    held = [record.read(root / c.path).record["config"]["measure"] for c in drawn]  # type: ignore[union-attr]
+    if any(c.config["measure"][key] != old.get(key) for c, old in zip(drawn, held, strict=True) for key in late):
         yield "measure.activation_epochs: without effect on what is finished; another name= trains it anew"
 
 
