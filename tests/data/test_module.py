@@ -15,8 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from normdrop.data import SERVED, sources
 from normdrop.data import rows as checks
-from normdrop.data import sources
 from normdrop.data.module import ReplicateData, Table
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
@@ -389,3 +389,7 @@ def test_one_replicate_of_a_part_is_that_replicate():
     part = made(seeds=[0, 1, 2]).parts["val"]
     alone = part.replicate(1)
     assert torch.equal(alone.x[0], part.x[1]) and torch.equal(alone.y[0], part.y[1])
+
+
+def test_every_data_config_has_the_data_modules_own_keys():
+    assert {*OmegaConf.load(CONF / "data" / "_split.yaml")} == {*SERVED}
