@@ -134,7 +134,7 @@ def test_the_page_holds_every_figure_that_lies_beside_it(reported: Path) -> None
     inside = {base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', html)}
     beside = {path.name: path.read_bytes() for path in (reported / "report").glob("*.png")}
     assert inside == set(beside.values())
-    names = ("effects", "difference", "pairs", "by_rate", "along", "curves", "who_beats_whom")
+    names = ("effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom")
     assert set(beside) == {f"ordering-{name}.png" for name in names}
     markdown = (reported / "report/report.md").read_text()
     assert set(re.findall(r"\]\(([^)]+\.png)\)", markdown)) == set(beside)

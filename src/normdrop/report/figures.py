@@ -241,7 +241,7 @@ def _population(study: Study, rows: pd.DataFrame, means: pd.DataFrame) -> Figure
         own = family[(family["position"] == mean.position) & (family["setting"] == mean.setting)]
         _rope(ax, study, horizontal=False)
         color, marker = OF_POSITIONS[mean.position]
-        for row in each(own):
+        for row in each(own.sort_values("dataset", key=lambda column: column.map(names.index))):
             y = names.index(row.dataset)
             ax.plot([row.new_low * scale, row.new_high * scale], [y, y], color=color, lw=1.1)
             ax.plot([row.estimate * scale], [y], marker, color=color, ms=3.8)
