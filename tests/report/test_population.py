@@ -96,7 +96,7 @@ def test_a_fixed_test_part_has_no_scope_of_new_data_unless_rows_are_fresh(tmp_pa
         assert row["verdict"] == "better"
         assert row["verdict_new_data"].startswith("refused: the test part is fixed") != fresh
         scope = "new data like it" if fresh else "these rows"
-        assert f"for {scope}: better" in answer(study_of(root), rows_of(root)).plain
+        assert f"for {scope}: better" in answer(study_of(root), rows_of(root)).sentence
 
 
 def test_the_word_in_general_comes_from_the_pooled_mean_and_the_prediction_interval(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_the_word_in_general_comes_from_the_pooled_mean_and_the_prediction_inter
         "depends": "It depends",
     }
     ahead = "average over 8 data sets (after) test accuracy was 1.70 pp higher with batch normalization first than with"
-    assert f"{ahead} dropout first, between" in words["yes"].plain
-    assert "(up to 0.5 pp would not matter)" in words["yes"].plain
+    assert f"{ahead} dropout first, between" in words["yes"].sentence
+    assert "(up to 0.5 pp would not matter)" in words["yes"].sentence
     assert "The mean over data sets is asked" in words["yes"].rule
 
 
@@ -278,7 +278,7 @@ def test_test_accuracy_and_nll_of_the_same_comparison_stand_beside_a_gap(tmp_pat
     pair(tmp_path, a, runs(0.8, gap=0.05, test_nll=0.4), study=study)
     said = neighbours(study_of(tmp_path), contrasts(study_of(tmp_path))[:1])
     half = 100 * stats.t.isf(0.025, 9) * 0.01 / 10**0.5
-    assert said == f"Beside it, A - B: test accuracy -3.00 ± {half:.2f} pp; test NLL +0.100 ± 0.000 nats."
+    assert said == f"test accuracy -3.00 ± {half:.2f} pp; test NLL +0.100 ± 0.000 nats"
 
 
 def test_beside_a_loss_stands_the_level_that_it_starts_from(tmp_path: Path) -> None:
@@ -403,10 +403,10 @@ def test_the_first_table_has_at_most_eight_columns_and_the_console_five_lines(
     markdown = (tmp_path / "report/report.md").read_text()
     order = [
         "The word follows from a rule",
-        section.answer.plain,
+        section.answer.sentence,
         "What would change it",
         "| data set |",
         "### Verdicts",
     ]
     assert [markdown.index(part) for part in order] == sorted(markdown.index(part) for part in order)
-    assert METRICS["test_acc"].words in section.answer.plain
+    assert METRICS["test_acc"].words in section.answer.sentence

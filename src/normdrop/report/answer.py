@@ -16,21 +16,21 @@ from normdrop.report.statistics import AA_ALARM, MIN_DATA_SETS, MIN_REPLICATES, 
 from normdrop.report.verdicts import DECLARED, HARNESS, each, units_in
 from normdrop.report.words import claim_word, head
 
-CHOSEN = {
-    "best_vs_best": ", each side at what each replicate's own validation part prefers",
-    "same_rate": ", both at the same rate",
-}
-
 
 @dataclass
 class Answer:
     word: str
     """Yes, No, … : of the claim, over the declared family at the base setting"""
     sentence: str
-    plain: str = ""
     """what it says, for whoever has met none of this before"""
     rule: str = ""
     """how the word follows from the verdicts"""
+    these_rows: str = ""
+    """the word by the verdicts on these rows"""
+    new_data: str = ""
+    """the word for new data, where something can be said of it"""
+    amount: str = ""
+    """by how much, in one cell of a table"""
     first: list[str] = field(default_factory=list)
     """what takes trust away, told before anything else"""
     beside: list[str] = field(default_factory=list)
@@ -73,16 +73,11 @@ def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None)
     elif base.empty:
         result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
     else:
-        sentences = []
-        for metric, group in ((m, base[base["metric"] == m]) for m in study.metrics):
-            what = measured(study, metric)
-            if len(group) == 1:
-                sentences.append(_one(group.iloc[0], study, a, b, what))
-            elif len(group):
-                sentences.append(_several(group, study, a, b, what))
         over_sets = pooled[pooled["family"] == DECLARED]
         word, rule = claim(study, base, over_sets)
-        result = Answer(word, " ".join(sentences), plain(study, base, over_sets), rule)
+        new = word if len(over_sets) or scope(base) == "verdict_new_data" else "cannot be told"
+        said, amounts = plain(study, base, over_sets), amount(study, base, over_sets)
+        result = Answer(word, said, rule, claim_word(base["verdict"].to_list()), new, amounts)
     result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
@@ -265,27 +260,25 @@ def _phrase(verdict: str) -> str:
     }.get(head(verdict), verdict)
 
 
-def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
-    level = f"{100 * (1 - study.declaration['alpha']):g} %"
-    chosen = CHOSEN[row["comparison"]] if row["rate_a"] or row["rate_b"] else ""
-    bounds = interval(row["ci_low"], row["ci_high"], row)
-    return (
-        f"On {row['dataset']} ({row['position']}){chosen}: {a} against {b} is **{row['verdict']}** on {what}, by "
-        f"{number(row['estimate'], row)} ({level} interval {bounds}; "
-        f"{row['n']} paired replicates; for new data like it: {row['verdict_new_data']})."
-    )
-
-
-def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str:
-    low, high = base["estimate"].min(), base["estimate"].max()
-    row = base.iloc[0]
-    settings = " × setting" if base["setting"].nunique() > 1 else ""
-    chosen = CHOSEN[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
-    return (
-        f"On {what}{chosen}: {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
-        f"comparisons (data set × position{settings}); the estimates run from {number(low, row)} to "
-        f"{number(high, row)}."
-    )
+def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
+    """The declared differences in few words: pooled means, else the one estimate, else their range and a count."""
+    said = []
+    row: Any
+    for row in each(pooled):
+        place = ", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))
+        said.append(
+            f"{place}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)}), a new data set "
+            f"{interval(row.pi_low, row.pi_high, row)}"
+        )
+    for metric, group in base.groupby("metric", sort=False) if pooled.empty else ():
+        row = next(each(group))
+        name = f"{METRICS[str(metric)].words}: " * (len(study.metrics) > 1)
+        if len(group) == 1:
+            said.append(f"{name}{number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})")
+        else:
+            low, high = (number(end, row) for end in (group["estimate"].min(), group["estimate"].max()))
+            said.append(f"{name}{low} to {high}; on these rows {_tally(group['verdict']).replace('**', '')}")
+    return "; ".join(said)
 
 
 def _tally(verdicts: pd.Series) -> str:
