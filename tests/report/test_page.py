@@ -161,14 +161,6 @@ def test_the_answer_follows_the_verdict(tmp_path: Path, effect: float, word: str
     assert f"**{word}" in markdown
 
 
-def test_the_answer_says_where_accuracy_and_likelihood_disagree(tmp_path: Path) -> None:
-    directory = fake_study(tmp_path, rates=(0.3,), own_sd=0.002)
-    rewrite(directory / "digits/bn_dropout/after/q0.30", lambda t: t.assign(test_nll=t["test_nll"] + 0.5))
-    assert "**test accuracy and test NLL disagree** on digits (after): bn_dropout is worse on test NLL." in report_of(
-        directory
-    )
-
-
 def rewrite(folder: Path, change: Any) -> None:
     """Change a finished condition's replicates, checksum included."""
     import hashlib

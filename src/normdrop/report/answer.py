@@ -78,11 +78,10 @@ def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None)
         new = word if len(over_sets) or scope(base) == "verdict_new_data" else "cannot be told"
         said, amounts = plain(study, base, over_sets), amount(study, base, over_sets)
         result = Answer(word, said, rule, claim_word(base["verdict"].to_list()), new, amounts)
-    result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
         rest = "At the single rungs" if study.over else "Under the other settings"
-        result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
+        result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
     result.caveats = _caveats(study, rows, base)
     return result
@@ -234,7 +233,7 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
             low, high = number(group["estimate"].min(), row), number(group["estimate"].max(), row)
             said.append(
                 f"{a} differed from {b} in {what} by {low} to {high} in {len(group)} comparisons; for "
-                f"{SCOPES[column]}: {_tally(group[column]).replace('**', '')}{region}"
+                f"{SCOPES[column]}: {tally(group[column]).replace('**', '')}{region}"
             )
     said[0] = start + said[0]
     return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
@@ -277,45 +276,13 @@ def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
             said.append(f"{name}{number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})")
         else:
             low, high = (number(end, row) for end in (group["estimate"].min(), group["estimate"].max()))
-            said.append(f"{name}{low} to {high}; on these rows {_tally(group['verdict']).replace('**', '')}")
+            said.append(f"{name}{low} to {high}; on these rows {tally(group['verdict']).replace('**', '')}")
     return "; ".join(said)
 
 
-def _tally(verdicts: pd.Series) -> str:
+def tally(verdicts: pd.Series) -> str:
     words = Counter(map(say, verdicts))
     return ", ".join(f"**{word}** in {words[word]}" for word in sorted(words, key=lambda w: -words[w]))
-
-
-def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> list[str]:
-    """Where a secondary metric says something else than the primary one."""
-    lines, agreeing = [], []
-    primary = METRICS[study.metric].words
-    place = ["dataset", "position", "setting"]
-    for metric in study.declaration["secondary"]:
-        other = rows[(rows["metric"] == metric) & (rows["comparison"] == study.declaration["family"])]
-        both = base.merge(other, on=place, suffixes=("", "_other"))
-        if both.empty:
-            continue
-        first, second = both["verdict"].map(say), both["verdict_other"].map(say)
-        directed = second.isin(["better", "worse"])
-        opposite = directed & first.isin(["better", "worse"]) & (first != second)
-        alone = directed & ~first.isin(["better", "worse"])
-        name = METRICS[metric].words
-        if opposite.any():
-            places = ", ".join(
-                f"{r.dataset} ({', '.join(filter(None, [r.position, r.setting]))})" for r in each(both[opposite])
-            )
-            lines.append(f"**{primary} and {name} disagree** on {places}: {a} is {second[opposite].iloc[0]} on {name}.")
-        if alone.any():
-            words = Counter(second[alone])
-            found = " and ".join(f"{word} in {count}" for word, count in words.items())
-            where = f"{found} of {len(both)}" if len(both) > 1 else second[alone].iloc[0]
-            lines.append(f"{name} shows a difference that {primary} does not: {a} is {where} (exploratory).")
-        if not opposite.any() and not alone.any():
-            agreeing.append(name)
-    if agreeing:
-        lines.append(f"{' and '.join(agreeing)} do{'es' if len(agreeing) == 1 else ''} not contradict {primary}.")
-    return lines
 
 
 def _held_fixed(study: Study) -> str:

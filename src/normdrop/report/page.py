@@ -35,7 +35,6 @@ from normdrop.report.tables import (
     replicated_table,
     reproduced,
     sensitivity_table,
-    shift_table,
     short_table,
     verdict_table,
 )
@@ -52,9 +51,7 @@ class Section:
     checks: list[str]
     declared: list[tuple[str, str]]
     family: Table
-    others: Table
     mechanism: Table
-    shift: Table
     figures: list[tuple[str, str, str]]
     """file name, caption, the PNG in base64"""
     reproduce: list[tuple[str, str]]
@@ -80,8 +77,6 @@ class Section:
             (self.sensitivity_pooled, "Over data sets, under other choices of ours (exploratory)"),
             (self.sensitivity, "Under other choices of ours (exploratory)"),
             (self.mechanism, "What recalibration removes"),
-            (self.others, f"All {len(self.others.rows)} other rows (exploratory)"),
-            (self.shift, "Variance shift, layer by layer"),
         ]
         return [(table, title) for table, title in tables if table.rows]
 
@@ -249,9 +244,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         checks=checks(study, found, rows, shift),
         declared=[*declared(study), ("Came first", came_first)],
         family=verdict_table(rows[family]),
-        others=verdict_table(rows[~family]),
         mechanism=recalibration_table(recalibration),
-        shift=shift_table(shift),
         figures=pictures,
         reproduce=reproduced(study),
         slug=slug,
