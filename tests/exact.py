@@ -16,6 +16,7 @@ from normdrop.report.checks import checks
 from normdrop.report.contrasts import contrasts
 from normdrop.report.mechanism import shifts
 from normdrop.report.records import Study, load
+from normdrop.report.regime import regime
 from normdrop.report.verdicts import verdicts
 
 SPREAD = 0.01
@@ -79,4 +80,6 @@ def drawn(root: Path, rows: pd.DataFrame | None = None) -> dict[str, Figure]:
     study = study_of(root)
     found = contrasts(study)
     rows = verdicts(study, found) if rows is None else rows
-    return {name: figure for name, _, figure in figures.draw(study, found, rows, shifts(study))}
+    shift = shifts(study)
+    drawings = figures.draw(study, found, rows, shift[shift["epoch"] == "end"], cells=regime(study, shift))
+    return {name: figure for name, _, figure in drawings}

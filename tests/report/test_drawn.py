@@ -110,7 +110,7 @@ def best_of(root: Path, dataset: str, arrangement: str, position: str) -> pd.Dat
 
 
 def test_an_ordering_has_these_figures(figures: dict[str, Figure]) -> None:
-    assert list(figures) == ["effects", "difference", "pairs", "by_rate", "along", "curves", "who_beats_whom"]
+    assert list(figures) == ["effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom"]
 
 
 def test_effects_are_the_declared_rows_with_their_intervals_for_this_data(

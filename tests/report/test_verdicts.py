@@ -398,7 +398,7 @@ def test_arrangements_that_the_report_has_never_heard_of_get_their_rows_and_ever
     assert main([str(directory)]) == 0
     rows = rows_of(directory, comparison="same_rate", metric="test_acc")
     assert rows["rate_a"].to_list() == rows["rate_b"].to_list() == [0.2, 0.3, 0.5]
-    figures = ("effects", "difference", "pairs", "by_rate", "along", "curves", "who_beats_whom")
+    figures = ("effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom")
     assert {path.stem for path in (directory / "report").glob("*.png")} == {f"ordering-{name}" for name in figures}
     (study_there,) = load(directory).studies
     assert set(looks(study_there)) == {"bn", *pair}

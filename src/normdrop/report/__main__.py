@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from normdrop.report import page, publish
+from normdrop.report import page, publish, readme
 from normdrop.report.answer import partial
 from normdrop.report.records import Found, load
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="first write the replicates and records, made small, to FOLDER, and report on those",
     )
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table of answers between FILE's marks")
     options = parser.parse_args(arguments)
     command = shlex.join(["normdrop-report", *(sys.argv[1:] if arguments is None else arguments)])
     try:
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             publish.write(found, options.publish)
             found = load(options.publish)
         written = page.write(found, command, options.against)
+        if options.readme:
+            readme.put(options.readme, found.directory / "report")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,7 +53,7 @@ def _print(found: Found, written: page.Page) -> None:
     for section in written.sections:
         said = section.answer
         console.print(section.study.declaration["sentence"] or section.slug, style="dim", markup=False)
-        console.print(f"{said.word}. {_plain(said.plain or said.sentence)}", style="bold", markup=False)
+        console.print(f"{said.word}. {_plain(said.sentence)}", style="bold", markup=False)
         console.print(section.neighbours or "No test accuracy or NLL was measured beside it.", markup=False)
         console.print(_plain(" ".join(said.first) or "Nothing at the top: no doubt was found."), markup=False)
         change = " ".join(section.change[:1]) or "Other data: every row of the family is settled here."

@@ -69,8 +69,8 @@ def replicated(both: pd.DataFrame, own: dict[str, pd.DataFrame], reference: Path
     """What was declared, there and here: the word of each claim, each pooled mean, and each row of a declared family.
 
     both: `compare_runs`. own: this run's tables by name, `pooled` and `words` among them; reference: the other run's
-    folder. Columns: level (claim, pooled or row), PLACE, NUMBERS and verdict, those of the reference under names in _reference,
-    replicated (the same word) and same_sign (NaN where there is no estimate).
+    folder. Columns: level (claim, pooled or row), PLACE, NUMBERS and verdict, all but PLACE also of the
+    reference, under a name in _reference; replicated (the same word) and same_sign (NaN where there is no estimate).
     """
     tables = [both[both["family"] == DECLARED].assign(level="row")]
     for level, name, key in (("pooled", "pooled", PLACE[:2] + PLACE[3:]), ("claim", "words", PLACE[:2])):

@@ -16,21 +16,21 @@ from normdrop.report.statistics import AA_ALARM, MIN_DATA_SETS, MIN_REPLICATES, 
 from normdrop.report.verdicts import DECLARED, HARNESS, each, units_in
 from normdrop.report.words import claim_word, head
 
-CHOSEN = {
-    "best_vs_best": ", each side at what each replicate's own validation part prefers",
-    "same_rate": ", both at the same rate",
-}
-
 
 @dataclass
 class Answer:
     word: str
     """Yes, No, … : of the claim, over the declared family at the base setting"""
     sentence: str
-    plain: str = ""
     """what it says, for whoever has met none of this before"""
     rule: str = ""
     """how the word follows from the verdicts"""
+    these_rows: str = ""
+    """the word by the verdicts on these rows"""
+    new_data: str = ""
+    """the word for new data, where something can be said of it"""
+    amount: str = ""
+    """by how much, in one cell of a table"""
     first: list[str] = field(default_factory=list)
     """what takes trust away, told before anything else"""
     beside: list[str] = field(default_factory=list)
@@ -73,21 +73,15 @@ def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None)
     elif base.empty:
         result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
     else:
-        sentences = []
-        for metric, group in ((m, base[base["metric"] == m]) for m in study.metrics):
-            what = measured(study, metric)
-            if len(group) == 1:
-                sentences.append(_one(group.iloc[0], study, a, b, what))
-            elif len(group):
-                sentences.append(_several(group, study, a, b, what))
         over_sets = pooled[pooled["family"] == DECLARED]
         word, rule = claim(study, base, over_sets)
-        result = Answer(word, " ".join(sentences), plain(study, base, over_sets), rule)
-    result.beside += _metrics(study, rows, base[base["metric"] == study.metric], a)
+        new = word if len(over_sets) or scope(base) == "verdict_new_data" else "cannot be told"
+        said, amounts = plain(study, base, over_sets), amount(study, base, over_sets)
+        result = Answer(word, said, rule, claim_word(base["verdict"].to_list()), new, amounts)
     others = family[~family.index.isin(base.index)]
     if len(others) and len(base):
         rest = "At the single rungs" if study.over else "Under the other settings"
-        result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {_tally(others['verdict'])}.")
+        result.beside.append(f"{rest} ({len(others)} comparisons of the same family): {tally(others['verdict'])}.")
     result.beside.append(_held_fixed(study))
     result.caveats = _caveats(study, rows, base)
     return result
@@ -239,7 +233,7 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
             low, high = number(group["estimate"].min(), row), number(group["estimate"].max(), row)
             said.append(
                 f"{a} differed from {b} in {what} by {low} to {high} in {len(group)} comparisons; for "
-                f"{SCOPES[column]}: {_tally(group[column]).replace('**', '')}{region}"
+                f"{SCOPES[column]}: {tally(group[column]).replace('**', '')}{region}"
             )
     said[0] = start + said[0]
     return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
@@ -265,64 +259,30 @@ def _phrase(verdict: str) -> str:
     }.get(head(verdict), verdict)
 
 
-def _one(row: pd.Series, study: Study, a: str, b: str, what: str) -> str:
-    level = f"{100 * (1 - study.declaration['alpha']):g} %"
-    chosen = CHOSEN[row["comparison"]] if row["rate_a"] or row["rate_b"] else ""
-    bounds = interval(row["ci_low"], row["ci_high"], row)
-    return (
-        f"On {row['dataset']} ({row['position']}){chosen}: {a} against {b} is **{row['verdict']}** on {what}, by "
-        f"{number(row['estimate'], row)} ({level} interval {bounds}; "
-        f"{row['n']} paired replicates; for new data like it: {row['verdict_new_data']})."
-    )
+def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
+    """The declared differences in few words: pooled means, else the one estimate, else their range and a count."""
+    said = []
+    row: Any
+    for row in each(pooled):
+        place = ", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))
+        said.append(
+            f"{place}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)}), a new data set "
+            f"{interval(row.pi_low, row.pi_high, row)}"
+        )
+    for metric, group in base.groupby("metric", sort=False) if pooled.empty else ():
+        row = next(each(group))
+        name = f"{METRICS[str(metric)].words}: " * (len(study.metrics) > 1)
+        if len(group) == 1:
+            said.append(f"{name}{number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})")
+        else:
+            low, high = (number(end, row) for end in (group["estimate"].min(), group["estimate"].max()))
+            said.append(f"{name}{low} to {high}; on these rows {tally(group['verdict']).replace('**', '')}")
+    return "; ".join(said)
 
 
-def _several(base: pd.DataFrame, study: Study, a: str, b: str, what: str) -> str:
-    low, high = base["estimate"].min(), base["estimate"].max()
-    row = base.iloc[0]
-    settings = " × setting" if base["setting"].nunique() > 1 else ""
-    chosen = CHOSEN[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
-    return (
-        f"On {what}{chosen}: {a} against {b} is {_tally(base['verdict'])} of {len(base)} "
-        f"comparisons (data set × position{settings}); the estimates run from {number(low, row)} to "
-        f"{number(high, row)}."
-    )
-
-
-def _tally(verdicts: pd.Series) -> str:
+def tally(verdicts: pd.Series) -> str:
     words = Counter(map(say, verdicts))
     return ", ".join(f"**{word}** in {words[word]}" for word in sorted(words, key=lambda w: -words[w]))
-
-
-def _metrics(study: Study, rows: pd.DataFrame, base: pd.DataFrame, a: str) -> list[str]:
-    """Where a secondary metric says something else than the primary one."""
-    lines, agreeing = [], []
-    primary = METRICS[study.metric].words
-    place = ["dataset", "position", "setting"]
-    for metric in study.declaration["secondary"]:
-        other = rows[(rows["metric"] == metric) & (rows["comparison"] == study.declaration["family"])]
-        both = base.merge(other, on=place, suffixes=("", "_other"))
-        if both.empty:
-            continue
-        first, second = both["verdict"].map(say), both["verdict_other"].map(say)
-        directed = second.isin(["better", "worse"])
-        opposite = directed & first.isin(["better", "worse"]) & (first != second)
-        alone = directed & ~first.isin(["better", "worse"])
-        name = METRICS[metric].words
-        if opposite.any():
-            places = ", ".join(
-                f"{r.dataset} ({', '.join(filter(None, [r.position, r.setting]))})" for r in each(both[opposite])
-            )
-            lines.append(f"**{primary} and {name} disagree** on {places}: {a} is {second[opposite].iloc[0]} on {name}.")
-        if alone.any():
-            words = Counter(second[alone])
-            found = " and ".join(f"{word} in {count}" for word, count in words.items())
-            where = f"{found} of {len(both)}" if len(both) > 1 else second[alone].iloc[0]
-            lines.append(f"{name} shows a difference that {primary} does not: {a} is {where} (exploratory).")
-        if not opposite.any() and not alone.any():
-            agreeing.append(name)
-    if agreeing:
-        lines.append(f"{' and '.join(agreeing)} do{'es' if len(agreeing) == 1 else ''} not contradict {primary}.")
-    return lines
 
 
 def _held_fixed(study: Study) -> str:

@@ -275,7 +275,7 @@ def neighbours(study: Study, own: Sequence[Contrast]) -> str | None:
                 f"{len(found)})"
             )
             said.append(f"{metric.words}{study.kind.beside_words} {size}")
-    return f"Beside it, A - B: {'; '.join(said)}." if said else None
+    return "; ".join(said) or None
 
 
 def _beside(study: Study, side: pd.DataFrame, metric: str) -> pd.Series:

@@ -72,8 +72,9 @@ def draw(
     drawings: dict[str, tuple[Callable[[], Figure | None], str]] = {
         "population": (
             lambda: _population(study, rows, means),
-            f"Each data set's {effect}, {contrast}, with intervals for new data like it. {band} Below, the mean "
-            "over data sets with its interval, and the prediction interval for a new data set (thin).",
+            f"Each data set's {effect}, {contrast}, with intervals for new data like it (some go on beyond the frame). "
+            f"{band} Below, the mean over data sets with its interval (thick) and the prediction interval for a new "
+            "data set (thin).",
         ),
         "ranks": (
             lambda: None if ranked is None else _ranks(*ranked),
@@ -227,27 +228,43 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
 
 
 def _population(study: Study, rows: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
-    means, scale = means[means["metric"] == study.metric] if len(means) else means, _scale(study)
+    """One row per data set, in one order for all positions (and settings): a panel each."""
+    means, scale = means[means["metric"] == study.metric].head(3) if len(means) else means, _scale(study)
     if means.empty:
         return None
-    figure = Figure(figsize=(WIDTH, 0.155 * means["k"].max() + 1.2), layout="constrained")
-    for i, mean in enumerate(each(means.head(3))):
-        ax = figure.add_subplot(1, min(len(means), 3), i + 1)
-        own = rows[(rows["family"] == DECLARED) & (rows["metric"] == mean.metric) & rows["new_low"].notna()]
-        own = own[(own["position"] == mean.position) & (own["setting"] == mean.setting)].sort_values("estimate")
+    family = rows[(rows["family"] == DECLARED) & (rows["metric"] == study.metric) & rows["new_low"].notna()]
+    names = [*family.groupby("dataset")["estimate"].mean().sort_values(ascending=False).index]
+    figure = Figure(figsize=(WIDTH, 0.165 * len(names) + 1.1), layout="constrained")
+    axes = figure.subplots(1, len(means), squeeze=False, sharex=True, sharey=True)[0]
+    below = len(names) + 0.6
+    for ax, mean in zip(axes, each(means), strict=True):
+        own = family[(family["position"] == mean.position) & (family["setting"] == mean.setting)]
         _rope(ax, study, horizontal=False)
         color, marker = OF_POSITIONS[mean.position]
-        for y, row in enumerate(each(own)):
-            ax.plot([row.new_low * scale, row.new_high * scale], [y, y], color=color, lw=1)
-            ax.plot([row.estimate * scale], [y], marker, color=color, ms=3.5)
-        below = len(own) + 1
+        for row in each(own.sort_values("dataset", key=lambda column: column.map(names.index))):
+            y = names.index(row.dataset)
+            ax.plot([row.new_low * scale, row.new_high * scale], [y, y], color=color, lw=1.1)
+            ax.plot([row.estimate * scale], [y], marker, color=color, ms=3.8)
+        ax.axhline(len(names) - 0.3, color="#000000", lw=0.4)
         ax.plot([mean.pi_low * scale, mean.pi_high * scale], [below, below], color="#000000", lw=1)
         ax.plot([mean.ci_low * scale, mean.ci_high * scale], [below, below], color="#000000", lw=4)
         ax.plot([mean.estimate * scale], [below], "D", color="#000000", ms=6)
-        ax.set_yticks([*range(len(own)), below], [*own["dataset"], f"mean of {mean.k}"], fontsize=7)
         ax.set_ylim(below + 0.8, -0.8)
-        ax.set_title(" · ".join(filter(None, [mean.position, mean.setting])))
-        ax.set_xlabel(_axis(study))
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(
+            f"{mean.position}{', ' * bool(mean.setting)}{mean.setting}: {scale * mean.estimate:+.2f} "
+            f"({scale * mean.ci_low:+.2f} to {scale * mean.ci_high:+.2f})"
+        )
+        ax.set_xlabel(f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])} ({METRICS[study.metric].unit})")
+    # A single test part of few rows has intervals that would leave all others too little room.
+    ends = family[["new_low", "new_high"]].abs().max(axis=1) * scale
+    reach = max(
+        1.15 * ends.quantile(0.9),
+        1.05 * scale * family["estimate"].abs().max(),
+        *(means[["pi_low", "pi_high"]].abs().max() * scale),
+    )
+    axes[0].set_xlim(-reach, reach)
+    axes[0].set_yticks([*range(len(names)), below], [*names, "mean"], fontsize=7.5)
     return figure
 
 

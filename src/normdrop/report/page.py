@@ -35,7 +35,6 @@ from normdrop.report.tables import (
     replicated_table,
     reproduced,
     sensitivity_table,
-    shift_table,
     short_table,
     verdict_table,
 )
@@ -52,9 +51,7 @@ class Section:
     checks: list[str]
     declared: list[tuple[str, str]]
     family: Table
-    others: Table
     mechanism: Table
-    shift: Table
     figures: list[tuple[str, str, str]]
     """file name, caption, the PNG in base64"""
     reproduce: list[tuple[str, str]]
@@ -80,8 +77,6 @@ class Section:
             (self.sensitivity_pooled, "Over data sets, under other choices of ours (exploratory)"),
             (self.sensitivity, "Under other choices of ours (exploratory)"),
             (self.mechanism, "What recalibration removes"),
-            (self.others, f"All {len(self.others.rows)} other rows (exploratory)"),
-            (self.shift, "Variance shift, layer by layer"),
         ]
         return [(table, title) for table, title in tables if table.rows]
 
@@ -220,17 +215,20 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     family = rows["comparison"].eq(study.declaration["family"]) | rows["family"].isin([DECLARED, HARNESS])
     said = answer(study, rows, over_sets)
     if study.declaration["kind"] == "mechanism" and len(recalibration):
-        said.word, said.plain = mechanism.explained(recalibration)
-        said.rule = mechanism.EXPLAINED
+        said.word, said.sentence = mechanism.explained(recalibration)
+        said.rule, said.these_rows, said.new_data = mechanism.EXPLAINED, said.word, "cannot be told"
     came_first, doubts = declared_first(study)
     edges = tuning_edges(study, declared_contrasts(study, found))
     said.first += [*doubts, *(edge.line for edge in edges if max(edge.at_low, edge.at_high) > EDGE)]
     said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
     counts = []
     if len(cells):
-        said.plain = regime.told(study, cells)
+        said.sentence = regime.told(study, cells)
         counts = regime.counted(cells, study.declaration["alpha"]).to_dict("records")
-    word = {"claim": study.declaration["claim"], "verdict": said.word}
+    own = declared_contrasts(study, found)
+    beside_it = neighbours(study, own)
+    word = {"claim": study.declaration["claim"], "sentence": study.declaration["sentence"], "verdict": said.word}
+    word |= {"these_rows": said.these_rows, "new_data": said.new_data, "amount": said.amount, "neighbours": beside_it}
     written = {
         "words": pd.DataFrame([word]),
         "shift": along,
@@ -246,15 +244,13 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         checks=checks(study, found, rows, shift),
         declared=[*declared(study), ("Came first", came_first)],
         family=verdict_table(rows[family]),
-        others=verdict_table(rows[~family]),
         mechanism=recalibration_table(recalibration),
-        shift=shift_table(shift),
         figures=pictures,
         reproduce=reproduced(study),
         slug=slug,
         short=short_table(rows[rows["family"].isin([DECLARED, HARNESS])]),
         change=[line for line in [unsettled(study, rows), *would_change(study, said)] if line],
-        neighbours=neighbours(study, declared_contrasts(study, found)),
+        neighbours=f"Beside it, A - B: {beside_it}." if beside_it else None,
         pooled=pooled_table(over_sets),
         ranking=ranking_table(study, ranked[1]) if ranked is not None else Table([], []),
         sensitivity=sensitivity_table(varied) if len(varied) else Table([], []),

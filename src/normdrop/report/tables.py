@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normdrop.metrics import METRICS
-from normdrop.report.answer import interval, number, say
+from normdrop.report.answer import SCOPES, interval, number, say, tally
 from normdrop.report.records import Study
 from normdrop.report.verdicts import EXPLORATORY, HARNESS, each
 
@@ -141,17 +141,10 @@ def ranking_table(study: Study, table: pd.DataFrame) -> Table:
 
 
 def sensitivity_table(table: pd.DataFrame) -> Table:
-    """One row per comparison of the declared family, one column per variant."""
-    place = ["dataset", "position", "setting", "metric"]
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for r in each(table):
-        cells.setdefault(tuple(getattr(r, key) for key in place), {})[r.variant] = (
-            f"{number(r.estimate, r)}, {say(r.verdict)}"
-        )
+    """One row per choice, counting the verdicts of the declared family; the rows are in sensitivity.csv."""
     return Table.of(
-        dict(zip(("data set", "position", "setting", "metric"), (part or "—" for part in key), strict=True))
-        | {variant: said.get(variant, "—") for variant in table["variant"].unique()}
-        for key, said in cells.items()
+        {"choice": str(variant)} | {words: tally(rows[column]).replace("**", "") for column, words in SCOPES.items()}
+        for variant, rows in table.groupby("variant", sort=False)
     )
 
 
@@ -171,25 +164,6 @@ def recalibration_table(table: pd.DataFrame) -> Table:
             "after (pp)": f"{100 * r.after:+.2f}",
             "share explained": "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
             "interval": "—" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
-        }
-        for r in each(table)
-    )
-
-
-def shift_table(table: pd.DataFrame) -> Table:
-    return Table.of(
-        {
-            "data set": r.dataset,
-            "arrangement": r.arrangement,
-            "position": r.position,
-            "rate": f"{r.rate:g}",
-            "setting": r.setting or "—",
-            "BN layer": str(r.layer),
-            "case": str(r.case),
-            "measured Δ": _decimals(r.measured, 3),
-            "predicted Δ": _decimals(r.predicted, 3),
-            "Δ against running": _decimals(r.running, 3),
-            "replicates": str(r.seeds),
         }
         for r in each(table)
     )
