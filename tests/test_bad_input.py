@@ -211,6 +211,8 @@ WRONG = {
     "experiment=ordering study.metric=accuracy": "study.metric=accuracy: must be one of test_acc, test_nll",
     "experiment=ordering study.contrast.a=bnd": "study.contrast={'a': 'bnd', 'b': 'dropout_bn'}: must be {a: …, b: …}",
     "experiment=ordering study.kind=ratios": "study.kind=ratios: must be one of difference, ratio, spread",
+    "experiment=ordering study.contrast.b=bn": "study.contrast.b: asks another question than the declared study.sent",
+    "experiment=speed study.metric=test_acc study.kind=ratio": "change that too",
     "experiment=ordering +study.rope.test_acc=-1": "study.rope=",
     "experiment=ordering +study.alhpa=0.1": "study.alhpa: there is no such key; did you mean study.alpha?",
     "experiment=ordering ~study.claim": "study.claim: is missing; it must be a name for the claim",

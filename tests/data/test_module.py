@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from normdrop.data import SERVED, sources
+from normdrop.data import SERVED, module, sources
 from normdrop.data import rows as checks
 from normdrop.data.module import ReplicateData, Table
 from normdrop.data.rows import Rows
@@ -219,13 +219,29 @@ def _epoch(replicates: ReplicateData, epoch: int) -> list[torch.Tensor]:
     return list(torch.from_numpy(np.stack(order)).split(replicates.batch_size, dim=1))
 
 
-def test_batches_come_on_the_trainers_device_as_the_parts_do():
+def test_small_rows_that_each_replicate_owns_are_what_a_shared_table_gives_bit_for_bit(monkeypatch):
+    x = np.random.default_rng(0).normal(1e6, 3, (200, 5))  # float32 alone would not do
+    x[::7, 2] = np.nan
+    source = partial(Rows, x, np.arange(200) % 2, ("a", "b"))
+    own = made(source, seeds=[0, 1, 2])
+    monkeypatch.setattr(module, "OWNED", 0)
+    shared = made(source, seeds=[0, 1, 2])
+    assert own.parts["train"].table.scaling is None and shared.parts["train"].table.scaling is not None
+    assert equal(own, shared)
+    for one, other in zip(own.train_dataloader(), shared.train_dataloader(), strict=True):
+        for a, b in zip(own.parts["train"].table.gather(one), shared.parts["train"].table.gather(other), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("owned", [0, 2**21])
+def test_batches_come_on_the_trainers_device_as_the_parts_do(monkeypatch, owned):
+    monkeypatch.setattr(module, "OWNED", owned)
     replicates = made()
     replicates.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
     replicates.val_dataloader()
     part = replicates.parts["train"]
     assert part.rows.device == part.x.device == part.y.device == torch.device("meta")
-    assert replicates.parts["test"].table is part.table
+    assert (replicates.parts["test"].table is part.table) == (owned == 0)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,12 @@ def test_every_experiment_declares_its_claim_and_can_be_planned(planned, openml,
     assert set(study["contrast"]) == {"a", "b"}
 
 
+def test_another_question_with_a_sentence_of_its_own_is_a_study(planned):
+    other = ("study.contrast.b=bn", "study.sentence='BN needs dropout behind it.'", "arrangement=bn,bn_dropout")
+    (condition, *_) = planned("experiment=quick", *other, "hydra.sweeper.also=[]")
+    assert condition.config["study"]["contrast"] == {"a": "bn_dropout", "b": "bn"}
+
+
 @pytest.fixture
 def openml(monkeypatch):
     """The answers of OpenML that scikit-learn ships for its own tests: kr-vs-kp, number 3, is whole."""

@@ -1,7 +1,7 @@
 """The LightningDataModule: all replicates' parts of a data set, and the order in which training meets them.
 
-The rows of a table are resident once, on the device, whatever the number of replicates. A replicate owns the numbers of
-its rows and the scale of its training part, and sees its rows standardised when a batch of them is gathered.
+The rows of a large table are resident once, on the device, whatever the number of replicates. A replicate owns the
+numbers of its rows and the scale of its training part, and sees its rows standardised when a batch of them is gathered.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from normdrop.streams import restore, state_of, stream
 
 # Rows at a time where a whole part is evaluated.
 CHUNK = 512
+# Bytes of standardised rows that a replicate may own: below, they are computed once and not with each batch.
+OWNED = 2**21
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,10 @@ class Part:
     @property
     def y(self) -> Tensor:
         return self.table.y[self.rows]
+
+    def own(self) -> Part:
+        """The same part, each replicate's rows standardised once and for all, one replicate after the other."""
+        return Part.of(torch.cat([self.replicate(index).x for index in range(len(self.rows))]), self.y)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in their order, in chunks."""
@@ -212,7 +218,9 @@ class ReplicateData(lightning.LightningDataModule):
         index, scale = [split(given, seed, **self.sizes) for seed in self.seeds], self._scale(given)
         table = Table.of(given, [scale(given.x[own["train"]].astype(np.float64)) for own in index])
         self.classes = len(given.classes)
-        return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
+        parts = {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
+        owned = 4 * given.x.shape[1] * sum(part.rows.shape[1] for part in parts.values()) <= OWNED
+        return {name: part.own() for name, part in parts.items()} if owned else parts
 
     def _own(self, given: Rows | None) -> dict[str, Part]:
         """Fresh rows and principal components, which differ by replicate."""

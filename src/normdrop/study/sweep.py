@@ -275,6 +275,10 @@ def plan(
     for point in points:
         config, choices, used = compose(point)
         configs.check(config)
+        keys = [*map(bare, point)]
+        other = [key for key in keys if re.match(r"study\.(contrast|metric|kind|over)\b", key)]
+        if other and "study.sentence" not in keys:
+            raise ValueError(f"{other[0]}: asks another question than the declared study.sentence; change that too")
         arrangement, position, values = config["arrangement"], config["position"], {}
         for key in map(bare, sorted(used)):
             with suppress(KeyError):  # deleted, or Hydra's own
