@@ -180,6 +180,24 @@ def _rich_text(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))
 
 
+# Of a row under another choice; the rest of verdicts.csv's columns would make this the largest table.
+VARIED = [
+    *(
+        "variant",
+        "claim",
+        "dataset",
+        "position",
+        "setting",
+        "comparison",
+        "metric",
+        "rate_a",
+        "rate_b",
+        "n",
+        "estimate",
+    ),
+    *("ci_low", "ci_high", "p_holm", "p_tost", "verdict", "new_low", "new_high", "verdict_new_data"),
+]
+
 # TensorBoard's TEXT tab breaks the words of a wider table.
 IN_TENSORBOARD = ("data set", "position", "setting", "comparison", "metric", "A - B", "interval", "verdict", "n")
 
@@ -233,7 +251,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
         "words": pd.DataFrame([word]),
         "shift": along,
         "regime": cells,
-        "sensitivity": varied,
+        "sensitivity": varied.reindex(columns=VARIED) if len(varied) else varied,
         "ranks": pd.DataFrame() if ranked is None else ranked[1],
     }
     written["pooled"] = pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]])
