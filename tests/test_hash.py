@@ -103,7 +103,7 @@ def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing
     recorded(tmp_path, config)
     assert missing(config | {"seeds": [5, 1, 3], "name": "other"}, tmp_path) == [3, 5]
     assert missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
-    with pytest.raises(ValueError, match=r"another declaration \(study.claim was None, now speed\)"):
+    with pytest.raises(ValueError, match=r"another config \(study.claim was None, now speed\)"):
         missing(config | {"study": {"claim": "speed"}}, tmp_path)
     assert missing(config | {"seeds": [1, 3], "study": {"later": None}}, tmp_path) == [3]
 

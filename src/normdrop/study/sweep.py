@@ -186,7 +186,8 @@ def _train(
         console.print(f"failed: {path}: {reason}", markup=False)
     if failed or todo:
         left = f"{len(failed)} of {len(study)} conditions failed" + (f", {len(todo)} did not finish" if todo else "")
-        raise ValueError(f"{left}; their {record.ERROR} have the tracebacks. The same command tries them again")
+        again = f"the traceback of each stands in its {record.ERROR}. The same command tries them again"
+        raise ValueError(f"{left}; {again}")
 
 
 def _rounds(
