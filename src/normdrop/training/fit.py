@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import lightning.pytorch as pl
@@ -289,7 +290,7 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         without = [module.accuracy_without(parts["test"], ranking, fraction) for fraction in SILENCED_FRACTIONS]
         columns |= {f"silenced_{round(100 * f)}": own for f, own in zip(SILENCED_FRACTIONS, silenced, strict=True)}
         for name, left in (("reliance", silenced), ("reliance_most_used", without)):
-            columns[name] = torch.stack([columns["test_acc"] - own for own in left]).mean(dim=0)
+            columns[name] = reduce(torch.add, [columns["test_acc"] - own for own in left]) / len(left)
     if _shifts(config):
         trained = module.network
         module.network = shift.recalibrated(trained, parts["train"])
