@@ -224,6 +224,10 @@ def test_data_sets_set_apart_are_left_out_of_one_pooled_row(tmp_path: Path) -> N
     _, pools = population.sensitivity(study_of(root), rows_of(root))
     means = pools.set_index("variant")["estimate"]
     assert means["without 1 set apart"] == pytest.approx(np.mean(EFFECTS))
+    alike = pools.set_index("variant").loc["each data set alike"]
+    assert alike["estimate"] == pytest.approx(np.mean([*EFFECTS, 0.9]))
+    low, high = stats.ttest_1samp([*EFFECTS, 0.9], 0).confidence_interval()
+    assert (alike["ci_low"], alike["ci_high"]) == pytest.approx((low, high))
     assert means["as declared"] > 0.05
 
 

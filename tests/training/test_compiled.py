@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +243,13 @@ def test_without_numba_it_says_so(monkeypatch):
     monkeypatch.setattr(compiled, "numba", None)
     net = network()
     assert "normdrop[fast]" in compiled.reason(net, adam(net))
+
+
+def test_a_process_that_compiles_and_one_that_reads_the_cache_get_the_same_bits(tmp_path):
+    script = "import hashlib, pickle, test_compiled as t; net, (x, y, r) = t.network(), t.data(); "
+    script += "t.by_machine(net, t.adam(net), x, y, r); "
+    script += "print(hashlib.sha256(pickle.dumps([a.tolist() for a in t.everything(net)])).hexdigest())"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    told: dict[str, Any] = {"env": environment, "cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    first, second = (subprocess.run([sys.executable, "-c", script], check=True, **told).stdout for _ in range(2))
+    assert list(tmp_path.rglob("*.nbc")) and first == second

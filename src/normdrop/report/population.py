@@ -30,11 +30,14 @@ LEVEL_COLUMN = "steps_at_{:g}"  # in what is published, in place of the learning
 PLACE = ["comparison", "rate", "position", "setting", "metric"]
 
 
-def pooled(study: Study, rows: pd.DataFrame, variant: str = "as declared", margin: float = 1.0) -> pd.DataFrame:
+def pooled(
+    study: Study, rows: pd.DataFrame, variant: str = "as declared", margin: float = 1.0, alike: bool = False
+) -> pd.DataFrame:
     """Each comparison over its data sets, in the scope of new data, the declared ones first; columns `COLUMNS`.
 
     rows: `verdicts` of the study. Only comparisons with `MIN_DATA_SETS` data sets; those of which nothing can be said
-    about new data are left out and named.
+    about new data are left out and named. alike: each data set counts the same, however well its own mean is known: a t
+    interval over the means.
     """
     alpha = study.declaration["alpha"]
     found: list[dict[str, Any]] = []
@@ -46,6 +49,8 @@ def pooled(study: Study, rows: pd.DataFrame, variant: str = "as declared", margi
         place: dict[str, Any] = dict(zip(PLACE, key, strict=True))
         error = (group["new_high"] - group["new_low"]) / 2 / stats.t.isf(alpha / 2, group["n"].clip(lower=2) - 1)
         known = np.isfinite(error) & np.isfinite(group["estimate"])
+        if alike:  # errors that are nothing beside the spread of the means
+            error = error * 0 + group["estimate"].std() / 1e6
         place |= {"claim": study.declaration["claim"], "variant": variant, "family": group["family"].iloc[0]}
         place |= {"datasets": " ".join(group["dataset"][known]), "left_out": " ".join(group["dataset"][~known])}
         try:
@@ -67,7 +72,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     """The declared family under other choices of the analyst: rows as of `verdicts`, with `variant`, and their pools.
 
     Chosen by NLL, by the other replicates' validation parts, with a ROPE of half and twice the size, at another level
-    where steps to one are counted, over all values of `over`, and without the data sets that the study sets `apart`.
+    where steps to one are counted, over all values of `over`, with each data set counting alike, and without those that
+    the study sets `apart`.
     A row is judged within its own family's Holm.
     """
     apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
@@ -90,6 +96,7 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
         table = table[table["family"] == DECLARED]
         tables.append(table.assign(variant=name))
         pools.append(pooled(study, table, name, margin))
+    pools.append(pooled(study, primary, "each data set alike", alike=True))
     if apart:
         pools.append(pooled(study, primary[~primary["dataset"].isin(apart)], f"without {len(apart)} set apart"))
     return pd.concat(tables, ignore_index=True), pd.concat(pools, ignore_index=True)

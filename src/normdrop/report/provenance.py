@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[3]
 def declared_first(study: Study) -> tuple[str, list[str]]:
     """A line on which commit declared the study and when it was trained, and the doubts to tell at the top.
 
-    The declaration is the file of the experiment that the records name, and those that it builds on, as they stood in
-    the commit that the records name: the youngest change counts.
+    The declaration is the file of the experiment that a record names, and those that it builds on, as they stood in the
+    commit that it names: the youngest change counts, and must be older than every record of that commit.
     """
     records = study.records
-    began = min(record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records)
+    start = [record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records]
+    began = min(start)
     ended = min(record.get("finished", 0.0) for record in records)
     commits = {record.get("commit") for record in records}
     first = f"the first condition began at {_time(began)} and was finished at {_time(ended)}"
@@ -29,17 +30,22 @@ def declared_first(study: Study) -> tuple[str, list[str]]:
         doubts.append("Some conditions were trained from a tree with changes that no commit has.")
     if None in commits:
         return f"No commit was recorded, so nothing proves that the declaration came first; {first}.", doubts
-    sources = sorted({(record["commit"], str(record["choices"].get("experiment"))) for record in records})
-    found = [_declaring(commit, experiment) for commit, experiment in sources]
-    known = [entry for entry in found if entry is not None]
+    sources: dict[tuple[str, str], float] = {}  # and when the first of its records began
+    for record, when in zip(records, start, strict=True):
+        source = record["commit"], str(record["choices"].get("experiment"))
+        sources[source] = min(when, sources.get(source, when))
+    found = [(_declaring(*source), when) for source, when in sources.items()]
+    known = [(*entry, when) for entry, when in found if entry is not None]
     if not known:
         return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
-    commit, when = max(known, key=lambda entry: entry[1])
-    if when > began:
-        doubts.append(
-            f"The declaration is younger than a record: commit {commit[:10]} is of {_time(when)}, and {first}."
-        )
-    return f"Declared in commit {commit[:10]} of {_time(when)}; {first}.", doubts
+    for commit, declared, when in known:
+        if declared > when:
+            doubts.append(
+                f"The declaration is younger than a record: commit {commit[:10]} is of {_time(declared)}, and its "
+                f"first condition began at {_time(when)}."
+            )
+    said = " and ".join(dict.fromkeys(f"{commit[:10]} of {_time(declared)}" for commit, declared, _ in sorted(known)))
+    return f"Declared in commit {said}; {first}.", doubts
 
 
 def _declaring(commit: str, experiment: str) -> tuple[str, float] | None:

@@ -146,9 +146,13 @@ class Compiled:
 
 
 def _kernel(function: Any, exact: bool = False) -> Any:
-    """Divisions are unchecked and, unless exact, sums in any order; NaN and infinity are what they are."""
+    """Divisions are unchecked and, unless exact, sums in any order; NaN and infinity are what they are.
+
+    All kernels become part of `_train`: called, a process that compiles would run those it compiled for themselves, and
+    one that reads numba's cache those of the cache, which round otherwise.
+    """
     relaxed = set() if exact else {"reassoc", "contract", "nsz"}
-    return numba.njit(fastmath=relaxed, error_model="numpy")(function) if numba else function
+    return numba.njit(fastmath=relaxed, error_model="numpy", forceinline=True)(function) if numba else function
 
 
 if numba:
