@@ -16,6 +16,7 @@ from scipy import stats
 
 from fake_study import fake_study
 from normdrop.report.__main__ import main
+from normdrop.report.tables import verdict_table
 
 ROPE = {"test_acc": 0.005, "test_nll": 0.02, "test_ece": 0.005}
 SCALE = {"test_acc": 100, "test_nll": 1, "test_ece": 100}
@@ -55,8 +56,9 @@ def pairs_of(replicates: pd.DataFrame, row: pd.Series) -> tuple[np.ndarray, np.n
 
 def test_every_number_of_the_verdict_tables_follows_from_replicates_csv(reported: Path) -> None:
     replicates = pd.read_csv(reported / "report/replicates.csv")
-    markdown = (reported / "report/report.md").read_text()
-    table = pd.concat([t for t in tables_of(markdown) if "verdict" in t.columns]).fillna("—")
+    rows = pd.read_csv(reported / "report/verdicts.csv", keep_default_na=False, na_values=[""])
+    shown_rows = verdict_table(rows.assign(setting=rows["setting"].astype(object).fillna("")))
+    table = pd.DataFrame(shown_rows.rows, columns=shown_rows.header)
     # two positions × (best and five rates) × three metrics, and the A/A rows of both positions
     assert len(table) == 2 * 6 * 3 + 2
     family = []
@@ -254,7 +256,7 @@ def test_one_page_sets_every_claim_beside_its_answer(tmp_path: Path) -> None:
 def test_the_answer_covers_the_grid_proper_and_names_further_settings_apart(tmp_path: Path) -> None:
     settings = ({"data.train_size": 100}, {"data.train_size": 400}, {"data.train_size": 400, "noise": "uniform"})
     markdown = report_of(fake_study(tmp_path, settings=settings, rates=(0.3,), replicates=8, rerun=None))
-    assert "of 2 comparisons (data set × position × setting)" in markdown
+    assert " in 2 comparisons; for new data like it: " in markdown
     assert "Under the other settings (1 comparisons of the same family)" in markdown
 
 

@@ -40,7 +40,7 @@ OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E7
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
 MAX_ROWS = 40
-DPI = 150
+DPI = 125  # of WIDTH: 900 pixels
 WIDTH = 7.2  # inches: one column of the page
 STYLE: Any = {
     "font.size": 9,
