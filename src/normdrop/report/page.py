@@ -181,22 +181,12 @@ def _rich_text(text: str) -> markupsafe.Markup:
 
 
 # Of a row under another choice; the rest of verdicts.csv's columns would make this the largest table.
+# fmt: off
 VARIED = [
-    *(
-        "variant",
-        "claim",
-        "dataset",
-        "position",
-        "setting",
-        "comparison",
-        "metric",
-        "rate_a",
-        "rate_b",
-        "n",
-        "estimate",
-    ),
-    *("ci_low", "ci_high", "p_holm", "p_tost", "verdict", "new_low", "new_high", "verdict_new_data"),
+    "variant", "claim", "dataset", "position", "setting", "comparison", "metric", "rate_a", "rate_b", "n", "estimate",
+    "ci_low", "ci_high", "p_holm", "p_tost", "verdict", "new_low", "new_high", "verdict_new_data",
 ]
+# fmt: on
 
 # TensorBoard's TEXT tab breaks the words of a wider table.
 IN_TENSORBOARD = ("data set", "position", "setting", "comparison", "metric", "A - B", "interval", "verdict", "n")

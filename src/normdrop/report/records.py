@@ -22,6 +22,12 @@ from normdrop.kinds import KINDS, Kind, kind_of
 from normdrop.metrics import METRICS
 from normdrop.study import record as store
 
+# fmt: off
+# What every record must say.
+NEEDED = (
+    "condition", "dataset", "arrangement", "position", "rate", "setting", "stands_for", "config", "rows", "seeds",
+)
+# fmt: on
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
 # A study as it is published: its replicates in one table; its records, one a line, below a line on the whole.
 PUBLISHED, REPLICATES = "records.jsonl.xz", "replicates.csv.xz"
@@ -258,18 +264,7 @@ def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 def _checked(record: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """The replicates of a record that has all that is read of it. Raises ValueError with what it lacks."""
     try:
-        for key in (
-            "condition",
-            "dataset",
-            "arrangement",
-            "position",
-            "rate",
-            "setting",
-            "stands_for",
-            "config",
-            "rows",
-            "seeds",
-        ):
+        for key in NEEDED:
             record[key]
         if not set(record["study"]) - {"grid"}:
             record["study"] = {**UNDECLARED, **record["study"]}
