@@ -233,6 +233,21 @@ def test_small_rows_that_each_replicate_owns_are_what_a_shared_table_gives_bit_f
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rows_gathered_by_compiled_code_are_those_of_torch_bit_for_bit(monkeypatch, kind):
+    pytest.importorskip("numba")
+    generator = np.random.default_rng(0)
+    x = generator.normal(1e6, 3, (50, 7)).astype(kind).astype(float)
+    x[3, 2], x[4, 1] = np.nan, 1e300
+    scales = [(generator.normal(1e6, 1, 7), generator.uniform(1e-3, 3, 7)) for _ in range(3)]
+    table = Table.of(Rows(x, np.arange(50) % 2, ("a", "b")), scales)
+    rows = torch.from_numpy(generator.integers(0, 50, (12, 3))).T  # not contiguous
+    compiled, _ = table.gather(rows)
+    monkeypatch.setattr(module, "numba", None)
+    plain, _ = table.gather(rows)
+    assert compiled.dtype == torch.float32 and compiled.equal(plain)
+
+
 @pytest.mark.parametrize("owned", [0, 2**21])
 def test_batches_come_on_the_trainers_device_as_the_parts_do(monkeypatch, owned):
     monkeypatch.setattr(module, "OWNED", owned)
