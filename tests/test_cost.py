@@ -12,7 +12,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 def ablate(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """scripts/ablate, with commands in place of normdrop's that print what they were given; `drift` fails."""
-    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts").mkdir(parents=True)
     shutil.copy(SCRIPTS / "ablate", tmp_path / "scripts")
     (tmp_path / "scripts" / "_setup").write_text(f"cd {tmp_path}\n")
     (tmp_path / ".venv/bin").mkdir(parents=True)
@@ -47,5 +47,7 @@ def test_the_claims_say_first_what_each_costs_and_last_what_each_took(tmp_path):
 
 
 def test_one_claim_runs_alone_where_the_claims_look_for_it(tmp_path):
-    ended = ablate(tmp_path, "experiment=speed", "name=claims/speed")
-    assert ended.stdout == "ran normdrop experiment=speed name=claims/speed\n" and ended.returncode == 0
+    ended = ablate(tmp_path, "speed", "replicates=3")
+    assert ended.stdout.splitlines()[-1] == "ran normdrop experiment=speed name=claims/speed replicates=3"
+    assert "has not been measured" in ended.stdout and ended.returncode == 0
+    assert ablate(tmp_path / "again", "quick").stdout == "ran normdrop experiment=quick name=quick\n"
