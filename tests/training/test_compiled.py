@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
+from normdrop.networks.cnn import cnn
 from normdrop.networks.layers import ACTIVATIONS, NOISES
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
@@ -41,10 +42,23 @@ def network(seeds=SEEDS, **changes) -> StackedNetwork:
     return StackedNetwork(plain, seeds, BATCH)
 
 
-def data(seeds=SEEDS) -> tuple[Tensor, Tensor, Tensor]:
+IMAGE, SIGNAL = (2, 5, 6), (2, 9)
+CONVOLUTIONS: dict[tuple[int, ...], dict[str, Any]] = {
+    IMAGE: {"channels": [5, 4], "kernel": [3, 2], "stride": [2, 1]},
+    SIGNAL: {"channels": [5, 12, 4], "kernel": [5, 1, 3], "stride": [1, 3, 1]},
+}
+
+
+def convolutional(shape=IMAGE, seeds=SEEDS, **changes) -> StackedNetwork:
+    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.4} | CONVOLUTIONS[shape] | changes
+    plain = [initialise(cnn(shape, CLASSES, **block), stream(seed, "init")) for seed in seeds]
+    return StackedNetwork(plain, seeds, BATCH)
+
+
+def data(seeds=SEEDS, features=FEATURES) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs, labels and an epoch's order of rows, a replicate's from its seed alone."""
     drawn = [np.random.default_rng(seed) for seed in seeds]
-    x = torch.from_numpy(np.stack([g.normal(2, 3, (ROWS, FEATURES)) for g in drawn])).float()
+    x = torch.from_numpy(np.stack([g.normal(2, 3, (ROWS, features)) for g in drawn])).float()
     y = torch.from_numpy(np.stack([g.integers(CLASSES, size=ROWS) for g in drawn]))
     return x, y, torch.from_numpy(np.stack([g.permutation(ROWS) for g in drawn]))
 
@@ -101,8 +115,20 @@ def everything(net: StackedNetwork) -> list[Tensor]:
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_loss_and_gradients_are_those_of_torch(arrangement, position, noise, activation):
     net = network(arrangement=arrangement, position=position, noise=noise, activation=activation)
-    reference = copy.deepcopy(net).double()
-    optimizer, (x, y, rows) = adam(net), data()
+    assert_first_step_is_that_of_torch(net, *data())
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+@pytest.mark.parametrize("noise", [*NOISES, "channel"])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_loss_and_gradients_of_convolutions_are_those_of_torch(arrangement, position, noise, shape):
+    net = convolutional(shape, arrangement=arrangement, position=position, noise=noise)
+    assert_first_step_is_that_of_torch(net, *data(features=math.prod(shape)))
+
+
+def assert_first_step_is_that_of_torch(net, x, y, rows) -> None:
+    reference, optimizer = copy.deepcopy(net).double(), adam(net)
     loss = by_torch(reference, adam(reference), x, y, rows[:, :BATCH])
     assert close(by_machine(net, optimizer, x, y, rows[:, :BATCH]), loss)
     largest = max(parameter.grad.abs().max() for parameter in reference.parameters())
@@ -160,11 +186,13 @@ def test_either_engine_goes_on_where_the_other_stopped():
     assert close(nets[1].losses, nets[2].losses, 1e-3)
 
 
+@pytest.mark.parametrize("shape", [(FEATURES,), IMAGE])
 @pytest.mark.parametrize("arrangement", ["bn_dropout", "ln_dropout"])
-def test_a_replicate_does_not_depend_on_its_companions(arrangement):
+def test_a_replicate_does_not_depend_on_its_companions(arrangement, shape):
     def trained(seeds) -> list[Tensor]:
-        net = network(seeds, arrangement=arrangement)
-        losses = by_machine(net, adam(net), *data(seeds))
+        own = {"seeds": seeds, "arrangement": arrangement}
+        net = convolutional(shape, **own) if shape in CONVOLUTIONS else network(**own)
+        losses = by_machine(net, adam(net), *data(seeds, math.prod(shape)))
         return [losses[:, 0], *(tensor.view(len(seeds), -1)[0] for tensor in everything(net))]
 
     alone = trained([4])
@@ -172,9 +200,10 @@ def test_a_replicate_does_not_depend_on_its_companions(arrangement):
         assert all(torch.equal(a, b) for a, b in zip(alone, trained([4, *companions]), strict=True))
 
 
-def test_results_do_not_depend_on_how_steps_are_cut_into_stretches():
-    whole, cut = network(), network()
-    x, y, rows = data()
+@pytest.mark.parametrize("shape", [(FEATURES,), *CONVOLUTIONS])
+def test_results_do_not_depend_on_how_steps_are_cut_into_stretches(shape):
+    whole, cut = (convolutional(shape) if shape in CONVOLUTIONS else network() for _ in range(2))
+    x, y, rows = data(features=math.prod(shape))
     optimizer = adam(cut)
     losses = by_machine(whole, adam(whole), x, y, rows)
     pieces = [by_machine(cut, optimizer, x, y, part) for part in (rows[:, : 2 * BATCH], rows[:, 2 * BATCH :])]
@@ -233,6 +262,7 @@ def test_an_output_activation_and_a_rate_of_zero_are_those_of_torch(output):
         (lambda net: (net, torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True)), "SGD with nesterov"),
         (lambda net: (net, torch.optim.RMSprop(net.parameters())), "RMSprop"),
         (lambda net: (net.layers.append(nn.Softplus()) and net, adam(net)), "Softplus"),
+        (lambda _: (net := convolutional(head="mean"), adam(net)), "StackedMean"),
     ],
 )
 def test_what_it_does_not_know_it_says(change, words):

@@ -50,7 +50,8 @@ def test_a_replicates_numbers_are_the_same_alone_and_in_company(tiny):
     [
         ([], "compiled"),
         (["engine=torch"], "torch"),
-        (["model=cnn"], "torch"),
+        (["model=cnn"], "compiled"),
+        (["model=cnn", "model.head=mean"], "torch"),
         (["model.residual=true"], "torch"),
         (["+optimizer.amsgrad=true"], "torch"),
         (["optimizer._target_=torch.optim.NAdam"], "torch"),

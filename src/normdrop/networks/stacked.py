@@ -89,6 +89,12 @@ class StackedConv(_Stacked):
         image = x.unflatten(1, (channels, *self.shape[1:]))
         return Convolution.apply(image, weight, bias, *self.geometry).flatten(1, 3)
 
+    def patches(self) -> Tensor:
+        """Which unit of the input stands where in its unfolded patches, (fan_in · positions,); -1 is the padding."""
+        numbers = torch.arange(1.0, math.prod(self.shape) + 1, dtype=torch.float64).view(1, *self.shape)
+        kernel, stride, padding = self.geometry
+        return F.unfold(numbers, kernel, padding=padding, stride=stride).flatten().long() - 1
+
     def spread(self, variance: Tensor) -> Tensor:
         """The variance of the output, from that of independent inputs."""
         return self.convolve(variance, self.matrix.square(), torch.zeros_like(self.matrix[..., :1]))

@@ -208,9 +208,10 @@ def engine(config: Mapping[str, Any]) -> str:
     """What takes a condition's steps: with `auto` the compiled engine, where numba is at hand and it can."""
     if config["engine"] != "auto":
         return config["engine"]
-    mlp = config["model"]["name"] == "mlp" and not config["model"]["residual"]
+    model = config["model"]["name"] in ("mlp", "cnn") and not config["model"]["residual"]
+    model = model and config["model"].get("head") != "mean"
     plain = config["optimizer"]["_target_"] in (f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD"))
-    known = mlp and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
+    known = model and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
     able = known and "max_steps" not in config["trainer"] and not on_gpu(config["trainer"]["accelerator"])
     return "compiled" if able and importlib.util.find_spec("numba") else "torch"
 

@@ -3,7 +3,8 @@
 It trains one replicate after the other through the whole stretch, so that the weights, gradients and moments of one
 stay in cache, on the tensors of the StackedNetwork and of the torch optimizer: everything else goes on in torch, which
 stays the reference; both agree within rounding. A network is a list of LAYER records, walked forward and backward. All
-but Linear layers change the output of the Linear layer before them in place, and keep what their backward pass needs.
+but Linear layers and convolutions change the output of the last of these in place, and keep what their backward pass
+needs. A convolution is a Linear layer on patches; the features of a CNN are its channels, each with many positions.
 """
 
 from __future__ import annotations
@@ -21,25 +22,37 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork, StackedNoise
+from normdrop.networks.stacked import (
+    StackedBatchNorm,
+    StackedConv,
+    StackedLayerNorm,
+    StackedLinear,
+    StackedNetwork,
+    StackedNoise,
+)
 
 numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None  # the extra `fast`
 
 
 f32 = np.float32
-LINEAR, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(8)
-# below, out, kept: where in the work space its block's input, its block's output and what it keeps begin. weight: the
-# number of a parameter; the bias is the next. stream: the number of a noise layer. mean, var: addresses. threshold: the
-# smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of what is kept.
-_NAMES = ["kind", "inputs", "features", "below", "out", "kept", "weight", "stream", "mean", "var", "threshold"]
-LAYER = np.dtype([*((n, "i8") for n in _NAMES), ("momentum", "f8"), ("number", "f8")])
+LINEAR, CONVOLUTION, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(9)
+# inputs: of each feature, at each position. below, patches, out, kept: where in the work space its block's input, that
+# in patches, its block's output and what it keeps begin. units: of the input. table: where its part of the table of
+# patches begins. weight: the number of a parameter; the bias is the next. stream: the number of a noise layer. mean,
+# var: addresses. threshold: the smallest int16 that keeps a unit. number: eps, negative slope, rate, or the factor of
+# what is kept.
+_NAMES = ("kind", "inputs", "features", "positions", "below", "patches", "units", "out", "kept", "table", "weight")
+LAYER = np.dtype(
+    [(n, "i8") for n in (*_NAMES, "stream", "mean", "var", "threshold")] + [("momentum", "f8"), ("number", "f8")]
+)
 # Addresses; the floats of one replicate; where its gradients begin.
 PARAMETER = np.dtype([(n, "i8") for n in ("values", "first", "second", "size", "begin")])
 RULE = np.dtype([(n, "f8") for n in ("adam", "done", "decay", "shrink", "beta1", "beta2", "eps", "momentum", "clip")])
 BITS = torch.arange(-(2**15), 2**15).short()  # all that noise can draw
 # What a layer's record says whatever its place.
 DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
-    StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "features": layer.fan_out},
+    StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "units": layer.fan_in},
+    StackedConv: lambda layer: {"kind": CONVOLUTION, "inputs": layer.fan_in, "units": math.prod(layer.shape)},
     StackedBatchNorm: lambda layer: {
         **{"kind": BATCH_NORM, "number": layer.eps, "momentum": layer.momentum},
         **{"mean": layer.running_mean.data_ptr(), "var": layer.running_var.data_ptr()},
@@ -49,6 +62,7 @@ DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
         **{"kind": UNIFORM if layer.uniform else BERNOULLI, "threshold": int((layer.factors(BITS) == 0).sum()) - 2**15},
         "number": layer.rate if layer.uniform else layer.factors(BITS)[-1].item(),
     },
+    nn.Identity: lambda _: {},
     nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
     nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},
     nn.GELU: lambda _: {"kind": GELU},
@@ -94,33 +108,45 @@ class Compiled:
         data = (x.numpy(), y.numpy(), np.ascontiguousarray(drift, np.float32), rates, active.numpy())
         assert len(rates) == len(drift) == -(-y.shape[1] // self.batch_size)
         losses = np.zeros((len(rates), len(y)), np.float32)
-        layers, noises, work = self._layers()
+        layers, table, noises, work = self._layers()
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
         told = [generator.state for generator in generators]
         states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(y), 4)
         parameters, rule = self._optimizer(len(rates))
         with self.threads.limit(limits=1, user_api="blas"):
-            _train(layers, parameters, rule, data, self.batch_size, states, work, losses)
+            _train(layers, table, parameters, rule, data, self.batch_size, states, work, losses)
         for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
             generator.state = {**state, "state": {"state": now}}
         return torch.from_numpy(losses)
 
-    def _layers(self) -> tuple[np.ndarray, list[StackedNoise], int]:
-        """The layers' records, the noise among them, and how many floats the work space of one replicate has."""
-        layers = [layer for layer in self.network.layers if getattr(layer, "rate", 1)]  # torch draws none for rate 0
+    def _layers(self) -> tuple[np.ndarray, np.ndarray, list[StackedNoise], int]:
+        """The layers' records, the table of patches (see `StackedConv.patches`) of all convolutions, the noise among
+        the layers, and how many floats the work space of one replicate has."""
+        # For a rate of 0 torch draws nothing either.
+        layers: list[Any] = [layer for layer in self.network.layers if getattr(layer, "rate", 1)]
         noises = [layer for layer in layers if isinstance(layer, StackedNoise)]
-        records, below, out, weight, features, work = [], 0, 0, 0, 0, 0
+        records, tables, below, out, weight, units, work = [], [np.empty(0, np.int64)], 0, 0, 0, 0, 0
         for layer in layers:
-            own = DESCRIBED[type(layer)](layer)
-            if own["kind"] == LINEAR:
-                work = work or int(own["inputs"]) * self.batch_size
-                below, out, features = out, work, int(own["features"])
-            own |= {"features": features, "below": below, "out": out, "kept": work, "weight": weight}
-            own |= {"stream": noises.index(layer) if layer in noises else 0}
-            work += features * self.batch_size + max(features, self.batch_size)
+            if not (own := DESCRIBED[type(layer)](layer)):
+                continue
+            keeps = units + math.ceil(units / self.batch_size)  # beside its like, a number for each feature or row
+            if "inputs" in own:
+                work = work or int(own["units"]) * self.batch_size
+                below, out, place = out, work, {"features": layer.fan_out, "positions": 1}
+                own |= {"below": below, "patches": below, "kept": out}
+                if own["kind"] == CONVOLUTION:
+                    own |= {"patches": work, "table": sum(map(len, tables))}
+                    tables.append(layer.patches().numpy())
+                    place["positions"] = len(tables[-1]) // layer.fan_in
+                    out = own["kept"] = work = work + len(tables[-1]) * self.batch_size
+                units = keeps = layer.fan_out * place["positions"]
+            elif isinstance(layer, StackedNoise):  # of channels, or of units, each a channel of its own
+                own |= {"features": layer.features, "positions": units // layer.features, "stream": noises.index(layer)}
+            own = place | {"out": out, "kept": work, "weight": weight} | own
+            work += keeps * self.batch_size
             weight += len(list(layer.parameters()))
             records.append(tuple(own.get(name, 0) for name in LAYER.names or ()))
-        return np.array(records, LAYER), noises, work
+        return np.array(records, LAYER), np.concatenate(tables), noises, work
 
     def _optimizer(self, steps: int) -> tuple[np.ndarray, Any]:
         """The parameters' records, with a state made as torch makes it that counts `steps` more, and the rule's."""
@@ -201,9 +227,10 @@ def _exp(x):
 
 
 @partial(_kernel, exact=True)
-def _change(kind, h, kept, bits, number, threshold):
-    """An activation or noise, whose derivative is kept."""
+def _change(kind, h, kept, all_bits, positions, number, threshold):
+    """An activation or noise, whose derivative is kept; h (units, batch), noise bits (features, batch)."""
     for i in range(h.shape[0]):
+        bits = all_bits[i // positions]
         for j in range(h.shape[1]):
             x = h[i, j]
             if kind == GELU:  # x Φ(x), Φ to 10⁻⁷ (Abramowitz and Stegun, 7.1.26)
@@ -220,9 +247,9 @@ def _change(kind, h, kept, bits, number, threshold):
                 kept[i, j] = f32(1) - h[i, j] * h[i, j]
             else:
                 if kind == UNIFORM:
-                    kept[i, j] = f32(1) + number * (f32(bits[i, j]) + f32(0.5)) / f32(2**15)
+                    kept[i, j] = f32(1) + number * (f32(bits[j]) + f32(0.5)) / f32(2**15)
                 elif kind == BERNOULLI:
-                    kept[i, j] = number if bits[i, j] >= threshold else f32(0)
+                    kept[i, j] = number if bits[j] >= threshold else f32(0)
                 else:
                     kept[i, j] = number if x <= f32(0) else f32(1)
                 h[i, j] = x * kept[i, j]
@@ -263,29 +290,54 @@ def _cross_entropy(z, y, d):
 
 @_kernel
 def _spaces(layer, parameters, replicate, rows, work):
-    """A replicate's output of a layer, what it keeps (two), its weight and bias."""
-    h, kept = _matrix(work, layer.out, layer.features, rows), _matrix(work, layer.kept, layer.features, rows)
+    """A replicate's output of a layer, (features, positions · rows), what it keeps (two), its weight and bias."""
+    columns = layer.positions * rows
+    h, kept = _matrix(work, layer.out, layer.features, columns), _matrix(work, layer.kept, layer.features, columns)
     spread, own, other = work[layer.kept + h.size :], parameters[layer.weight], parameters[layer.weight + 1]
     return h, kept, spread, _slice(own.values, own.size, replicate), _slice(other.values, other.size, replicate)
 
 
 @_kernel
-def _forward(layers, parameters, replicate, rows, width, states, words, work):
+def _unfold(x, table, patches):
+    """x (units, batch) in patches (inputs · positions, batch)."""
+    for i in range(len(table)):
+        if table[i] < 0:
+            patches[i] = f32(0)
+        else:
+            patches[i] = x[table[i]]
+
+
+@_kernel
+def _fold(patches, table, x):
+    """The sum in x of all that `_unfold` takes from it."""
+    x[:] = f32(0)
+    for i in range(len(table)):
+        if table[i] >= 0:
+            x[table[i]] += patches[i]
+
+
+@_kernel
+def _forward(layers, table, parameters, replicate, rows, width, states, words, work):
     """All layers on the batch at the start of `work`."""
     for layer in layers:
         kind, features, number = layer.kind, layer.features, f32(layer.number)
+        units, columns = features * layer.positions, layer.positions * rows
         h, kept, spread, weight, bias = _spaces(layer, parameters, replicate, rows, work)
-        if kind == LINEAR:
-            below = _matrix(work, layer.below, layer.inputs, rows)
-            _product(_matrix(weight, 0, features, layer.inputs), False, below, False, h)
+        if kind in (LINEAR, CONVOLUTION):
+            if kind == CONVOLUTION:
+                size = layer.inputs * layer.positions
+                below, patches = _matrix(work, layer.below, layer.units, rows), _matrix(work, layer.patches, size, rows)
+                _unfold(below, table[layer.table : layer.table + size], patches)
+            inputs = _matrix(work, layer.patches, layer.inputs, columns)
+            _product(_matrix(weight, 0, features, layer.inputs), False, inputs, False, h)
             for i in range(features):
                 offset = bias[i]
-                for j in range(rows):
+                for j in range(columns):
                     h[i, j] += offset
         elif kind in (BATCH_NORM, LAYER_NORM):
             mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
             across = kind == LAYER_NORM  # which normalises columns, by way of a transposed copy
-            x, normal = (h.T.copy(), np.empty((rows, features), f32)) if across else (h, kept)
+            x, normal = (h.reshape((units, rows)).T.copy(), np.empty((rows, units), f32)) if across else (h, kept)
             count, momentum = f32(x.shape[1]), f32(layer.momentum)
             for i in range(len(x)):
                 middle, squares = x[i].sum() / count, f32(0)
@@ -298,44 +350,55 @@ def _forward(layers, parameters, replicate, rows, width, states, words, work):
                     mean[i] += momentum * (middle - mean[i])
                     var[i] += momentum * (squares / (count - f32(1)) - var[i])
             if across:
-                kept[:] = normal.T
+                kept.reshape((units, rows))[:] = normal.T
             for i in range(features):
                 factor, offset = weight[i], bias[i]
-                for j in range(rows):
+                for j in range(columns):
                     h[i, j] = kept[i, j] * factor + offset
         else:
             drawn = words[: (features * width + 3) // 4]
             if kind in (BERNOULLI, UNIFORM):
                 _draw(states[layer.stream], drawn)
-            _change(kind, h, kept, _matrix(drawn.view(np.int16), 0, features, width), number, layer.threshold)
+            bits, shape = _matrix(drawn.view(np.int16), 0, features, width), (units, rows)
+            _change(kind, h.reshape(shape), kept.reshape(shape), bits, layer.positions, number, layer.threshold)
 
 
 @_kernel
-def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
+def _backward(layers, table, parameters, replicate, rows, work, slopes, gradients):
     """From the gradient of the logits in `slopes` to those of all parameters."""
     for layer in layers[::-1]:
         kind, features = layer.kind, layer.features
+        units, columns = features * layer.positions, layer.positions * rows
         _, kept, spread, weight, _ = _spaces(layer, parameters, replicate, rows, work)
-        d = _matrix(slopes, layer.out, features, rows)
+        d = _matrix(slopes, layer.out, features, columns)
         weight_slope = gradients[parameters[layer.weight].begin :]
         bias_slope = gradients[parameters[layer.weight + 1].begin :]
-        if kind in (LINEAR, BATCH_NORM, LAYER_NORM):
+        if kind in (LINEAR, CONVOLUTION, BATCH_NORM, LAYER_NORM):
             for i in range(features):
                 bias_slope[i] = d[i].sum()
-        if kind == LINEAR:
-            below = _matrix(work, layer.below, layer.inputs, rows)
-            _product(d, False, below, True, _matrix(weight_slope, 0, features, layer.inputs))
+        if kind in (LINEAR, CONVOLUTION):
+            inputs = _matrix(work, layer.patches, layer.inputs, columns)
+            _product(d, False, inputs, True, _matrix(weight_slope, 0, features, layer.inputs))
             if layer.below:
                 above = _matrix(weight, 0, features, layer.inputs)
-                _product(above, True, d, False, _matrix(slopes, layer.below, layer.inputs, rows))
+                _product(above, True, d, False, _matrix(slopes, layer.patches, layer.inputs, columns))
+                if kind == CONVOLUTION:
+                    size = layer.inputs * layer.positions
+                    patches, e = (
+                        _matrix(slopes, layer.patches, size, rows),
+                        _matrix(slopes, layer.below, layer.units, rows),
+                    )
+                    _fold(patches, table[layer.table : layer.table + size], e)
         elif kind in (BATCH_NORM, LAYER_NORM):
             for i in range(features):
                 along, factor = f32(0), weight[i]
-                for j in range(rows):
+                for j in range(columns):
                     along += d[i, j] * kept[i, j]
                     d[i, j] *= factor
                 weight_slope[i] = along
-            e, normal = (d.T.copy(), kept.T.copy()) if kind == LAYER_NORM else (d, kept)
+            shape = (units, rows)
+            rowwise = kind == LAYER_NORM
+            e, normal = (d.reshape(shape).T.copy(), kept.reshape(shape).T.copy()) if rowwise else (d, kept)
             count = f32(e.shape[1])
             for i in range(len(e)):
                 along, inverse = f32(0), spread[i]
@@ -344,11 +407,11 @@ def _backward(layers, parameters, replicate, rows, work, slopes, gradients):
                 middle, along = e[i].sum() / count, along / count
                 for j in range(e.shape[1]):
                     e[i, j] = inverse * (e[i, j] - middle - normal[i, j] * along)
-            if kind == LAYER_NORM:
-                d[:] = e.T
+            if rowwise:
+                d.reshape(shape)[:] = e.T
         else:
             for i in range(features):
-                for j in range(rows):
+                for j in range(columns):
                     d[i, j] *= kept[i, j]
 
 
@@ -371,7 +434,7 @@ def _update(rule, values, first, second, gradient, share, rate, step):
 
 
 @_kernel
-def _train(layers, parameters, rule, data, width, states, size, losses):
+def _train(layers, table, parameters, rule, data, width, states, size, losses):
     x, y, drift, rates, active = data
     features, top, clip = x.shape[2], layers[-1], f32(rule.clip)
     work, slopes, words = np.empty(size, f32), np.empty(size, f32), np.empty(size, np.uint64)
@@ -384,9 +447,9 @@ def _train(layers, parameters, rule, data, width, states, size, losses):
             for j in range(rows):
                 for i in range(features):
                     batch[i, j] = now[j, i] * factor + offset
-            _forward(layers, parameters, replicate, rows, width, states[:, replicate], words, work)
+            _forward(layers, table, parameters, replicate, rows, width, states[:, replicate], words, work)
             losses[step, replicate] = _cross_entropy(_matrix(work, *place), labels, _matrix(slopes, *place))
-            _backward(layers, parameters, replicate, rows, work, slopes, gradients)
+            _backward(layers, table, parameters, replicate, rows, work, slopes, gradients)
             share = f32(1)
             if clip < math.inf:  # as torch's clip_grad_norm_
                 share = min(f32(1), clip / (np.sqrt(np.dot(gradients, gradients)) + f32(1e-6)))
