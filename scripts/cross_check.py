@@ -56,6 +56,8 @@ SELECTION = {
     ],
     "six": ["digits/*_*/*/q0.50/optimizer.lr=0.01", "synthetic/*_*/*/q0.30/optimizer.lr=0.003"],
     "blog": ["*/*_*/after/q*/optimizer.lr=0.003"],  # the post's own networks
+    # Where the two orders are farthest apart, and the same beside it with layer normalization.
+    "regime": ["mnist1d/*_*/before/q0.[57]0/optimizer.lr=0.01,trainer.max_epochs=50"],
     "robustness": ["digits/*_*/after/q0.30/*optimizer=sgd*0.03*"],
     "overfitting": ["synthetic/*/after/q0.[05]0/data.train_size=400,trainer.max_epochs=30"],
     "reliance": ["digits/*/after/q0.[02]*/optimizer.lr=0.003"],
