@@ -32,6 +32,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         where: dict[str, Any] = {"setting": {"optimizer.lr": lr, "trainer.max_epochs": epochs}}
         where |= {"shift": shift if "bn" in arrangement else None, "study": {"family": None, "secondary": []}}
         table = runs(0.8 + 0.05 * ahead + normal(0, N), N, steps_to_level=50.0 if ahead else 100.0)
+        table["recal_test_acc"] = table["test_acc"] - 0.04 * ahead * (1 + normal(0, N))
         write(root, arrangement, table, 0.5, **where)
     study = study_of(root)
     return study, regime(study, shifts(study)), root
@@ -48,6 +49,8 @@ def test_the_map_has_a_cell_for_each_contrast_learning_rate_and_length_with_its_
     assert [row[key] for key in ("estimate", "ci_low", "ci_high")] == pytest.approx(
         [of_verdicts[key] for key in ("estimate", "ci_low", "ci_high")]
     )
+    assert row["recal"] == pytest.approx(row["estimate"] - 0.04)
+    assert row["recal_low"] < row["recal"] < row["recal_high"]
     assert (row["steps"], row["shift_b"]) == (pytest.approx(0.5), pytest.approx(0.2))
     assert cells.loc["ln_dropout - dropout_ln", "shift_b"].isna().all()
 
@@ -59,6 +62,9 @@ def test_what_the_map_says_is_counted_and_told(mapped: Any) -> None:
     assert counts.drop(columns="position").sum(axis=1).to_list() == [2, 2, 2, 2]
     assert "Of 4 cells, bn_dropout - dropout_bn is above 0 in 1" in told(study, table)
     assert "(d, after, learning rate 0.001, 15 epochs, rate 0.5)" in told(study, table)
+    assert "With the running statistics estimated again, dropout off, it is +1.00 pp, and 1 of the 1" in told(
+        study, table
+    )
 
 
 def test_the_map_is_drawn_with_the_control_on_one_scale_and_what_is_not_settled_faint(mapped: Any) -> None:

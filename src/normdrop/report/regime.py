@@ -25,8 +25,9 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
 
     shift: `mechanism.shifts`'. One row per dataset, position, lr, epochs, rate and contrast, that of the study and the
     one with layer normalization in place of batch normalization: n, estimate and its interval (A - B, in the metric's
-    unit, on these rows), steps (median A / B to the level), and the variance shift at each side's first shifted BN
-    layer at the end of training (NaN where there is none).
+    unit, on these rows), the same of test accuracy after recalibration (recal, recal_low, recal_high), steps (median
+    A / B to the level), and the variance shift at each side's first shifted BN layer at the end of training (NaN where
+    there is none).
     """
     swept = [dict(part.split("=", 1) for part in keys_of(setting)) for setting in study.base_settings]
     if study.over is not None or not all({LR, EPOCHS} <= set(setting) for setting in swept):
@@ -49,14 +50,17 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
             place = dict(part.split("=", 1) for part in keys_of(contrast.setting))
             ((_, of_a, of_b),) = values_of(varied, contrast, study.metric)
             found = compare(of_a, of_b, rope=study.rope(study.metric), test_train_ratio=contrast.test_train_ratio)
-            steps = [
-                side.set_index("seed")["steps_to_level"].to_numpy(dtype=float) for side in (contrast.a, contrast.b)
-            ]
+            again, steps = (
+                [side.set_index("seed")[name].to_numpy(dtype=float) for side in (contrast.a, contrast.b)]
+                for name in ("recal_test_acc", "steps_to_level")
+            )
+            recal = compare(*again, rope=math.nan, test_train_ratio=math.nan)
             rows.append(
                 {"dataset": contrast.dataset, "position": contrast.position}
                 | {"lr": float(place[LR]), "epochs": int(place[EPOCHS]), "rate": contrast.rate}
                 | {"contrast": f"{' or '.join(a)} - {' or '.join(b)}", "n": found.n, "estimate": found.estimate}
                 | {"ci_low": found.ci_low, "ci_high": found.ci_high, "p_tost": found.p_tost}
+                | {"recal": recal.estimate, "recal_low": recal.ci_low, "recal_high": recal.ci_high}
                 | {"steps": compare_ratio(*steps, rope=math.nan).estimate}
                 | {
                     f"shift_{name}": first.get(side["condition"].iloc[0], math.nan)
@@ -83,7 +87,8 @@ def counted(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def told(study: Study, table: pd.DataFrame) -> str:
-    """One sentence a contrast: where A is ahead and behind, and whether that goes with the speed of learning."""
+    """A few sentences a contrast: where A is ahead and behind, what recalibration leaves of that, and whether it goes
+    with the speed of learning."""
     said = []
     scale, unit = METRICS[study.metric].scale, METRICS[study.metric].unit
     for contrast, cells in table.groupby("contrast", sort=False):
@@ -99,6 +104,12 @@ def told(study: Study, table: pd.DataFrame) -> str:
                 f"; the largest is {scale * far.estimate:+.2f} {unit} ({far.dataset}, {far.position}, learning "
                 f"rate {far.lr:g}, {far.epochs} epochs, rate {far.rate:g})"
             )
+            left = int(((settled["recal_low"] > 0) | (settled["recal_high"] < 0)).sum())
+            if (settled["recal"] != settled["estimate"]).any():
+                line += (
+                    f". With the running statistics estimated again, dropout off, it is {scale * far.recal:+.2f} {unit}, "
+                    f"and {left} of the {len(settled)} differ still"
+                )
         quick = settled[settled["steps"].gt(0) & np.isfinite(settled["steps"]) & (settled["steps"] != 1)]
         if len(quick) > 2:
             faster = int(((quick["steps"] < 1) == (quick["estimate"] > 0)).sum())
