@@ -60,8 +60,8 @@ def test_what_the_map_says_is_counted_and_told(mapped: Any) -> None:
     counts = counted(table, 0.05).set_index(["contrast", "epochs"])
     assert counts.loc[("bn_dropout - dropout_bn", 15), "ahead"] == 1
     assert counts.drop(columns="position").sum(axis=1).to_list() == [2, 2, 2, 2]
-    assert "Of 4 cells, bn_dropout - dropout_bn is above 0 in 1" in told(study, table)
-    assert "(d, after, learning rate 0.001, 15 epochs, rate 0.5)" in told(study, table)
+    assert "Of 4 cells after the activation, bn_dropout - dropout_bn is above 0 in 1" in told(study, table)
+    assert "(d, learning rate 0.001, 15 epochs, rate 0.5)" in told(study, table)
     assert "With the running statistics estimated again, dropout off, it is +1.00 pp, and 1 of the 1" in told(
         study, table
     )

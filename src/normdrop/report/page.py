@@ -231,7 +231,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
     counts = []
     if len(cells):
-        said.sentence = regime.told(study, cells)
+        said.word, said.sentence = "A map", regime.told(study, cells)
         counts = regime.counted(cells, study.declaration["alpha"]).to_dict("records")
     own = declared_contrasts(study, found)
     beside_it = neighbours(study, own)

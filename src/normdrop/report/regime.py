@@ -87,28 +87,28 @@ def counted(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def told(study: Study, table: pd.DataFrame) -> str:
-    """A few sentences a contrast: where A is ahead and behind, what recalibration leaves of that, and whether it goes
-    with the speed of learning."""
+    """A few sentences for each contrast and position: where A is ahead and behind, what recalibration leaves of that,
+    and whether it goes with the speed of learning."""
     said = []
     scale, unit = METRICS[study.metric].scale, METRICS[study.metric].unit
-    for contrast, cells in table.groupby("contrast", sort=False):
+    for (contrast, position), cells in table.groupby(["contrast", "position"], sort=False):
         total = counted(cells, study.declaration["alpha"]).sum()
         line = (
-            f"Of {len(cells)} cells, {contrast} is above 0 in {total['ahead']}, below in {total['behind']} and "
-            f"equivalent in {total['no difference']}"
+            f"Of {len(cells)} cells {position} the activation, {contrast} is above 0 in {total['ahead']}, below in "
+            f"{total['behind']} and equivalent in {total['no difference']}"
         )
         settled = cells[(cells["ci_low"] > 0) | (cells["ci_high"] < 0)]
         if len(settled):
             far: Any = next(each(settled.loc[[settled["estimate"].abs().idxmax()]]))
             line += (
-                f"; the largest is {scale * far.estimate:+.2f} {unit} ({far.dataset}, {far.position}, learning "
-                f"rate {far.lr:g}, {far.epochs} epochs, rate {far.rate:g})"
+                f"; the largest is {scale * far.estimate:+.2f} {unit} ({far.dataset}, learning rate "
+                f"{far.lr:g}, {far.epochs} epochs, rate {far.rate:g})"
             )
             left = int(((settled["recal_low"] > 0) | (settled["recal_high"] < 0)).sum())
             if (settled["recal"] != settled["estimate"]).any():
                 line += (
-                    f". With the running statistics estimated again, dropout off, it is {scale * far.recal:+.2f} {unit}, "
-                    f"and {left} of the {len(settled)} differ still"
+                    f". With the running statistics estimated again, dropout off, it is {scale * far.recal:+.2f} "
+                    f"{unit}, and {left} of the {len(settled)} differ still"
                 )
         quick = settled[settled["steps"].gt(0) & np.isfinite(settled["steps"]) & (settled["steps"] != 1)]
         if len(quick) > 2:
