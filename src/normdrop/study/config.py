@@ -120,28 +120,14 @@ RULES: dict[str, Rule] = {
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
     "model.name": _text("a name"),
-    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
-    "model.width": _either(_integer(2), _WIDTHS),
-    "model.depth": _integer(1, 1000),
-    "model.activation": _one_of(*ACTIVATIONS),
-    "model.output_activation": _one_of(None, *ACTIVATIONS),
-    "model.dropout_layers": _one_of("all", "last"),
     "model.init_gain": _number(0, strict=True),
-    "model.bn_momentum": _number(0, 1, strict=True),
-    "model.bn_eps": _number(0, strict=True),
-    "optimizer.clip": _or_null(_number(0, strict=True)),
     "optimizer._target_": _text("a name"),
     "optimizer.lr": _number(0, strict=True),
-    "optimizer.momentum": _number(0, 1),
     "optimizer.weight_decay": _number(0),
     "optimizer.schedule": _one_of("constant", "cosine"),
     "trainer.max_epochs": _integer(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
     "trainer.val_check_interval": _share("optimizer steps"),
-    # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
-    "trainer.max_steps": _integer(1),
-    "trainer.limit_train_batches": _share("batches"),
-    "trainer.deterministic": _one_of(True, False, "warn"),
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -155,17 +141,28 @@ RULES: dict[str, Rule] = {
 }
 
 # Not every model, optimizer or trainer has these.
-_OPTIONAL = (
-    *("model.width", "model.depth", "model.activation", "model.output_activation", "model.dropout_layers"),
-    *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip", "trainer.max_steps"),
-    *("trainer.limit_train_batches", "trainer.deterministic"),
-)
+_OPTIONAL: dict[str, Rule] = {
+    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
+    "model.width": _either(_integer(2), _WIDTHS),
+    "model.depth": _integer(1, 1000),
+    "model.activation": _one_of(*ACTIVATIONS),
+    "model.output_activation": _one_of(None, *ACTIVATIONS),
+    "model.dropout_layers": _one_of("all", "last"),
+    "model.bn_momentum": _number(0, 1, strict=True),
+    "model.bn_eps": _number(0, strict=True),
+    "optimizer.clip": _or_null(_number(0, strict=True)),
+    "optimizer.momentum": _number(0, 1),
+    # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
+    "trainer.max_steps": _integer(1),
+    "trainer.limit_train_batches": _share("batches"),
+    "trainer.deterministic": _one_of(True, False, "warn"),
+}
 _DATA = ("name", "level", "source", *SERVED)
 
 _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
 
 # What an experiment declares.
-RULES |= {
+_DECLARED: dict[str, Rule] = {
     "study.claim": _text("a name for the claim"),
     "study.sentence": _text("the claim in words"),
     "study.contrast": Rule(
@@ -190,6 +187,7 @@ RULES |= {
     "study.family": _one_of("best_vs_best", "same_rate", None),
 }
 
+RULES |= _OPTIONAL | _DECLARED
 _NUMBERS = {key: rule.number for key, rule in RULES.items()}
 # What names columns or words of a table stays as it was typed.
 _NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
@@ -263,7 +261,7 @@ def check(config: Mapping[str, Any]) -> None:
         try:
             value = lookup(config, key)
         except KeyError:
-            if key in _OPTIONAL or (key.startswith("study.") and not declared):
+            if key in _OPTIONAL or (key in _DECLARED and not declared):
                 continue
             raise ValueError(f"{key}: is missing; it must be {rule.text}") from None
         if not rule.allowed(_spelled(value, rule.number)):
