@@ -135,7 +135,6 @@ RULES: dict[str, Rule] = {
     "measure.activation_seed": _or_null(_integer(0)),
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
-    "data.fresh": _FLAG,
     "name": _folder(r"\w[\w.-]*(/\w[\w.-]*)*", "a folder below outputs, or folders with '/' between their names"),
     "data.name": _folder(r"\w[\w.-]*", "the name of a folder"),
 }
@@ -206,7 +205,7 @@ def engine(config: Mapping[str, Any]) -> str:
     """What takes a condition's steps: with `auto` the compiled engine, where numba is at hand and it can."""
     if config["engine"] != "auto":
         return config["engine"]
-    mlp = config["model"]["name"] == "mlp" and not config["model"]["residual"]
+    mlp = config["model"]["name"] == "mlp" and not config["model"].get("residual")
     plain = config["optimizer"]["_target_"] in (f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD"))
     known = mlp and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
     able = known and "max_steps" not in config["trainer"] and not on_gpu(config["trainer"]["accelerator"])
@@ -344,10 +343,14 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     data["name"] = str(data["name"])  # of OpenML a number
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
-    arrangement = config["arrangement"]
-    _, position = same_network(arrangement, config["position"], config["model"].get("activation", "relu"))[0]
-    rate = config["rate"] if has(arrangement, "dropout") else 0.0
+    _, position = stands_for(config)[0]
+    rate = config["rate"] if has(config["arrangement"], "dropout") else 0.0
     return config | {"position": position, "rate": rate, "engine": engine(config)}
+
+
+def stands_for(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The arrangements and positions whose network a condition's is, those first by which it is known."""
+    return same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig, OmegaConf
 
-from normdrop.arrangement import has, same_network
+from normdrop.arrangement import has
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.app import command
@@ -115,7 +115,6 @@ def run_study(
     """
     root = Path(config.hydra.sweep.dir)
     processes = joblib.effective_n_jobs(launcher.joblib["n_jobs"]) if hasattr(launcher, "joblib") else 0
-    launch = partial(_launch, launcher, processes, root)
     study, grid = plan(points, compose, root)
     imports: Iterable[Any] = ()
     if processes > 1 and any(condition.missing for condition in study):
@@ -123,9 +122,13 @@ def run_study(
         same = {key: value for key, value in launcher.joblib.items() if key not in ("pre_dispatch", "batch_size")}
         parallel = joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")
         imports = parallel(joblib.delayed(import_module)("normdrop.study.job") for _ in range(processes))
+
+    def launch(number: int, todo: Sequence[Condition]) -> Any:
+        list(imports)  # wait for them, once
+        return _launch(launcher, processes, root, number, todo)
+
     try:
         _announce(root, study, compose.unused)
-        list(imports)
     except BaseException:
         if imports:
             get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
@@ -141,8 +144,7 @@ def run_study(
 def _enlarged(root: Path, condition: Condition, needed: Mapping[tuple[str, str], int]) -> Condition:
     """A condition with as many replicates as any comparison that it stands in needs."""
     config = condition.config
-    equals = same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
-    asked = [needed.get((config["data"]["name"], position), 0) for _, position in equals]
+    asked = [needed.get((config["data"]["name"], position), 0) for _, position in configs.stands_for(config)]
     config = config | {"replicates": max(config["replicates"], *asked)}
     return replace(condition, config=config, missing=missing(config, root / condition.path))
 
@@ -378,7 +380,7 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
     last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
     """
     sweep: dict[str, Any] = {"command": command(), "grid": grid}
-    path, part = root / "plan.json", root / "plan.json.part"
+    path = root / "plan.json"
     root.mkdir(parents=True, exist_ok=True)
     with record.lock(root):
         plan: dict[str, Any] = {"sweeps": [], "conditions": {}}
@@ -393,8 +395,7 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
             _redraw(root / condition, columns)
         asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
         plan["conditions"] |= asked
-        part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        record.write_whole(path, (json.dumps(plan, indent=1) + "\n").encode())
     return number
 
 
