@@ -8,7 +8,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override
 
 
 @dataclass
@@ -26,41 +26,20 @@ ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySwee
 class StudySweeper(BasicSweeper):
     def __init__(self, params: dict[str, Any], also: list[str]):
         super().__init__(max_batch_size=None, params=dict(params))
-        self.also = list(also)
+        self.also = also
 
     def sweep(self, arguments: list[str]) -> Any:
         from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
-        from normdrop.study.sweep import Composer, bare, run_study
+        from normdrop.study.sweep import Composer, run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
-        grid: dict[str, list[str]] = {}
-        for override in OverridesParser.create(config_loader=loader).parse_overrides(
-            [*self._parse_config(), *arguments, *held]
-        ):
-            key = override.get_key_element()
-            if not override.is_sweep_override():
-                grid[key] = [override.get_value_element_as_str()]
-            elif override.is_discrete_sweep():
-                values = list(override.sweep_string_iterator())
-                if isinstance(override.value(), Glob):  # a file whose name begins with _ is a part of others
-                    values = [value for value in values if not value.startswith("_")]
-                if not values:
-                    raise ValueError(f"{override.input_line}: matches nothing; list the values: {key}=a,b,c")
-                grid[key] = values
-            else:
-                raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
-        points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        for line in self.also:
-            own = {key: value for key, _, value in (item.partition("=") for item in str(line).split())}
-            wider = grid | {key: [value] if "[" in value else value.split(",") for key, value in own.items()}
-            points += [dict(zip(wider, values, strict=True)) for values in itertools.product(*wider.values())]
-        varying = {bare(key) for key in set().union(*points) if len({point.get(key) for point in points}) > 1}
-        compose = Composer(
-            lambda overrides: loader.load_sweep_config(self.config, overrides),  # type: ignore[arg-type]
-            lambda key: bool(loader.get_group_options(key)),
-            varying,
-        )
+        parser = OverridesParser.create(config_loader=loader)
+        points: list[dict[str, str]] = []
+        for line in ("", *self.also):
+            words = [*self._parse_config(), *arguments, *held, *str(line).split()]
+            grid = {override.get_key_element(): _values(override) for override in parser.parse_overrides(words)}
+            points += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         needed = None
         if (half_width := self.config.precision) is not None:
             from normdrop.report.precision import replicates_for
@@ -68,4 +47,19 @@ class StudySweeper(BasicSweeper):
 
             root, most = Path(self.config.hydra.sweep.dir), self.config.replicates_max
             needed = lambda: replicates_for(root, half_width, seeds(plain(self.config)), most)  # noqa: E731
-        run_study(points, compose, self.launcher, self.config, needed)
+        run_study(points, Composer(loader, self.config, points), self.launcher, self.config, needed)
+
+
+def _values(override: Override) -> list[str]:
+    """The values that an override gives its key. Raises ValueError for what is no list of them."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
+    values = list(override.sweep_string_iterator())
+    if isinstance(override.value(), Glob):  # a file whose name begins with _ is a part of others
+        values = [value for value in values if not value.startswith("_")]
+    if not values:
+        raise ValueError(f"{override.input_line}: matches nothing; list the values: {key}=a,b,c")
+    return values

@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.histogram import metadata as histogram_metadata
@@ -293,9 +291,5 @@ def _layout(shifts: Mapping[str, str]) -> Summary:
         for name, tag in charts.items():
             series = layout_pb2.MarginChartContent.Series(value=tag, **{side: _band(tag, side) for side in _BAND})
             category.chart.add(title=name, margin=layout_pb2.MarginChartContent(series=[series]))
-    value = Summary.Value(
-        tag=custom_scalar.CONFIG_SUMMARY_TAG,
-        metadata=custom_scalar.create_summary_metadata(),
-        tensor=TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()], tensor_shape=TensorShapeProto()),
-    )
-    return Summary(value=[value])
+    tensor, metadata = make_tensor_proto(layout.SerializeToString()), custom_scalar.create_summary_metadata()
+    return Summary(value=[Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)])

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from hydra.core.override_parser.types import Quote, QuotedString
 
 # A class this large is a guess that is right so often that accuracy says little.
 MAJORITY = 0.75
@@ -131,10 +132,8 @@ def override(key: str, value: str | Sequence[str]) -> str:
     """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
 
     def quoted(text: str) -> str:
-        if re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE):
-            return text
-        # Hydra wants backslashes doubled before a quote only.
-        return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
+        plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
+        return text if plain else QuotedString(text, Quote.double).with_quotes()
 
     values = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
     return shlex.quote(f"{key}={values}")

@@ -124,8 +124,8 @@ def _read_npz(file: Path) -> pd.DataFrame:
                 raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
             flat = array.reshape(len(array), -1)
             new = {name: array} if array.ndim == 1 else {f"{name}_{i}": c for i, c in enumerate(flat.T)}
-            if columns.keys() & new.keys():
-                raise ValueError(f"two of its arrays make a column {min(columns.keys() & new.keys())!r}")
+            if twice := columns.keys() & new.keys():
+                raise ValueError(f"two of its arrays make a column {min(twice)!r}")
             columns |= new
             if array.ndim > 2:
                 shape = array.shape[1:] if len({*array.shape[1:]}) > 1 or array.ndim > 3 else (1, *array.shape[1:])
@@ -229,7 +229,7 @@ def table_rows(
     return Rows(x, y, names, test, val, sum(len(of) for _, of in levels.values()), holes, tuple(notes), shape)
 
 
-def numbers(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, np.ndarray]:
+def numbers(column: pd.Series, missing: Sequence[str], decimal: str) -> tuple[np.ndarray, np.ndarray]:
     """A column as float64 (rows,), NaN where missing, and which of its values (rows,) bool are no numbers."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
         values = column.to_numpy(np.float64, na_value=np.nan)
@@ -280,7 +280,7 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str]) ->
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
 
-def labels(column: pd.Series, missing: Sequence[str] = (), decimal: str = ".") -> tuple[np.ndarray, tuple[str, ...]]:
+def labels(column: pd.Series, missing: Sequence[str], decimal: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """A column's labels: numbers (rows,) int64 from 0, −1 where missing, and their names, sorted."""
     text = _text(column)
     spelled = {label: _spelled(label, decimal) for label in text.dropna().unique()}

@@ -120,28 +120,14 @@ RULES: dict[str, Rule] = {
     "drift.offset": _number(-math.inf),
     "drift.cycles": _number(0),
     "model.name": _text("a name"),
-    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
-    "model.width": _either(_integer(2), _WIDTHS),
-    "model.depth": _integer(1, 1000),
-    "model.activation": _one_of(*ACTIVATIONS),
-    "model.output_activation": _one_of(None, *ACTIVATIONS),
-    "model.dropout_layers": _one_of("all", "last"),
     "model.init_gain": _number(0, strict=True),
-    "model.bn_momentum": _number(0, 1, strict=True),
-    "model.bn_eps": _number(0, strict=True),
-    "optimizer.clip": _or_null(_number(0, strict=True)),
     "optimizer._target_": _text("a name"),
     "optimizer.lr": _number(0, strict=True),
-    "optimizer.momentum": _number(0, 1),
     "optimizer.weight_decay": _number(0),
     "optimizer.schedule": _one_of("constant", "cosine"),
     "trainer.max_epochs": _integer(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
     "trainer.val_check_interval": _share("optimizer steps"),
-    # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
-    "trainer.max_steps": _integer(1),
-    "trainer.limit_train_batches": _share("batches"),
-    "trainer.deterministic": _one_of(True, False, "warn"),
     "measure.shift": _FLAG,
     "measure.shift_epochs": _list_of(_integer(1)),
     "measure.silencing": _FLAG,
@@ -149,23 +135,33 @@ RULES: dict[str, Rule] = {
     "measure.activation_seed": _or_null(_integer(0)),
     "logging": _one_of("minimal", "full", "per_seed"),
     "data.level": _number(0, strict=True),
-    "data.fresh": _FLAG,
     "name": _folder(r"\w[\w.-]*(/\w[\w.-]*)*", "a folder below outputs, or folders with '/' between their names"),
     "data.name": _folder(r"\w[\w.-]*", "the name of a folder"),
 }
 
 # Not every model, optimizer or trainer has these.
-_OPTIONAL = (
-    *("model.width", "model.depth", "model.activation", "model.output_activation", "model.dropout_layers"),
-    *("model.bn_momentum", "model.bn_eps", "optimizer.momentum", "optimizer.clip", "trainer.max_steps"),
-    *("trainer.limit_train_batches", "trainer.deterministic"),
-)
+_OPTIONAL: dict[str, Rule] = {
+    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
+    "model.width": _either(_integer(2), _WIDTHS),
+    "model.depth": _integer(1, 1000),
+    "model.activation": _one_of(*ACTIVATIONS),
+    "model.output_activation": _one_of(None, *ACTIVATIONS),
+    "model.dropout_layers": _one_of("all", "last"),
+    "model.bn_momentum": _number(0, 1, strict=True),
+    "model.bn_eps": _number(0, strict=True),
+    "optimizer.clip": _or_null(_number(0, strict=True)),
+    "optimizer.momentum": _number(0, 1),
+    # Lightning's other arguments of which our training loop leaves the meaning whole; they are added with +trainer.
+    "trainer.max_steps": _integer(1),
+    "trainer.limit_train_batches": _share("batches"),
+    "trainer.deterministic": _one_of(True, False, "warn"),
+}
 _DATA = ("name", "level", "source", *SERVED)
 
 _SIDE = _either(_one_of(*ARRANGEMENTS), _list_of(_one_of(*ARRANGEMENTS), least=1))
 
 # What an experiment declares.
-RULES |= {
+_DECLARED: dict[str, Rule] = {
     "study.claim": _text("a name for the claim"),
     "study.sentence": _text("the claim in words"),
     "study.contrast": Rule(
@@ -190,6 +186,7 @@ RULES |= {
     "study.family": _one_of("best_vs_best", "same_rate", None),
 }
 
+RULES |= _OPTIONAL | _DECLARED
 _NUMBERS = {key: rule.number for key, rule in RULES.items()}
 # What names columns or words of a table stays as it was typed.
 _NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
@@ -208,7 +205,7 @@ def engine(config: Mapping[str, Any]) -> str:
     """What takes a condition's steps: with `auto` the compiled engine, where numba is at hand and it can."""
     if config["engine"] != "auto":
         return config["engine"]
-    model = config["model"]["name"] in ("mlp", "cnn") and not config["model"]["residual"]
+    model = config["model"]["name"] in ("mlp", "cnn") and not config["model"].get("residual")
     model = model and config["model"].get("head") != "mean"
     plain = config["optimizer"]["_target_"] in (f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD"))
     known = model and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
@@ -264,7 +261,7 @@ def check(config: Mapping[str, Any]) -> None:
         try:
             value = lookup(config, key)
         except KeyError:
-            if key in _OPTIONAL or (key.startswith("study.") and not declared):
+            if key in _OPTIONAL or (key in _DECLARED and not declared):
                 continue
             raise ValueError(f"{key}: is missing; it must be {rule.text}") from None
         if not rule.allowed(_spelled(value, rule.number)):
@@ -347,10 +344,14 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     data["name"] = str(data["name"])  # of OpenML a number
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
-    arrangement = config["arrangement"]
-    _, position = same_network(arrangement, config["position"], config["model"].get("activation", "relu"))[0]
-    rate = config["rate"] if has(arrangement, "dropout") else 0.0
+    _, position = stands_for(config)[0]
+    rate = config["rate"] if has(config["arrangement"], "dropout") else 0.0
     return config | {"position": position, "rate": rate, "engine": engine(config)}
+
+
+def stands_for(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The arrangements and positions whose network a condition's is, those first by which it is known."""
+    return same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
 
 
 def seeds(config: Mapping[str, Any]) -> list[int]:

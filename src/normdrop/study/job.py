@@ -23,7 +23,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop import tensorboard
-from normdrop.arrangement import same_network
 from normdrop.data.sources import standard_rows
 from normdrop.study import config as configs
 from normdrop.study import record
@@ -53,11 +52,11 @@ def work(cfg: DictConfig) -> str | None:
     root, only = Path(hydra.sweep.dir).absolute(), hydra.sweep.subdir
     plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
     sweep = plan["sweeps"][cfg.sweep]
-    about = OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)
+    shared = {"command": sweep["command"], "grid": sweep["grid"], "columns": record.swept(plan["sweeps"])}
+    shared["hydra"] = OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)
     for path in sweep["jobs"] if only == "." else [only]:
-        study = sweep["jobs"][path] | {"condition": path, "command": sweep["command"], "grid": sweep["grid"]}
         try:
-            _condition(root, study | {"columns": record.swept(plan["sweeps"]), "hydra": about})
+            _condition(root, sweep["jobs"][path] | shared | {"condition": path})
         except Timeout:  # a folder in other hands is left to them: the sweep waits for them at its end
             continue
         except (OSError, ValueError) as error:
@@ -152,7 +151,7 @@ def finish(
         **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
         "setting": study["setting"],
         "choices": study["choices"],
-        "stands_for": same_network(config["arrangement"], config["position"], config["model"]["activation"]),
+        "stands_for": configs.stands_for(config),
         "seeds": replicates["seed"].tolist(),
         "config": dict(config),
         "config_hash": configs.config_hash(config),

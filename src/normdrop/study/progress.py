@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from normdrop.study import record
 
+console = Console(highlight=False, soft_wrap=True)
 LONG = 30  # seconds after which a condition in work says its epoch; without a terminal as often
 
 
@@ -23,11 +24,10 @@ def note_of(root: Path, path: str) -> Path:
 
 
 @contextmanager
-def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None]:
+def display(root: Path, paths: Sequence[str]) -> Iterator[None]:
     """One progress line for all processes: on a terminal a bar, elsewhere a line for each condition that ends."""
-    notes = {note_of(root, path).name: path for path in paths}
     started, stop = time.monotonic(), threading.Event()
-    waiting = {path: _stamp(root / path) for path in paths}
+    waiting = {note_of(root, path).name: (path, _stamp(root / path)) for path in paths}
     ended: list[str] = []
     pause = max(0.5, len(paths) / 2000)  # each look asks the disk about all that has not ended
     began: dict[str, float] = {}
@@ -37,12 +37,11 @@ def display(console: Console, root: Path, paths: Sequence[str]) -> Iterator[None
         for note in (root / ".progress").glob("*"):
             with suppress(OSError, ValueError, KeyError):  # it ends or is written at this moment, or is another sweep's
                 part, _, epoch = note.read_text().partition(" ")
-                running[notes[note.name]] = float(part or 0), epoch
-        now = [path for path, before in waiting.items() if path not in running and _stamp(root / path) != before]
-        for path in now:
-            del waiting[path]
-        ended.extend(now)
-        running = {path: its for path, its in running.items() if path in waiting}
+                running[waiting[note.name][0]] = float(part or 0), epoch
+        for name, (path, before) in [*waiting.items()]:
+            if path not in running and _stamp(root / path) != before:
+                ended.append(path)
+                del waiting[name]
         words = []
         for path, (_, epoch) in running.items():
             long = time.monotonic() - began.setdefault(path, time.monotonic()) > LONG

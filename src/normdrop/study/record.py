@@ -85,8 +85,7 @@ class Finished:
         """One row per seed: COLUMNS and what else was measured."""
         table = self._table("replicates.csv")
         table["setting"] = table["setting"].astype(object).fillna("")
-        whole = dict.fromkeys(("epoch", "epochs_after", "steps_to_level"), "Int64")
-        types = whole | {"width": "string"}
+        types = {"epoch": "Int64", "epochs_after": "Int64", "steps_to_level": "Int64", "width": "string"}
         return table.astype({column: kind for column, kind in types.items() if column in table})
 
     @property
@@ -139,12 +138,12 @@ def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, 
     sealed = {"format": FORMAT, **record, "tables": {name: _checksum(text) for name, text in texts.items()}}
     texts[RECORD] = (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()
     for name, text in texts.items():
-        _write(directory / f"{name}.new", text)
+        write_whole(directory / f"{name}.new", text)
     _complete(directory)
     (directory / ERROR).unlink(missing_ok=True)
 
 
-def _write(path: Path, text: bytes) -> None:
+def write_whole(path: Path, text: bytes) -> None:
     """Write a file that is there whole or not at all, after a power cut too."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:

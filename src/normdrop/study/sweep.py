@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import joblib
 from filelock import Timeout
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
-from normdrop.arrangement import has, same_network
+from normdrop.arrangement import has
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.app import command
-from normdrop.study.progress import display, note_of
+from normdrop.study.progress import console, display, note_of
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -56,9 +58,11 @@ class Composer:
     such key; `unused` says where.
     """
 
-    def __init__(self, load: Callable[[list[str]], DictConfig], is_group: Callable[[str], bool], varying: set[str]):
-        self.load, self.is_group, self.varying = load, lru_cache(is_group), varying
-        self.bases: dict[tuple[str, ...], tuple[DictConfig, set[str], dict[str, str]]] = {}
+    def __init__(self, loader: ConfigLoader, master: DictConfig, points: Sequence[Mapping[str, str]]):
+        self.loader, self.master = loader, master
+        self.is_group, self.base = cache(lambda key: bool(loader.get_group_options(key))), cache(self._base)
+        keys: set[str] = set().union(*points)
+        self.varying = {bare(key) for key in keys if len({point.get(key) for point in points}) > 1}
         self.unused: dict[str, set[str]] = defaultdict(set)
         self.used: set[str] = set()
 
@@ -66,31 +70,29 @@ class Composer:
         """The resolved config of a point, the choices of its groups, and which keys of the point are in it."""
         groups = {key: value for key, value in point.items() if self.is_group(bare(key))}
         values = {key: value for key, value in point.items() if key not in groups}
-        _, known, _ = self._base(groups)
+        _, known, _ = self.base(*groups.items())
         for key in [key for key in values if key not in known]:
             group, value = key.split(".")[0], values.pop(key)
             if group in self.varying:
                 self.unused[key].add(f"{group}={point.get(group)}")
             else:
                 groups[key] = value  # not a plain value of what is there: Hydra knows what to make of it
-        base, _, choices = self._base(groups)
+        base, _, choices = self.base(*groups.items())
         config = copy.deepcopy(base)
         for key, value in values.items():
             OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
         self.used.update(values, groups)
         return configs.resolved(config), choices, [*groups, *values]
 
-    def _base(self, overrides: Mapping[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
-        words = tuple(f"{name}={value}" for name, value in overrides.items())
-        if words not in self.bases:
-            config = self.load(list(words))
-            own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-            plain: Any = OmegaConf.to_container(own, resolve=False)
-            choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
-            if parts := [f"{group}={choice}" for group, choice in choices.items() if choice.startswith("_")]:
-                raise ValueError(f"{parts[0]}: is a part of others; choose one whose name has no _ in front")
-            self.bases[words] = own, {*configs.keys(plain)}, choices
-        return self.bases[words]
+    def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
+        config = self.loader.load_sweep_config(self.master, [f"{key}={value}" for key, value in overrides])
+        own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+        plain: Any = OmegaConf.to_container(own, resolve=False)
+        choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
+        for group, choice in choices.items():
+            if choice.startswith("_"):
+                raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
+        return own, {*configs.keys(plain)}, choices
 
 
 @cache
@@ -111,46 +113,43 @@ def run_study(
     replicates a data set and position need; then these are trained. Nothing trains before every condition has passed
     its checks. Raises ValueError if a condition failed.
     """
-    console, root = Console(highlight=False, soft_wrap=True), Path(config.hydra.sweep.dir)
+    root = Path(config.hydra.sweep.dir)
     processes = joblib.effective_n_jobs(launcher.joblib["n_jobs"]) if hasattr(launcher, "joblib") else 0
-
-    @lru_cache(maxsize=1)
-    def start() -> Any:
-        """Let the launcher's processes, which it will find there, import what training needs while the plan is made."""
-        calls = (joblib.delayed(import_module)("normdrop.study.job") for _ in range(processes))
+    study, grid = plan(points, compose, root)
+    imports: Iterable[Any] = ()
+    if processes > 1 and any(condition.missing for condition in study):
+        # The launcher's processes, which it will find there, import what training needs while the data are checked.
         same = {key: value for key, value in launcher.joblib.items() if key not in ("pre_dispatch", "batch_size")}
-        return joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")(calls)
+        parallel = joblib.Parallel(**same | {"backend": "loky"}, return_as="generator_unordered")
+        imports = parallel(joblib.delayed(import_module)("normdrop.study.job") for _ in range(processes))
 
     def launch(number: int, todo: Sequence[Condition]) -> Any:
-        if start.cache_info().currsize:
-            list(start())
+        list(imports)  # wait for them, once
         return _launch(launcher, processes, root, number, todo)
 
     try:
-        study, grid = plan(points, compose, root, start if processes > 1 else lambda: None)
-        _announce(console, root, study, compose.unused)
+        _announce(root, study, compose.unused)
     except BaseException:
-        if start.cache_info().currsize:
+        if imports:
             get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
         raise
-    _train(console, root, study, grid, launch)
+    _train(root, study, grid, launch)
     if needed is not None:
         places = needed()
         study = [_enlarged(root, condition, places) for condition in study]
-        _announce(console, root, study, {})
-        _train(console, root, study, grid, launch)
+        _announce(root, study, {})
+        _train(root, study, grid, launch)
 
 
 def _enlarged(root: Path, condition: Condition, needed: Mapping[tuple[str, str], int]) -> Condition:
     """A condition with as many replicates as any comparison that it stands in needs."""
     config = condition.config
-    equals = same_network(config["arrangement"], config["position"], config["model"].get("activation", "relu"))
-    asked = [needed.get((config["data"]["name"], position), 0) for _, position in equals]
+    asked = [needed.get((config["data"]["name"], position), 0) for _, position in configs.stands_for(config)]
     config = config | {"replicates": max(config["replicates"], *asked)}
     return replace(condition, config=config, missing=missing(config, root / condition.path))
 
 
-def _announce(console: Console, root: Path, study: Sequence[Condition], unused: Mapping[str, set[str]]) -> None:
+def _announce(root: Path, study: Sequence[Condition], unused: Mapping[str, set[str]]) -> None:
     """Say what will be trained, of which data, and what has no effect. Raises ValueError for what cannot be trained."""
     todo = [condition for condition in study if condition.missing]
     replicates = sum(len(configs.seeds(condition.config)) for condition in study)
@@ -162,13 +161,7 @@ def _announce(console: Console, root: Path, study: Sequence[Condition], unused: 
         console.print(line, markup=False)
 
 
-def _train(
-    console: Console,
-    root: Path,
-    study: Sequence[Condition],
-    grid: Mapping[str, Any],
-    launch: Callable[[int, Sequence[Condition]], Any],
-) -> None:
+def _train(root: Path, study: Sequence[Condition], grid: Mapping[str, Any], launch: Callable[..., Any]) -> None:
     """Train what is missing of a planned study. Raises ValueError if a condition failed."""
     todo: Sequence[Condition] = [condition for condition in study if condition.missing]
     for condition in (c for c in study if not c.missing):
@@ -176,7 +169,7 @@ def _train(
     if todo:
         number = _write_plan(root, study, todo, grid)
         try:
-            todo = _rounds(console, root, todo, lambda todo: launch(number, todo))
+            todo = _rounds(root, todo, partial(launch, number))
         except KeyboardInterrupt:
             finished = sum(not missing(condition.config, root / condition.path) for condition in study)
             raise KeyboardInterrupt(f"{finished} of {len(study)} conditions are finished") from None
@@ -190,15 +183,13 @@ def _train(
         raise ValueError(f"{left}; {again}")
 
 
-def _rounds(
-    console: Console, root: Path, todo: Sequence[Condition], launch: Callable[[Sequence[Condition]], Any]
-) -> Sequence[Condition]:
+def _rounds(root: Path, todo: Sequence[Condition], launch: Callable[..., Any]) -> Sequence[Condition]:
     """Launch conditions until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
         for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
             trace.unlink(missing_ok=True)
     while todo:
-        with display(console, root, [condition.path for condition in todo]):
+        with display(root, [condition.path for condition in todo]):
             try:
                 returned = launch(todo)
             except OSError:  # a full disk, not a fault of the job's
@@ -248,23 +239,15 @@ def _launch(launcher: Any, processes: int, root: Path, number: int, todo: Sequen
     if type(launcher).__name__ == "BasicLauncher":
         processes = 1
     paths = ["."] * min(processes, len(todo)) if processes else [condition.path for condition in todo]
-    shared = [f"+sweep={number}", f"hydra.sweep.dir={quoted(str(root.absolute()))}", "hydra.output_subdir=null"]
-    return launcher.launch([[*shared, f"hydra.sweep.subdir={quoted(path)}"] for path in paths], initial_job_idx=0)
-
-
-def quoted(value: str) -> str:
-    """A value in Hydra's quotes."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    folder, *names = (QuotedString(path, Quote.single).with_quotes() for path in (str(root.absolute()), *paths))
+    shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
+    return launcher.launch([[*shared, f"hydra.sweep.subdir={name}"] for name in names], initial_job_idx=0)
 
 
 def plan(
-    points: Sequence[Mapping[str, str]], compose: Composer, root: Path, start: Callable[[], Any] = lambda: None
+    points: Sequence[Mapping[str, str]], compose: Composer, root: Path
 ) -> tuple[list[Condition], dict[str, list[str]]]:
-    """The distinct conditions of a grid, checked, and the grid in the words of their settings.
-
-    start: called as soon as there seems to be something to train. Raises ValueError with one line for the first thing
-    wrong.
-    """
+    """The distinct conditions of a grid, checked, and the grid in the words of their settings. Raises ValueError."""
     for key in compose.varying:
         if any(f"{key}.".startswith(f"{name}.") for name in (*record.NOT_HASHED, "experiment", "hydra")):
             raise ValueError(f"{key}: cannot be swept; give one value, or run the command once for each")
@@ -302,8 +285,6 @@ def plan(
             if configs.config_hash(conditions[path].config) != configs.config_hash(config):
                 raise ValueError(f"{path}: two different conditions of this grid would share this folder")
             continue
-        if not (root / path / record.RECORD).exists():
-            start()
         if position != config["position"] and len(points) == 1:
             same = f"{arrangement} {config['position']}"
             print(f"{arrangement} {position} is the same network as {same} and is recorded there")
@@ -314,11 +295,12 @@ def plan(
     return list(conditions.values()), {key: sorted(values, key=_natural) for key, values in grid.items()}
 
 
-def _natural(value: str) -> tuple[int, float | str]:
+def _natural(value: str) -> tuple[float, str]:
+    """The place of a value among others: numbers first, in their order; what is equal (1, 1.0) by its text."""
     try:
-        return 0, float(value)
+        return float(value), value
     except ValueError:
-        return 1, value
+        return math.inf, value
 
 
 def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
@@ -385,10 +367,9 @@ def _remarks(root: Path, study: Sequence[Condition], unused: Mapping[str, set[st
     without = sum(c.config["save_networks"] and not (root / c.path / "networks.pt").exists() for c in finished)
     if without:
         yield f"save_networks=true: {without} finished conditions have kept no networks; another name= trains them anew"
-    late = ("activation_epochs", "activation_seed")
-    drawn = [c for c in finished if c.config["measure"]["activation_epochs"]]
-    held = [record.read(root / c.path).record["config"]["measure"] for c in drawn]  # type: ignore[union-attr]
-    if any(c.config["measure"][key] != old.get(key) for c, old in zip(drawn, held, strict=True) for key in late):
+    drawn = ((c, record.read(root / c.path)) for c in finished if c.config["measure"]["activation_epochs"])
+    # A finished condition's record differs from what is asked for in what is not hashed alone.
+    if any(held and held.record["config"]["measure"] != c.config["measure"] for c, held in drawn):
         yield "measure.activation_epochs: without effect on what is finished; another name= trains it anew"
 
 
@@ -399,7 +380,7 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
     last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
     """
     sweep: dict[str, Any] = {"command": command(), "grid": grid}
-    path, part = root / "plan.json", root / "plan.json.part"
+    path = root / "plan.json"
     root.mkdir(parents=True, exist_ok=True)
     with record.lock(root):
         plan: dict[str, Any] = {"sweeps": [], "conditions": {}}
@@ -414,8 +395,7 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
             _redraw(root / condition, columns)
         asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
         plan["conditions"] |= asked
-        part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        record.write_whole(path, (json.dumps(plan, indent=1) + "\n").encode())
     return number
 
 
