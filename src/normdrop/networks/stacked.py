@@ -188,14 +188,22 @@ class StackedNoise(nn.Module):
             return x * factors
         return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
 
-    def factors(self, bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def factors(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each unit, with mean 1, from int16 bits."""
         if self.uniform:
             return 1 + self.rate * (bits.to(dtype) + 0.5) / 2**15
-        threshold = min(round(self.rate * 2**16), 2**16 - 1)
-        keep = 1 - threshold / 2**16  # the keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for
         # Compared as floats, which hold int16 exactly: a bool mask on the way takes a CPU four times as long.
-        return bits.to(dtype).ge_(threshold - 2**15).mul_(1 / keep)
+        return bits.to(dtype).ge_(self.dropped - 2**15).mul_(1 / self.keep)
+
+    @property
+    def dropped(self) -> int:
+        """How many of the 2¹⁶ values of a unit's bits drop it, the lowest ones."""
+        return min(round(self.rate * 2**16), 2**16 - 1)
+
+    @property
+    def keep(self) -> float:
+        """The keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for."""
+        return 1 - self.dropped / 2**16
 
 
 class _Bits:

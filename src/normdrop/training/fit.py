@@ -220,6 +220,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
         trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
+    # Each weight's moments take as much memory as the metrics that follow, which need none of them.
+    trainer.optimizers, trainer.strategy.lr_scheduler_configs, module.engine = [], [], None
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
     replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module, data.parts)})

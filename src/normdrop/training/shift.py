@@ -260,8 +260,7 @@ def _noise_points(noise: Any) -> list[tuple[float, float]]:
     if noise.uniform:
         nodes, weights = np.polynomial.legendre.leggauss(5)
         return list(zip((weights / 2).tolist(), (1 + noise.rate * nodes).tolist(), strict=True))
-    keep = 1 - round(noise.rate * 2**16) / 2**16  # as StackedNoise realises it
-    return [(1 - keep, 0.0), (keep, 1 / keep)]
+    return [(1 - noise.keep, 0.0), (noise.keep, 1 / noise.keep)]
 
 
 def _activated(activation: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
