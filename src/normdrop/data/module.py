@@ -117,9 +117,9 @@ class Part:
         """The same part, each replicate's rows standardised once and for all, one replicate after the other."""
         return Part.of(torch.cat([self.replicate(index).x for index in range(len(self.rows))]), self.y)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows in their order, in chunks."""
-        yield from map(self.table.gather, self.rows.split(CHUNK, dim=1))
+    def batches(self, rows: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in their order, in chunks of so many."""
+        yield from map(self.table.gather, self.rows.split(rows, dim=1))
 
     def replicate(self, index: int) -> Part:
         """This part of one replicate alone."""

@@ -42,10 +42,6 @@ class _Stacked(nn.Module):
         """The weights of a layer that multiplies, (replicates, fan_out, fan_in)."""
         return unpadded(self.weight, (self.fan_out, self.fan_in))  # type: ignore[arg-type]
 
-    def write_to(self, layer: Any, replicate: int) -> None:
-        for own, its in ((self.weight, layer.weight), (self.bias, layer.bias)):
-            its.copy_(unpadded(own, tuple(its.shape))[replicate])
-
 
 class StackedLinear(_Stacked):
     """N Linear layers of one shape: (replicates, fan_in, batch) → (replicates, fan_out, batch)."""
@@ -119,7 +115,7 @@ class StackedBatchNorm(_Stacked):
 
     def __init__(self, layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]):
         super().__init__(layers)
-        self.replicates, self.features = len(layers), layers[0].num_features
+        self.features = layers[0].num_features
         self.momentum: float = layers[0].momentum  # type: ignore[assignment]
         self.eps = layers[0].eps
         self.running_mean: Tensor
@@ -131,12 +127,6 @@ class StackedBatchNorm(_Stacked):
         weight, bias = (unpadded(parameter, (self.features,)).reshape(-1) for parameter in (self.weight, self.bias))
         channels, running = x.reshape(1, len(weight), -1), (self.running_mean, self.running_var)
         return F.batch_norm(channels, *running, weight, bias, self.training, self.momentum, self.eps).view(x.shape)
-
-    def write_to(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, replicate: int) -> None:
-        super().write_to(layer, replicate)
-        for own, its in ((self.running_mean, layer.running_mean), (self.running_var, layer.running_var)):
-            assert its is not None
-            its.copy_(own.view(self.replicates, -1)[replicate])
 
 
 class StackedLayerNorm(_Stacked):
@@ -167,26 +157,16 @@ class StackedMean(nn.Module):
         return x.unflatten(1, (self.channels, -1)).mean(dim=2)
 
 
-class StackedResidual(nn.Module):
-    """N residual blocks: x + block(x)."""
+class StackedResidual(Residual):
+    """N residual blocks, of stacked layers."""
 
-    def __init__(self, blocks: Sequence[Residual], at: Place):
-        super().__init__()
-        self.layers = stack(blocks, at)
-        self.fan_out: int = self.layers[0].fan_out  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for layer in self.layers:
-            out = layer(out)
-        return x + out
+    @property
+    def fan_out(self) -> int:
+        return self[0].fan_out  # type: ignore[return-value]
 
     def outgoing(self) -> Tensor:
         """The sum of the absolute weights that each input meets; the way around the block is one of 1."""
-        return 1 + self.layers[0].outgoing()  # type: ignore[operator]
-
-    def write_to(self, block: Residual, replicate: int) -> None:
-        write(self.layers, block, replicate)
+        return 1 + self[0].outgoing()  # type: ignore[operator]
 
 
 class StackedNoise(nn.Module):
@@ -214,14 +194,22 @@ class StackedNoise(nn.Module):
             return x * factors
         return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
 
-    def factors(self, bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def factors(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each unit, with mean 1, from int16 bits."""
         if self.uniform:
             return 1 + self.rate * (bits.to(dtype) + 0.5) / 2**15
-        threshold = min(round(self.rate * 2**16), 2**16 - 1)
-        keep = 1 - threshold / 2**16  # the keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for
         # Compared as floats, which hold int16 exactly: a bool mask on the way takes a CPU four times as long.
-        return bits.to(dtype).ge_(threshold - 2**15).mul_(1 / keep)
+        return bits.to(dtype).ge_(self.dropped - 2**15).mul_(1 / self.keep)
+
+    @property
+    def dropped(self) -> int:
+        """How many of the 2¹⁶ values of a unit's bits drop it, the lowest ones."""
+        return min(round(self.rate * 2**16), 2**16 - 1)
+
+    @property
+    def keep(self) -> float:
+        """The keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for."""
+        return 1 - self.dropped / 2**16
 
 
 class _Bits:
@@ -301,7 +289,7 @@ STACKED: dict[type[nn.Module], Callable[[Sequence[Any], Place], nn.Module]] = {
     **dict.fromkeys((*NOISES.values(), nn.Dropout1d, nn.Dropout2d), _noise),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), lambda _, at: StackedMean(at.shape[0])),
     **dict.fromkeys((nn.Unflatten, nn.Flatten), lambda *_: nn.Identity()),
-    Residual: StackedResidual,
+    Residual: lambda blocks, at: StackedResidual(*stack(blocks, at)),
     **dict.fromkeys(ACTIVATIONS.values(), lambda layers, _: layers[0]),
 }
 
@@ -310,9 +298,9 @@ STACKED: dict[type[nn.Module], Callable[[Sequence[Any], Place], nn.Module]] = {
 WEIGHTED = (StackedLinear, StackedConv, StackedResidual)
 
 
-def stack(networks: Sequence[nn.Sequential], place: Place) -> nn.ModuleList:
+def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
     """The stacked layers of networks of one shape, the first at `place`. Raises TypeError for what STACKED lacks."""
-    stacked = nn.ModuleList()
+    stacked = []
     for layers in zip(*networks, strict=True):
         first = layers[0]
         if type(first) not in STACKED:
@@ -323,13 +311,6 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> nn.ModuleList:
         shape = alone(torch.empty(1, *place.shape, device="meta")).shape[1:]
         place = replace(place, number=place.number + weights, shape=tuple(shape))
     return stacked
-
-
-def write(stacked: Iterable[nn.Module], network: nn.Sequential, replicate: int) -> None:
-    """Write one replicate's weights and running statistics into a plain network of the same shape."""
-    for own, layer in zip(stacked, network, strict=True):
-        if isinstance(own, _Stacked | StackedResidual):
-            own.write_to(layer, replicate)  # type: ignore[arg-type]
 
 
 class StackedNetwork(nn.Module):
@@ -345,26 +326,31 @@ class StackedNetwork(nn.Module):
         self.seeds = list(seeds)
         first = next(module for module in networks[0].modules() if isinstance(module, nn.Linear | nn.Unflatten))
         features = first.in_features if isinstance(first, nn.Linear) else math.prod(first.unflattened_size)
-        self.layers = stack(networks, Place(self.seeds, batch_size, rerun, shape=(features,)))
+        self.layers = nn.ModuleList(stack(networks, Place(self.seeds, batch_size, rerun, shape=(features,))))
         convolutions = [layer for layer in self.modules() if isinstance(layer, StackedConv)]
         units = max((layer.fan_out * math.prod(layer.shape[1:]) for layer in convolutions), default=1)
         self.rows_at_a_time = max(1, min(512, 2**20 // units))  # in evaluation: a large image's channels take memory
         self.template = [networks[0]]  # in a list: a description of the shape, not a submodule with weights of its own
 
     @property
+    def weighted(self) -> list[Any]:
+        """The layers that begin a block; all but the first read what a hidden block puts out."""
+        return [layer for layer in self.layers if isinstance(layer, WEIGHTED)]
+
+    @property
     def widths(self) -> list[int]:
         """The units, in a CNN the channels, of each hidden block."""
-        return [layer.fan_out for layer in self.layers if isinstance(layer, WEIGHTED)][:-1]
+        return [layer.fan_out for layer in self.weighted[:-1]]
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
         """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden block."""
         if not self.training and x.shape[1] > self.rows_at_a_time:
             return torch.cat([self(rows, keep) for rows in x.split(self.rows_at_a_time, dim=1)], dim=1)
         x = x.transpose(1, 2)
-        factors = iter([None, *(keep or ())])  # none for the input
+        kept = dict(zip(self.weighted[1:], keep, strict=True)) if keep else {}
         for layer in self.layers:
-            if keep is not None and isinstance(layer, WEIGHTED) and (factor := next(factors)) is not None:
-                x = (x.unflatten(1, (factor.shape[1], -1)) * factor[:, :, None]).flatten(1, 2)
+            if layer in kept:
+                x = (x.unflatten(1, (kept[layer].shape[1], -1)) * kept[layer][:, :, None]).flatten(1, 2)
             x = layer(x)
         return x.transpose(1, 2)
 
@@ -374,28 +360,29 @@ class StackedNetwork(nn.Module):
 
         Mean over the rows of its absolute value times the absolute weights that it meets: its outgoing contribution.
         """
-        totals: dict[nn.Module, Tensor] = {}
+        readers = self.weighted[1:]
+        totals: dict[nn.Module, Any] = dict.fromkeys(readers, 0)
 
         def add(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            totals[layer] = totals.get(layer, 0) + inputs[0].abs().sum(dim=2)
+            totals[layer] = totals[layer] + inputs[0].abs().sum(dim=2)
 
-        layers = [layer for layer in self.layers if isinstance(layer, WEIGHTED)][1:]
-        hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+        hooks = [layer.register_forward_pre_hook(add) for layer in readers]
         for x in chunks:
             self(x)
         for hook in hooks:
             hook.remove()
-        widths, weights = self.widths, [layer.outgoing() for layer in layers]
         return [
-            (totals[layer].unflatten(1, (width, -1)) * own.unflatten(1, (width, -1))).sum(dim=2)
-            for layer, width, own in zip(layers, widths, weights, strict=True)
+            (totals[layer].unflatten(1, (width, -1)) * layer.outgoing().unflatten(1, (width, -1))).sum(dim=2)
+            for layer, width in zip(readers, self.widths, strict=True)
         ]
 
     @torch.no_grad()
     def replicate(self, index: int) -> nn.Sequential:
         """Replicate `index` as a plain network with the same weights and running statistics."""
-        network = copy.deepcopy(self.template[0])
-        write(self.layers, network, index)
+        network, stacked = copy.deepcopy(self.template[0]), self.layers.state_dict()
+        for name, values in network.state_dict().items():
+            if name in stacked:  # a stack does not count the batches that BN has seen
+                values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
         return network
 
 

@@ -48,7 +48,6 @@ LAYER = np.dtype(
 # Addresses; the floats of one replicate; where its gradients begin.
 PARAMETER = np.dtype([(n, "i8") for n in ("values", "first", "second", "size", "begin")])
 RULE = np.dtype([(n, "f8") for n in ("adam", "done", "decay", "shrink", "beta1", "beta2", "eps", "momentum", "clip")])
-BITS = torch.arange(-(2**15), 2**15).short()  # all that noise can draw
 # What a layer's record says whatever its place.
 DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
     StackedLinear: lambda layer: {"kind": LINEAR, "inputs": layer.fan_in, "units": layer.fan_in},
@@ -58,10 +57,11 @@ DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
         **{"mean": layer.running_mean.data_ptr(), "var": layer.running_var.data_ptr()},
     },
     StackedLayerNorm: lambda layer: {"kind": LAYER_NORM, "number": layer.eps},
-    StackedNoise: lambda layer: {
-        **{"kind": UNIFORM if layer.uniform else BERNOULLI, "threshold": int((layer.factors(BITS) == 0).sum()) - 2**15},
-        "number": layer.rate if layer.uniform else layer.factors(BITS)[-1].item(),
-    },
+    StackedNoise: lambda layer: (
+        {"kind": UNIFORM, "number": layer.rate}
+        if layer.uniform
+        else {"kind": BERNOULLI, "number": 1 / layer.keep, "threshold": layer.dropped - 2**15}
+    ),
     nn.Identity: lambda _: {},
     nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
     nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},

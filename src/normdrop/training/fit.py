@@ -29,7 +29,7 @@ from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint, Checkpoints
-from normdrop.training.module import MEASURES, ReplicatedClassifier
+from normdrop.training.module import MEASURES, ReplicatedClassifier, measured
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
 AT_A_TIME = {"cpu": 32, "cuda": 128}
@@ -220,6 +220,8 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
         trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
+    # Each weight's moments take as much memory as the metrics that follow, which need none of them.
+    trainer.optimizers, trainer.strategy.lr_scheduler_configs, module.engine = [], [], None
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
     replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module, data.parts)})
@@ -276,7 +278,7 @@ def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
 @torch.no_grad()
 def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Mapping[str, Part]) -> dict[str, Any]:
     """The columns of a replicate's row that are measured at the end of training, in eval mode."""
-    module.eval()
+    network = module.eval().network
     columns: dict[str, torch.Tensor] = {}
     for name, part in parts.items():
         wanted = [measure for measure in MEASURES if f"{name}_{measure}" in METRICS]
@@ -284,7 +286,7 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
     columns["gap"] = columns["train_acc"] - columns["test_acc"]
     columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
     if config["measure"]["silencing"]:
-        used = module.network.used(x for x, _ in parts["train"].batches())
+        used = network.used(x for x, _ in parts["train"].batches())
         ranking = [uses.argsort(dim=1, descending=True, stable=True) for uses in used]
         silenced = [module.silenced_accuracy(parts["test"], fraction) for fraction in SILENCED_FRACTIONS]
         without = [module.accuracy_without(parts["test"], ranking, fraction) for fraction in SILENCED_FRACTIONS]
@@ -292,14 +294,11 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         for name, left in (("reliance", silenced), ("reliance_most_used", without)):
             columns[name] = reduce(torch.add, [columns["test_acc"] - own for own in left]) / len(left)
     if _shifts(config):
-        trained = module.network
-        module.network = shift.recalibrated(trained, parts["train"])
-        module.eval()
-        again = module.evaluate(parts["test"])
-        module.network = trained
+        recalibrated = shift.recalibrated(network, parts["train"])
+        again = measured([(recalibrated(x), y) for x, y in parts["test"].batches()], ("acc", "nll"))
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
         batches = config["batch_size"], config["rerun"]
-        columns["train_mode_acc"] = shift.train_mode_accuracy(trained, parts["train"], *batches)
+        columns["train_mode_acc"] = shift.train_mode_accuracy(network, parts["train"], *batches)
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}

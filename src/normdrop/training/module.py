@@ -22,6 +22,7 @@ from normdrop.streams import stream
 from normdrop.training.compiled import Compiled
 
 SILENCING_DRAWS = 20
+EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
 
 # Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
 ELEMENTWISE = (
@@ -273,9 +274,14 @@ class ReplicatedClassifier(pl.LightningModule):
             self.trainer.should_stop |= bool(self.ended.all())
 
     @torch.no_grad()
-    def evaluate(self, part: Part, measures: Iterable[str] = ("acc", "nll")) -> dict[str, Tensor]:
-        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode."""
-        return measured([(self.network(x), y) for x, y in part.batches()], measures)
+    def evaluate(
+        self, part: Part, measures: Iterable[str] = ("acc", "nll"), keep: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode.
+
+        `keep` silences units, as the network takes it.
+        """
+        return measured([(self.network(x, keep), y) for x, y in part.batches(EVALUATED)], measures)
 
     def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
         """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
@@ -289,7 +295,6 @@ class ReplicatedClassifier(pl.LightningModule):
             draws.append(self.accuracy_without(part, ranking, fraction))
         return reduce(torch.add, draws) / SILENCING_DRAWS  # in one order: that of a stack's mean depends on its height
 
-    @torch.no_grad()
     def accuracy_without(self, part: Part, ranking: Sequence[Tensor], fraction: float) -> Tensor:
         """Accuracy (replicates,) with the first `fraction` of each hidden layer's units silenced.
 
@@ -299,7 +304,7 @@ class ReplicatedClassifier(pl.LightningModule):
         for order in ranking:
             lost = order[:, : round(fraction * order.shape[1])].to(self.device)
             keep.append(torch.ones(order.shape, device=self.device).scatter_(1, lost, 0.0)[:, :, None])
-        return measured([(self.network(x, keep), y) for x, y in part.batches()], ["acc"])["acc"]
+        return self.evaluate(part, ["acc"], keep)["acc"]
 
 
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
@@ -308,11 +313,6 @@ def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> 
     logits = torch.cat([logits for logits, _ in seen], dim=1).double()
     y = torch.cat([y for _, y in seen], dim=1)
     return {measure: MEASURES[measure](logits, y) for measure in measures}
-
-
-def nll(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean NLL in nats, (replicates,)."""
-    return cross_entropy(logits, y).mean(dim=1)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -355,6 +355,6 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "acc": accuracy,
     "balanced_acc": balanced_accuracy,
-    "nll": nll,
+    "nll": lambda logits, y: cross_entropy(logits, y).mean(dim=1),
     "ece": expected_calibration_error,
 }

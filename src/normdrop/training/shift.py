@@ -37,7 +37,7 @@ from normdrop.networks.stacked import (
     StackedResidual,
 )
 from normdrop.streams import stream
-from normdrop.training.module import accuracy
+from normdrop.training.module import measured
 
 # Passes over the training rows with noise on. Three leave an error of a few percent in a unit's variance on 1,000 rows
 # and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs of training.
@@ -50,6 +50,8 @@ LINEAR = "noise→linear→bn"
 APPROXIMATE = "noise→linear→activation→bn (approximate)"
 NO_NOISE = "no noise above"
 NO_FORMULA = "no formula"
+# By what stands between the nearest noise above a BN layer and that layer: weights (w) and activations (a), in order.
+CASES = {"": DIRECT, "a": DIRECT, "w": LINEAR, "aw": LINEAR, "wa": APPROXIMATE, "awa": APPROXIMATE}
 
 
 @torch.no_grad()
@@ -83,27 +85,26 @@ def measure(
     validation rows in eval mode against the same references. units: those counted; set_aside: those whose variance in
     either mode is below the layer's eps, which BN does not normalise.
     """
-    own = copy.deepcopy(network)
-    layers = _in_order(own.layers)
-    paths = {layer: _Path(layers[: layers.index(layer)], layer) for layer in _norms(own)}
-    if not paths:
+    own = copy.deepcopy(network).eval()
+    layers, norms = [layer for layer in _in_order(own.layers) if getattr(layer, "rate", 1)], _norms(own)
+    if not norms:
         return []
-    own.eval()
-    seen = {name: _eval_moments(own, parts[name], list(paths)) for name in ("train", "val")}
+    paths = [_Path(layers[: layers.index(norm)], norm) for norm in norms]
+    seen = {name: _eval_moments(own, parts[name], norms) for name in ("train", "val")}
     _measuring(own, batch_size, rerun)
-    train = {layer: _Moments() for layer in paths}
-    for batch, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
-        for layer, values in _inputs(own.layers, batch, [*paths][-1]):
+    train = {norm: _Moments() for norm in norms}
+    for x, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
+        for layer, values in _inputs(own, x, norms[-1]):
             if isinstance(layer, StackedBatchNorm):
                 train[layer].add(_by_channel(values, layer))
-            for path in paths.values():
+            for path in paths:
                 if path.noise_layer is layer:
                     path.add(values)
 
     entries = []
-    for number, (layer, (at, path)) in enumerate(zip(_norms(network), paths.items(), strict=True), start=1):
-        running = [s.double().view(layer.replicates, -1) for s in (layer.running_mean, layer.running_var)]
-        references = {"": (train[at].mean, train[at].variance), "running_": tuple(running)}
+    for number, (layer, at, path) in enumerate(zip(_norms(network), norms, paths, strict=True), start=1):
+        running = [values.double().view(-1, layer.features) for values in (layer.running_mean, layer.running_var)]
+        references = {"": (train[at].mean, train[at].variance), "running_": running}
         here = seen["train"][at]
         counted = ((here.variance >= layer.eps) & (train[at].variance >= layer.eps)).cpu().numpy()
         figures = {}
@@ -130,9 +131,7 @@ def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, re
     """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes nothing."""
     own = copy.deepcopy(network)
     _measuring(own, batch_size, rerun)
-    seen = [(own(batch.transpose(1, 2)), y) for batch, y in _batches(own, part, batch_size, rerun, passes=1)]
-    # In double precision, like every other accuracy: a float32 read back from a table is another number.
-    return accuracy(torch.cat([logits for logits, _ in seen], dim=1).double(), torch.cat([y for _, y in seen], dim=1))
+    return measured([(own(x), y) for x, y in _batches(own, part, batch_size, rerun, passes=1)], ["acc"])["acc"]
 
 
 @torch.no_grad()
@@ -151,8 +150,8 @@ def activations(
     for mode in ("eval", "train") if norms else ():  # in this order: train mode moves the copy's running statistics
         _measuring(own, batch_size, rerun)
         own.train(mode == "train")
-        for batch, _ in _batches(own, alone, batch_size, rerun, passes=1):
-            for layer, values in _inputs(own.layers, batch, norms[-1]):
+        for x, _ in _batches(own, alone, batch_size, rerun, passes=1):
+            for layer, values in _inputs(own, x, norms[-1]):
                 if isinstance(layer, StackedBatchNorm):
                     for where, these in (("before_bn", values), ("after_bn", layer(values))):
                         seen.setdefault((norms.index(layer) + 1, where, mode), []).append(_by_channel(these, layer)[0])
@@ -180,8 +179,8 @@ class _Moments:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.sum: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
+        self.sum: Any = 0.0
+        self.squares: Any = 0.0
 
     def add(self, values: Tensor) -> None:
         """values: (replicates, units, rows)."""
@@ -189,16 +188,16 @@ class _Moments:
         rows, mean = values.shape[-1], values.mean(dim=-1)
         variance, mean = (values - mean[..., None]).square().mean(dim=-1), mean.double()
         self.rows += rows
-        self.sum = self.sum + rows * mean
-        self.squares = self.squares + rows * (variance + mean.square())
+        self.sum += rows * mean
+        self.squares += rows * (variance + mean.square())
 
     @property
     def mean(self) -> Tensor:
-        return torch.as_tensor(self.sum / self.rows)
+        return self.sum / self.rows
 
     @property
     def variance(self) -> Tensor:
-        return torch.as_tensor(self.squares / self.rows - self.mean.square()).clamp_min(0)
+        return (self.squares / self.rows - self.mean.square()).clamp_min(0)
 
 
 class _Path:
@@ -206,52 +205,37 @@ class _Path:
 
     def __init__(self, above: Sequence[nn.Module], norm: StackedBatchNorm) -> None:
         self.case, self.norm = NO_NOISE, norm
-        self.noise_layer: StackedNoise | None = None
-        self.before: nn.Module = nn.Identity()  # an activation between the noise and what follows: still unit by unit
-        self.linear: StackedLinear | StackedConv | None = None
-        self.after: nn.Module | None = None
-        self.signal = _Moments()
-        self.noise = _Moments()
-        between: list[nn.Module] = []
-        for layer in reversed(above):
-            if not isinstance(layer, StackedNoise):
-                between.insert(0, layer)
-            elif layer.rate != 0:
-                self.noise_layer, self.points = layer, _noise_points(layer)
-                break
-        else:
+        self.noise_layer: Any = None
+        self.behind: list[Any] = []
+        self.signal, self.noise = _Moments(), _Moments()
+        noises = [number for number, layer in enumerate(above) if isinstance(layer, StackedNoise)]
+        if not noises:
             return
-        activations = tuple(ACTIVATIONS.values())
-        if between and isinstance(between[0], activations):
-            self.before = between.pop(0)
-        match between:
-            case []:
-                self.case = DIRECT
-            case [StackedLinear() | StackedConv() as linear]:
-                self.case, self.linear = LINEAR, linear
-            case [StackedLinear() | StackedConv() as linear, nn.Module() as last] if isinstance(last, activations):
-                self.case, self.linear, self.after = APPROXIMATE, linear, last
-            case _:
-                self.case = NO_FORMULA
+        self.noise_layer, *self.behind = above[noises[-1] :]
+        self.points = _noise_points(self.noise_layer)
+        kinds = "".join(_kind(layer) for layer in self.behind)
+        self.case = CASES.get(kinds, NO_FORMULA)
+        # An activation right behind the noise is still one of each unit alone.
+        self.alone = self.behind.pop(0) if kinds.startswith("a") else nn.Identity()
 
     def add(self, values: Tensor) -> None:
         """Take in the noise's input in train mode, (replicates, units, rows)."""
         if self.case == NO_FORMULA:
             return
-        assert self.noise_layer is not None
         # The mean and variance of each unit in each row, over the noise alone.
-        outcomes = [(weight, self.before(factor * values)) for factor, weight in self.points]
+        outcomes = [(weight, self.alone(factor * values)) for weight, factor in self.points]
         mean, variance = _weighted(outcomes)
-        if self.linear:
-            if isinstance(self.linear, StackedConv) and self.noise_layer.features != values.shape[1]:
-                variance = torch.stack([w * self.linear.spread_of_channels(out - mean) for w, out in outcomes]).sum(0)
+        for layer in self.behind:
+            if _kind(layer) == "a":
+                mean, variance = _activated(layer, mean, variance)
+                continue
+            if self.noise_layer.features != values.shape[1]:  # whole channels
+                variance = torch.stack([w * layer.spread_of_channels(out - mean) for w, out in outcomes]).sum(0)
             else:
-                if not self.after:  # only their mean over rows counts then: one product less
+                if layer is self.behind[-1]:  # only their mean over rows counts then: one product less
                     variance = variance.mean(dim=-1, keepdim=True)
-                variance = self.linear.spread(variance)
-            mean = self.linear(mean)
-        if self.after:
-            mean, variance = _activated(self.after, mean, variance)
+                variance = layer.spread(variance)
+            mean = layer(mean)
         self.signal.add(_by_channel(mean, self.norm))
         self.noise.add(_by_channel(variance.expand(mean.shape), self.norm))
 
@@ -264,14 +248,19 @@ class _Path:
         return variance / (self.signal.variance + self.noise.mean)  # the law of total variance
 
 
-def _noise_points(noise: StackedNoise) -> list[tuple[float, float]]:
-    """(factor, weight) of a noise: all there are of Bernoulli; Gauss-Legendre of uniform, exact to degree 9."""
-    rate: float = noise.rate  # type: ignore[assignment]
+def _kind(layer: nn.Module) -> str:
+    """How CASES names a layer; `?` for what has no formula."""
+    if isinstance(layer, StackedLinear | StackedConv):
+        return "w"
+    return "a" if isinstance(layer, tuple(ACTIVATIONS.values())) else "?"
+
+
+def _noise_points(noise: Any) -> list[tuple[float, float]]:
+    """(weight, factor) of a noise: all there are of Bernoulli; Gauss-Legendre of uniform, exact to degree 9."""
     if noise.uniform:
         nodes, weights = np.polynomial.legendre.leggauss(5)
-        return [(1 + rate * node, weight / 2) for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)]
-    keep = 1 - round(rate * 2**16) / 2**16  # as StackedNoise realises it
-    return [(0.0, 1 - keep), (1 / keep, keep)]
+        return list(zip((weights / 2).tolist(), (1 + noise.rate * nodes).tolist(), strict=True))
+    return [(1 - noise.keep, 0.0), (noise.keep, 1 / noise.keep)]
 
 
 def _activated(activation: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,26 +298,26 @@ def _in_order(layers: Iterable[nn.Module]) -> list[nn.Module]:
     """The layers as values pass them, a residual block's own before the block, which stands for its sum."""
     order: list[nn.Module] = []
     for layer in layers:
-        order += [*_in_order(layer.layers), layer] if isinstance(layer, StackedResidual) else [layer]
+        order += [*_in_order(layer), layer] if isinstance(layer, StackedResidual) else [layer]
     return order
 
 
-def _inputs(
-    layers: Iterable[nn.Module], values: Tensor, last: nn.Module
-) -> Generator[tuple[nn.Module, Tensor], None, Tensor | None]:
-    """Each layer with its input, as values (replicates, features, rows) pass them, up to `last`."""
-    for layer in layers:
+def _inputs(network: StackedNetwork, x: Tensor, last: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Each layer with its input, (replicates, features, rows), as x (replicates, rows, features) goes up to `last`."""
+
+    def passed(layers: Iterable[nn.Module], values: Tensor) -> Generator[tuple[nn.Module, Tensor], None, Tensor]:
+        for layer in layers:
+            yield layer, values
+            if isinstance(layer, StackedResidual):
+                values = values + (yield from passed(layer, values))
+            else:
+                values = layer(values)
+        return values
+
+    for layer, values in passed(network.layers, x.transpose(1, 2)):
         yield layer, values
-        if layer is last:
-            return None
-        if isinstance(layer, StackedResidual):
-            out = yield from _inputs(layer.layers, values, last)
-            if out is None:
-                return None
-            values = values + out
-        else:
-            values = layer(values)
-    return values
+        if layer is last:  # nothing behind it is computed
+            return
 
 
 def _by_channel(values: Tensor, norm: StackedBatchNorm) -> Tensor:
@@ -343,7 +332,7 @@ def _eval_moments(
     moments = {layer: _Moments() for layer in norms}
     for x, _ in part.batches():
         for chunk in x.split(network.rows_at_a_time, dim=1):
-            for layer, values in _inputs(network.layers, chunk.transpose(1, 2), norms[-1]):
+            for layer, values in _inputs(network, chunk, norms[-1]):
                 if layer in moments:
                     moments[layer].add(_by_channel(values, layer))
     return moments
@@ -361,13 +350,12 @@ def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
 def _batches(
     network: StackedNetwork, part: Part, batch_size: int, rerun: int, passes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(values (replicates, features, batch), labels (replicates, batch)), each pass in another random order."""
+    """x (replicates, batch, features) and y (replicates, batch), each pass in another random order."""
     orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
     for _ in range(passes):
         order = torch.from_numpy(np.stack([generator.permutation(part.rows.shape[1]) for generator in orders]))
         for rows in batches(part.rows.gather(1, order.to(part.rows.device)), batch_size):
-            x, y = part.table.gather(rows)
-            yield x.transpose(1, 2), y
+            yield part.table.gather(rows)
 
 
 def _median(values: np.ndarray) -> float | None:
