@@ -41,6 +41,7 @@ _FREE = (
     *("arrangement", "position", "rate", "rerun"),
     *("measure", "data.path", "trainer.accelerator", "trainer.devices"),
 )
+MAIN = "ordering"  # the claim that the project is about
 # Conditions trained without an experiment: the table is worth showing, but nothing was declared.
 UNDECLARED = {
     "claim": "undeclared",
@@ -207,9 +208,16 @@ def load(directory: Path) -> Found:
     found.unfinished |= {name: "planned, not begun" for name in plans if name not in seen}
     found.planned, found.finished = len(plans), len(finished)
     found.studies = [_study(root, conditions) for (root, _), conditions in sorted(by_study.items())]
+    found.studies.sort(key=_rank)
     if not (found.studies or found.failed or found.unfinished or found.damaged):
         raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
     return found
+
+
+def _rank(study: Study) -> tuple[bool, int]:
+    """The main claim comes first, and of those who test it the one on the most data sets; else their names decide."""
+    main = study.declaration["claim"] == MAIN
+    return not main, -study.replicates["dataset"].nunique() if main else 0
 
 
 def _planned(root: Path, name: str) -> dict[str, int]:
