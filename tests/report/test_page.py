@@ -247,9 +247,9 @@ def test_one_page_sets_every_claim_beside_its_answer(tmp_path: Path) -> None:
         study = {"claim": claim, "sentence": f"The post on {claim}.", "kind": kind, "over": over}
         fake_study(tmp_path / claim, study=study, settings=settings, rates=(0.3,), replicates=8, own_sd=0.001)
     overview = tables_of(report_of(tmp_path))[0]
-    assert overview["the post says"].to_list() == ["[The post on drift.](#drift)", "[The post on ordering.](#ordering)"]
-    assert overview["answer"].iloc[1] == "**Yes**"
-    assert overview["figure"].to_list() == ["![drift](drift-effects.png)", "![ordering](ordering-effects.png)"]
+    assert overview["the post says"].to_list() == ["[The post on ordering.](#ordering)", "[The post on drift.](#drift)"]
+    assert overview["answer"].iloc[0] == "**Yes**"
+    assert overview["figure"].to_list() == ["![ordering](ordering-effects.png)", "![drift](drift-effects.png)"]
     assert set(pd.read_csv(tmp_path / "report/verdicts.csv")["claim"]) == {"ordering", "drift"}
 
 

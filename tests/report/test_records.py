@@ -209,3 +209,15 @@ def test_of_a_study_of_which_one_side_has_finished_there_is_a_report(tmp_path: P
     directory = fake_study(tmp_path / "s", rates=(0.2, 0.5), replicates=6, arrangements=("none", "bn_dropout"))
     assert main([str(directory)]) == 0
     assert "No finished conditions to compare bn_dropout with dropout_bn" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_question_of_order_comes_first_and_of_those_who_ask_it_the_one_on_the_most_data_sets(
+    tmp_path: Path,
+) -> None:
+    for name, claim, datasets in (
+        ("blog", "ordering", "a"),
+        ("drift", "drift", "abc"),
+        ("population", "ordering", "ab"),
+    ):
+        fake_study(tmp_path / name, study={"claim": claim}, datasets=tuple(datasets), rates=(0.3,), replicates=2)
+    assert [study.root.name for study in load(tmp_path).studies] == ["population", "blog", "drift"]

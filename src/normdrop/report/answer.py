@@ -62,18 +62,19 @@ def partial(found: Found) -> str:
 
 def answer(study: Study, rows: pd.DataFrame, pooled: pd.DataFrame | None = None) -> Answer:
     """pooled: `population.pooled`'s table, if there is one."""
-    declaration = study.declaration
-    pooled = pd.DataFrame(columns=["family"]) if pooled is None else pooled
+    declared = study.declaration["family"]
     a, b = (" or ".join(side) for side in study.sides)
     family = rows[rows["family"] == DECLARED]
-    base = family[family["setting"].isin(_base_settings(study))]
-    if declaration["family"] is None:
+    part = study.kind.answer.format(over=study.over)  # of a ladder the trend is the answer
+    proper = [",".join(filter(None, [base, part])) for base in study.base_settings]
+    base = family[family["setting"].isin(proper)]
+    if declared is None:
         sentence = "No study was declared for these conditions: every row is exploratory, and none is an answer."
         result = Answer("Nothing declared", sentence)
     elif base.empty:
         result = Answer("No answer yet", f"No finished conditions to compare {a} with {b}.")
     else:
-        over_sets = pooled[pooled["family"] == DECLARED]
+        over_sets = family.iloc[:0] if pooled is None else pooled[pooled["family"] == DECLARED]
         word, rule = claim(study, base, over_sets)
         new = word if len(over_sets) or scope(base) == "verdict_new_data" else "cannot be told"
         said, amounts = plain(study, base, over_sets), amount(study, base, over_sets)
@@ -106,15 +107,11 @@ def harness(rows: pd.DataFrame, alpha: float) -> Harness | None:
     )
     chance = aa_tail(len(claiming), len(tested), alpha)
     alarm = chance <= AA_ALARM
-    sentence = (
-        f"{len(claiming)} of {len(tested)} A/A rows of distinct networks claim a difference of an arrangement from "
-        f"itself, where chance "
-        f"gives {alpha * len(tested):.2g} ({named}). "
-    )
-    if alarm:
-        return Harness(sentence + "Until that is ruled out, distrust what follows.", alarm)
+    luck = f"So many or more come up by chance with probability {chance:.2g}: an alarm starts at {AA_ALARM}."
     return Harness(
-        sentence + f"So many or more come up by chance with probability {chance:.2g}: an alarm starts at {AA_ALARM}.",
+        f"{len(claiming)} of {len(tested)} A/A rows of distinct networks claim a difference of an arrangement from "
+        f"itself, where chance gives {alpha * len(tested):.2g} ({named}). "
+        + ("Until that is ruled out, distrust what follows." if alarm else luck),
         alarm,
     )
 
@@ -133,19 +130,10 @@ def number(value: float, row: pd.Series | object) -> str:
 
 
 def interval(low: float, high: float, row: pd.Series | object) -> str:
-    symbol, scale = units_in(row)
-    if pd.isna(low):
-        return "—"
-    if symbol == "×":
-        return f"{low:.3g} to {high:.3g}"
-    digits = 3 if symbol == "nats" else 2
-    return f"{low * scale:+.{digits}f} to {high * scale:+.{digits}f}"
-
-
-def _base_settings(study: Study) -> list[str]:
-    """The grid proper; of a ladder its trend is the answer."""
-    part = study.kind.answer.format(over=study.over)
-    return [",".join(filter(None, [base, part])) for base in study.base_settings]
+    """Both ends in the row's unit, without its name."""
+    symbol = units_in(row)[0]
+    ends = [number(end, row).removeprefix("×").removesuffix(f" {symbol}") for end in (low, high)]
+    return "—" if pd.isna(low) else " to ".join(ends)
 
 
 RULE = (
@@ -172,32 +160,39 @@ def claim(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> tuple[str, 
         return claim_word(base[column].to_list()), rule
     words = {}
     for row in each(pooled):
-        own = base[(base["position"] == row.position) & (base["metric"] == row.metric)]
-        own = own[own["setting"] == row.setting]
-        word = claim_word(
+        own = base[base[["position", "metric", "setting"]].eq([row.position, row.metric, row.setting]).all(axis=1)]
+        words[_place(study, row)] = claim_word(
             own[scope(own)].to_list(),
             pooled=row.verdict,
             prediction=(row.pi_low, row.pi_high),
             rope=study.rope(row.metric),
         )
-        words[", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))] = word
     distinct = set(words.values())
     word = distinct.pop() if len(distinct) == 1 else "; ".join(f"{word} ({place})" for place, word in words.items())
     return word, RULE.format(unit="The mean over data sets is asked", scope="new data sets")
 
 
+def _place(study: Study, row: Any) -> str:
+    return ", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))
+
+
 def spoken(study: Study) -> tuple[str, str]:
     """A and B for a reader: of two orders which comes first."""
-    (a, *more), (b, *others) = study.sides
-    if not more and not others and a != b and operations(a)[::-1] == operations(b):
-        first = [operations(side)[0] for side in (a, b)]
-        return f"{SPOKEN.get(first[0], first[0])} first", f"{SPOKEN.get(first[1], first[1])} first"
+    if _reversed(study):
+        a, b = (operations(side[0])[0] for side in study.sides)
+        return f"{SPOKEN.get(a, a)} first", f"{SPOKEN.get(b, b)} first"
 
     def holding(arm: str) -> str:
         return " and ".join(SPOKEN.get(part, part) for part in operations(arm)) or "a network with neither"
 
     names = [" or ".join(map(holding, side)) for side in study.sides]
-    return names[0], f"the better of {names[1]}" if others else names[1]
+    return names[0], f"the better of {names[1]}" if len(study.sides[1]) > 1 else names[1]
+
+
+def _reversed(study: Study) -> bool:
+    """Whether the two sides are the same operations in two orders."""
+    a, b = ([operations(arrangement) for arrangement in side] for side in study.sides)
+    return len(a) == len(b) == 1 and a != b and a[0][::-1] == b[0]
 
 
 def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
@@ -208,14 +203,12 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
     start = chosen[study.declaration["family"]] if base[["rate_a", "rate_b"]].any(axis=None) else ""
     said = []
     for metric, group in base.groupby("metric", sort=False):
-        what, column = measured(study, str(metric)), scope(group)
-        new = "new_" if column == "verdict_new_data" else "ci_"
+        what, column, rope = measured(study, str(metric)), scope(group), study.rope(str(metric))
         row: Any = next(each(group))
-        rope = study.rope(str(metric))
         symbol, factor = units_in(row)
         no_matter = f"×{rope:g}" if row.null == 1 else f"{rope * factor:g} {symbol}"
         region = "" if math.isnan(rope) else f" (up to {no_matter} would not matter)"
-        for mean in each(pooled[pooled["metric"] == metric] if len(pooled) else pooled):
+        for mean in each(pooled[pooled["metric"] == metric]):
             said.append(
                 f"on average over {mean.k} data sets ({mean.position}) {_ahead(mean.estimate, what, row, a, b)}, "
                 f"{_between(mean.ci_low, mean.ci_high, row)}; a new data set would lie "
@@ -224,19 +217,22 @@ def plain(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
         if len(pooled):
             continue
         if len(group) == 1:
-            bounds = _between(getattr(row, f"{new}low"), getattr(row, f"{new}high"), row)
+            ends = (row.ci_low, row.ci_high) if column == "verdict" else (row.new_low, row.new_high)
             said.append(
-                f"{_ahead(row.estimate, what, row, a, b)}, {bounds} for {SCOPES[column]}: "
+                f"{_ahead(row.estimate, what, row, a, b)}, {_between(*ends, row)} for {SCOPES[column]}: "
                 f"{_phrase(getattr(row, column))}{region}"
             )
         else:
-            low, high = number(group["estimate"].min(), row), number(group["estimate"].max(), row)
             said.append(
-                f"{a} differed from {b} in {what} by {low} to {high} in {len(group)} comparisons; for "
+                f"{a} differed from {b} in {what} by {_range(group, row)} in {len(group)} comparisons; for "
                 f"{SCOPES[column]}: {tally(group[column]).replace('**', '')}{region}"
             )
     said[0] = start + said[0]
     return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+
+
+def _range(group: pd.DataFrame, row: Any) -> str:
+    return f"{number(group['estimate'].min(), row)} to {number(group['estimate'].max(), row)}"
 
 
 def _ahead(estimate: float, what: str, row: Any, a: str, b: str) -> str:
@@ -251,32 +247,26 @@ def _between(low: float, high: float, row: Any) -> str:
 
 
 def _phrase(verdict: str) -> str:
-    return {
-        "better": "better",
-        "worse": "worse",
-        "equivalent": "no practical difference",
-        "inconclusive": "not settled",
-    }.get(head(verdict), verdict)
+    word = head(verdict)
+    spoken_words = {"equivalent": "no practical difference", "inconclusive": "not settled"}
+    return verdict if word == "refused" else spoken_words.get(word, word)
 
 
 def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
     """The declared differences in few words: pooled means, else the one estimate, else their range and a count."""
-    said = []
-    row: Any
-    for row in each(pooled):
-        place = ", ".join(filter(None, [row.position, row.setting, row.metric * (len(study.metrics) > 1)]))
-        said.append(
-            f"{place}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)}), a new data set "
-            f"{interval(row.pi_low, row.pi_high, row)}"
-        )
+    said = [
+        f"{_place(study, row)}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)}), a new data set "
+        f"{interval(row.pi_low, row.pi_high, row)}"
+        for row in each(pooled)
+    ]
     for metric, group in base.groupby("metric", sort=False) if pooled.empty else ():
-        row = next(each(group))
+        row: Any = next(each(group))
         name = f"{METRICS[str(metric)].words}: " * (len(study.metrics) > 1)
         if len(group) == 1:
             said.append(f"{name}{number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})")
         else:
-            low, high = (number(end, row) for end in (group["estimate"].min(), group["estimate"].max()))
-            said.append(f"{name}{low} to {high}; on these rows {tally(group['verdict']).replace('**', '')}")
+            tallied = tally(group["verdict"]).replace("**", "")
+            said.append(f"{name}{_range(group, row)}; on these rows {tallied}")
     return "; ".join(said)
 
 
@@ -328,9 +318,8 @@ def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
             f"No pooled test over data sets: this is {names} of them, and the mean of fewer than {MIN_DATA_SETS} says "
             "little about data sets at large. Replicates of one data set are not a sample of data sets."
         )
-    (first, *_), (second, *_) = study.sides
-    if (base["position"] == "around").any() and first != second and operations(first)[::-1] == operations(second):
-        one, other = (" → ".join(order(arrangement, "around")) for arrangement in (first, second))
+    if (base["position"] == "around").any() and _reversed(study):
+        one, other = (" → ".join(order(side[0], "around")) for side in study.sides)
         lines.append(
             f"`around` compares {one} with {other}: each operation changes its side of the activation, so the "
             "difference is not of the order alone."

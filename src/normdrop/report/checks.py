@@ -11,7 +11,6 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from normdrop.report.answer import NAMES, Answer, interval, measured, number, sa
 from normdrop.report.contrasts import Contrast, values_of, with_dropout
 from normdrop.report.records import Study, setting_value
 from normdrop.report.statistics import MIN_DATA_SETS
-from normdrop.report.verdicts import DECLARED, each
+from normdrop.report.verdicts import DECLARED, each, farthest
 
 POWER = 0.8
 CAP = 300  # replicates: more are not asked for, the row stays open
@@ -65,11 +64,12 @@ def room(study: Study, own: Sequence[Contrast]) -> str | None:
             f"The ladder is one: {metric.words} of {side} goes from {first:.1f} {symbol} at the first {study.over} to "
             f"{last:.1f}."
         )
-    means = []
-    for contrast in own:
-        for _, _, b in values_of(study, contrast, study.metric):
-            if np.isfinite(b).any():
-                means.append((metric.scale * float(np.nanmean(b)), _place(contrast)))
+    means = [
+        (metric.scale * float(np.nanmean(b)), _place(contrast))
+        for contrast in own
+        for _, _, b in values_of(study, contrast, study.metric)
+        if np.isfinite(b).any()
+    ]
     if not means:
         return None
     (low, where), (high, elsewhere) = min(means), max(means)
@@ -81,17 +81,13 @@ def room(study: Study, own: Sequence[Contrast]) -> str | None:
 def sensitivity(study: Study, rows: pd.DataFrame) -> str | None:
     """The smallest true difference that a comparison of the family finds in four studies of five."""
     family = rows[(rows["family"] == DECLARED) & (rows["n"] > 1)]
-    here = family[(family["metric"] == study.metric) & (not study.kind.ratio)]
-    level = study.declaration["alpha"] / max(len(family), 1)
-    found = []
-    for row in each(here):
-        half = (row.ci_high - row.ci_low) / 2
-        sd = half * np.sqrt(row.n) / stats.t.ppf(1 - study.declaration["alpha"] / 2, row.n - 1)
-        if sd > 0:
-            effect = TTestPower().solve_power(nobs=row.n, alpha=level, power=POWER, alternative="two-sided")
-            found.append(float(np.squeeze(effect)) * sd)
-    if not found:
+    here = family[(family["metric"] == study.metric) & (family["sd"] > 0) & (not study.kind.ratio)]
+    if here.empty:
         return None
+    level = study.declaration["alpha"] / len(family)
+    found = [
+        float(np.squeeze(TTestPower().solve_power(nobs=row.n, alpha=level, power=POWER))) * row.sd for row in each(here)
+    ]
     metric = METRICS[study.metric]
     low, high = (f"{metric.scale * value:.2f}" for value in (min(found), max(found)))
     size = f"{low} {metric.unit}" if low == high else f"{low} to {high} {metric.unit}"
@@ -116,7 +112,7 @@ def positive_control(study: Study, rows: pd.DataFrame) -> str | None:
     seen = same[same["verdict"].map(say).isin(["better", "worse"])]
     if seen.empty:
         return f"At one rate for both sides none of {len(same)} comparisons differs either (exploratory)."
-    row: Any = next(each(seen.loc[[seen["estimate"].abs().idxmax()]]))
+    row = farthest(seen, "estimate")
     return (
         f"An effect that is there is seen: at one rate for both sides {len(seen)} of {len(same)} comparisons differ "
         f"(exploratory), the most on {row.dataset}, {row.position}, rate {max(row.rate_a, row.rate_b):g}: "
@@ -265,11 +261,11 @@ def neighbours(study: Study, own: Sequence[Contrast]) -> str | None:
                 half = stats.t.isf(study.declaration["alpha"] / 2, len(difference) - 1) * difference.sem()
                 found.append((metric.scale * difference.mean(), metric.scale * half))
         if found:
-            mean = [value for value, _ in found]
+            mean, halves = np.transpose(found)
             digits = 3 if metric.unit == "nats" else 2
-            up, down = (sum(sign * value > half for value, half in found) for sign in (1, -1))
+            up, down = int((mean > halves).sum()), int((-mean > halves).sum())
             size = (
-                f"{mean[0]:+.{digits}f} ± {found[0][1]:.{digits}f} {metric.unit}"
+                f"{mean[0]:+.{digits}f} ± {halves[0]:.{digits}f} {metric.unit}"
                 if len(found) == 1
                 else f"{min(mean):+.{digits}f} to {max(mean):+.{digits}f} {metric.unit} (up in {up}, down in {down} of "
                 f"{len(found)})"
@@ -304,7 +300,7 @@ def largest(both: pd.DataFrame, name: str) -> list[str]:
     both = both[both["t"].notna()]
     if both.empty:
         return []
-    row: Any = next(each(both.loc[[both["t"].abs().idxmax()]]))
+    row = farthest(both, "t")
     return [
         f"Of {len(both)} comparisons that `{name}` has as well, {int(both['differs'].sum())} estimates differ by more "
         f"than their intervals allow; the largest |t| is {abs(row.t):.1f} ({row.metric} on {row.dataset}, "

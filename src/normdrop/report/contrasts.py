@@ -27,9 +27,9 @@ class Contrast:
     a: pd.DataFrame
     """one row per replicate, and per value of the study's `over` where it has one"""
     b: pd.DataFrame
-    test_train_ratio: float
-    fresh_rows: bool
-    counted: bool = True
+    block: pd.DataFrame
+    """all replicates of the place, its other arrangements and rates among them"""
+    counted: bool
     """False where other positions have the networks of both sides already: `around` is no further test of an order"""
 
 
@@ -47,20 +47,17 @@ def contrasts(study: Study, prefer: str = "accuracy", only: str | None = None) -
         if study.declaration["tuned"] == ["rate"] and rates == [0.0]:
             # Nothing to tune: the two comparisons are one.
             comparisons = [(study.declaration["family"] or "same_rate", None)]
-        facts: dict[str, Any] = {
-            "test_train_ratio": float(block["test_train_ratio"].max(skipna=False)),
-            "fresh_rows": bool(block["fresh_rows"].all()),
-        }
         seen = had.setdefault((dataset, setting), (set(), set()))
         networks = [set(block.loc[block["arrangement"].isin(side), "condition"]) for side in study.sides]
-        facts["counted"] = not all(own <= others for own, others in zip(networks, seen, strict=True))
+        counted = not all(own <= others for own, others in zip(networks, seen, strict=True))
         for own, others in zip(networks, seen, strict=True):
             others |= own
         for comparison, rate in comparisons:
             if only not in (None, comparison):
                 continue
             if (sides := _sides(study, block, rate, prefer)) is not None:
-                found.append(Contrast(dataset, position, setting, comparison, rate, *sides, **facts))
+                place = dataset, position, setting, comparison, rate
+                found.append(Contrast(*place, *sides, block, counted))
     return found
 
 

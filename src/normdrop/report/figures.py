@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -63,8 +63,8 @@ def draw(
     cells: pd.DataFrame | None = None,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Each figure of the study's kind that it has data for: a name for its file, a caption, the figure."""
-    kind, metric = study.kind, METRICS[study.metric].words
-    effect = f"{kind.effect} of {metric}"
+    metric = METRICS[study.metric].words
+    effect = f"{study.kind.effect} of {metric}"
     contrast = f"{' or '.join(study.sides[0])} - {' or '.join(study.sides[1])}"
     band = "The shaded band is the region of practical equivalence."
     cells = pd.DataFrame() if cells is None else cells
@@ -77,7 +77,7 @@ def draw(
             "data set (thin).",
         ),
         "ranks": (
-            lambda: None if ranked is None else _ranks(*ranked),
+            lambda: _ranks(*ranked) if ranked else None,
             "The networks by their mean rank over the data sets, each tuned (1 is best). A bar joins networks that the "
             "critical difference does not tell apart.",
         ),
@@ -96,7 +96,7 @@ def draw(
             f"rows. {band}",
         ),
         "grid": (
-            lambda: _by_grid(study),
+            lambda: _along(study, str(study.over)),
             f"The {metric} along {study.over}, each arrangement at its own best rate: means with 95 % intervals.",
         ),
         "pairs": (
@@ -104,7 +104,10 @@ def draw(
             "Every replicate as one point, best against best: the same split, initial weights and batch order on both "
             "axes. On the diagonal the two are equal. A pair with a diverged or censored run has no point.",
         ),
-        "by_rate": (lambda: _by_rate(study), f"The {metric} against the dropout rate: means with 95 % intervals."),
+        "by_rate": (
+            lambda: _along(study, "rate"),
+            f"The {metric} against the dropout rate: means with 95 % intervals.",
+        ),
         "curves": (
             lambda: _curves(study),
             "Validation accuracy while training, each arrangement at the rate it chose most often: the mean over "
@@ -121,27 +124,24 @@ def draw(
             "sees less variance in evaluation than in training.",
         ),
     }
-    others, room = len(study.settings) - len(study.base_settings), _room(study, rows)
-    with matplotlib.rc_context(STYLE):
-        for name in ("regime", "shift") if len(cells) else kind.figures:
-            drawing, caption = drawings[name]
-            if (figure := drawing()) is not None:
-                if others and name not in ("population", "effects", "ranks", "regime", "shift"):
-                    caption += f" The tables have {others} further settings."
-                if name in room and room[name][0] < room[name][1]:
-                    caption += " Drawn are the first {} of {} {}.".format(*room[name])
-                yield name, caption, figure
-
-
-def _room(study: Study, rows: pd.DataFrame) -> dict[str, tuple[int, int, str]]:
-    """For how many panels or rows a figure has room, how many there are, and what they are; by the figure's name."""
     places = _base_blocks(study)
-    blocks_of = len(places), "combinations of data set, position and setting"
-    return {
+    in_panels = MAX_PANELS, len(places), "combinations of data set, position and setting"
+    room = {
         "effects": (MAX_ROWS, len(_declared(rows)), "rows"),
         "difference": (MAX_PANELS, len({key for _, key, _ in places}), "combinations of data set and setting"),
-        **dict.fromkeys(("pairs", "by_rate", "grid", "curves", "who_beats_whom"), (MAX_PANELS, *blocks_of)),
+        **dict.fromkeys(("pairs", "by_rate", "grid", "curves", "who_beats_whom"), in_panels),
     }
+    others = len(study.settings) - len(study.base_settings)
+    with matplotlib.rc_context(STYLE):
+        for name in ("regime", "shift") if len(cells) else study.kind.figures:
+            drawing, caption = drawings[name]
+            if (figure := drawing()) is not None:
+                drawn, there, what = room.get(name, (0, 0, ""))
+                if others and there and name != "effects":
+                    caption += f" The tables have {others} further settings."
+                if drawn < there:
+                    caption += f" Drawn are the first {drawn} of {there} {what}."
+                yield name, caption, figure
 
 
 def looks(study: Study) -> dict[str, tuple[Any, str]]:
@@ -150,18 +150,25 @@ def looks(study: Study) -> dict[str, tuple[Any, str]]:
     return {name: LOOKS[name] if name in LOOKS else next(cycle) for name in study.arrangements}
 
 
-def _panels(count: int, height: float = 2.7) -> tuple[Figure, list[Axes]]:
-    columns = min(3, count)
-    lines = math.ceil(count / columns)
+def _panels(
+    found: Sequence[tuple[str, Any]], draw_one: Callable[[Axes, Any], None], height: float = 2.7
+) -> Figure | None:
+    """A panel for each title and what `draw_one` draws under it, with one legend for all; None if there are none.
+
+    The name of the y axis stands in the first column alone.
+    """
+    found = found[:MAX_PANELS]
+    if not found:
+        return None
+    columns = min(3, len(found))
+    lines = math.ceil(len(found) / columns)
     figure = Figure(figsize=(WIDTH, lines * height + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.09))
-    return figure, [figure.add_subplot(lines, columns, i + 1) for i in range(count)]
-
-
-def _finish(figure: Figure, axes: list[Axes]) -> Figure:
-    """One legend for all panels, and the name of the y axis in the first column alone."""
+    axes = [figure.add_subplot(lines, columns, i + 1) for i in range(len(found))]
     handles: dict[str, Any] = {}
-    for i, ax in enumerate(axes):
-        if i % 3:
+    for i, (ax, (title, shown)) in enumerate(zip(axes, found, strict=True)):
+        draw_one(ax, shown)
+        ax.set_title(title)
+        if i % columns:
             ax.set_ylabel("")
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -324,16 +331,8 @@ def _regime(table: pd.DataFrame, study: Study) -> Figure | None:
         clear = ((grid["ci_low"] > 0) | (grid["ci_high"] < 0)).to_numpy()
         image = ax.imshow(value, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", alpha=np.where(clear, 1.0, 0.25))
         for (y, x), number in np.ndenumerate(value):
-            dark = clear[y, x] and abs(number) > 0.6 * top
-            ax.text(
-                x,
-                y,
-                f"{number:+.1f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="w" if dark else "k" if clear[y, x] else "#8A8A8A",
-            )
+            shade = "#8A8A8A" if not clear[y, x] else "w" if abs(number) > 0.6 * top else "k"
+            ax.text(x, y, f"{number:+.1f}", ha="center", va="center", fontsize=6, color=shade)
         rates = grid["estimate"].columns
         ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7)
         ax.set_yticks(range(len(grid)), [f"{lr:g} × {epochs}" for lr, epochs in grid.index], fontsize=6.5)
@@ -345,9 +344,8 @@ def _regime(table: pd.DataFrame, study: Study) -> Figure | None:
             ax.set_xlabel("dropout rate", fontsize=7.5)
         if j == 0:
             ax.set_ylabel("learning rate × epochs", fontsize=7.5)
-    figure.colorbar(
-        image, ax=axes, location="bottom", shrink=0.5, aspect=40, label=f"A - B ({METRICS[study.metric].unit})"
-    )
+    unit = METRICS[study.metric].unit
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label=f"A - B ({unit})")
     return figure
 
 
@@ -362,28 +360,25 @@ def _difference(study: Study, rows: pd.DataFrame) -> Figure | None:
     rates = sorted({max(r.rate_a, r.rate_b) for r in each(rows) if r.comparison == "same_rate"})
     if len(rates) < 2:
         return None
-    panels = [(r.dataset, r.setting) for r in each(rows.drop_duplicates(["dataset", "setting"]))][:MAX_PANELS]
-    figure, axes = _panels(len(panels))
     places = {rate: i for i, rate in enumerate(rates)}
-    for ax, (dataset, setting) in zip(axes, panels, strict=True):
+
+    def draw_one(ax: Axes, panel: pd.DataFrame) -> None:
         _rope(ax, study, horizontal=True)
-        panel = rows[(rows["dataset"] == dataset) & (rows["setting"] == setting)]
         present = [p for p in POSITIONS if p in set(panel["position"])]
         for k, position in enumerate(present):
             color, marker = OF_POSITIONS[position]
-            here = panel[panel["position"] == position]
             nudge = 0.16 * (k - (len(present) - 1) / 2)
-            for row in each(here):
+            for row in each(panel[panel["position"] == position]):
                 best = row.comparison == "best_vs_best"
                 x = (len(rates) + 0.4 if best else places[max(row.rate_a, row.rate_b)]) + nudge
                 ax.plot([x, x], [row.ci_low * scale, row.ci_high * scale], color=color, lw=1.4)
                 ax.plot(x, row.estimate * scale, marker, color=color, ms=5, label=position)
         ax.axvline(len(rates) - 0.3, color="#000000", lw=0.5, ls=":")
         ax.set_xticks([*range(len(rates)), len(rates) + 0.4], [*(f"{rate:g}" for rate in rates), "best"])
-        ax.set_title(_title(dataset, "", setting))
-        ax.set_xlabel("dropout rate")
-        ax.set_ylabel(_axis(study))
-    return _finish(figure, axes)
+        ax.set(xlabel="dropout rate", ylabel=_axis(study))
+
+    found = rows.groupby(["dataset", "setting"], sort=False)
+    return _panels([(_title(str(dataset), "", str(setting)), panel) for (dataset, setting), panel in found], draw_one)
 
 
 def _base_blocks(study: Study) -> list[tuple[str, tuple[str, str], pd.DataFrame]]:
@@ -414,37 +409,31 @@ def _pairs(study: Study, found: list[Contrast]) -> Figure | None:
         if contrast.rate is not None or contrast.setting not in base:
             continue
         for _, a, b in values_of(study, contrast, metric):
-            if (np.isfinite(a) & np.isfinite(b)).sum() > 1:
-                pairs.append((_title(contrast.dataset, contrast.position, contrast.setting), a * scale, b * scale))
-    if not pairs:
-        return None
-    pairs = pairs[:MAX_PANELS]
-    figure, axes = _panels(len(pairs))
-    for ax, (title, a, b) in zip(axes, pairs, strict=True):
-        kept = np.isfinite(a) & np.isfinite(b)
-        a, b = a[kept], b[kept]
-        low, high = min(a.min(), b.min()), max(a.max(), b.max())
+            kept = np.isfinite(a) & np.isfinite(b)
+            if kept.sum() > 1:
+                title = _title(contrast.dataset, contrast.position, contrast.setting)
+                pairs.append((title, (a[kept] * scale, b[kept] * scale)))
+    names = [" or ".join(side) for side in study.sides]
+
+    def draw_one(ax: Axes, pair: tuple[np.ndarray, np.ndarray]) -> None:
+        low, high = np.min(pair), np.max(pair)
         pad = 0.06 * (high - low or 1.0)
         limits = (low * 0.9, high * 1.1) if ratio else (low - pad, high + pad)
         if ratio:
             ax.loglog()
-            _plain_ticks(ax.xaxis, 4)
-            _plain_ticks(ax.yaxis, 4)
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.yaxis.set_major_locator(MaxNLocator(4))
+        for axis in (ax.xaxis, ax.yaxis):
+            if ratio:
+                _plain_ticks(axis, 4)
+            else:
+                axis.set_major_locator(MaxNLocator(4))
         ax.plot(limits, limits, color="#000000", lw=0.8)
-        ax.scatter(b, a, s=22, color="#0072B2", alpha=0.55, linewidths=0)
-        ax.set(
-            xlim=limits,
-            ylim=limits,
-            title=title,
-            xlabel=" or ".join(study.sides[1]),
-            ylabel=" or ".join(study.sides[0]),
-        )
+        ax.scatter(pair[1], pair[0], s=22, color="#0072B2", alpha=0.55, linewidths=0)
+        ax.set(xlim=limits, ylim=limits, xlabel=names[1], ylabel=names[0])
         ax.set_box_aspect(1)
-    figure.suptitle(f"{_with_unit(study)}, best against best", fontsize=9.5)
-    return _finish(figure, axes)
+
+    if (figure := _panels(pairs, draw_one)) is not None:
+        figure.suptitle(f"{_with_unit(study)}, best against best", fontsize=9.5)
+    return figure
 
 
 def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
@@ -455,84 +444,60 @@ def _mean_and_interval(values: pd.Series) -> tuple[float, float]:
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.sem())
 
 
-def _by_rate(study: Study) -> Figure | None:
-    metric, scale = study.metric, _scale(study)
-    found = [(t, b) for t, _, b in _base_blocks(study)[:MAX_PANELS] if metric in b and b["rate"].nunique() > 2]
-    if not found:
-        return None
-    figure, axes = _panels(len(found))
-    for ax, (title, block) in zip(axes, found, strict=True):
-        rates = sorted(block["rate"].unique())
-        for k, (arrangement, (color, marker)) in enumerate(looks(study).items()):
-            rows = block[block["arrangement"] == arrangement]
-            points = {rate: _mean_and_interval(group[metric] * scale) for rate, group in rows.groupby("rate")}
-            if not points:
-                continue
-            if len(points) == 1:
-                mean, half = next(iter(points.values()))
-                ax.axhspan(mean - half, mean + half, color=color, alpha=0.18, lw=0)
-                ax.plot(
-                    [rates[0], rates[-1]], [mean, mean], color=color, ls="--", marker=marker, ms=4, label=arrangement
-                )
-            else:
-                x = np.array(list(points)) + 0.006 * (k - 2)
-                mean, half = np.array(list(points.values())).T
-                ax.errorbar(x, mean, half, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
-        ax.set(title=title, xlabel="dropout rate", ylabel=_with_unit(study))
-    return _finish(figure, axes)
+def _along(study: Study, key: str) -> Figure | None:
+    """The metric along the dropout rate, or along the key that the study consumes, each network at its best rate."""
+    metric, scale, by_rate = study.metric, _scale(study), key == "rate"
+    places = _base_blocks(study)[:MAX_PANELS]
+    found = [(t, b) for t, _, b in places if metric in b and b[key].nunique() > (2 if by_rate else 1)]
 
-
-def _by_grid(study: Study) -> Figure | None:
-    metric, over, scale = study.metric, study.over, _scale(study)
-    found = [(t, b) for t, _, b in _base_blocks(study)[:MAX_PANELS] if metric in b and b[over].nunique() > 1]
-    if not found:
-        return None
-    figure, axes = _panels(len(found))
-    for ax, (title, block) in zip(axes, found, strict=True):
-        rungs = [rung for rung in ladder(study) if rung in set(block[over])]
+    def draw_one(ax: Axes, block: pd.DataFrame) -> None:
+        values = sorted(block[key].unique()) if by_rate else [v for v in ladder(study) if v in set(block[key])]
         for k, (arrangement, (color, marker)) in enumerate(looks(study).items()):
             rows = block[block["arrangement"] == arrangement]
             if rows.empty:
                 continue
-            best = tuned(study, rows, study.declaration["tuned"])
-            points = [_mean_and_interval(best.loc[best[over] == rung, metric] * scale) for rung in rungs]
-            x = np.arange(len(rungs)) + 0.05 * (k - 2)
-            ax.errorbar(x, *np.array(points).T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
-        ax.set_xticks(range(len(rungs)), [f"{r:g}" if isinstance(r, float | int) else str(r) for r in rungs])
-        ax.set(title=title, xlabel=over, ylabel=_with_unit(study))
-    return _finish(figure, axes)
+            own = rows if by_rate else tuned(study, rows, study.declaration["tuned"])
+            there = sorted(own[key].unique()) if by_rate else values
+            points = np.array([_mean_and_interval(own.loc[own[key] == value, metric] * scale) for value in there])
+            if by_rate and len(there) == 1:
+                ((mean, half),) = points
+                ends = [values[0], values[-1]]
+                ax.axhspan(mean - half, mean + half, color=color, alpha=0.18, lw=0)
+                ax.plot(ends, [mean, mean], color=color, ls="--", marker=marker, ms=4, label=arrangement)
+            else:
+                x = np.array(there) + 0.006 * (k - 2) if by_rate else np.arange(len(values)) + 0.05 * (k - 2)
+                ax.errorbar(x, *points.T, color=color, marker=marker, ms=4.5, lw=1.3, label=arrangement)
+        if not by_rate:
+            ax.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, float | int) else str(v) for v in values])
+        ax.set(xlabel="dropout rate" if by_rate else key, ylabel=_with_unit(study))
+
+    return _panels(found, draw_one)
 
 
 def _curves(study: Study) -> Figure | None:
-    keys = ["arrangement", "rate", "condition"]
-    found = _one_each(study)
-    if not found or study.published:
+    if study.published:
         return None
     records = {record["condition"]: record for record in study.records}
-    figure, axes = _panels(len(found))
-    for ax, (title, block) in zip(axes, found, strict=True):
+
+    def draw_one(ax: Axes, block: pd.DataFrame) -> None:
         for arrangement, (color, marker) in looks(study).items():
-            rows = block[block["arrangement"] == arrangement]
-            if rows.empty:
-                continue
-            chosen = tuned(study, rows, study.declaration["tuned"])
+            chosen = tuned(study, block[block["arrangement"] == arrangement], study.declaration["tuned"])
             if chosen.empty:
                 continue
-            condition = chosen[keys].value_counts().index[0][2]
-            history = read_history(study, records[condition])
-            by_epoch = history.groupby("epoch")["val_acc"]
-            low, high = by_epoch.quantile(0.1) * 100, by_epoch.quantile(0.9) * 100
-            mean = by_epoch.mean() * 100
+            condition = chosen[["arrangement", "rate", "condition"]].value_counts().index[0][2]
+            by_epoch = read_history(study, records[condition]).groupby("epoch")["val_acc"]
+            low, mean, high = by_epoch.quantile(0.1) * 100, by_epoch.mean() * 100, by_epoch.quantile(0.9) * 100
             ax.fill_between(mean.index, low, high, color=color, alpha=0.13, lw=0)
             every = max(1, len(mean) // 6)
             ax.plot(mean.index, mean, color=color, lw=1.4, marker=marker, ms=4, markevery=every, label=arrangement)
-        ax.set(title=title, xlabel="epoch", ylabel="validation accuracy (%)")
+        ax.set(xlabel="epoch", ylabel="validation accuracy (%)")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _finish(figure, axes)
+
+    return _panels(_one_each(study), draw_one)
 
 
 def _who_beats_whom(study: Study) -> Figure | None:
-    metric = study.metric
+    metric, sign = study.metric, 1 if METRICS[study.metric].higher_is_better else -1
     found = []
     for title, block in _one_each(study):
         if metric not in block:
@@ -540,50 +505,47 @@ def _who_beats_whom(study: Study) -> Figure | None:
         if study.kind.ratio:  # a run that never reached the level is behind any that did
             block = block.fillna({metric: np.inf})
         best = {
-            name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float)
+            name: tuned(study, rows, study.declaration["tuned"]).set_index("seed")[metric].astype(float).dropna()
             for name, rows in ((n, block[block["arrangement"] == n]) for n in study.arrangements)
             if len(rows)
         }
         if len(best) > 2:
             found.append((title, best))
-    if not found:
-        return None
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    figure, axes = _panels(len(found), height=2.6)
-    for ax, (title, best) in zip(axes, found, strict=True):
+
+    def draw_one(ax: Axes, best: dict[str, pd.Series]) -> None:
         names = list(best)
         matrix = np.full((len(names), len(names)), np.nan)
-        for i, row in enumerate(names):
-            for j, column in enumerate(names):
-                a, b = best[row].dropna().align(best[column].dropna(), join="inner")
-                difference = sign * (a - b).fillna(0)  # of two censored runs neither is ahead
-                if i != j and len(difference):
-                    matrix[i, j] = (difference > 0).mean() + (difference == 0).mean() / 2
+        for (i, row), (j, column) in itertools.permutations(enumerate(names), 2):
+            a, b = best[row].align(best[column], join="inner")
+            difference = sign * (a - b).fillna(0)  # of two censored runs neither is ahead
+            if len(difference):
+                matrix[i, j] = (difference > 0).mean() + (difference == 0).mean() / 2
         ax.imshow(matrix, cmap="PuOr_r", vmin=0, vmax=1)
         for i, j in np.argwhere(np.isfinite(matrix)):
-            value = matrix[i, j]
-            shade = "w" if abs(value - 0.5) > 0.33 else "k"
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+            shade = "w" if abs(matrix[i, j] - 0.5) > 0.33 else "k"
+            ax.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", fontsize=8, color=shade)
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
         ax.set_yticks(range(len(names)), names)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-        ax.set_title(title)
-    return figure
+
+    return _panels(found, draw_one, height=2.6)
 
 
 def _shift(study: Study, shift: pd.DataFrame) -> Figure | None:
     if shift.empty or (known := shift.dropna(subset=["measured", "predicted"])).empty:
         return None
-    figure, (ax,) = _panels(1, height=3.6)
-    for arrangement, (color, marker) in looks(study).items():
-        rows = known[known["arrangement"] == arrangement]
-        if len(rows):
-            where = rows["predicted"], rows["measured"]
-            ax.scatter(*where, s=24, color=color, marker=marker, alpha=0.7, label=arrangement, linewidths=0)
-    both = known[["predicted", "measured"]].to_numpy()
-    limits = (max(0, both.min() - 0.05), both.max() + 0.05)
-    ax.plot(limits, limits, color="#000000", lw=0.8)
-    ax.set(xlim=limits, ylim=limits, xlabel="predicted Δ", ylabel="measured Δ = eval variance / train variance")
-    ax.set_box_aspect(1)
-    return _finish(figure, [ax])
+
+    def draw_one(ax: Axes, known: pd.DataFrame) -> None:
+        for arrangement, (color, marker) in looks(study).items():
+            rows = known[known["arrangement"] == arrangement]
+            if len(rows):
+                where = rows["predicted"], rows["measured"]
+                ax.scatter(*where, s=24, color=color, marker=marker, alpha=0.7, label=arrangement, linewidths=0)
+        both = known[["predicted", "measured"]].to_numpy()
+        limits = (max(0, both.min() - 0.05), both.max() + 0.05)
+        ax.plot(limits, limits, color="#000000", lw=0.8)
+        ax.set(xlim=limits, ylim=limits, xlabel="predicted Δ", ylabel="measured Δ = eval variance / train variance")
+        ax.set_box_aspect(1)
+
+    return _panels([("", known)], draw_one, height=3.6)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from normdrop import tensorboard
@@ -46,39 +47,25 @@ class Section:
     """One study on the page."""
 
     study: Study
+    slug: str
     rows: pd.DataFrame
     answer: Answer
-    checks: list[str]
-    declared: list[tuple[str, str]]
-    family: Table
-    mechanism: Table
-    figures: list[tuple[str, str, str]]
-    """file name, caption, the PNG in base64"""
-    reproduce: list[tuple[str, str]]
-    slug: str
-    short: Table
+    neighbours: str | None
     change: list[str]
     """what would change the answer"""
-    neighbours: str | None
-    pooled: Table
+    checks: list[str]
+    declared: list[tuple[str, str]]
+    reproduce: list[tuple[str, str]]
+    figures: list[tuple[str, str, str]]
+    """file name, caption, the PNG in base64"""
+    short: Table
     ranking: Table
-    sensitivity: Table
-    sensitivity_pooled: Table
-    regime: Table
+    family: Table
+    mechanism: Table
+    unfolded: list[tuple[Table, str]]
+    """further tables of the page, with their titles"""
     written: dict[str, pd.DataFrame]
     """further tables that are written beside verdicts.csv"""
-
-    @property
-    def unfolded(self) -> list[tuple[Table, str]]:
-        """The further tables of the page, with their titles."""
-        tables = [
-            (self.regime, "Where A is ahead and where it is behind: cells by training length (exploratory)"),
-            (self.pooled, "Over data sets, every comparison"),
-            (self.sensitivity_pooled, "Over data sets, under other choices of ours (exploratory)"),
-            (self.sensitivity, "Under other choices of ours (exploratory)"),
-            (self.mechanism, "What recalibration removes"),
-        ]
-        return [(table, title) for table, title in tables if table.rows]
 
 
 @dataclass
@@ -98,11 +85,10 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
     try:
         sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
         rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
+        named = [(s.study.root.resolve().name, s.written) for s in sections]
         tables = {"verdicts": rows}
-        for name in {name: None for s in sections for name in s.written}:
-            parts = [
-                s.written[name].assign(experiment=s.study.root.resolve().name) for s in sections if name in s.written
-            ]
+        for name in dict.fromkeys(name for _, written in named for name in written):
+            parts = [written[name].assign(experiment=experiment) for experiment, written in named if name in written]
             tables[name] = pd.concat(parts, ignore_index=True)
         alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
         page = Page(sections, harness(rows, alpha) if sections else None)
@@ -203,7 +189,9 @@ def _slugs(found: Found) -> list[str]:
 
 
 def _section(study: Study, slug: str, folder: Path) -> Section:
+    declaration = study.declaration
     found = contrasts(study)
+    own = declared_contrasts(study, found)
     rows = verdicts(study, found)
     along = mechanism.shifts(study)
     shift = along[along["epoch"] == "end"]
@@ -212,57 +200,67 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     ranked = population.ranking(study, population.scores(study))
     varied, varied_pooled = population.sensitivity(study, rows)
     cells = regime.regime(study, along)
-    pictures = []
-    for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked, cells):
-        file = f"{slug}-{name}.png"
-        drawn = io.BytesIO()
-        figure.savefig(drawn)
-        # A palette holds all that a plot shows, in a quarter of the bytes.
-        Image.open(drawn).convert("RGB").quantize(128).save(folder / file, optimize=True)
-        pictures.append((file, caption, base64.b64encode((folder / file).read_bytes()).decode()))
-    family = rows["comparison"].eq(study.declaration["family"]) | rows["family"].isin([DECLARED, HARNESS])
     said = answer(study, rows, over_sets)
-    if study.declaration["kind"] == "mechanism" and len(recalibration):
+    if declaration["kind"] == "mechanism" and len(recalibration):
         said.word, said.sentence = mechanism.explained(recalibration)
         said.rule, said.these_rows, said.new_data = mechanism.EXPLAINED, said.word, "cannot be told"
-    came_first, doubts = declared_first(study)
-    edges = tuning_edges(study, declared_contrasts(study, found))
-    said.first += [*doubts, *(edge.line for edge in edges if max(edge.at_low, edge.at_high) > EDGE)]
-    said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
     counts = []
     if len(cells):
         said.word, said.sentence = "A map", regime.told(study, cells)
-        counts = regime.counted(cells, study.declaration["alpha"]).to_dict("records")
-    own = declared_contrasts(study, found)
+        counts = regime.counted(cells, declaration["alpha"]).to_dict("records")
+    came_first, doubts = declared_first(study)
+    edges = [edge.line for edge in tuning_edges(study, own) if max(edge.at_low, edge.at_high) > EDGE]
+    said.first += [*doubts, *edges]
+    said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
     beside_it = neighbours(study, own)
-    word = {"claim": study.declaration["claim"], "sentence": study.declaration["sentence"], "verdict": said.word}
+    word = {"claim": declaration["claim"], "sentence": declaration["sentence"], "verdict": said.word}
     word |= {"these_rows": said.these_rows, "new_data": said.new_data, "amount": said.amount, "neighbours": beside_it}
     written = {
         "words": pd.DataFrame([word]),
         "shift": along,
         "regime": cells,
         "sensitivity": varied.reindex(columns=VARIED) if len(varied) else varied,
-        "ranks": pd.DataFrame() if ranked is None else ranked[1],
+        "ranks": ranked[1] if ranked else pd.DataFrame(),
+        "pooled": pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]]),
     }
-    written["pooled"] = pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]])
+    judged = rows["family"].isin([DECLARED, HARNESS])
+    recalibrated = recalibration_table(recalibration)
+    unfolded = [
+        (
+            Table.of({str(key): str(value) for key, value in row.items()} for row in counts),
+            "Where A is ahead and where it is behind: cells by training length (exploratory)",
+        ),
+        (pooled_table(over_sets), "Over data sets, every comparison"),
+        (pooled_table(varied_pooled), "Over data sets, under other choices of ours (exploratory)"),
+        (sensitivity_table(varied), "Under other choices of ours (exploratory)"),
+        (recalibrated, "What recalibration removes"),
+    ]
     return Section(
         study=study,
+        slug=slug,
         rows=rows,
         answer=said,
+        neighbours=f"Beside it, A - B: {beside_it}." if beside_it else None,
+        change=[line for line in [unsettled(study, rows), *would_change(study, said)] if line],
         checks=checks(study, found, rows, shift),
         declared=[*declared(study), ("Came first", came_first)],
-        family=verdict_table(rows[family]),
-        mechanism=recalibration_table(recalibration),
-        figures=pictures,
         reproduce=reproduced(study),
-        slug=slug,
-        short=short_table(rows[rows["family"].isin([DECLARED, HARNESS])]),
-        change=[line for line in [unsettled(study, rows), *would_change(study, said)] if line],
-        neighbours=f"Beside it, A - B: {beside_it}." if beside_it else None,
-        pooled=pooled_table(over_sets),
-        ranking=ranking_table(study, ranked[1]) if ranked is not None else Table([], []),
-        sensitivity=sensitivity_table(varied) if len(varied) else Table([], []),
-        sensitivity_pooled=pooled_table(varied_pooled) if len(varied_pooled) else Table([], []),
-        regime=Table.of({str(key): str(value) for key, value in row.items()} for row in counts),
+        figures=[
+            _saved(folder / f"{slug}-{name}.png", caption, figure)
+            for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked, cells)
+        ],
+        short=short_table(rows[judged]),
+        ranking=ranking_table(study, ranked[1] if ranked else pd.DataFrame()),
+        family=verdict_table(rows[judged | rows["comparison"].eq(declaration["family"])]),
+        mechanism=recalibrated,
+        unfolded=[(table, title) for table, title in unfolded if table.rows],
         written={name: table for name, table in written.items() if len(table)},
     )
+
+
+def _saved(file: Path, caption: str, figure: Figure) -> tuple[str, str, str]:
+    drawn = io.BytesIO()
+    figure.savefig(drawn)
+    # A palette holds all that a plot shows, in a quarter of the bytes.
+    Image.open(drawn).convert("RGB").quantize(128).save(file, optimize=True)
+    return file.name, caption, base64.b64encode(file.read_bytes()).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from normdrop.metrics import METRICS
 from normdrop.report.contrasts import contrasts, tuned
 from normdrop.report.pooled import pool
 from normdrop.report.ranks import Ranks, rank
-from normdrop.report.records import Study, read_history
-from normdrop.report.statistics import MIN_DATA_SETS, holm
+from normdrop.report.records import Study, at_level
+from normdrop.report.statistics import MIN_DATA_SETS, holm, judged
 from normdrop.report.verdicts import DECLARED, HARNESS, each, verdicts
 
 # fmt: off
@@ -26,7 +25,6 @@ COLUMNS = [
 ]
 # fmt: on
 LEVELS = (0.8, 1.25)  # of the declared one: does the answer hang on where the finish stands?
-LEVEL_COLUMN = "steps_at_{:g}"  # in what is published, in place of the learning curves
 PLACE = ["comparison", "rate", "position", "setting", "metric"]
 
 
@@ -55,17 +53,22 @@ def pooled(
         place |= {"datasets": " ".join(group["dataset"][known]), "left_out": " ".join(group["dataset"][~known])}
         try:
             rope = study.rope(place["metric"]) * margin
-            found.append(place | {"result": pool(group["estimate"][known], error[known], rope=rope, alpha=alpha)})
+            found.append(place | asdict(pool(group["estimate"][known], error[known], rope=rope, alpha=alpha)))
         except ValueError as reason:
-            found.append(place | {"result": None, "k": int(known.sum()), "verdict": f"refused: {reason}"})
-    p_values = [row["result"].p_value if row["result"] and row["family"] == DECLARED else math.nan for row in found]
-    for row, p_holm in zip(found, holm(p_values), strict=True):
-        if (result := row.pop("result")) is not None:
-            p = p_holm if row["family"] == DECLARED else result.p_value
-            good = study.kind_of(row["metric"]).good(METRICS[row["metric"]])
-            row |= asdict(result) | {"p_holm": p_holm, "verdict": result.verdict(p, alpha=alpha, higher_is_better=good)}
+            found.append(place | {"k": int(known.sum()), "verdict": f"refused: {reason}"})
     table = pd.DataFrame(found, columns=COLUMNS)
+    if table.empty:
+        return table
+    table["p_holm"] = holm(table["p_value"].where(table["family"] == DECLARED))
+    table["verdict"] = [row.verdict if pd.isna(row.estimate) else _judged(study, row) for row in each(table)]
     return table.sort_values("family", key=lambda f: f != DECLARED, kind="stable", ignore_index=True)
+
+
+def _judged(study: Study, row: Any) -> str:
+    p = row.p_holm if row.family == DECLARED else row.p_value
+    good = study.kind_of(row.metric).good(METRICS[row.metric])
+    alpha = study.declaration["alpha"]
+    return judged(row.ci_low, row.ci_high, p, row.p_tost, null=0.0, alpha=alpha, higher_is_better=good)
 
 
 def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -76,43 +79,28 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
     the study sets `apart`.
     A row is judged within its own family's Holm.
     """
-    apart = sorted({*study.declaration["apart"]} & {*rows["dataset"]})
-    variants: dict[str, Any] = {}
-    if study.declaration["family"] == "best_vs_best" and study.selects:
-        variants |= {"chosen by NLL": ("nll", 1.0), "chosen by the other replicates": ("others", 1.0)}
-    variants |= {"ROPE halved": ("accuracy", 0.5), "ROPE doubled": ("accuracy", 2.0)}
-    studies = {name: study for name in variants}
-    if study.kind.ratio:
-        studies |= {f"level × {factor}": at_level(study, factor) for factor in LEVELS}
-    if study.declaration["core"]:
-        studies["all of the grid"] = replace(study, declaration=study.declaration | {"core": None})
     primary = rows[rows["family"] == DECLARED]
     if primary.empty:
         return pd.DataFrame(), pd.DataFrame()
+    variants: dict[str, tuple[Study, str, float]] = {}
+    if study.declaration["family"] == "best_vs_best" and study.selects:
+        variants |= {"chosen by NLL": (study, "nll", 1.0), "chosen by the other replicates": (study, "others", 1.0)}
+    variants |= {"ROPE halved": (study, "accuracy", 0.5), "ROPE doubled": (study, "accuracy", 2.0)}
+    if study.kind.ratio:
+        variants |= {f"level × {factor}": (at_level(study, factor), "accuracy", 1.0) for factor in LEVELS}
+    if study.declaration["core"]:
+        whole = replace(study, declaration=study.declaration | {"core": None})
+        variants["all of the grid"] = whole, "accuracy", 1.0
     tables, pools = [primary.assign(variant="as declared")], [pooled(study, primary)]
-    for name, varied in studies.items():
-        prefer, margin = variants.get(name, ("accuracy", 1.0))
+    for name, (varied, prefer, margin) in variants.items():
         table = verdicts(varied, contrasts(varied, prefer, only=study.declaration["family"]), margin)
         table = table[table["family"] == DECLARED]
         tables.append(table.assign(variant=name))
         pools.append(pooled(study, table, name, margin))
     pools.append(pooled(study, primary, "each data set alike", alike=True))
-    if apart:
+    if apart := {*study.declaration["apart"]} & {*rows["dataset"]}:
         pools.append(pooled(study, primary[~primary["dataset"].isin(apart)], f"without {len(apart)} set apart"))
     return pd.concat(tables, ignore_index=True), pd.concat(pools, ignore_index=True)
-
-
-def at_level(study: Study, factor: float) -> Study:
-    """The study with its steps counted to `factor` times the declared level of validation NLL."""
-    replicates = study.replicates.copy()
-    if (published := LEVEL_COLUMN.format(factor)) in replicates:
-        return replace(study, replicates=replicates.assign(steps_to_level=replicates[published]))
-    for record in study.records:
-        history, level = read_history(study, record), record["config"]["data"]["level"]
-        steps = history[history["val_nll"] <= factor * level].groupby("seed")["step"].min()
-        own = (replicates["condition"] == record["condition"]) & ~replicates["diverged"].astype(bool)
-        replicates.loc[own, "steps_to_level"] = replicates.loc[own, "seed"].map(steps).astype(float)
-    return replace(study, replicates=replicates)
 
 
 def scores(study: Study) -> pd.DataFrame:
@@ -151,40 +139,28 @@ def ranking(study: Study, table: pd.DataFrame) -> tuple[Ranks, pd.DataFrame] | N
     good = METRICS[study.metric].higher_is_better
     ranks = rank(table, alpha=study.declaration["alpha"], higher_is_better=good)
     order = np.argsort(ranks.mean_ranks, kind="stable")
-    best = int(order[0])
-    losses = table.rsub(table.iloc[:, best], axis=0) * (1 if good else -1)
-    rows = [
-        {"network": table.columns[i], "mean_rank": ranks.mean_ranks[i], "mean": table.iloc[:, i].mean()}
-        | {"loss": losses.iloc[:, i].mean(), "worst": losses.iloc[:, i].max(), "where": losses.iloc[:, i].idxmax()}
-        | {"p": ranks.p_pairs[best, i]}
-        for i in order
-    ]
-    return ranks, pd.DataFrame(rows)
+    losses = table.rsub(table.iloc[:, order[0]], axis=0) * (1 if good else -1)
+    found = {"network": table.columns, "mean_rank": ranks.mean_ranks, "mean": table.mean(), "loss": losses.mean()}
+    found |= {"worst": losses.max(), "where": losses.idxmax(), "p": ranks.p_pairs[order[0]]}
+    return ranks, pd.DataFrame(found).iloc[order].reset_index(drop=True)
 
 
 def properties(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The declared effect beside each data set's training rows, features, classes and accuracy (of both sides)."""
-    facts = {r["dataset"]: r["rows"] for r in study.records}
     first = study.replicates[study.replicates["rerun"] == 0]
-    accuracy = (
-        first[first["arrangement"].isin([*study.sides[0], *study.sides[1]])].groupby("dataset")["test_acc"].mean()
-    )
+    both = first[first["arrangement"].isin([*study.sides[0], *study.sides[1]])]
+    facts = pd.DataFrame({record["dataset"]: record["rows"] for record in study.records}).T
+    facts = facts.rename(columns={"train": "rows"}).reindex(columns=["rows", "features", "classes"]).astype(float)
+    facts["accuracy"] = both.groupby("dataset")["test_acc"].mean()
     here = rows[(rows["family"] == DECLARED) & (rows["metric"] == study.metric) & rows["estimate"].notna()]
-    table = [
-        {"dataset": row.dataset, "position": row.position, "effect": row.estimate}
-        | {"rows": facts[row.dataset]["train"]}
-        | {key: facts[row.dataset].get(key, math.nan) for key in ("features", "classes")}
-        | {"accuracy": accuracy.get(row.dataset, math.nan)}
-        for row in each(here)
-    ]
-    return pd.DataFrame(table)
+    return here[["dataset", "position", "estimate"]].rename(columns={"estimate": "effect"}).join(facts, on="dataset")
 
 
 def explored(study: Study, table: pd.DataFrame) -> str | None:
     """One sentence on the strongest of the rank correlations with the effect."""
     if table.empty or table["dataset"].nunique() < MIN_DATA_SETS:
         return None
-    looks = []
+    looks: list[tuple[float, str]] = []
     for position, group in table.groupby("position"):
         for key in ("rows", "features", "classes", "accuracy"):
             if group[key].nunique() > 1:
@@ -193,11 +169,9 @@ def explored(study: Study, table: pd.DataFrame) -> str | None:
     if not looks:
         return None
     p, strongest = min(looks)
-    chance = (
-        f"is clear even after Holm over the {len(looks)} looks"
-        if p * len(looks) < 0.05
-        else (f"is no more than chance gives the strongest of {len(looks)} looks")
-    )
+    clear = f"is clear even after Holm over the {len(looks)} looks"
+    luck = f"is no more than chance gives the strongest of {len(looks)} looks"
     return (
-        f"What the effect goes with (exploratory): its strongest rank correlation is with {strongest}, which {chance}."
+        f"What the effect goes with (exploratory): its strongest rank correlation is with {strongest}, which "
+        f"{clear if p * len(looks) < 0.05 else luck}."
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from normdrop.report.mechanism import averaged
-from normdrop.report.population import LEVEL_COLUMN, LEVELS, at_level
-from normdrop.report.records import INEXACT, PUBLISHED, REPLICATES, Found, Study, read
+from normdrop.report.population import LEVELS
+from normdrop.report.records import INEXACT, LEVEL_COLUMN, PUBLISHED, REPLICATES, Found, Study, at_level, read
 
 # What the report reads of a record and of a replicate, beside the metrics that a study declares.
 RECORD = (
@@ -47,14 +47,10 @@ def write(found: Found, target: Path) -> None:
         left = {
             what: {
                 os.path.relpath(found.directory / name, root): reason
-                for name, reason in reasons.items()
+                for name, reason in getattr(found, what).items()
                 if (found.directory / name).is_relative_to(root)
             }
-            for what, reasons in (
-                ("failed", found.failed),
-                ("unfinished", found.unfinished),
-                ("damaged", found.damaged),
-            )
+            for what in ("failed", "unfinished", "damaged")
         }
         head = {"replicates": hashlib.sha256(text).hexdigest(), "left": left}
         folder = target / root.resolve().name

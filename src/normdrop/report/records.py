@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ NEEDED = (
 REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
 # A study as it is published: its replicates in one table; its records, one a line, below a line on the whole.
 PUBLISHED, REPLICATES = "records.jsonl.xz", "replicates.csv.xz"
+LEVEL_COLUMN = "steps_at_{:g}"  # of the replicates, in place of the learning curves
 # Measures that are no counts: networks of 32-bit floats know no more digits of them, and those would fill a reference.
 INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
 # What may differ between two conditions that are compared, and what has no influence on a result; rows are known by
@@ -40,6 +41,7 @@ _FREE = (
     *("arrangement", "position", "rate", "rerun"),
     *("measure", "data.path", "trainer.accelerator", "trainer.devices"),
 )
+MAIN = "ordering"  # the claim that the project is about
 # Conditions trained without an experiment: the table is worth showing, but nothing was declared.
 UNDECLARED = {
     "claim": "undeclared",
@@ -206,9 +208,16 @@ def load(directory: Path) -> Found:
     found.unfinished |= {name: "planned, not begun" for name in plans if name not in seen}
     found.planned, found.finished = len(plans), len(finished)
     found.studies = [_study(root, conditions) for (root, _), conditions in sorted(by_study.items())]
+    found.studies.sort(key=_rank)
     if not (found.studies or found.failed or found.unfinished or found.damaged):
         raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
     return found
+
+
+def _rank(study: Study) -> tuple[bool, int]:
+    """The main claim comes first, and of those who test it the one on the most data sets; else their names decide."""
+    main = study.declaration["claim"] == MAIN
+    return not main, -study.replicates["dataset"].nunique() if main else 0
 
 
 def _planned(root: Path, name: str) -> dict[str, int]:
@@ -231,6 +240,19 @@ def read_history(study: Study, record: dict[str, Any]) -> pd.DataFrame:
     found = store.read(study.root / record["condition"])
     assert found is not None
     return found.history
+
+
+def at_level(study: Study, factor: float) -> Study:
+    """The study with its steps counted to `factor` times the declared level of validation NLL."""
+    replicates = study.replicates.copy()
+    if (published := LEVEL_COLUMN.format(factor)) in replicates:
+        return replace(study, replicates=replicates.assign(steps_to_level=replicates[published]))
+    for record in study.records:
+        history, level = read_history(study, record), record["config"]["data"]["level"]
+        steps = history[history["val_nll"] <= factor * level].groupby("seed")["step"].min()
+        own = (replicates["condition"] == record["condition"]) & ~replicates["diverged"].astype(bool)
+        replicates.loc[own, "steps_to_level"] = replicates.loc[own, "seed"].map(steps).astype(float)
+    return replace(study, replicates=replicates)
 
 
 def _published(folder: Path) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], dict[str, dict[str, str]]]:

@@ -14,7 +14,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.contrasts import contrasts, values_of
 from normdrop.report.records import Study, keys_of
 from normdrop.report.statistics import compare, compare_ratio
-from normdrop.report.verdicts import each
+from normdrop.report.verdicts import farthest
 
 LR, EPOCHS = "optimizer.lr", "trainer.max_epochs"
 UNSHIFTED = "no noise above"  # `training.shift`'s word for a BN layer that no dropout comes before
@@ -49,7 +49,7 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
                 continue
             place = dict(part.split("=", 1) for part in keys_of(contrast.setting))
             ((_, of_a, of_b),) = values_of(varied, contrast, study.metric)
-            found = compare(of_a, of_b, rope=study.rope(study.metric), test_train_ratio=contrast.test_train_ratio)
+            found = compare(of_a, of_b, rope=study.rope(study.metric), test_train_ratio=math.nan)
             again, steps = (
                 [side.set_index("seed")[name].to_numpy(dtype=float) for side in (contrast.a, contrast.b)]
                 for name in ("recal_test_acc", "steps_to_level")
@@ -99,7 +99,7 @@ def told(study: Study, table: pd.DataFrame) -> str:
         )
         settled = cells[(cells["ci_low"] > 0) | (cells["ci_high"] < 0)]
         if len(settled):
-            far: Any = next(each(settled.loc[[settled["estimate"].abs().idxmax()]]))
+            far = farthest(settled, "estimate")
             line += (
                 f"; the largest is {scale * far.estimate:+.2f} {unit} ({far.dataset}, learning rate "
                 f"{far.lr:g}, {far.epochs} epochs, rate {far.rate:g})"

@@ -61,10 +61,10 @@ class Comparison:
     missing_both: int
     null: float
     """the value that means no difference: 0 for a difference, 1 for a ratio"""
-    estimate: float
+    estimate: float = _NAN
     """mean of A - B; median of A / B for a ratio"""
-    ci_low: float
-    ci_high: float
+    ci_low: float = _NAN
+    ci_high: float = _NAN
     bca_low: float = _NAN
     bca_high: float = _NAN
     sd: float = _NAN
@@ -117,17 +117,11 @@ def compare(
     a, b = _pairs(a, b)
     if rope <= 0:
         raise ValueError(f"rope={rope}: must be a positive difference in the metric's unit")
-    present_a, present_b = np.isfinite(a), np.isfinite(b)
-    kept = present_a & present_b
-    missing = dict(
-        left_out=int((~kept).sum()),
-        missing_a=int((~present_a & present_b).sum()),
-        missing_b=int((present_a & ~present_b).sum()),
-        missing_both=int((~present_a & ~present_b).sum()),
-    )
+    kept = np.isfinite(a) & np.isfinite(b)
     n = int(kept.sum())
+    counts = dict(n=n, left_out=int((~kept).sum()), **_missing(a, b))
     if n < 2:
-        return Comparison(n=n, **missing, null=0.0, estimate=_NAN, ci_low=_NAN, ci_high=_NAN)
+        return Comparison(**counts, null=0.0)
 
     difference, noise = _difference(a[kept], b[kept])
     mean = float(difference.mean())
@@ -154,8 +148,7 @@ def compare(
     if fresh:
         new_low, new_high, p_new, p_tost_new = low, high, p_value, p_tost
     return Comparison(
-        n=n,
-        **missing,
+        **counts,
         null=0.0,
         estimate=mean,
         ci_low=float(low),
@@ -203,17 +196,10 @@ def compare_ratio(a: ArrayLike, b: ArrayLike, *, rope: float, fresh: bool = Fals
     for value in (a[~censored_a], b[~censored_b]):
         if (value <= 0).any():
             raise ValueError(f"a ratio of {value.min()}: values must be positive")
-    n = len(a)
-    both = censored_a & censored_b
-    counts = dict(
-        n=n,
-        left_out=0,
-        missing_a=int((censored_a & ~both).sum()),
-        missing_b=int((censored_b & ~both).sum()),
-        missing_both=int(both.sum()),
-    )
+    n, both = len(a), censored_a & censored_b
+    counts = dict(n=n, left_out=0, **_missing(a, b))
     if n < 2:
-        return Comparison(**counts, null=1.0, estimate=_NAN, ci_low=_NAN, ci_high=_NAN)
+        return Comparison(**counts, null=1.0)
 
     log_a, log_b = np.log(np.where(censored_a, np.inf, a)), np.log(np.where(censored_b, np.inf, b))
     log_ratio = np.subtract(log_a, log_b, where=~both, out=np.zeros(n))
@@ -431,6 +417,12 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     if a.ndim != 1 or b.shape not in ((), a.shape):
         raise ValueError(f"a of shape {a.shape}, b of shape {b.shape}: need one value per replicate on both sides")
     return a, np.broadcast_to(b, a.shape)
+
+
+def _missing(a: Floats, b: Floats) -> dict[str, int]:
+    there_a, there_b = np.isfinite(a), np.isfinite(b)
+    pairs = {"missing_a": ~there_a & there_b, "missing_b": there_a & ~there_b, "missing_both": ~there_a & ~there_b}
+    return {side: int(missing.sum()) for side, missing in pairs.items()}
 
 
 def _difference(a: Floats, b: Floats) -> tuple[Floats, float]:

@@ -37,20 +37,30 @@ class Table:
 
 
 def _comparison(row: Any) -> str:
-    if row.comparison == "a/a_tuned":
-        return f"A/A: {row.a} again, each at its best"
-    if row.comparison == "a/a":
-        return f"A/A: {row.a} again, rate {row.rate_a:g}"
     rates = f"{row.rate_a:g}" if row.rate_a == row.rate_b else f"{row.rate_a:g} / {row.rate_b:g}"
-    if row.comparison == "way_out":
-        return f"way out: {row.a}"
-    if row.comparison == "same_rate":
-        return f"same rate {rates}"
-    return f"best vs best (mostly {rates})"
+    return {
+        "a/a_tuned": f"A/A: {row.a} again, each at its best",
+        "a/a": f"A/A: {row.a} again, rate {row.rate_a:g}",
+        "way_out": f"way out: {row.a}",
+        "same_rate": f"same rate {rates}",
+        "best_vs_best": f"best vs best (mostly {rates})",
+    }[row.comparison]
+
+
+def _of_a_mean(comparison: str, rate: float) -> str:
+    return "best vs best" if comparison == "best_vs_best" else f"same rate {rate:g}"
+
+
+def _judged(row: Any) -> str:
+    return str(row.verdict) + (" (exploratory)" if row.family == EXPLORATORY else "")
+
+
+def _or_dash(value: float, form: str, scale: float = 1.0) -> str:
+    return "—" if pd.isna(value) else form.format(scale * value)
 
 
 def _p(value: float) -> str:
-    return "—" if pd.isna(value) else "< .0001" if value < 0.0001 else f"{value:.4f}"
+    return "< .0001" if value < 0.0001 else _or_dash(value, "{:.4f}")
 
 
 def verdict_table(rows: pd.DataFrame) -> Table:
@@ -63,11 +73,11 @@ def verdict_table(rows: pd.DataFrame) -> Table:
             "metric": row.metric,
             "A - B": number(row.estimate, row),
             "interval": interval(row.ci_low, row.ci_high, row),
-            "verdict": row.verdict + (" (exploratory)" if row.family == EXPLORATORY else ""),
+            "verdict": _judged(row),
             "new data": row.verdict_new_data,
             "n": f"{row.n}" + (f" ({row.left_out} left out)" if row.left_out else ""),
-            "d_z": _decimals(row.d_z),
-            "P(A > B)": _decimals(row.p_superior),
+            "d_z": _or_dash(row.d_z, "{:.2f}"),
+            "P(A > B)": _or_dash(row.p_superior, "{:.2f}"),
             "p": _p(row.p_value),
             "p (Holm)": _p(row.p_holm),
             "p (TOST)": _p(row.p_tost),
@@ -76,7 +86,7 @@ def verdict_table(rows: pd.DataFrame) -> Table:
             "p (Holm), new data": _p(row.p_holm_new),
             "p (TOST, Holm)": _p(row.p_tost_holm),
             "p (TOST), new data": _p(row.p_tost_new),
-            "replicates needed": "—" if pd.isna(row.needed) else f"{row.needed:.0f}",
+            "replicates needed": _or_dash(row.needed, "{:.0f}"),
         }
         for row in each(rows)
     )
@@ -84,7 +94,7 @@ def verdict_table(rows: pd.DataFrame) -> Table:
 
 def short_table(rows: pd.DataFrame) -> Table:
     """What a reader needs of each row: at most eight columns."""
-    shown = Table.of(
+    return Table.of(
         {
             "data set": row.dataset,
             "position": row.position,
@@ -97,7 +107,6 @@ def short_table(rows: pd.DataFrame) -> Table:
         }
         for row in each(rows)
     )
-    return shown
 
 
 def pooled_table(table: pd.DataFrame) -> Table:
@@ -105,7 +114,7 @@ def pooled_table(table: pd.DataFrame) -> Table:
         {
             "position": r.position,
             "setting": r.setting or "—",
-            "comparison": "best vs best" if r.comparison == "best_vs_best" else f"same rate {max(r.rate, 0):g}",
+            "comparison": _of_a_mean(r.comparison, r.rate),
             "metric": r.metric,
             "variant": r.variant if table["variant"].nunique() > 1 else "—",
             "data sets": f"{r.k}",
@@ -113,15 +122,15 @@ def pooled_table(table: pd.DataFrame) -> Table:
             "interval": interval(r.ci_low, r.ci_high, r),
             "a new data set": interval(r.pi_low, r.pi_high, r),
             "τ": number(r.tau, r).lstrip("+"),
-            "I²": "—" if pd.isna(r.i2) else f"{100 * r.i2:.0f} %",
+            "I²": _or_dash(r.i2, "{:.0f} %", 100),
             "one left out": interval(r.loo_low, r.loo_high, r),
             "p": _p(r.p_value),
             "p (Holm)": _p(r.p_holm),
             "p (TOST)": _p(r.p_tost),
-            "verdict of the mean": r.verdict + (" (exploratory)" if r.family == EXPLORATORY else ""),
+            "verdict of the mean": _judged(r),
             "not pooled": r.left_out or "—",
         }
-        for r in each(table.astype({"rate": float}))
+        for r in each(table)
     )
 
 
@@ -144,12 +153,8 @@ def sensitivity_table(table: pd.DataFrame) -> Table:
     """One row per choice, counting the verdicts of the declared family; the rows are in sensitivity.csv."""
     return Table.of(
         {"choice": str(variant)} | {words: tally(rows[column]).replace("**", "") for column, words in SCOPES.items()}
-        for variant, rows in table.groupby("variant", sort=False)
+        for variant, rows in (table.groupby("variant", sort=False) if len(table) else ())
     )
-
-
-def _decimals(value: float, digits: int = 2) -> str:
-    return "—" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def recalibration_table(table: pd.DataFrame) -> Table:
@@ -158,7 +163,7 @@ def recalibration_table(table: pd.DataFrame) -> Table:
             "data set": r.dataset,
             "position": r.position,
             "setting": r.setting or "—",
-            "comparison": "best vs best" if r.comparison == "best_vs_best" else f"same rate {r.rate:g}",
+            "comparison": _of_a_mean(r.comparison, r.rate),
             "n": str(r.n),
             "before (pp)": f"{100 * r.before:+.2f}",
             "after (pp)": f"{100 * r.after:+.2f}",
@@ -170,19 +175,21 @@ def recalibration_table(table: pd.DataFrame) -> Table:
 
 
 def declared(study: Study) -> list[tuple[str, str]]:
+    """What a study declares, each under its name."""
     d = study.declaration
     a, b = (" or ".join(side) for side in study.sides)
     better_of = ", the better of the two by validation, within each replicate" if len(study.sides[1]) > 1 else ""
-    grids = [
-        "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in grid.items()) for grid in d["grid"] if grid
-    ]
     measures: dict[str, list[str]] = {}
     for metric in study.metrics:
         measures.setdefault(study.kind_of(metric).measured.format(over=study.over), []).append(metric)
     measured = "; ".join(f"of {', '.join(names)} the {what}" for what, names in measures.items())
+    ropes = [(metric, study.rope(metric)) for metric in [*study.metrics, *d["secondary"]]]
     family = (
         f"every data set × position × setting, {d['family']}, {' and '.join(study.metrics)}; all else is exploratory"
     )
+    grids = [
+        "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in grid.items()) for grid in d["grid"] if grid
+    ]
     return [
         ("Contrast", f"A = {a}, B = {b}{better_of}; the position is the same on both sides"),
         ("Measured as", next(iter(measures)) if len(measures) == 1 else measured),
@@ -190,49 +197,42 @@ def declared(study: Study) -> list[tuple[str, str]]:
         ("Secondary metrics", ", ".join(d["secondary"]) or "none"),
         (
             "Practical equivalence (ROPE)",
-            ", ".join(_rope(metric, study.rope(metric)) for metric in [*study.metrics, *d["secondary"]]),
+            ", ".join(f"{m} within ×{1 / r:.3g} to ×{r:g}" if r > 1 else f"{m} ± {r:g}" for m, r in ropes),
         ),
-        (
-            "Family under Holm",
-            family if d["family"] else "none was declared: everything is exploratory",
-        ),
+        ("Family under Holm", family if d["family"] else "none was declared: everything is exploratory"),
         ("Alpha", f"{d['alpha']:g}"),
         ("Tuned on validation", ", ".join(d["tuned"])),
         ("Grid", " — and — ".join(grids) or "not recorded"),
     ]
 
 
-def _rope(metric: str, rope: float) -> str:
-    return f"{metric} within ×{1 / rope:.3g} to ×{rope:g}" if rope > 1 else f"{metric} ± {rope:g}"
-
-
 def reproduced(study: Study) -> list[tuple[str, str]]:
-    def distinct(values: list[str]) -> str:
-        return "; ".join(sorted(set(values)))
-
+    """How the conditions were trained, each distinct answer once."""
     records = study.records
     wall = sum(record.get("wall_seconds") or 0.0 for record in records)
-    versions = [", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()) for record in records]
-    return [
-        ("Command", distinct([record.get("command") or "not recorded" for record in records])),
-        ("Versions", distinct(versions)),
-        ("Hardware", distinct([f"{r.get('hardware') or 'not recorded'} ({r.get('device') or '?'})" for r in records])),
-        ("Training time", f"{wall / 60:.1f} minutes of wall clock, summed over {len(records)} conditions"),
-        ("Replicates", distinct([str(len(record["seeds"])) for record in records]) + " per condition"),
-    ]
+    facts = {
+        "Command": {record.get("command") or "not recorded" for record in records},
+        "Versions": {", ".join(f"{k} {v}" for k, v in (r.get("versions") or {}).items()) for r in records},
+        "Hardware": {f"{r.get('hardware') or 'not recorded'} ({r.get('device') or '?'})" for r in records},
+        "Training time": {f"{wall / 60:.1f} minutes of wall clock, summed over {len(records)} conditions"},
+        "Replicates": {str(len(record["seeds"])) for record in records},
+    }
+    told = {name: "; ".join(sorted(distinct)) for name, distinct in facts.items()}
+    return [*(told | {"Replicates": f"{told['Replicates']} per condition"}).items()]
 
 
 def replicated_table(table: pd.DataFrame) -> Table:
+    def said(r: Any, estimate: float, verdict: str) -> str:
+        return verdict if r.level == "claim" else f"{number(estimate, r)}, {say(verdict)}"
+
     return Table.of(
         {
             "claim": r.experiment if r.experiment == r.claim else f"{r.claim} ({r.experiment})",
             "of": {"claim": "the claim", "pooled": "the mean over data sets"}.get(r.level, str(r.dataset)),
             "place": ", ".join(str(part) for part in (r.position, r.setting, r.metric) if pd.notna(part) and part)
             or "—",
-            "here": r.verdict if r.level == "claim" else f"{number(r.estimate, r)}, {say(r.verdict)}",
-            "there": r.verdict_reference
-            if r.level == "claim"
-            else f"{number(r.estimate_reference, r)}, {say(r.verdict_reference)}",
+            "here": said(r, r.estimate, r.verdict),
+            "there": said(r, r.estimate_reference, r.verdict_reference),
             "replicated": "yes" if r.replicated else "no; the same sign" if r.same_sign is True else "no",
         }
         for r in each(table)

@@ -14,7 +14,7 @@ import pandas as pd
 from normdrop.metrics import METRICS
 from normdrop.report.contrasts import Contrast, tuned, values_of
 from normdrop.report.records import Study, keys_of
-from normdrop.report.statistics import Comparison, compare, compare_ratio, holm, replicates_needed, verdict
+from normdrop.report.statistics import compare, compare_ratio, holm, replicates_needed, verdict
 
 # fmt: off
 COLUMNS = [
@@ -27,11 +27,23 @@ COLUMNS = [
 # fmt: on
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
+# Columns of p-values after Holm over the declared family, and those that they adjust.
+ADJUSTED = {
+    "p_holm": "p_value",
+    "p_holm_new": "p_new_data",
+    "p_tost_holm": "p_tost",
+    "p_tost_holm_new": "p_tost_new",
+}
 
 
 def each(table: pd.DataFrame) -> Iterator[Any]:
     """The rows of a table of many types."""
     return table.itertuples(index=False)
+
+
+def farthest(table: pd.DataFrame, column: str) -> Any:
+    """The row whose value is the farthest from 0."""
+    return next(each(table.loc[[table[column].abs().idxmax()]]))
 
 
 def units_in(row: Any) -> tuple[str, float]:
@@ -46,34 +58,30 @@ def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -
 
     margin: a factor of the ROPEs; with it the contrasts alone on the primary metrics, for a sensitivity analysis.
     """
-    secondary = dict.fromkeys([*study.metrics, *(study.declaration["secondary"] if margin is None else [])])
-    rows = [*_contrast_rows(study, found, list(secondary), margin or 1.0)]
+    secondary = study.declaration["secondary"] if margin is None else []
+    rows = [*_contrast_rows(study, found, [*dict.fromkeys([*study.metrics, *secondary])], margin or 1.0)]
     if margin is None:
         rows += [*_harness_rows(study), *_tuned_again(study)]
         if study.declaration["kind"] == "mechanism":
             rows += _way_out_rows(study)
-    table = pd.DataFrame(rows)
-    if table.empty:
+    if not rows:
         return pd.DataFrame(columns=COLUMNS)
-    alpha = study.declaration["alpha"]
+    table, alpha = pd.DataFrame(rows), study.declaration["alpha"]
     declared = table["family"] == DECLARED
-    table.loc[declared, "p_holm"] = holm(table.loc[declared, "p_value"])
-    table.loc[declared, "p_holm_new"] = holm(table.loc[declared, "p_new_data"])
-    table.loc[declared, "p_tost_holm"] = holm(table.loc[declared, "p_tost"])
-    table.loc[declared, "p_tost_holm_new"] = holm(table.loc[declared, "p_tost_new"])
-    for i, row in enumerate(each(table)):
-        comparison: Comparison = row.result
+    for name, p_value in ADJUSTED.items():
+        table[name] = holm(table[p_value].where(declared))
+    said, said_new = [], []
+    for row in each(table):
         # A row outside the family is exploratory: it is judged by its own p-value, and labelled.
-        p, p_new = (row.p_holm, row.p_holm_new) if declared[i] else (row.p_value, row.p_new_data)
+        p, p_new = (row.p_holm, row.p_holm_new) if row.family == DECLARED else (row.p_value, row.p_new_data)
         metric = METRICS[row.metric]
         good = metric.higher_is_better if row.family == HARNESS else study.kind_of(row.metric).good(metric)
-        table.loc[i, "verdict"] = verdict(comparison, p, alpha=alpha, higher_is_better=good)
-        table.loc[i, "verdict_new_data"] = verdict(
-            comparison, p_new, alpha=alpha, higher_is_better=good, scope="new data"
-        )
-    order = table["family"].map({DECLARED: 0, EXPLORATORY: 1, HARNESS: 2})
-    table = table.assign(order=order, seeds=spans(study.replicates["seed"]))
-    return table.sort_values("order", kind="stable")[COLUMNS].reset_index(drop=True)
+        said.append(verdict(row.result, p, alpha=alpha, higher_is_better=good))
+        said_new.append(verdict(row.result, p_new, alpha=alpha, higher_is_better=good, scope="new data"))
+    table = table.assign(verdict=said, verdict_new_data=said_new, seeds=spans(study.replicates["seed"]))
+    order = [DECLARED, EXPLORATORY, HARNESS]
+    table = table.sort_values("family", key=lambda family: family.map(order.index), kind="stable", ignore_index=True)
+    return table[COLUMNS]
 
 
 def spans(numbers: Iterable[int]) -> str:
@@ -84,57 +92,50 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def _contrast_rows(study: Study, found: list[Contrast], metrics: list[str], margin: float) -> Iterator[dict[str, Any]]:
-    family = study.declaration["family"]
     for contrast in found:
         for metric in metrics:
-            declared = contrast.comparison == family and metric in study.metrics and contrast.counted
+            declared = contrast.comparison == study.declaration["family"] and metric in study.metrics
             for part, a, b in values_of(study, contrast, metric):
-                place: dict[str, Any] = {"dataset": contrast.dataset, "position": contrast.position, "metric": metric}
-                place |= {"comparison": contrast.comparison}
-                place |= {"setting": ",".join(filter(None, [contrast.setting, part]))}
-                place |= {"rate_a": _rate(contrast.a, contrast.rate), "rate_b": _rate(contrast.b, contrast.rate)}
-                facts: dict[str, Any] = {"test_train_ratio": contrast.test_train_ratio, "fresh": contrast.fresh_rows}
-                yield _row(study, a, b, place, DECLARED if declared else EXPLORATORY, margin=margin, **facts)
+                yield {
+                    "dataset": contrast.dataset,
+                    "position": contrast.position,
+                    "setting": ",".join(filter(None, [contrast.setting, part])),
+                    "comparison": contrast.comparison,
+                    "rate_a": _rate(contrast.a, contrast.rate),
+                    "rate_b": _rate(contrast.b, contrast.rate),
+                    "a": " or ".join(study.sides[0]),
+                    "b": " or ".join(study.sides[1]),
+                    "family": DECLARED if declared and contrast.counted else EXPLORATORY,
+                } | _compared(study, metric, a, b, contrast.block, margin)
 
 
-def _rate(side: pd.DataFrame, rate: float | None) -> float:
+def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
     """The rate of a side; where it was chosen, the one chosen most often (the lowest of several)."""
     return float(side["rate"].mode().iloc[0]) if rate is None or set(side["rate"]) != {rate} else rate
 
 
-def _row(
-    study: Study,
-    a: np.ndarray,
-    b: np.ndarray,
-    place: dict[str, Any],
-    family: str,
-    *,
-    test_train_ratio: float,
-    fresh: bool,
-    margin: float = 1.0,
+def _compared(
+    study: Study, metric: str, a: np.ndarray, b: np.ndarray, sampled: pd.DataFrame, margin: float = 1.0
 ) -> dict[str, Any]:
-    metric, alpha = place["metric"], study.declaration["alpha"]
-    rope = study.rope(metric)
+    """The columns of a row that its numbers give, and the `Comparison` itself as `result`.
+
+    sampled: the replicates that say how rows were drawn: one fixed test part, or one split that is not fresh, counts.
+    """
+    rope, alpha, fresh = study.rope(metric), study.declaration["alpha"], bool(sampled["fresh_rows"].all())
     if study.kind_of(metric).ratio:
         rope = rope**margin
         result = compare_ratio(a, b, rope=rope, fresh=fresh, alpha=alpha)
     else:
         rope *= margin
-        result = compare(a, b, rope=rope, test_train_ratio=test_train_ratio, fresh=fresh, alpha=alpha)
-    names = {"claim": study.declaration["claim"], "family": family, "result": result}
-    names |= {"experiment": study.root.resolve().name}
+        ratio = float(sampled["test_train_ratio"].max(skipna=False))
+        result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha)
     measured = result.sd > 0 and not math.isnan(rope)
-    names["needed"] = replicates_needed(result.sd, result.n, rope / 2, alpha) if measured else math.nan
-    names |= {"a": " or ".join(study.sides[0]), "b": " or ".join(study.sides[1])}
-    blank: dict[str, Any] = dict.fromkeys(("p_holm", "p_holm_new", "p_tost_holm", "p_tost_holm_new"), math.nan)
-    blank |= {"verdict": "", "verdict_new_data": ""}
-    return blank | asdict(result) | names | place
-
-
-def _facts(rows: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "test_train_ratio": float(rows["test_train_ratio"].max(skipna=False)),
-        "fresh": bool(rows["fresh_rows"].all()),
+    return asdict(result) | {
+        "claim": study.declaration["claim"],
+        "experiment": study.root.resolve().name,
+        "metric": metric,
+        "result": result,
+        "needed": replicates_needed(result.sd, result.n, rope / 2, alpha) if measured else math.nan,
     }
 
 
@@ -145,17 +146,16 @@ def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
     again = study.replicates[study.replicates["rerun"] == 1].drop_duplicates(["condition", "seed"])
     first = study.replicates[study.replicates["rerun"] == 0].groupby(point)
     for key, rerun in again.groupby(point):
-        if key not in first.groups:
-            continue
-        both = first.get_group(key).merge(rerun, on="seed", suffixes=("", "_again"))
-        place = dict(zip(point, key, strict=True)) | {"comparison": "a/a"}
-        arrangement, rate = place.pop("arrangement"), place.pop("rate")
-        extra = [f"{k}={place.pop(k)}" for k in own_column]
-        place |= {"setting": ",".join(filter(None, [place["setting"], *extra])), "rate_a": rate, "rate_b": rate}
-        place |= {"a": arrangement, "b": f"{arrangement} again"}
-        for metric in (m for m in study.metrics if m in rerun):
-            a, b = (both[name].to_numpy(dtype=float) for name in (metric, f"{metric}_again"))
-            yield _row(study, a, b, place | {"metric": metric}, HARNESS, **_facts(rerun))
+        if key in first.groups:
+            dataset, arrangement, position, _, setting, *values = key
+            extra = [f"{name}={value}" for name, value in zip(own_column, values, strict=True)]
+            place = {
+                "dataset": dataset,
+                "position": position,
+                "setting": ",".join(filter(None, [str(setting), *extra])),
+            }
+            place |= {"comparison": "a/a", "a": arrangement, "b": f"{arrangement} again", "family": HARNESS}
+            yield from _paired(study, first.get_group(key), rerun, study.metrics, rerun, place)
 
 
 def _tuned_again(study: Study) -> Iterator[dict[str, Any]]:
@@ -168,16 +168,12 @@ def _tuned_again(study: Study) -> Iterator[dict[str, Any]]:
         if study.over is not None or len(candidates) < 2 or key not in runs[0].groups:
             continue
         first = runs[0].get_group(key).merge(candidates, on=keys)
-        if len(first[keys].drop_duplicates()) < len(candidates):
-            continue
-        a, b = (tuned(study, side, keys).set_index("seed") for side in (first, again))
-        seeds = sorted(set(a.index) & set(b.index))
-        place = dict(zip(block, key, strict=True)) | {"comparison": "a/a_tuned"}
-        arrangement = place.pop("arrangement")
-        place |= {"a": arrangement, "b": f"{arrangement} again", "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
-        for metric in (m for m in study.metrics if m in b):
-            of_a, of_b = (side[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
-            yield _row(study, of_a, of_b, place | {"metric": metric}, HARNESS, **_facts(again))
+        if len(first[keys].drop_duplicates()) == len(candidates):
+            dataset, arrangement, position, setting = key
+            place = {"dataset": dataset, "position": position, "setting": setting, "comparison": "a/a_tuned"}
+            place |= {"a": arrangement, "b": f"{arrangement} again", "family": HARNESS}
+            a, b = (tuned(study, side, keys) for side in (first, again))
+            yield from _paired(study, a, b, study.metrics, again, place)
 
 
 def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
@@ -194,12 +190,20 @@ def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
                 rows = block[block["arrangement"] == arrangement]
                 pair = [rows[rows["setting"] == s] for s in (setting, base)]
                 shared = set(pair[0]["rate"]) & set(pair[1]["rate"])
-                a, b = (tuned(study, side[side["rate"].isin(shared)], ["rate"]).set_index("seed") for side in pair)
-                seeds = sorted(set(a.index) & set(b.index))
-                if not seeds:
-                    continue
-                place = {"dataset": dataset, "position": position, "comparison": "way_out", "setting": setting}
-                place |= {"metric": study.metric, "rate_a": _rate(a, None), "rate_b": _rate(b, None)}
-                place |= {"a": arrangement, "b": f"{arrangement}, {base or 'as it was'}"}
-                of_a, of_b = (side[place["metric"]].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
-                yield _row(study, of_a, of_b, place, EXPLORATORY, **_facts(rows))
+                a, b = (tuned(study, side[side["rate"].isin(shared)], ["rate"]) for side in pair)
+                if not set(a["seed"]).isdisjoint(b["seed"]):
+                    place = {"dataset": dataset, "position": position, "setting": setting, "comparison": "way_out"}
+                    place |= {"a": arrangement, "b": f"{arrangement}, {base or 'as it was'}", "family": EXPLORATORY}
+                    yield from _paired(study, a, b, [study.metric], rows, place)
+
+
+def _paired(
+    study: Study, a: pd.DataFrame, b: pd.DataFrame, metrics: list[str], sampled: pd.DataFrame, place: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A row for each of the metrics: two trainings of one arrangement, replicate by replicate."""
+    a, b = a.set_index("seed"), b.set_index("seed")
+    place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
+    seeds = sorted(set(a.index) & set(b.index))
+    for metric in (m for m in metrics if m in b):
+        of_a, of_b = (side[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
+        yield place | _compared(study, metric, of_a, of_b, sampled)
