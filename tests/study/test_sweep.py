@@ -303,6 +303,14 @@ def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_p
         assert list(path.parent.glob("events.out.tfevents.*"))
 
 
+def test_a_refusal_is_all_that_the_command_with_its_workers_says_on_standard_error(tmp_path):
+    command = [sys.executable, "-m", "normdrop", "-m", "rate=0.1,0.2", "data.train_size=40000"]
+    command += ["trainer.accelerator=cpu", "hydra.launcher.n_jobs=2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stderr == "normdrop: data.train_size=40000: only 1149 rows are left beside val and test\n"
+    assert ended.returncode == 1
+
+
 # --- what a condition is
 
 

@@ -107,7 +107,7 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
             }
         for name, table in tables.items():
             # Nine digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
-            table.to_csv(folder / f"{name}.csv", index=False, float_format="%.9g")
+            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.9g")
         replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
         replicates.to_csv(folder / "replicates.csv", index=False)
         context = {

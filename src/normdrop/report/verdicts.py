@@ -202,8 +202,9 @@ def _paired(
 ) -> Iterator[dict[str, Any]]:
     """A row for each of the metrics: two trainings of one arrangement, replicate by replicate."""
     a, b = a.set_index("seed"), b.set_index("seed")
+    if not (seeds := sorted(set(a.index) & set(b.index))):
+        return
     place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
-    seeds = sorted(set(a.index) & set(b.index))
     for metric in (m for m in metrics if m in b):
         of_a, of_b = (side[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
         yield place | _compared(study, metric, of_a, of_b, sampled)

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -132,6 +133,7 @@ def run_study(
     except BaseException:
         if imports:
             get_reusable_executor().shutdown(kill_workers=True)  # or the message would wait for their imports
+            warnings.filterwarnings("ignore", module="joblib")  # nor shall it stand below one on their results
         raise
     _train(root, study, grid, launch)
     if needed is not None:
