@@ -291,7 +291,9 @@ def _held_fixed(study: Study) -> str:
 def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
     lines = list(study.told_apart)
     if study.published and "curves" in study.kind.figures:
-        lines.append("Learning curves are not published, so their figure is left out here.")
+        lines.append(
+            "Learning curves are not published: their figure, and those of single replicates, are left out here."
+        )
     if study.told_apart:
         lines.append("Those conditions are told apart above by these keys, and never compared with each other.")
     own = study.replicates[~study.replicates["stands_in"]]

@@ -40,6 +40,8 @@ OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E7
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
 MAX_ROWS = 40
+# What is published has no learning curves; and the other two would be a seventh of it.
+NOT_PUBLISHED = ("curves", "pairs", "who_beats_whom")
 DPI = 125  # of WIDTH: 900 pixels
 WIDTH = 7.2  # inches: one column of the page
 STYLE: Any = {
@@ -135,6 +137,8 @@ def draw(
     with matplotlib.rc_context(STYLE):
         for name in ("regime", "shift") if len(cells) else study.kind.figures:
             drawing, caption = drawings[name]
+            if study.published and name in NOT_PUBLISHED:
+                continue
             if (figure := drawing()) is not None:
                 drawn, there, what = room.get(name, (0, 0, ""))
                 if others and there and name != "effects":
@@ -475,8 +479,6 @@ def _along(study: Study, key: str) -> Figure | None:
 
 
 def _curves(study: Study) -> Figure | None:
-    if study.published:
-        return None
     records = {record["condition"]: record for record in study.records}
 
     def draw_one(ax: Axes, block: pd.DataFrame) -> None:
