@@ -20,7 +20,6 @@ def table(report: Path) -> str:
             "on these rows": f"**{row['these_rows']}**",
             "for new data": f"**{row['new_data']}**",
             "by how much (A − B)": row["amount"],
-            "beside it": row["neighbours"] or "—",
         }
         for row in words.to_dict("records")
         if row["these_rows"]
