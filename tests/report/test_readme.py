@@ -17,7 +17,7 @@ published = pytest.mark.skipif(
 )
 
 
-def test_the_table_has_each_claims_words_amount_and_neighbours(tmp_path: Path) -> None:
+def test_the_table_has_each_claims_words_and_amount(tmp_path: Path) -> None:
     fake_study(tmp_path / "all/ordering", replicates=8, rates=(0.3,))
     fake_study(tmp_path / "all/regime", replicates=8, rates=(0.3,), study={"family": None})
     file = tmp_path / "README.md"
@@ -29,7 +29,7 @@ def test_the_table_has_each_claims_words_amount_and_neighbours(tmp_path: Path) -
     verdicts = pd.read_csv(tmp_path / "all/report/verdicts.csv")
     (declared,) = verdicts[verdicts["family"] == "declared"].to_dict("records")
     assert declared["estimate"] == pytest.approx(float(row[3].split()[0]) / 100, abs=5e-5)
-    assert "test NLL" in row[4]
+    assert len(row) == 4
     readme.put(file, tmp_path / "all/report")
     assert file.read_text() == text
 
