@@ -1,6 +1,7 @@
 """When does order matter: the cells of the map, what is said of them, and how they are drawn."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,10 @@ def test_the_map_is_drawn_with_the_control_on_one_scale_and_what_is_not_settled_
 def test_a_study_of_one_training_length_has_no_map(tmp_path: Path) -> None:
     study = study_of(fake_study(tmp_path, settings=({"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}), rates=(0.3,)))
     assert regime(study, shifts(study)).empty
+
+
+def test_without_recalibration_the_map_says_nothing_of_it(mapped: Any) -> None:
+    study, table, _ = mapped
+    bare = regime(replace(study, replicates=study.replicates.drop(columns="recal_test_acc")), shifts(study))
+    assert bare["recal"].isna().all() and bare["estimate"].equals(table["estimate"])
+    assert "estimated again" not in told(study, bare)

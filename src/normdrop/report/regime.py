@@ -51,7 +51,7 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
             ((_, of_a, of_b),) = values_of(varied, contrast, study.metric)
             found = compare(of_a, of_b, rope=study.rope(study.metric), test_train_ratio=math.nan)
             again, steps = (
-                [side.set_index("seed")[name].to_numpy(dtype=float) for side in (contrast.a, contrast.b)]
+                [side.reindex(columns=[name])[name].to_numpy(dtype=float) for side in (contrast.a, contrast.b)]
                 for name in ("recal_test_acc", "steps_to_level")
             )
             recal = compare(*again, rope=math.nan, test_train_ratio=math.nan)
@@ -105,7 +105,7 @@ def told(study: Study, table: pd.DataFrame) -> str:
                 f"{far.lr:g}, {far.epochs} epochs, rate {far.rate:g})"
             )
             left = int(((settled["recal_low"] > 0) | (settled["recal_high"] < 0)).sum())
-            if (settled["recal"] != settled["estimate"]).any():
+            if (settled["recal"] - settled["estimate"]).any():  # recalibrated, and not of layer normalization
                 line += (
                     f". With the running statistics estimated again, dropout off, it is {scale * far.recal:+.2f} "
                     f"{unit}, and {left} of the {len(settled)} differ still"
