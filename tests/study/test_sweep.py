@@ -149,6 +149,7 @@ ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
 SIMPLER = {
     "aa_new_data": ("data.problem=0",),
     "convolution": ("data=digits",),
+    "convolution_low": ("data=digits",),
     "population": ("data.dataset=iris",),
     "population_openml": ("data.dataset=3",),
     "six": ("precision=null",),  # what it trains at first
