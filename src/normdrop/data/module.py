@@ -6,8 +6,6 @@ numbers of its rows and the scale of its training part, and sees its rows standa
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import inspect
 import math
 from collections import UserList
@@ -21,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normdrop.compiling import cached, numba
 from normdrop.data.rows import Rows, check_memory, is_int, require
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
-
-numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None  # the extra `fast`
 
 # Rows at a time where a whole part is evaluated.
 CHUNK = 512
@@ -88,9 +85,7 @@ def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.
 
 
 if numba:
-    _compiled = numba.njit(_standardised, error_model="numpy")
-    with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles for itself
-        _compiled.enable_caching()
+    _compiled = cached(numba.njit(_standardised, error_model="numpy"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,7 +147,8 @@ def one_line(error: BaseException) -> str:
 
     text = line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return configs.unknown_key(unknown.group(1), {*configs.keys(configs.plain(configs.compose())), "experiment"})
+        chosen = [word for word in _typed if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
+        return configs.unknown_key(unknown.group(1), {*configs.keys(configs.unresolved(*chosen)), "experiment"})
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
         asked = absent.group(1).removesuffix(".yaml")

@@ -229,6 +229,12 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
+def unresolved(*overrides: str) -> dict[str, Any]:
+    """The keys that a config of these overrides has; values may still be missing."""
+    config: Any = OmegaConf.to_container(compose(*overrides), resolve=False)
+    return config
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved config of a condition without Hydra's own part."""
     return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
@@ -303,9 +309,15 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """One line for a key that there is not, with the nearest one that there is."""
-    names = [name.removeprefix("trainer.") for name in RULES if name.startswith("trainer.")]
-    why = f"; replicates train as one stack on one device (see optimizer.clip, logging); allowed are {', '.join(names)}"
-    return f"{key}: there is no such key{_nearest(key, sorted(known))}{why if key.startswith('trainer.') else ''}"
+    group, of_trainer = key.split(".")[0], key.startswith("trainer.")
+    names = [
+        name.removeprefix(f"{group}.")
+        for name in (RULES if of_trainer else sorted(known))
+        if name.startswith(f"{group}.")
+    ]
+    why = "; replicates train as one stack on one device (see optimizer.clip, logging)" if of_trainer else ""
+    why += f"; allowed are {', '.join(names)}" if names else ""
+    return f"{key}: there is no such key{_nearest(key, sorted(known))}{why}"
 
 
 def _nearest(value: Any, names: list[str]) -> str:

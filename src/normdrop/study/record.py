@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+
+from normdrop.whole import whole
 
 # The first columns of replicates.csv, in this order; others follow.
 COLUMNS = (
@@ -138,19 +139,10 @@ def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, 
     sealed = {"format": FORMAT, **record, "tables": {name: _checksum(text) for name, text in texts.items()}}
     texts[RECORD] = (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode()
     for name, text in texts.items():
-        write_whole(directory / f"{name}.new", text)
+        with whole(directory / f"{name}.new") as part:
+            part.write_bytes(text)
     _complete(directory)
     (directory / ERROR).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: bytes) -> None:
-    """Write a file that is there whole or not at all, after a power cut too."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def settle(directory: Path) -> None:

@@ -30,6 +30,7 @@ from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.app import command
 from normdrop.study.progress import console, display, note_of
+from normdrop.whole import whole
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a condition's path shows by itself
 
@@ -397,7 +398,8 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
             _redraw(root / condition, columns)
         asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
         plan["conditions"] |= asked
-        record.write_whole(path, (json.dumps(plan, indent=1) + "\n").encode())
+        with whole(path) as part:
+            part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     return number
 
 

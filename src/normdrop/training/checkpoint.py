@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
+
+from normdrop.whole import whole
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,8 @@ class Checkpoint(pl.Callback):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        part = self.path.with_name(f"{self.path.name}.part")
-        trainer.save_checkpoint(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        with whole(self.path) as part:
+            trainer.save_checkpoint(part)
         self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from normdrop.data.module import Part
 from normdrop.training.fit import Fitted, data_of, plain_network
+from normdrop.whole import whole
 
 NETWORKS = "networks.pt"
 
@@ -42,12 +43,12 @@ class Kept:
 
 def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool) -> None:
     """Write the networks that were fitted, whole or not at all, beside those there already if the condition grows."""
-    path, part = directory / NETWORKS, directory / f"{NETWORKS}.part"
+    path = directory / NETWORKS
     states = dict(load(directory).states) if grows and path.exists() else {}
     states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}
     shape, classes = fitted.facts["shape"], fitted.facts["rows"]["classes"]
-    torch.save({"config": dict(config), "shape": shape, "classes": classes, "states": states}, part)
-    part.replace(path)
+    with whole(path) as part:
+        torch.save({"config": dict(config), "shape": shape, "classes": classes, "states": states}, part)
 
 
 def load(folder: str | Path) -> Kept:

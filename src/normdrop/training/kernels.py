@@ -6,16 +6,13 @@ numba these functions are plain Python that nobody calls.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None  # the extra `fast`
-
+from normdrop.compiling import cached, numba
 
 f32 = np.float32
 LINEAR, CONVOLUTION, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(9)
@@ -322,5 +319,4 @@ def train(layers, table, parameters, rule, data, width, states, size, losses):
 
 
 if numba:
-    with contextlib.suppress(RuntimeError):  # no folder to write to: every process compiles for itself
-        train.enable_caching()
+    train = cached(train)
