@@ -358,6 +358,8 @@ def test_every_cell_of_the_table_of_recalibration_is_that_of_its_column(told: An
         comparison = "best vs best" if row.comparison == "best_vs_best" else f"same rate {row.rate:g}"
         assert cell["comparison"] == comparison
         assert (cell["before (pp)"], cell["after (pp)"]) == (f"{100 * row.before:+.2f}", f"{100 * row.after:+.2f}")
+        p = "—" if np.isnan(row.p_holm) else "< .0001" if row.p_holm < 1e-4 else f"{row.p_holm:.4f}"
+        assert cell["p (Holm)"] == p
         share, ends = "no effect to explain", "—"
         if np.isfinite(row.share):
             share, ends = f"{100 * row.share:.0f} %", f"{100 * row.low:.0f} to {100 * row.high:.0f} %"

@@ -1,6 +1,8 @@
 """Which numbers are compared: each kind of study on a case whose answer is known."""
 
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.__main__ import main
 from normdrop.report.contrasts import contrasts
 from normdrop.report.figures import looks
-from normdrop.report.mechanism import recalibration, shifts
+from normdrop.report.mechanism import explained, recalibration, shifts
 from normdrop.report.records import load
 from normdrop.report.verdicts import COLUMNS, verdicts
 
@@ -286,6 +288,27 @@ def test_recalibration_explains_the_share_of_the_effect_that_it_removes(tmp_path
     best = table[table["comparison"] == "best_vs_best"].iloc[0]
     assert best["share"] == pytest.approx(0.25, abs=0.01)
     assert best["low"] <= best["share"] <= best["high"]
+    assert best["p_holm"] == 2 / 2 ** best["n"] and (table["p_holm"] < 0.001).all()
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "shares", "word"),
+    [
+        ((0.01, 0.01, 0.9, 0.9), ((0.6, 0.9), (0.7, 1.0), (0.0, 0.2), (0.0, 0.2)), "Yes"),
+        # Tuned there is one that merely looks like an effect: the word is of those at equal rates.
+        ((0.2, math.nan, 0.01, 0.01), ((0.6, 0.9), (0.6, 0.9), (-0.5, 0.2), (0.0, 0.2)), "No"),
+        ((0.01, 0.01, 0.01, 0.01), ((0.6, 0.9), (0.1, 0.9), (0.0, 0.2), (0.0, 0.2)), "Sometimes: 1 of 2"),
+        ((0.2, 0.2, 0.2, math.nan), ((0.6, 0.9), (0.6, 0.9), (0.6, 0.9), (0.6, 0.9)), "Not shown"),
+    ],
+)
+def test_the_word_of_the_mechanism_is_of_effects_that_are_there_after_holm(
+    p_holm: Sequence[float], shares: Sequence[tuple[float, float]], word: str
+) -> None:
+    ends = pd.DataFrame(shares, columns=["low", "high"])
+    kinds = ["best_vs_best", "best_vs_best", "same_rate", "same_rate"]
+    told, sentence = explained(ends.assign(comparison=kinds, p_holm=p_holm, share=ends.mean(axis=1)), 0.05)
+    assert told == word
+    assert ("at equal rates" in sentence) == (word == "No")
 
 
 def test_no_share_is_explained_where_there_is_no_effect(tmp_path: Path) -> None:

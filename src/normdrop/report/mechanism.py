@@ -13,7 +13,10 @@ from scipy import stats
 from normdrop.arrangement import has
 from normdrop.report.contrasts import Contrast
 from normdrop.report.records import Study
+from normdrop.report.statistics import holm, sign_flip
 from normdrop.report.words import claim_word
+
+NOISE = 1e-12  # accuracies are multiples of 1 / rows, whose equal differences differ in their last bits
 
 
 def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
@@ -22,6 +25,7 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
     One row per data set, position, setting and comparison: n, before, after (means of A - B), share = 1 - after /
     before, the part of the effect that recalibration removes, and its 95 % percentile bootstrap interval over
     replicates. The share is NaN where the interval of the effect itself contains 0: there is nothing to explain.
+    p_holm is the effect's, over the comparisons of its kind that are tests of the order alone; NaN for the others.
     Empty unless both sides of the contrast have batch normalization and were recalibrated.
     """
     rows = []
@@ -48,36 +52,43 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
             {"dataset": contrast.dataset, "position": contrast.position, "setting": contrast.setting}
             | {"comparison": contrast.comparison, "rate": contrast.rate, "n": len(effect)}
             | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
+            | {"p_holm": sign_flip(effect[:, 0], NOISE) if contrast.counted else math.nan}
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if rows:
+        table["p_holm"] = table.groupby("comparison")["p_holm"].transform(holm)
+    return table
 
 
 EXPLAINED = (
-    "The word follows from a rule: wherever the order has an effect, what share of it recalibration removes. Yes is "
-    "more than half (the share's interval lies above one half) at three quarters of such places; No is less than half "
-    "there; without an effect there is nothing to explain."
+    "The word follows from a rule: wherever the order has an effect (Holm included; with each side at its own best, or "
+    "if it has none there at equal rates), what share of it recalibration removes. Yes is more than half (the share's "
+    "interval lies above one half) at three quarters of such places; No is less than half there; without an effect "
+    "there is nothing to explain."
 )
 
 
-def explained(table: pd.DataFrame) -> tuple[str, str]:
+def explained(table: pd.DataFrame, alpha: float) -> tuple[str, str]:
     """The word of the claim that variance shift does the harm, and a sentence. table: `recalibration`'s, not empty.
 
     It is of the share of the effect that recalibration removes, in the declared comparison where there is an effect
-    there, else at equal rates.
+    there, else at equal rates. An effect is one that is there after Holm: of those that merely look like one many are
+    chance, and of chance recalibration removes nothing.
     """
-    known = table[table["share"].notna()]
+    known = table[(table["p_holm"] < alpha) & table["share"].notna()]
     if known.empty:
         return "Not shown", "The order has no effect here, so there is nothing that variance shift could explain."
     best = known["comparison"] == "best_vs_best"
     known = known[best] if best.any() else known
     where = "" if best.any() else " at equal rates (none with each side at its own best)"
+    asked = int((table["p_holm"].notna() & table["comparison"].isin(known["comparison"])).sum())
     halves = [
         "better" if low > 0.5 else "worse" if high < 0.5 else "inconclusive"
         for low, high in zip(known["low"], known["high"], strict=True)
     ]
     word = claim_word(halves).replace("No: the opposite", "No").replace("Sometimes the opposite", "Less than half")
     return word, (
-        f"The order has an effect in {len(known)} comparisons{where}; of it recalibration removes "
+        f"The order has an effect in {len(known)} of {asked} comparisons{where}; of it recalibration removes "
         f"{100 * known['share'].median():.0f} % (median; from {100 * known['share'].min():.0f} to "
         f"{100 * known['share'].max():.0f} %), more than half in {halves.count('better')} and less than half in "
         f"{halves.count('worse')} of them."

@@ -202,7 +202,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     cells = regime.regime(study, along)
     said = answer(study, rows, over_sets)
     if declaration["kind"] == "mechanism" and len(recalibration):
-        said.word, said.sentence = mechanism.explained(recalibration)
+        said.word, said.sentence = mechanism.explained(recalibration, declaration["alpha"])
         said.rule, said.these_rows, said.new_data = mechanism.EXPLAINED, said.word, "cannot be told"
     counts = []
     if len(cells):

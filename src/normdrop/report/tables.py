@@ -167,6 +167,7 @@ def recalibration_table(table: pd.DataFrame) -> Table:
             "n": str(r.n),
             "before (pp)": f"{100 * r.before:+.2f}",
             "after (pp)": f"{100 * r.after:+.2f}",
+            "p (Holm)": _p(r.p_holm),
             "share explained": "no effect to explain" if pd.isna(r.share) else f"{100 * r.share:.0f} %",
             "interval": "—" if pd.isna(r.share) else f"{100 * r.low:.0f} to {100 * r.high:.0f} %",
         }
