@@ -54,6 +54,14 @@ def pairs_of(replicates: pd.DataFrame, row: pd.Series) -> tuple[np.ndarray, np.n
     return at("bn_dropout", 0, rate).to_numpy(), at("dropout_bn", 0, rate).to_numpy()
 
 
+def test_a_repositorys_page_leaves_tables_of_over_a_hundred_rows_to_the_others(tmp_path: Path) -> None:
+    orders, names = ("bn_dropout", "dropout_bn"), [f"d{i:02d}" for i in range(34)]
+    whole = fake_study(tmp_path, datasets=names, arrangements=orders, rates=(0.5,), replicates=6, rerun=None)
+    markdown = report_of(whole)
+    assert "\n102 rows: see `report.html` and the tables beside this page.\n" in markdown
+    assert max(map(len, tables_of(markdown))) < 102 < (whole / "report/report.html").read_text().count("<tr>")
+
+
 def test_every_number_of_the_verdict_tables_follows_from_replicates_csv(reported: Path) -> None:
     replicates = pd.read_csv(reported / "report/replicates.csv")
     rows = pd.read_csv(reported / "report/verdicts.csv", keep_default_na=False, na_values=[""])
@@ -294,7 +302,7 @@ def test_a_missing_directory_is_one_line_and_exit_1(tmp_path: Path, capsys: pyte
 def test_the_report_imports_nothing_that_trains() -> None:
     code = (
         "import sys, normdrop.report.__main__; "
-        "own = ('arrangement', 'kinds', 'metrics', 'tensorboard', 'study', 'study.record'); "
+        "own = ('arrangement', 'kinds', 'metrics', 'tensorboard', 'whole', 'study', 'study.record'); "
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'lightning', 'hydra', 'omegaconf')"
         " or (m.startswith('normdrop.') and m[9:] not in own and not m.startswith('normdrop.report'))])"
     )

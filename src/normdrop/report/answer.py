@@ -292,7 +292,7 @@ def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
     lines = list(study.told_apart)
     if study.published and "curves" in study.kind.figures:
         lines.append(
-            "Learning curves are not published: their figure, and those of single replicates, are left out here."
+            "Learning curves are not published: their figure, and those of the single networks, are left out here."
         )
     if study.told_apart:
         lines.append("Those conditions are told apart above by these keys, and never compared with each other.")

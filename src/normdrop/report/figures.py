@@ -40,8 +40,8 @@ OF_POSITIONS = dict(zip(POSITIONS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E7
 # More panels than this cannot be read on one page; the tables have every row.
 MAX_PANELS = 18
 MAX_ROWS = 40
-# What is published has no learning curves; and the other two would be a seventh of it.
-NOT_PUBLISHED = ("curves", "pairs", "who_beats_whom")
+# What is published has no learning curves; and the others would be a fifth of it.
+NOT_PUBLISHED = ("curves", "pairs", "by_rate", "who_beats_whom")
 DPI = 125  # of WIDTH: 900 pixels
 WIDTH = 7.2  # inches: one column of the page
 STYLE: Any = {

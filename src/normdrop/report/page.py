@@ -106,8 +106,8 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
                 "replicated": replicated_table(tables["replicated"]),
             }
         for name, table in tables.items():
-            # Nine digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
-            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.9g")
+            # Seven digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
+            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.7g")
         replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
         replicates.to_csv(folder / "replicates.csv", index=False)
         context = {
@@ -218,6 +218,7 @@ def _section(study: Study, slug: str, folder: Path) -> Section:
     written = {
         "words": pd.DataFrame([word]),
         "shift": along,
+        "recalibration": recalibration,
         "regime": cells,
         "sensitivity": varied.reindex(columns=VARIED) if len(varied) else varied,
         "ranks": ranked[1] if ranked else pd.DataFrame(),
