@@ -20,6 +20,7 @@ published = pytest.mark.skipif(
 def test_the_table_has_each_claims_words_and_amount(tmp_path: Path) -> None:
     fake_study(tmp_path / "all/ordering", replicates=8, rates=(0.3,))
     fake_study(tmp_path / "all/regime", replicates=8, rates=(0.3,), study={"family": None})
+    fake_study(tmp_path / "all/sequel", replicates=8, rates=(0.3,))
     file = tmp_path / "README.md"
     file.write_text("before <!-- answer -->\nold\n<!-- /answer --> after")
     assert main([str(tmp_path / "all"), "--readme", str(file)]) == 0
@@ -27,9 +28,11 @@ def test_the_table_has_each_claims_words_and_amount(tmp_path: Path) -> None:
     assert text.startswith("before <!-- answer -->\n| the post says |") and text.endswith("|\n<!-- /answer --> after")
     (row,) = (line.split(" | ") for line in text.splitlines() if "ordering" in line)  # what was not declared has none
     verdicts = pd.read_csv(tmp_path / "all/report/verdicts.csv")
-    (declared,) = verdicts[verdicts["family"] == "declared"].to_dict("records")
+    own = (verdicts["family"] == "declared") & (verdicts["experiment"] == "ordering")
+    (declared,) = verdicts[own].to_dict("records")
     assert declared["estimate"] == pytest.approx(float(row[3].split()[0]) / 100, abs=5e-5)
     assert len(row) == 4
+    assert "\n| the same (`sequel`) | " in text
     readme.put(file, tmp_path / "all/report")
     assert file.read_text() == text
 

@@ -14,15 +14,17 @@ def table(report: Path) -> str:
     if not (report / "words.csv").exists():
         raise ValueError(f"{report}: no words.csv in it; normdrop-report writes it")
     words = pd.read_csv(report / "words.csv", keep_default_na=False)
+    words = words[words["these_rows"] != ""]
+    again = words["sentence"] == words["sentence"].shift()
+    said = words["sentence"].str.rstrip(".").mask(again, "the same")
     rows = [
         {
-            "the post says": f"{row['sentence'].rstrip('.')} (`{row['experiment']}`)",
+            "the post says": f"{sentence} (`{row['experiment']}`)",
             "on these rows": f"**{row['these_rows']}**",
             "for new data": f"**{row['new_data']}**",
             "by how much (A − B)": row["amount"],
         }
-        for row in words.to_dict("records")
-        if row["these_rows"]
+        for row, sentence in zip(words.to_dict("records"), said, strict=True)
     ]
     return Table.of(rows).markdown()
 
