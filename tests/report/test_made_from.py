@@ -105,9 +105,8 @@ def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_pat
     n = 12
     rng = np.random.default_rng(5)
     columns = ("test_nll", "test_ece", "recal_test_acc")
-    losses = {k: "float32" for k in columns[:2]}  # all that is kept of a loss
     a, b = (runs(rng.normal(0.9, 0.02, n), n, **{k: rng.normal(0.5, 0.02, n) for k in columns}) for _ in "ab")
-    a, b = (side.astype(losses).astype(dict.fromkeys(losses, float)) for side in (a, b))
+    a, b = (side.assign(**{k: [float(f"{x:.5g}") for x in side[k]] for k in columns[:2]}) for side in (a, b))
     a.loc[3, ["test_acc", *columns]] = b.loc[7, ["test_acc", *columns]] = np.nan
     a.loc[0, "test_acc"] = b.loc[0, "test_acc"]  # a tie
     b = b.iloc[::-1]  # the order of a table's rows is no pairing

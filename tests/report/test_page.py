@@ -54,7 +54,7 @@ def pairs_of(replicates: pd.DataFrame, row: pd.Series) -> tuple[np.ndarray, np.n
     return at("bn_dropout", 0, rate).to_numpy(), at("dropout_bn", 0, rate).to_numpy()
 
 
-def test_a_repositorys_page_leaves_tables_of_over_a_hundred_rows_to_the_others(tmp_path: Path) -> None:
+def test_a_repositorys_page_leaves_tables_of_over_fifty_rows_to_the_others(tmp_path: Path) -> None:
     orders, names = ("bn_dropout", "dropout_bn"), [f"d{i:02d}" for i in range(34)]
     whole = fake_study(tmp_path, datasets=names, arrangements=orders, rates=(0.5,), replicates=6, rerun=None)
     markdown = report_of(whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import math
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from normdrop.report.mechanism import averaged
 from normdrop.report.population import LEVELS
-from normdrop.report.records import INEXACT, LEVEL_COLUMN, PUBLISHED, REPLICATES, Found, Study, at_level, read
+from normdrop.report.records import LEVEL_COLUMN, PUBLISHED, REPLICATES, Found, Study, at_level, read, rounded
 
 # What the report reads of a record and of a replicate, beside the metrics that a study declares.
 RECORD = (
@@ -21,7 +22,7 @@ RECORD = (
     *("command", "shift"),
 )
 REPLICATE = (
-    *("seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "steps_to_level", "diverged"),
+    *("seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "diverged"),
     "recal_test_acc",
 )
 
@@ -77,4 +78,6 @@ def _replicates(study: Study) -> pd.DataFrame:
             counted = at_level(study, factor).replicates.drop_duplicates(["condition", "seed"])
             steps = counted.set_index(["condition", "seed"])["steps_to_level"].rename(LEVEL_COLUMN.format(factor))
             whole = whole.join(steps, on=["condition", "seed"])
-    return whole.astype({name: "float32" for name in INEXACT if name in whole})
+    if "steps_to_level" not in wanted:
+        whole["steps_to_level"] = math.nan
+    return rounded(whole)

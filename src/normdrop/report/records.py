@@ -32,7 +32,7 @@ REQUIRED = {"seed", "val_acc", "val_nll", "test_acc", "diverged"}
 # A study as it is published: its replicates in one table; its records, one a line, below a line on the whole.
 PUBLISHED, REPLICATES = "records.jsonl.xz", "replicates.csv.xz"
 LEVEL_COLUMN = "steps_at_{:g}"  # of the replicates, in place of the learning curves
-# Measures that are no counts: networks of 32-bit floats know no more digits of them, and those would fill a reference.
+# Measures that are no counts: five digits are far below what matters, and more would fill a reference.
 INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
 # What may differ between two conditions that are compared, and what has no influence on a result; rows are known by
 # their fingerprint, wherever they lie.
@@ -359,9 +359,13 @@ def _layout(
             facts.append(fact | {"arrangement": a, "position": p, "stands_in": (a, p) != itself})
     named = pd.DataFrame(facts)
     whole = pd.concat([table.assign(condition=record["condition"]) for record, table in conditions], ignore_index=True)
-    inexact = dict.fromkeys((name for name in INEXACT if name in whole), "float32")
-    whole = whole.astype(inexact | {"steps_to_level": float}).astype(dict.fromkeys(inexact, float))
+    whole = rounded(whole).astype({"steps_to_level": float})
     return named.merge(whole.drop(columns=whole.columns.intersection(named.columns.drop("condition"))), on="condition")
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Replicates as a report knows them, whether they are published or in their folders."""
+    return table.assign(**{name: table[name].map("{:.5g}".format).astype(float) for name in INEXACT if name in table})
 
 
 def setting_value(record: dict[str, Any], key: str) -> Any:
