@@ -48,6 +48,15 @@ def test_t_is_the_difference_of_the_estimates_over_both_standard_errors(tmp_path
     assert row["t"] == pytest.approx((row["estimate"] - row["estimate_reference"]) / np.hypot(*errors))
 
 
+def test_runs_that_declare_another_alpha_have_the_same_standard_errors(tmp_path: Path) -> None:
+    ts = []
+    for alpha in (0.05, 0.3):
+        options = {"study": {"alpha": alpha}}
+        own, reference = (rows_at(tmp_path / f"s{i}-{alpha}", 0.01, seed=i, **options) for i in (0, 1))
+        ts.append(compare_runs(own, reference)["t"])
+    assert ts[0].to_list() == pytest.approx(ts[1].to_list())
+
+
 def test_another_effect_is_said_to_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = study_at(tmp_path / "reference", 0.03)
     own = study_at(tmp_path / "own", -0.03, seed=1)

@@ -78,7 +78,7 @@ def test_every_number_of_the_verdict_tables_follows_from_replicates_csv(reported
         ratio = float(replicates["test_train_ratio"].iloc[0])
 
         def shown(*bounds: float, scale: float = scale, digits: int = digits) -> str:
-            return " to ".join(f"{bound * scale:+.{digits}f}" for bound in bounds)
+            return " to ".join(f"{round(bound * scale, digits) + 0:+.{digits}f}" for bound in bounds)
 
         assert row["n"] == str(n)
         assert row["A - B"].split()[0] == shown(mean)

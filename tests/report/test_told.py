@@ -294,7 +294,7 @@ def cells(row: Any) -> dict[str, str]:
     digits = 3 if symbol == "nats" else 2
 
     def span(low: float, high: float) -> str:
-        return dashed(low, f"{low * scale:+.{digits}f} to {high * scale:+.{digits}f}")
+        return dashed(low, " to ".join(f"{round(end * scale, digits) + 0:+.{digits}f}" for end in (low, high)))
 
     def p(value: float) -> str:
         return dashed(value, "< .0001" if value < 1e-4 else f"{value:.4f}")
@@ -312,7 +312,7 @@ def cells(row: Any) -> dict[str, str]:
         "setting": dashed(row.setting, str(row.setting)),
         "comparison": comparison,
         "metric": row.metric,
-        "A - B": dashed(row.estimate, f"{row.estimate * scale:+.{digits}f} {symbol}"),
+        "A - B": dashed(row.estimate, f"{round(row.estimate * scale, digits) + 0:+.{digits}f} {symbol}"),
         "interval": span(row.ci_low, row.ci_high),
         "verdict": row.verdict + (" (exploratory)" if row.family == "exploratory" else ""),
         "new data": row.verdict_new_data,

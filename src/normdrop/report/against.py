@@ -31,8 +31,8 @@ def read_reference(directory: Path, name: str = "verdicts") -> pd.DataFrame:
 def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """One row per comparison that both have: both estimates and verdicts, t, p_holm, differs, verdict_differs.
 
-    t = (own - reference) / √(SE² + SE²), each SE from the width of its 95 % t interval (of a ratio, on the log scale),
-    on Welch and Satterthwaite's degrees of freedom; p_holm covers all rows. Runs that share seeds and code are not
+    t = (own - reference) / √(SE² + SE²), each SE from the width of its t interval (of a ratio, on the log scale), on
+    Welch and Satterthwaite's degrees of freedom; p_holm covers all rows. Runs that share seeds and code are not
     independent: t is then too small, never too large.
     """
     both = _keyed(own).merge(_keyed(reference), on=SAME, suffixes=("", "_reference"))
@@ -49,8 +49,9 @@ def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05
         if METRICS[row["metric"]].unit == "steps" and (values > 0).all():
             values = np.log(values)
         freedom = np.maximum([row["n"] - 1, row["n_reference"] - 1], 1)
+        beyond = np.array([row["alpha"], row["alpha_reference"]]) / 2  # either end of the interval
         with np.errstate(invalid="ignore"):  # a median of censored runs is infinite, and so are its bounds
-            error = (values[:, 2] - values[:, 1]) / (2 * stats.t.ppf(0.975, freedom))
+            error = (values[:, 2] - values[:, 1]) / (2 * stats.t.isf(beyond, freedom))
             gap, noise = values[0, 0] - values[1, 0], float(np.hypot(*error))
         found.append(gap / noise if noise > 0 else (0.0 if gap == 0 else np.inf if np.isfinite(gap) else np.nan))
         degrees.append(noise**4 / float((error**4 / freedom).sum()) if noise > 0 else float(freedom.sum()))
@@ -113,4 +114,5 @@ def _seeds(spans: str) -> set[int]:
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] != "best_vs_best", -1.0).fillna(-1.0)
     keyed = table.assign(rate=rate.round(6), setting=table["setting"].astype(object).fillna(""))
-    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "verdict", "family"]]
+    keyed["alpha"] = table.get("alpha", 0.05)  # which earlier tables do not say
+    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "alpha", "verdict", "family"]]

@@ -126,7 +126,9 @@ def number(value: float, row: pd.Series | object) -> str:
     symbol, scale = units_in(row)
     if pd.isna(value):
         return "—"
-    return f"×{value:.3g}" if symbol == "×" else f"{value * scale:+.{3 if symbol == 'nats' else 2}f} {symbol}"
+    digits = 3 if symbol == "nats" else 2
+    # Without + 0 what rounds to 0 from below would be −0.00.
+    return f"×{value:.3g}" if symbol == "×" else f"{round(value * scale, digits) + 0:+.{digits}f} {symbol}"
 
 
 def interval(low: float, high: float, row: pd.Series | object) -> str:
@@ -327,9 +329,9 @@ def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
             "difference is not of the order alone."
         )
     lines.append(
-        "Intervals and p-values are for these rows, re-split, unless a column says new data: that scope uses the "
-        "corrected resampled t test, which no number of replicates makes narrow. Where every replicate drew fresh rows "
-        "the two are one."
+        f"Intervals (of {100 - 100 * study.declaration['alpha']:g} %) and p-values are for these rows, re-split, unless "
+        "a column says new data: that scope uses the corrected resampled t test, which no number of replicates makes "
+        "narrow. Where every replicate drew fresh rows the two are one."
     )
     lines.append(
         f"Rows outside the declared family are exploratory: not adjusted for their number. Fewer than {MIN_REPLICATES} "

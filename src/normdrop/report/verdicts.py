@@ -22,7 +22,7 @@ COLUMNS = [
     "d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data",
     # Whoever reads the table by place counts on the order of those above.
     "setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment",
-    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed", "seeds",
+    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed", "seeds", "alpha",
 ]
 # fmt: on
 # Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
@@ -78,7 +78,7 @@ def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -
         good = metric.higher_is_better if row.family == HARNESS else study.kind_of(row.metric).good(metric)
         said.append(verdict(row.result, p, alpha=alpha, higher_is_better=good))
         said_new.append(verdict(row.result, p_new, alpha=alpha, higher_is_better=good, scope="new data"))
-    table = table.assign(verdict=said, verdict_new_data=said_new, seeds=spans(study.replicates["seed"]))
+    table = table.assign(verdict=said, verdict_new_data=said_new, seeds=spans(study.replicates["seed"]), alpha=alpha)
     order = [DECLARED, EXPLORATORY, HARNESS]
     table = table.sort_values("family", key=lambda family: family.map(order.index), kind="stable", ignore_index=True)
     return table[COLUMNS]
