@@ -163,7 +163,7 @@ def fake_study(
     grid: dict[str, list[Any]] = {"data": datasets, "arrangement": list(arrangements)}
     grid |= {"position": positions, "rate": rates}
     for key in dict.fromkeys(key for setting in settings for key in setting):
-        grid[key] = list(dict.fromkeys(setting[key] for setting in settings if key in setting))
+        grid[key] = [*{str(setting[key]): setting[key] for setting in settings if key in setting}.values()]
     study = {**STUDY, **(study or {}), "grid": grid}
     written: set[tuple[str, str, str, float, str]] = set()
     shared_by = {dataset: rng.normal(0, shared_sd, replicates) for dataset in datasets}

@@ -270,6 +270,20 @@ def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
     assert np.flatnonzero(np.isnan(read(gaps, missing=[word], impute=True).x[:, 0])).tolist() == [7]
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64", "Float32"])
+def test_a_told_fraction_is_found_whatever_the_precision_of_its_column(kind, tmp_path):
+    gaps = PLAIN.assign(n1=pd.Series([-99.9 if i == 7 else v for i, v in enumerate(N1)], dtype=kind))
+    gaps.to_parquet(tmp_path / "t.parquet")
+    rows = table(str(tmp_path / "t.parquet"), "label", missing=[-99.9], impute=True)
+    assert np.flatnonzero(np.isnan(rows.x[:, 0])).tolist() == [7] and rows.notes == ()
+
+
+def test_a_told_word_that_no_cell_holds_is_remarked(read):
+    gaps = PLAIN.assign(n1=["?" if i == 7 else "-999.0" if i == 8 else v for i, v in enumerate(N1)])
+    notes = read(gaps, missing=["?", -999, "zzz", -99], impute=True).notes
+    assert notes == ("data.missing: no cell holds 'zzz'", "data.missing: no cell holds '-99'")
+
+
 def test_a_told_word_is_missing_in_text_and_target_too(read):
     kind = PLAIN.assign(kind=np.array(["a", "b", "?"])[np.arange(N) % 3])
     rows = read(kind, categorical=["kind"], missing=["?"], impute=True)
@@ -397,6 +411,7 @@ def test_a_part_that_the_column_does_not_name_is_drawn(read):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
+        (["train", "testament"] * 30, "data.split_column='part': row 2 holds 'testament'; it must be train, val or"),
         (["train", "oops"] * 30, "data.split_column='part': row 2 holds 'oops'; it must be train, val or test"),
         (["val", "test"] * 30, "no row is train"),
         (["train", "val", "train", "test"] * 15, "data: class 'pos' has no training row"),
@@ -528,6 +543,8 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
         ({"classes": "all"}, "data.classes='all': it must be as_is"),
         ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
         ({"split_column": "label"}, "data.split_column='label': this column is the target"),
+        ({"split_column": "n1", "drop": ["n1"]}, "data.drop='n1': this column is data.split_column and no feature"),
+        ({"split_column": "n1", "categorical": ["n1"]}, "data.categorical='n1': this column is data.split_column and"),
     ],
 )
 def test_a_bad_value_of_a_tables_key_is_one_line(keys, message, read):

@@ -370,7 +370,7 @@ def test_further_settings_stand_in_effects_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", ["test_nll", "gap"])
 def test_figures_show_the_primary_metric_in_its_unit(tmp_path: Path, metric: str) -> None:
     scale = 1 if metric == "test_nll" else 100
-    values = 0.3 + normal(0.05)
+    values = (0.3 + normal(0.05)).round(5)  # a loss has five digits here
     for rate in RATES:
         a, b = runs(0.9, **{metric: values}), runs(0.9, **{metric: 0.3})
         pair(tmp_path, a, b, rate=rate, study={"metric": metric, "secondary": [], "rope": {metric: 0.02}})

@@ -337,6 +337,18 @@ def test_the_page_says_what_is_known_of_the_declaring_commit(
     assert [doubt in d for d in doubts] == ([True] if doubt else [])
 
 
+def test_what_was_typed_in_place_of_the_declaration_is_said_at_the_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(pair(tmp_path, runs(0.8), runs(0.8), study={"alpha": 0.2}))
+    for record in study.records:
+        record |= {"commit": "a" * 40, "clean": True, "finished": 1e9}
+    monkeypatch.setattr(provenance, "_declaring", lambda *_: ("c" * 40, 0.0, {"alpha": 0.05, "kind": "difference"}))
+    _, doubts = provenance.declared_first(study)
+    typed = "study.alpha=0.2 (declared: 0.05)"
+    assert doubts == [f"Changed on the command line, which no commit declares: {typed}."]
+
+
 def test_a_declaration_younger_than_a_record_is_said_at_the_top(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +356,7 @@ def test_a_declaration_younger_than_a_record_is_said_at_the_top(
     for record in study.records:
         record |= {"commit": "a" * 40, "clean": True, "finished": 1e9}
     for when, younger in ((1e9 + 60, True), (1e9 - 60, False)):
-        monkeypatch.setattr(provenance, "_declaring", lambda *_, when=when: ("c" * 40, when))
+        monkeypatch.setattr(provenance, "_declaring", lambda *_, when=when: ("c" * 40, when, {"alpha": 0.05}))
         said, doubts = provenance.declared_first(study)
         assert said.startswith("Declared in commit cccccccccc of 2001-09-09")
         assert bool(doubts) == younger

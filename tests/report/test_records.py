@@ -185,6 +185,28 @@ def test_the_settings_of_the_grid_proper_come_first_in_its_order(tmp_path: Path)
     assert study.base_settings == ["model.depth=4", "model.depth=2"]
 
 
+def test_a_report_can_be_asked_for_from_within_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_study(tmp_path / "outputs/mine", datasets=("d0", "d1"), replicates=6, rates=(0.5,))
+    monkeypatch.chdir(tmp_path / "outputs/mine/d0")
+    for directory, names, root in ((".", ["d0"], ".."), ("..", ["d0", "d1"], "..")):
+        (study,) = load(Path(directory)).studies
+        assert sorted({*study.replicates["dataset"]}) == names
+        assert study.root.resolve() == Path(root).resolve()
+
+
+def test_rates_are_tuned_wherever_there_are_several(tmp_path: Path) -> None:
+    for rates, tuned in (((0.5,), ["optimizer.lr"]), ((0.2, 0.5), ["rate", "optimizer.lr"])):
+        options = {"settings": ({"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}), "study": {"tuned": ["optimizer.lr"]}}
+        (study,) = load(fake_study(tmp_path / str(rates), replicates=6, rates=rates, **options)).studies
+        assert study.declaration["tuned"] == tuned
+
+
+def test_a_list_is_a_value_that_can_be_tuned(tmp_path: Path) -> None:
+    options = {"settings": ({"model.width": [8]}, {"model.width": [4]}), "study": {"tuned": ["rate", "model.width"]}}
+    (study,) = load(fake_study(tmp_path, replicates=6, rates=(0.5,), **options)).studies
+    assert {*study.replicates["model.width"]} == {"[8]", "[4]"}
+
+
 def test_a_list_in_a_setting_is_one_value() -> None:
     assert keys_of("model.width=[64, 32],noise=uniform") == ["model.width=[64, 32]", "noise=uniform"]
 

@@ -245,6 +245,19 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
 
 
+def test_a_condition_that_another_sweep_named_otherwise_is_not_trained_again(command, tmp_path, capsys):
+    root = tmp_path / "outputs" / "study"
+    assert command(*STUDY) == ""
+    finished = [results.read(root / path).record["finished"] for path in CONDITIONS]
+    assert command(*STUDY, "batch_size=16,32") == ""  # of which the first was one
+    assert [results.read(root / path).record["finished"] for path in CONDITIONS] == finished
+    assert "none/after/q0.00/batch_size=16: is the same condition as" in told(capsys)
+    assert {path.parent.name for path in root.rglob("batch_size=*/record.json")} == {"batch_size=32"}
+    assert command(*STUDY, "batch_size=16,32", "replicates=3") == ""
+    record = results.read(root / CONDITIONS[1]).record
+    assert (record["seeds"], record["setting"]) == ([0, 1, 2], {})
+
+
 def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tmp_path):
     declared = ("experiment=quick", "arrangement=none", "rate=0.5", "hydra.sweeper.also=[]", *TINY, "replicates=1")
     assert command(*declared) == ""

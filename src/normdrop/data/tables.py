@@ -175,6 +175,8 @@ def table_rows(
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
             if key != "target" and name == target:
                 raise ValueError(f"data.{key}={name!r}: this column is the target")
+            if key in ("categorical", "drop") and name in part:
+                raise ValueError(f"data.{key}={name!r}: this column is data.split_column and no feature")
     frame = frame.drop(columns=drop)
     for name in frame.columns:
         places = [i + 1 for i, other in enumerate(columns) if other == name]
@@ -200,7 +202,9 @@ def table_rows(
     levels = {name: labels(features[name], words, decimal) for name in one_hot if name in features}
     check_memory(len(features), len(features.columns) + sum(len(of) - 1 for _, of in levels.values()), 4, where)
 
-    blocks, holes, notes = [], 0, []
+    blocks, holes = [], 0
+    unheard = [word for word in words if not any(_holds(frame[name], word, decimal) for name in frame.columns)]
+    notes = [f"data.missing: no cell holds {word!r}" for word in unheard]
     for name in features.columns:
         if name in levels:
             codes, of = levels[name]
@@ -253,8 +257,20 @@ def numbers(column: pd.Series, missing: Sequence[str], decimal: str) -> tuple[np
         if (values == np.round(values)).any() and (code := text.str.fullmatch(CODE).fillna(False).to_numpy(bool)).any():
             bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
             odd |= code & bare.duplicated().any()
-    values = np.where(np.isin(values, [float(word) for word in missing if NUMBER.fullmatch(word)]), np.nan, values)
-    return values, odd
+    sentinels = np.array([float(word) for word in missing if NUMBER.fullmatch(word)])
+    if getattr(column.dtype, "numpy_dtype", column.dtype) == np.float32:
+        sentinels = sentinels.astype(np.float32).astype(np.float64)  # of such a column −99.9 is another number
+    return np.where(np.isin(values, sentinels), np.nan, values), odd
+
+
+def _holds(column: pd.Series, word: str, decimal: str) -> bool:
+    """Whether a word for a missing value stands in a column."""
+    if not pd.api.types.is_numeric_dtype(column) and (_text(column).str.strip() == word).any():
+        return True
+    if not NUMBER.fullmatch(word):
+        return False
+    with_it, without = (int(np.isnan(numbers(column, missing, decimal)[0]).sum()) for missing in ([word], []))
+    return with_it > without
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -334,7 +350,7 @@ def _classes(
 
 def _given(column: pd.Series, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The validation and the test rows (rows,) bool that a column names, None where it names none."""
-    part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)")[0]  # validation, too
+    part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0]
     if part.isna().any() or not (part == "train").any():
         row = int(part.isna().to_numpy().argmax())
         wrong = f"row {row + 1} holds {str(column.iloc[row])!r}" if part.isna().any() else "no row is train"

@@ -41,7 +41,7 @@ def cnn(
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]):
         raise ValueError(
             f"model=cnn: rows have the shape {tuple(shape)}; it must be (channels, length) or (channels, height, "
-            "width), channels first; give flat columns theirs with data.shape, e.g. data.shape=[1,8,8]"
+            "width), channels first; give flat columns theirs, e.g. data.shape=[1,8,8], and take no data.pca"
         )
     convolution, pool = (nn.Conv1d, nn.AdaptiveAvgPool1d) if len(shape) == 2 else (nn.Conv2d, nn.AdaptiveAvgPool2d)
     if not (isinstance(channels, (list, tuple)) and channels and all(type(c) is int and c >= 2 for c in channels)):

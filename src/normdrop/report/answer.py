@@ -329,7 +329,7 @@ def _caveats(study: Study, rows: pd.DataFrame, base: pd.DataFrame) -> list[str]:
             "difference is not of the order alone."
         )
     lines.append(
-        f"Intervals (of {100 - 100 * study.declaration['alpha']:g} %) and p-values are for these rows, re-split, unless "
+        f"Intervals ({100 - 100 * study.declaration['alpha']:g} %) and p-values are for these rows, re-split, unless "
         "a column says new data: that scope uses the corrected resampled t test, which no number of replicates makes "
         "narrow. Where every replicate drew fresh rows the two are one."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,31 +39,44 @@ def declared_first(study: Study) -> tuple[str, list[str]]:
     known = [(*entry, when) for entry, when in found if entry is not None]
     if not known:
         return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
-    for commit, declared, when in known:
-        if declared > when:
+    typed: dict[str, None] = {}
+    for commit, at, declared, when in known:
+        if at > when:
             doubts.append(
-                f"The declaration is younger than a record: commit {commit[:10]} is of {_time(declared)}, and its "
+                f"The declaration is younger than a record: commit {commit[:10]} is of {_time(at)}, and its "
                 f"first condition began at {_time(when)}."
             )
-    said = " and ".join(dict.fromkeys(f"{commit[:10]} of {_time(declared)}" for commit, declared, _ in sorted(known)))
+        told = {key: value for key, value in study.declaration.items() if value != declared.get(key, value)}
+        typed |= dict.fromkeys(f"study.{key}={value} (declared: {declared[key]})" for key, value in told.items())
+    if typed:
+        doubts.append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
+    said = " and ".join(dict.fromkeys(f"{commit[:10]} of {_time(at)}" for commit, at, *_ in sorted(known, key=str)))
     return f"Declared in commit {said}; {first}.", doubts
 
 
-def _declaring(commit: str, experiment: str) -> tuple[str, float] | None:
-    """The last commit up to this one that changed the declaration, and its time; None if git knows of none."""
+def _declaring(commit: str, experiment: str) -> tuple[str, float, dict[str, Any]] | None:
+    """The last commit up to this one that changed the declaration, its time, and what it declares; None if git knows of
+    none."""
     try:
-        said = _git("log", "-1", "--format=%H %ct", commit, "--", *_files(commit, experiment)).split()
+        files, study = _declared(commit, experiment)
+        said = _git("log", "-1", "--format=%H %ct", commit, "--", *files).split()
     except (OSError, subprocess.SubprocessError):
         return None
-    return (said[0], float(said[1])) if said else None
+    return (said[0], float(said[1]), study) if said else None
 
 
-def _files(commit: str, experiment: str) -> list[str]:
-    """An experiment's file and those of the experiments in its defaults."""
+def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:
+    """An experiment's file and those of the experiments in its defaults, and the study that they declare together."""
     file = f"conf/experiment/{experiment}.yaml"
-    defaults = (yaml.safe_load(_git("show", f"{commit}:{file}")) or {}).get("defaults", [])
-    built_on = [name for name in defaults if isinstance(name, str) and name != "_self_"]
-    return [file, *(each for name in built_on for each in _files(commit, name))]
+    said = yaml.safe_load(_git("show", f"{commit}:{file}")) or {}
+    files, study = [file], dict[str, Any]()
+    built_on = [name for name in said.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    for base, declared in [*(_declared(commit, name) for name in built_on), ([], said.get("study") or {})]:
+        files += base
+        for key, value in declared.items():
+            merged = isinstance(value, dict) and isinstance(study.get(key), dict)
+            study[key] = {**study[key], **value} if merged else value
+    return files, study
 
 
 def _git(*words: str) -> str:

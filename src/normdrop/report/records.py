@@ -194,9 +194,7 @@ def load(directory: Path) -> Found:
             except ValueError as error:
                 found.damaged[name] = str(error)
                 continue
-            by_study[folder.parents[len(Path(record["condition"]).parts) - 1], _declaration(record)].append(
-                (record, table)
-            )
+            by_study[_above(folder, record["condition"], directory), _declaration(record)].append((record, table))
             if len(table) < plans.get(name, 0):
                 found.unfinished[name] = f"{len(table)} of {plans[name]} planned replicates"
         elif "error.txt" not in files and (".hydra" in folders or "history.csv" in files or "replicates.csv" in files):
@@ -212,6 +210,12 @@ def load(directory: Path) -> Found:
     if not (found.studies or found.failed or found.unfinished or found.damaged):
         raise ValueError(f"{directory}: no conditions in it; `normdrop` writes them, see README.md")
     return found
+
+
+def _above(folder: Path, condition: str, directory: Path) -> Path:
+    """The study's folder of a condition's, in the words of the directory, which may lie within it."""
+    root = Path(os.path.abspath(folder)).parents[len(Path(condition).parts) - 1]
+    return Path(os.path.normpath(directory / os.path.relpath(root, directory)))
 
 
 def _rank(study: Study) -> tuple[bool, int]:
@@ -336,6 +340,8 @@ def _study(root: Path, conditions: list[tuple[dict[str, Any], pd.DataFrame]]) ->
     # Two networks may stand for one point (none was trained at two positions, say): the one trained there counts.
     point = ["dataset", "arrangement", "position", "rate", "setting", *own_column, "rerun", "seed"]
     replicates = replicates.sort_values([*point, "stands_in"], kind="stable").drop_duplicates(point)
+    if "rate" not in declaration["tuned"] and replicates["rate"].where(replicates["rate"] > 0).nunique() > 1:
+        declaration["tuned"] = ["rate", *declaration["tuned"]]  # best against best is over all rates, asked for or not
     return Study(root, declaration, records, replicates.reset_index(drop=True), told_apart)
 
 
@@ -352,7 +358,8 @@ def _layout(
         rows, itself = record["rows"], (record["arrangement"], record["position"])
         fact = {"condition": record["condition"], "dataset": record["dataset"], "rate": float(record["rate"])}
         fact |= {"setting": setting, "rerun": int(setting_value(record, "rerun") or 0)}
-        fact |= {key: setting_value(record, key) for key in own_column}
+        values = {key: setting_value(record, key) for key in own_column}
+        fact |= {key: str(value) if isinstance(value, list) else value for key, value in values.items()}
         fact["test_train_ratio"] = math.nan if rows.get("fixed_test") else rows["test"] / rows["train"]
         fact["fresh_rows"] = bool(record.get("fresh_rows", False))
         for a, p in dict.fromkeys([itself, *((a, p) for a, p in record["stands_for"])]):

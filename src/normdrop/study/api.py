@@ -53,7 +53,7 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         config = configs.plain(configs.compose(*overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(one_line(error)) from error
+        raise ValueError(one_line(error, overrides)) from error
     configs.check(config)
     config |= configs.canonical(config)
     check_fit(config, configs.seeds(config)[0])

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,7 +80,7 @@ def main() -> None:
         if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
             sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
         if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
-            sys.exit(f"normdrop: {one_line(error)}")
+            sys.exit(f"normdrop: {one_line(error, words)}")
         if traced or isinstance(error, KeyboardInterrupt):
             raise
         sys.exit(f"normdrop: {type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)")
@@ -141,14 +142,16 @@ def line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def one_line(error: BaseException) -> str:
-    """What is wrong, in one line; Hydra's own messages with the names that come nearest."""
+def one_line(error: BaseException, words: Sequence[str]) -> str:
+    """What is wrong with these overrides, in one line; Hydra's own messages with the names that come nearest."""
     from normdrop.study import config as configs
 
     text = line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        chosen = [word for word in _typed if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
+        chosen = [word for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
         return configs.unknown_key(unknown.group(1), {*configs.keys(configs.unresolved(*chosen)), "experiment"})
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{several.group(1)}: takes one value here; the command line sweeps: normdrop {several.group(1)}"
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
         asked = absent.group(1).removesuffix(".yaml")

@@ -108,7 +108,7 @@ RULES: dict[str, Rule] = {
     "precision": _or_null(_number(0, 1, strict=True)),
     "replicates_max": _integer(1, 100_000),
     "seeds": _or_null(_list_of(_integer(0), least=1)),
-    "rerun": _integer(0),
+    "rerun": _one_of(0, 1),
     "replicates_at_a_time": _or_null(_integer(1)),
     "batch_size": _integer(1),
     "engine": _one_of("auto", "torch", "compiled"),
@@ -277,7 +277,10 @@ def check(config: Mapping[str, Any]) -> None:
     last, measured, numbers = config["trainer"]["max_epochs"], config["measure"], seeds(config)
     epochs, named = f"epochs from 1 to trainer.max_epochs={last}", config["seeds"] or f"{numbers[0]} to {numbers[-1]}"
     together = {
-        "precision": (declared and config["study"]["family"], "null but for declared studies: choose an experiment="),
+        "precision": (
+            declared and config["study"]["family"] and config["seeds"] is None,
+            "null but for declared studies: choose an experiment=, and seeds=null",
+        ),
         "patience": (config["select_epoch"] == "best", "null unless select_epoch=best"),
         "model.width": (not isinstance(width, list) or len(width) == depth, f"model.depth={depth} numbers"),
         "measure.shift_epochs": (max(measured["shift_epochs"], default=0) <= last, epochs),
@@ -287,6 +290,25 @@ def check(config: Mapping[str, Any]) -> None:
     for key, (right, allowed) in together.items():
         if not right and (value := lookup(config, key)) is not None:
             raise ValueError(f"{key}={value}: must be {allowed}")
+    if declared:
+        _check_keys(config, config["study"])
+
+
+def _check_keys(config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Raise ValueError with one line for a key named in a study that there is not, or that its kind cannot consume."""
+    consumes = KINDS[study["kind"]].consumes
+    named = [("study.tuned", name) for name in study["tuned"]] + [("study.over", study["over"])] * consumes
+    for where, name in named:
+        try:
+            value = lookup(config, str(name))
+        except KeyError:
+            close = _nearest(name, sorted(keys(config)))
+            raise ValueError(f"{where}={name}: must be a key of the config that the grid varies{close}") from None
+        over = where == "study.over"
+        if over and (name in ("arrangement", "position", "rate", "rerun") or isinstance(value, (dict, list))):
+            raise ValueError(f"{where}={name}: must be a key with one value, and none of arrangement, position, rate")
+        if over and study["kind"] == "loss" and type(value) not in (int, float):
+            raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind=loss")
 
 
 def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

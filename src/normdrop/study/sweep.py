@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -293,9 +294,29 @@ def plan(
             print(f"{arrangement} {position} is the same network as {same} and is recorded there")
         overrides = [f"{key}={value}" for key, value in point.items()]
         conditions[path] = Condition(path, overrides, config, setting, choices, missing(config, root / path))
+    known = _recorded(root, conditions) if any(condition.missing for condition in conditions.values()) else {}
+    for path, condition in conditions.items():
+        if found := known.get(configs.config_hash(condition.config)):
+            print(f"{path}: is the same condition as {found[0]} and is recorded there")
+            lacks = missing(condition.config, root / found[0])
+            conditions[path] = replace(condition, path=found[0], setting=found[1], missing=lacks)
     for key in compose.unused.keys() - compose.used:
         raise ValueError(f"{key}: none of {', '.join(sorted(compose.unused[key]))} has such a key")
     return list(conditions.values()), {key: sorted(values, key=_natural) for key, values in grid.items()}
+
+
+def _recorded(root: Path, planned: Collection[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Path and setting of what is finished under a name that is not planned, by hash: other sweeps vary other keys."""
+    found = {}
+    for here, folders, files in os.walk(root):
+        path = os.path.relpath(here, root)
+        inner = "plan.json" in files and path != "."  # another study's folder
+        folders[:] = [name for name in folders if not inner and name not in configs.RESERVED and name[0] != "."]
+        if record.RECORD in files and path not in planned:
+            with suppress(ValueError):  # damaged: whoever asks for it is told
+                if held := record.read(Path(here)):
+                    found[held.record["config_hash"]] = path, held.record["setting"]
+    return found
 
 
 def _natural(value: str) -> tuple[float, str]:
