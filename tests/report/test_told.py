@@ -90,7 +90,7 @@ def test_the_sentence_counts_the_familys_verdicts_and_says_from_where_to_where_t
     said = answer(study, rows)
     assert "test accuracy by +1.00 pp to +3.00 pp in 3 comparisons; for new data like it: worse in 3" in said.sentence
     assert said.sentence.startswith("With each side at its own best dropout rate, batch normalization first differed")
-    assert said.amount == "+1.00 pp to +3.00 pp; on these rows better in 2, inconclusive in 1"
+    assert said.amount == "+1.00 pp to +3.00 pp: better in 2, inconclusive in 1"
     assert (said.these_rows, said.new_data) == ("Sometimes: 2 of 3", "No: the opposite")
 
 

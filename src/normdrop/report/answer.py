@@ -268,7 +268,7 @@ def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
             said.append(f"{name}{number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})")
         else:
             tallied = tally(group["verdict"]).replace("**", "")
-            said.append(f"{name}{_range(group, row)}; on these rows {tallied}")
+            said.append(f"{name}{_range(group, row)}: {tallied}")
     return "; ".join(said)
 
 
