@@ -22,7 +22,7 @@ def table(report: Path) -> str:
             "the post says": f"{sentence} (`{row['experiment']}`)",
             "on these rows": f"**{row['these_rows']}**",
             "for new data": f"**{row['new_data']}**",
-            "by how much (A − B), on these rows": row["amount"],
+            "by how much (A − B): verdicts on these rows": row["amount"],
         }
         for row, sentence in zip(words.to_dict("records"), said, strict=True)
     ]
