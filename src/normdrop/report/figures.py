@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -221,7 +223,12 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
     if family.empty:
         return None
     scale = _scale(study)
-    figure = Figure(figsize=(WIDTH, 0.27 * len(family) + 1.0), layout="constrained")
+    labels = [
+        textwrap.fill(" · ".join(filter(None, [row.dataset, row.position, _short(row.setting)])), 50)
+        for row in each(family)
+    ]
+    lines = len("\n".join(labels).splitlines())
+    figure = Figure(figsize=(WIDTH, 0.15 * len(family) + 0.12 * lines + 1.0), layout="constrained")
     ax = figure.add_subplot()
     _rope(ax, study, horizontal=False)
     for y, row in enumerate(each(family)):
@@ -230,12 +237,15 @@ def _forest(study: Study, rows: pd.DataFrame) -> Figure | None:
         low, high = np.clip([row.ci_low * scale, row.ci_high * scale], -1e3, 1e3)
         ax.plot([low, high], [y, y], color=color, lw=1.6)
         ax.plot([row.estimate * scale], [y], marker, color=color, ms=5)
-    ax.set_yticks(
-        range(len(family)), [" · ".join(filter(None, [r.dataset, r.position, r.setting])) for r in each(family)]
-    )
+    ax.set_yticks(range(len(family)), labels, fontsize=8)
     ax.set_ylim(len(family) - 0.4, -0.6)
     ax.set_xlabel(_axis(study))
     return figure
+
+
+def _short(setting: str) -> str:
+    """A setting without the groups of its keys."""
+    return re.sub(r",(?=\S)", ", ", re.sub(r"\b(?:\w+\.)+(?=\w+=)", "", setting))
 
 
 def _population(study: Study, rows: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
