@@ -353,6 +353,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
 
 def check_fits(conditions: Sequence[Condition]) -> list[str]:
     """Set up each distinct data config once, with one replicate, and say what it holds. Raises ValueError."""
+    if not conditions:  # nor import what takes seconds
+        return []
     from normdrop.data.module import trained
     from normdrop.data.rows import remarks, sentence  # here, as PyTorch: not what tells of a mistake at once
     from normdrop.data.sources import standard_rows
