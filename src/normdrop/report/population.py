@@ -97,7 +97,8 @@ def sensitivity(study: Study, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
         table = table[table["family"] == DECLARED]
         tables.append(table.assign(variant=name))
         pools.append(pooled(study, table, name, margin))
-    pools.append(pooled(study, primary, "each data set alike", alike=True))
+    same_metric = rows[rows["metric"].isin(study.metrics)]
+    pools.append(pooled(study, same_metric, "each data set alike", alike=True))  # at one rate too
     if apart := {*study.declaration["apart"]} & {*rows["dataset"]}:
         pools.append(pooled(study, primary[~primary["dataset"].isin(apart)], f"without {len(apart)} set apart"))
     return pd.concat(tables, ignore_index=True), pd.concat(pools, ignore_index=True)

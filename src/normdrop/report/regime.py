@@ -24,10 +24,10 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
     """The difference at equal rate in every cell of the map; empty unless learning rate and epochs are both settings.
 
     shift: `mechanism.shifts`'. One row per dataset, position, lr, epochs, rate and contrast, that of the study and the
-    one with layer normalization in place of batch normalization: n, estimate and its interval (A - B, in the metric's
-    unit, on these rows), the same of test accuracy after recalibration (recal, recal_low, recal_high), steps (median
-    A / B to the level), and the variance shift at each side's first shifted BN layer at the end of training (NaN where
-    there is none).
+    one with layer normalization in place of batch normalization: n, estimate, its interval and tests (A - B, in the
+    metric's unit, on these rows), the same of test accuracy after recalibration (recal, recal_low, recal_high), steps
+    (median A / B to the level), and the variance shift at each side's first shifted BN layer at the end of training
+    (NaN where there is none).
     """
     swept = [dict(part.split("=", 1) for part in keys_of(setting)) for setting in study.base_settings]
     if study.over is not None or not all({LR, EPOCHS} <= set(setting) for setting in swept):
@@ -59,7 +59,7 @@ def regime(study: Study, shift: pd.DataFrame) -> pd.DataFrame:
                 {"dataset": contrast.dataset, "position": contrast.position}
                 | {"lr": float(place[LR]), "epochs": int(place[EPOCHS]), "rate": contrast.rate}
                 | {"contrast": f"{' or '.join(a)} - {' or '.join(b)}", "n": found.n, "estimate": found.estimate}
-                | {"ci_low": found.ci_low, "ci_high": found.ci_high, "p_tost": found.p_tost}
+                | {"ci_low": found.ci_low, "ci_high": found.ci_high, "p_value": found.p_value, "p_tost": found.p_tost}
                 | {"recal": recal.estimate, "recal_low": recal.ci_low, "recal_high": recal.ci_high}
                 | {"steps": compare_ratio(*steps, rope=math.nan).estimate}
                 | {
