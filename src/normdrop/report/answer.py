@@ -257,8 +257,7 @@ def _phrase(verdict: str) -> str:
 def amount(study: Study, base: pd.DataFrame, pooled: pd.DataFrame) -> str:
     """The declared differences in few words: pooled means, else the one estimate, else their range and a count."""
     said = [
-        f"{_place(study, row)}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)}), a new data set "
-        f"{interval(row.pi_low, row.pi_high, row)}"
+        f"{_place(study, row)}: {number(row.estimate, row)} ({interval(row.ci_low, row.ci_high, row)})"
         for row in each(pooled)
     ]
     for metric, group in base.groupby("metric", sort=False) if pooled.empty else ():
