@@ -106,8 +106,8 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
                 "replicated": replicated_table(tables["replicated"]),
             }
         for name, table in tables.items():
-            # Six digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
-            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+            # Seven digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
+            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.7g")
         replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
         replicates.to_csv(folder / "replicates.csv", index=False)
         context = {
