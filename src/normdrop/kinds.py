@@ -71,6 +71,8 @@ class Kind:
     reduce: Reduction = _itself
     consumes: bool = False
     """one key of the grid, the study's `over`, instead of a verdict for each of its values"""
+    of_numbers: bool = False
+    """that key's values must be numbers"""
     ratio: bool = False
     """compared as A / B, not as A - B"""
     level: bool = True
@@ -114,6 +116,7 @@ KINDS = {
         effect="difference in the loss",
         reduce=_loss,
         consumes=True,
+        of_numbers=True,
         level=False,
         beside=lambda table: table[_nearest_0(table)],
         beside_words=" (where it starts from)",

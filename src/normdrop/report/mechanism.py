@@ -13,10 +13,8 @@ from scipy import stats
 from normdrop.arrangement import has
 from normdrop.report.contrasts import Contrast
 from normdrop.report.records import Study
-from normdrop.report.statistics import holm, sign_flip
+from normdrop.report.statistics import holm, paired_difference, sign_flip
 from normdrop.report.words import claim_word
-
-NOISE = 1e-12  # accuracies are multiples of 1 / rows, whose equal differences differ in their last bits
 
 
 def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
@@ -34,9 +32,11 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
         return pd.DataFrame()
     for contrast in found:
         a, b = (side.set_index("seed")[["test_acc", "recal_test_acc"]] for side in (contrast.a, contrast.b))
-        effect = (a - b).dropna().to_numpy(dtype=float)
-        if len(effect) < 2:
+        kept = (a - b).dropna()
+        if len(kept) < 2:
             continue
+        effect = kept.to_numpy(dtype=float)
+        tested = paired_difference(*(side.loc[kept.index, "test_acc"].to_numpy(dtype=float) for side in (a, b)))
         before, after = effect.mean(axis=0)
         low, high = stats.ttest_1samp(effect[:, 0], 0.0).confidence_interval(0.95)
         share, share_low, share_high = math.nan, math.nan, math.nan
@@ -52,7 +52,7 @@ def recalibration(study: Study, found: list[Contrast]) -> pd.DataFrame:
             {"dataset": contrast.dataset, "position": contrast.position, "setting": contrast.setting}
             | {"comparison": contrast.comparison, "rate": contrast.rate, "n": len(effect)}
             | {"before": before, "after": after, "share": share, "low": share_low, "high": share_high}
-            | {"p_holm": sign_flip(effect[:, 0], NOISE) if contrast.counted else math.nan}
+            | {"p_holm": sign_flip(*tested) if contrast.counted else math.nan}
         )
     table = pd.DataFrame(rows)
     if rows:

@@ -123,7 +123,7 @@ def compare(
     if n < 2:
         return Comparison(**counts, null=0.0)
 
-    difference, noise = _difference(a[kept], b[kept])
+    difference, noise = paired_difference(a[kept], b[kept])
     mean = float(difference.mean())
     constant = bool((difference == difference[0]).all())
     p_value = sign_flip(difference, noise)
@@ -425,7 +425,7 @@ def _missing(a: Floats, b: Floats) -> dict[str, int]:
     return {side: int(missing.sum()) for side, missing in pairs.items()}
 
 
-def _difference(a: Floats, b: Floats) -> tuple[Floats, float]:
+def paired_difference(a: Floats, b: Floats) -> tuple[Floats, float]:
     """A - B, and what counts as rounding noise in it.
 
     Accuracies are multiples of 1/rows, but .9 - .8 and .8 - .7 differ in their last bits: equal differences must tie.

@@ -149,7 +149,7 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
     text = line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         chosen = [word for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
-        return configs.unknown_key(unknown.group(1), {*configs.keys(configs.unresolved(*chosen)), "experiment"})
+        return configs.unknown_key(unknown.group(1), configs.keys_of(configs.compose(*chosen)) | {"experiment"})
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{several.group(1)}: takes one value here; the command line sweeps: normdrop {several.group(1)}"
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):

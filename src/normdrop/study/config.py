@@ -229,10 +229,10 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
-def unresolved(*overrides: str) -> dict[str, Any]:
-    """The keys that a config of these overrides has; values may still be missing."""
-    config: Any = OmegaConf.to_container(compose(*overrides), resolve=False)
-    return config
+def keys_of(config: DictConfig) -> set[str]:
+    """All dotted keys of a config, whose values may still be missing."""
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    return {*keys(values)}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -296,8 +296,8 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _check_keys(config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
     """Raise ValueError with one line for a key named in a study that there is not, or that its kind cannot consume."""
-    consumes = KINDS[study["kind"]].consumes
-    named = [("study.tuned", name) for name in study["tuned"]] + [("study.over", study["over"])] * consumes
+    kind = KINDS[study["kind"]]
+    named = [("study.tuned", name) for name in study["tuned"]] + [("study.over", study["over"])] * kind.consumes
     for where, name in named:
         try:
             value = lookup(config, str(name))
@@ -307,8 +307,8 @@ def _check_keys(config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
         over = where == "study.over"
         if over and (name in ("arrangement", "position", "rate", "rerun") or isinstance(value, (dict, list))):
             raise ValueError(f"{where}={name}: must be a key with one value, and none of arrangement, position, rate")
-        if over and study["kind"] == "loss" and type(value) not in (int, float):
-            raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind=loss")
+        if over and kind.of_numbers and type(value) not in (int, float):
+            raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind={study['kind']}")
 
 
 def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -90,12 +90,11 @@ class Composer:
     def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
         config = self.loader.load_sweep_config(self.master, [f"{key}={value}" for key, value in overrides])
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        plain: Any = OmegaConf.to_container(own, resolve=False)
         choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
         for group, choice in choices.items():
             if choice.startswith("_"):
                 raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
-        return own, {*configs.keys(plain)}, choices
+        return own, configs.keys_of(own), choices
 
 
 @cache
