@@ -15,8 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from normdrop.data import SERVED, module, sources
-from normdrop.data import rows as checks
+from normdrop.data import SERVED, asked, module, sources
 from normdrop.data.module import ReplicateData, Table
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
@@ -73,7 +72,7 @@ def test_same_seed_gives_the_same_parts_whatever_replicates_stand_beside_it_and_
 def test_no_value_of_validation_or_test_rows_reaches_the_training_tensors(rows):
     index = split(rows, 0)
     x = rows.x.copy()
-    x[np.concatenate([index["val"], index["test"]])] = 1e3
+    x[np.concatenate([index["val"], index["test"]])] += 1e3
     spoiled = Rows(x, rows.y, rows.classes)
     for pca in (None, 10):
         clean, dirty = made(seeds=[0], pca=pca), made(lambda: spoiled, seeds=[0], pca=pca)
@@ -243,16 +242,53 @@ def test_rows_gathered_by_compiled_code_are_those_of_torch_bit_for_bit(monkeypat
     table = Table.of(Rows(x, np.arange(50) % 2, ("a", "b")), scales)
     rows = torch.from_numpy(generator.integers(0, 50, (12, 3))).T  # not contiguous
     compiled, _ = table.gather(rows)
-    monkeypatch.setattr(module, "numba", None)
+    monkeypatch.setattr(module, "_compiled", None)
     plain, _ = table.gather(rows)
     assert compiled.dtype == torch.float32 and compiled.equal(plain)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_small_values_stay_small_until_the_batch_which_is_that_of_float64(kind, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(module, "_compiled", None)
+    monkeypatch.setattr(module, "OWNED", 0)
+    x = np.random.default_rng(0).integers(0, 256, (90, 12)) / (1 if kind is np.uint8 else 8)
+    if kind is np.float16:
+        x[3, 4] = np.nan
+    small, plain = (
+        made(partial(Rows, x.astype(of), np.arange(90) % 2, ("a", "b")), batch_size=16) for of in (kind, float)
+    )
+    assert small.parts["train"].table.x.dtype == torch.from_numpy(np.zeros(1, kind)).dtype
+    assert small.source().fingerprint == plain.source().fingerprint
+    assert equal(small, plain)
+    index = split(plain.source(), 1)
+    for name, expected in standardise({name: x[rows] for name, rows in index.items()}).items():
+        assert torch.equal(small.parts[name].x[1], torch.from_numpy(expected.astype(np.float32)))
+
+
+def test_iterating_outside_a_trainer_shifts_nothing_that_a_trainer_draws():
+    replicates, untouched = made(), made()
+    for _ in range(2):
+        list(replicates.train_dataloader())
+    assert all(torch.equal(a, b) for a, b in zip(replicates.order, untouched.order, strict=True))
+
+
+def test_overfit_batches_are_the_same_in_each_epoch(tmp_path):
+    replicates, recorder = ReplicateData(sources.digits, [0, 1], 300), _Recorder()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "default_root_dir": tmp_path}
+    lightning.Trainer(max_epochs=3, overfit_batches=2, **quiet).fit(recorder, replicates)
+    first, second = ([x for x, _ in recorder.steps[k::2]] for k in (0, 1))
+    assert len(first) == 3 and not torch.equal(first[0], second[0])
+    assert all(torch.equal(x, first[0]) for x in first) and all(torch.equal(x, second[0]) for x in second)
 
 
 @pytest.mark.parametrize("owned", [0, 2**21])
 def test_batches_come_on_the_trainers_device_as_the_parts_do(monkeypatch, owned):
     monkeypatch.setattr(module, "OWNED", owned)
     replicates = made()
-    replicates.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    replicates.trainer = SimpleNamespace(training=False, strategy=SimpleNamespace(root_device=torch.device("meta")))
     replicates.val_dataloader()
     part = replicates.parts["train"]
     assert part.rows.device == part.x.device == part.y.device == torch.device("meta")
@@ -287,8 +323,8 @@ def test_a_last_batch_of_one_row_is_left_out_another_row_each_time_whatever_the_
 
 
 def test_more_replicates_than_memory_holds_are_refused(monkeypatch):
-    monkeypatch.setattr(checks, "memory", lambda: 2**20)
-    with pytest.raises(ValueError, match=r"data: 30 \* 1797 rows \* 10 features take 0.0 GiB"):
+    monkeypatch.setattr(asked, "memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"data: 53,910 rows of 10 features take 0.0 GiB .*; 26,214 rows would fit"):
         made(seeds=range(30), pca=10)
 
 
@@ -391,8 +427,8 @@ def drawn_rows(x: np.ndarray) -> Rows:
 
 
 def test_rows_are_resident_once_whatever_the_number_of_replicates():
-    rows = drawn_rows(np.random.default_rng(0).integers(0, 256, (2000, 784)).astype(float))  # whole as float32
-    of_rows = 4 * rows.x.size
+    rows = drawn_rows(np.random.default_rng(0).integers(0, 256, (2000, 784)).astype(float))  # whole as uint8
+    of_rows = rows.x.size
     few, many = (made(lambda: rows, seeds=range(count)) for count in (1, 32))
     assert many.parts["train"].table is many.parts["test"].table
     assert of_rows < few.taken(1) < many.taken(32) < 2 * of_rows

@@ -6,6 +6,7 @@ numbers of its rows and the scale of its training part, and sees its rows standa
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections import UserList
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from normdrop.compiling import cached, numba
-from normdrop.data.rows import Rows, check_memory, is_int, require
+from normdrop.data.asked import check_memory, is_int, require
+from normdrop.data.rows import SMALL, Rows
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
 
@@ -48,14 +50,18 @@ class Table:
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
         scaling = torch.from_numpy(np.stack([np.stack(own) for own in scales], axis=1)[:, :, None])
-        with np.errstate(over="ignore"):  # what float32 cannot hold stays as it is
-            x = rows.x.astype(np.float32)
-        held = x if np.array_equal(x, rows.x, equal_nan=True) else rows.x  # half of the memory where nothing is lost
-        return cls(torch.tensor(held), torch.tensor(rows.y), scaling, bool(np.isnan(rows.x).any()))
+        held = rows.x
+        for kind in SMALL:  # an eighth to a half of the memory, where nothing is lost
+            with np.errstate(over="ignore", invalid="ignore"):
+                x = rows.x.astype(kind)
+            if np.array_equal(x, rows.x, equal_nan=True):
+                held = x
+                break
+        return cls(torch.tensor(held), torch.tensor(rows.y), scaling, bool(np.isnan(held).any()))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
-        if numba and self.scaling is not None and rows.device.type == "cpu":
+        if _compiled and self.scaling is not None and rows.device.type == "cpu" and self.x.dtype != torch.float16:
             x = torch.empty(*rows.shape, self.x.shape[1])
             _compiled(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
         else:
@@ -84,8 +90,7 @@ def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.
                 out[replicate, row, i] = np.float32(distance / scaling[1, replicate, 0, i])
 
 
-if numba:
-    _compiled = cached(numba.njit(_standardised, error_model="numpy"))
+_compiled = cached(numba.njit(_standardised, error_model="numpy")) if numba else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +112,6 @@ class Part:
     @property
     def y(self) -> Tensor:
         return self.table.y[self.rows]
-
-    def own(self) -> Part:
-        """The same part, each replicate's rows standardised once and for all, one replicate after the other."""
-        return Part.of(torch.cat([self.replicate(index).x for index in range(len(self.rows))]), self.y)
 
     def batches(self, rows: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in their order, in chunks of so many."""
@@ -223,25 +224,26 @@ class ReplicateData(lightning.LightningDataModule):
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
         given = None if self.fresh else self.source()
-        parts = self._own(given) if given is None or self.pca is not None else self._shared(given)
+        few = given is None or self.pca is not None or 4 * given.x.size <= OWNED
+        parts = self._own(given) if given is None or few else self._shared(given)
         rows, batch = parts["train"].rows.shape[1], self.batch_size
         least, why = (2, "; batch normalization cannot train on one row") if self.batch_norm else (1, "")
         ok = is_int(batch) and least <= batch <= rows
         require("batch_size", batch, ok, f"a whole number from {least} to {rows}, the number of training rows{why}")
         self.parts, self.features = parts, parts["train"].table.x.shape[1]
         self.shape = (self.features,) if self.pca is not None else self.shape
-        self.order = BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun)
+        self.order, self.preview = (
+            BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun) for _ in range(2)
+        )
 
     def _shared(self, given: Rows) -> dict[str, Part]:
         index, scale = [split(given, seed, **self.sizes) for seed in self.seeds], self._scale(given)
         table = Table.of(given, [scale(given.x[own["train"]].astype(np.float64)) for own in index])
         self.classes = len(given.classes)
-        parts = {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
-        owned = 4 * given.x.shape[1] * sum(part.rows.shape[1] for part in parts.values()) <= OWNED
-        return {name: part.own() for name, part in parts.items()} if owned else parts
+        return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
 
     def _own(self, given: Rows | None) -> dict[str, Part]:
-        """Fresh rows and principal components, which differ by replicate."""
+        """Rows of each replicate's own: fresh ones, principal components, and few enough to be standardised once."""
         stacked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for replicate, seed in enumerate(self.seeds):
             own = self.source(seed=seed) if given is None else given
@@ -251,7 +253,7 @@ class ReplicateData(lightning.LightningDataModule):
                 values = project(values, self.pca)
             if replicate == 0:
                 self.classes, features = len(own.classes), values["train"].shape[1]
-                check_memory(sum(map(len, index.values())), features, len(self.seeds), "data")
+                check_memory(len(self.seeds) * sum(map(len, index.values())), features, 4, "data")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
                 for name, x in values.items():
                     sizes = len(self.seeds), *x.shape
@@ -297,11 +299,16 @@ class ReplicateData(lightning.LightningDataModule):
             device = self.trainer.strategy.root_device
             tables = {table: table.to(device) for table in {part.table for part in self.parts.values()}}
             self.parts = {name: Part(tables[part.table], part.rows.to(device)) for name, part in self.parts.items()}
-            self.order.rows = self.parts["train"].rows
+            self.order.rows = self.preview.rows = self.parts["train"].rows
         return self.parts
 
-    def train_dataloader(self) -> BatchOrder:
+    def train_dataloader(self) -> BatchOrder | UserList[Tensor]:
+        """The order in which a trainer trains; outside of one another of the same streams, which shifts nothing."""
         self._resident()
+        if self.trainer is None or not self.trainer.training:
+            return self.preview
+        if getattr(self.trainer, "overfit_batches", 0):  # the same batches in each epoch
+            return UserList(copy.deepcopy(self.order))
         return self.order
 
     # To Lightning a plain list would be several loaders.

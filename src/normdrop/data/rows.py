@@ -1,33 +1,37 @@
-"""The rows of a data set, and the checks that whoever makes or takes them shares. Each check raises ValueError."""
+"""The rows of a data set, before any split, and the line that says what they are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from hydra.core.override_parser.types import Quote, QuotedString
 
-# A class this large is a guess that is right so often that accuracy says little.
-MAJORITY = 0.75
+from normdrop.data import suspects
+
+# For whoever makes rows.
+from normdrop.data.asked import first_line, is_int, is_number, memory, override, require  # noqa: F401
+
+# Values that stay as they came, since they take less memory than float64: each is exact as float64.
+SMALL = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
+# Rows at a time where a copy of all of them as float64 would not do.
+CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of a data set, before any split.
 
-    x: (rows, features) float64, NaN where a value is missing; y: (rows,) int64, class numbers 0 … classes - 1;
-    classes: the classes' names; test, val: (rows,) bool, the parts that the data set gives itself, or None.
-    one_hot: how many of the features are levels of categorical columns; missing: how many cells had no value; notes:
-    what a user should hear of the data; shape: of a row before it was flattened, (channels, *space), or (features,).
+    x: (rows, features), float64 or one of SMALL, NaN where a value is missing; y: (rows,) int64, class numbers 0 …
+    classes - 1; classes: the classes' names; test, val: (rows,) bool, the parts that the data set gives itself, or
+    None. one_hot: how many of the features are levels of categorical columns; missing: how many cells had no value;
+    notes: what a user should hear of how they were read; shape: of a row before it was flattened, (channels, *space),
+    or (features,); columns: the name of each feature's column, or none; groups: (rows,) int64, rows of one number stay
+    in one part; order: (rows,) int64, the rows with the largest are tested.
     """
 
     x: np.ndarray
@@ -39,10 +43,13 @@ class Rows:
     missing: int = 0
     notes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
+    order: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # Conditions that run in one process share these arrays.
-        for array in (self.x, self.y, self.test, self.val):
+        for array in (self.x, self.y, self.test, self.val, self.groups, self.order):
             if array is not None:
                 array.setflags(write=False)
         object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
@@ -51,19 +58,32 @@ class Rows:
     def fingerprint(self) -> str:
         """SHA-256 of what is learnt from: values, labels, names of classes, given parts; whatever file they came in."""
         digest = hashlib.sha256(json.dumps([[len(self.x), *self.shape], self.classes]).encode())
-        digest.update(np.where(np.isnan(self.x), np.nan, self.x + 0.0).astype("<f8").tobytes())  # one NaN, one zero
+        for x in self._doubles():
+            digest.update(x.astype("<f8").tobytes())
         digest.update(self.y.astype("<i8").tobytes())
         for part in (self.test, self.val):
             digest.update(b"-" if part is None else part.astype("u1").tobytes())
+        for name, column in (("groups", self.groups), ("order", self.order)):
+            if column is not None:
+                digest.update(name.encode() + column.astype("<f8").tobytes())
         return digest.hexdigest()
 
     @cached_property
     def copies(self) -> np.ndarray | None:
         """A number for each row, (rows,), the same for rows with the same features; None if no two have."""
-        x = np.where(np.isnan(self.x), np.nan, self.x + 0.0)  # one NaN, one zero
+        hashes = {hash(row.tobytes()) for x in self._doubles() for row in x}
+        if len(hashes) == len(self.x):
+            return None
+        x = np.concatenate([*self._doubles()])
         each = np.ascontiguousarray(x).view(f"V{x.shape[1] * x.itemsize}").ravel()
         distinct, numbers = np.unique(each, return_inverse=True)
         return None if len(distinct) == len(x) else numbers
+
+    def _doubles(self) -> Iterator[np.ndarray]:
+        """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""
+        for start in range(0, len(self.x), CHUNK):
+            x = self.x[start : start + CHUNK].astype(np.float64)
+            yield np.where(np.isnan(x), np.nan, x + 0.0)
 
     def facts(self) -> dict[str, Any]:
         """What the data are, for the record; `sentence` and `remarks` say it."""
@@ -75,86 +95,50 @@ class Rows:
             "shape": list(self.shape),
             "missing": self.missing,
             "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
-            "given": [part for part in ("val", "test") if getattr(self, part) is not None],
-            "notes": list(self.notes),
+            # The latest rows are the same for every seed, as those of a given part.
+            "given": [part for part in ("val", "test") if self.order is not None or getattr(self, part) is not None],
+            "notes": self.remarks,
             "fingerprint": self.fingerprint,
         }
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What a user should hear of them, what could make a result false first."""
+        return [*suspects.of(self), *self.notes]
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
     """What the data are, in one line; `facts` may hold `parts`, the number of rows of each."""
     parts = [f"{count:,} {name}" for name, count in facts.get("parts", {}).items()]
-    kinds = ("numeric", "one_hot", "constant") if facts["one_hot"] else ("constant",)
-    counts = [f"{facts[kind]} {kind.replace('_', '-')}" for kind in kinds if facts[kind]]
-    if len(shape := facts.get("shape", ())) > 1:
-        counts.insert(0, " × ".join(map(str, shape)))
+    counts = [" × ".join(map(str, facts["shape"]))] if len(facts["shape"]) > 1 else []
+    for kind in ("numeric", "one_hot", "constant") if facts["one_hot"] else ("constant",):
+        if facts[kind]:
+            counts.append(f"{facts[kind]} {kind.replace('_', '-')}")
     shares = {name: f"{100 * count / facts['rows']:.1f} %" for name, count in facts["classes"].items()}
     each = [f"{name} {share}" for name, share in shares.items()]
     if len(shares) > 5:
         rare, usual = (pick(facts["classes"], key=facts["classes"].get) for pick in (min, max))
         each = [f"{shares[rare]} to {shares[usual]} of the rows"]
-
-    def beside(remarks: list[str]) -> str:
-        return f" ({', '.join(remarks)})" if remarks else ""
-
     missing = f", {facts['missing']} values missing (the training mean stands for them)" if facts["missing"] else ""
     return (
-        f"{facts['rows']:,} rows{beside(parts)}, {facts['numeric'] + facts['one_hot']} features{beside(counts)}, "
-        f"{len(shares)} classes{beside(each)}{missing}"
+        f"{facts['rows']:,} rows{_beside(parts)}, {facts['numeric'] + facts['one_hot']} features{_beside(counts)}, "
+        f"{len(shares)} classes{_beside(each)}{missing}"
     )
 
 
+def _beside(remarks: Sequence[str]) -> str:
+    return f" ({', '.join(remarks)})" if remarks else ""
+
+
 def remarks(facts: Mapping[str, Any]) -> list[str]:
-    """What a user should hear before training, a line each."""
-    name, count = max(facts["classes"].items(), key=lambda item: item[1])
-    share = count / facts["rows"]
-    unbalanced = f"{100 * share:.1f} % of the rows are {name!r}: accuracy says little, see test_balanced_acc"
-    return [*facts["notes"], *([unbalanced] if share >= MAJORITY else [])]
+    """At most two lines of what a user should hear before training; the record has all of it."""
+    notes = facts["notes"]
+    if len(notes) <= 2:
+        return list(notes)
+    return [notes[0], f"{notes[1]} (and {len(notes) - 2} more: data.notes in record.json)"]
 
 
 def numeric_rows(
     x: np.ndarray, y: np.ndarray, classes: Sequence[Any], test: np.ndarray | None = None, shape: tuple[int, ...] = ()
 ) -> Rows:
     return Rows(x.astype(np.float64), y.astype(np.int64), tuple(map(str, classes)), test, shape=shape)
-
-
-def check_memory(rows: int, features: int, copies: int, where: str) -> None:
-    """Refuse float32 arrays that this machine cannot hold."""
-    needed = 4 * rows * features * copies
-    if needed > memory():
-        asked = f"{copies} * {rows} rows * {features} features take {needed / 2**30:.1f} GiB"
-        raise ValueError(f"{where}: {asked} and this machine has {memory() / 2**30:.1f} GiB; take fewer of them")
-
-
-def memory() -> int:
-    """This machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def require(key: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise ValueError(f"{key}={value!r}: it must be {allowed}")
-
-
-def override(key: str, value: str | Sequence[str]) -> str:
-    """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
-
-    def quoted(text: str) -> str:
-        plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
-        return text if plain else QuotedString(text, Quote.double).with_quotes()
-
-    values = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
-    return shlex.quote(f"{key}={values}")
-
-
-def is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 import sklearn.datasets
 
-from normdrop.data.rows import Rows, check_memory, first_line, is_int, is_number, numeric_rows, require
+from normdrop.data.asked import check_memory, first_line, is_int, is_number, require
+from normdrop.data.rows import Rows, numeric_rows
 from normdrop.data.tables import table, table_rows
 from normdrop.streams import stream
 
@@ -109,8 +110,13 @@ def synthetic(
     given a random class; separation is `class_sep`.
     """
     for key, value, least in (
-        *(("rows", rows, 1), ("features", features, 1), ("informative", informative, 1), ("redundant", redundant, 0)),
-        *(("classes", classes, 2), ("clusters_per_class", clusters_per_class, 1), ("problem", problem, 0)),
+        ("rows", rows, 1),
+        ("features", features, 1),
+        ("informative", informative, 1),
+        ("redundant", redundant, 0),
+        ("classes", classes, 2),
+        ("clusters_per_class", clusters_per_class, 1),
+        ("problem", problem, 0),
     ):
         require(f"data.{key}", value, is_int(value) and value >= least, f"a whole number, {least} or more")
     require("data.separation", separation, is_number(separation) and separation > 0, "a number above 0")
@@ -121,7 +127,7 @@ def synthetic(
     clusters = classes * clusters_per_class
     enough = f"at least {math.ceil(math.log2(clusters))}, for data.classes * data.clusters_per_class = {clusters}"
     require("data.informative", informative, clusters <= 2**informative, enough)
-    check_memory(rows * POPULATION, features, 2, "data=synthetic")
+    check_memory(rows * POPULATION, features, 8, "data=synthetic")
     x, y = _population(
         n_samples=rows * POPULATION,
         n_features=features,

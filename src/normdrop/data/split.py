@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
-from normdrop.data.rows import Rows, is_int, is_number, require
+from normdrop.data.asked import is_int, is_number, require
+from normdrop.data.rows import Rows
 from normdrop.streams import stream
 
 # Rounding alone makes a feature vary by less than this share of its magnitude.
@@ -31,8 +32,10 @@ def split(
     test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
     taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is;
     train_most does so where there are more rows than that. copies: rows with the same features go to the same part
-    (`together`) or are drawn like all others (`apart`); see `_grouped`. The sizes do not depend on the seed. Raises
-    ValueError if a class would be missing from a part.
+    (`together`) or are drawn like all others (`apart`); see `_grouped`. Rows with groups are kept together by them
+    instead; of rows with an order the latest are tested, and those before them validate, whatever the seed. The sizes
+    do not depend on the seed. Raises ValueError if a class would be missing from a part that is drawn by rows, or from
+    training.
     """
     require("data.copies", copies, copies in ("together", "apart"), "together or apart")
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
@@ -44,8 +47,13 @@ def split(
     parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
     train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
     drawn = {part: share for part, share in (("test", test_fraction), ("val", val_fraction)) if part not in parts}
-    if copies == "together" and rows.copies is not None:
-        train, grouped = _grouped(rows, train, rows.copies, drawn, rng)
+    groups = rows.copies if rows.groups is None and copies == "together" else rows.groups
+    if rows.order is not None:
+        for part, fraction in drawn.items():
+            train = train[np.argsort(rows.order[train], kind="stable")]
+            train, parts[part] = np.split(train, [-math.ceil(fraction * len(train))])
+    elif groups is not None:
+        train, grouped = _grouped(rows, train, groups, drawn, rng)
         parts |= grouped
     else:
         for part, fraction in drawn.items():
@@ -97,7 +105,10 @@ def _grouped(
     counts = np.zeros((groups.max() + 1, len(rows.classes)), int)
     np.add.at(counts, (groups[index], rows.y[index]), 1)
     size, label = counts.sum(axis=1), counts.argmax(axis=1)
-    left = np.array([size[label == number].sum() for number in range(len(rows.classes))])
+    strata: Sequence[str] = rows.classes
+    if len(np.unique(label[size > 0])) < len(strata):  # a class that no group is of: all groups are drawn alike
+        strata, label = ["all"], np.zeros_like(label)
+    left = np.array([size[label == number].sum() for number in range(len(strata))])
     wanted = {}
     for part, share in shares.items():
         wanted[part] = _apportioned(math.ceil(share * left.sum()), left)
@@ -106,7 +117,7 @@ def _grouped(
     members = np.split(by_group, size.cumsum()[:-1])
     train: list[np.ndarray] = []
     parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}
-    for number, name in enumerate(rows.classes):
+    for number, name in enumerate(strata):
         own = np.flatnonzero((label == number) & (size > 0))
         kept = left[number] - len(shares) * (size[own].max(initial=1) - 1)
         if kept < 1 or any(wanted[part][number] < 1 for part in shares):

@@ -1,0 +1,55 @@
+"""What is asked for: checks of a value, overrides to paste, and whether this machine has the memory. Each check raises
+ValueError with one line."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+
+def require(key: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{key}={value!r}: it must be {allowed}")
+
+
+def override(key: str, value: str | Sequence[str]) -> str:
+    """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
+    values = _quoted(value) if isinstance(value, str) else f"[{','.join(map(_quoted, value))}]"
+    return shlex.quote(f"{key}={values}")
+
+
+def _quoted(text: str) -> str:
+    plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
+    return text if plain else QuotedString(text, Quote.double).with_quotes()
+
+
+def is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def memory() -> int:
+    """This machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(rows: int, features: int, bytes_each: int, where: str) -> None:
+    """Refuse rows that take more than this machine's memory, at so many bytes for each value, and say how many fit."""
+    needed, here = rows * features * bytes_each, memory()
+    if needed > here:
+        asked = f"{rows:,} rows of {features:,} features take {needed / 2**30:.1f} GiB"
+        fits = f"{here // (features * bytes_each):,} rows would fit"
+        raise ValueError(f"{where}: {asked} and this machine has {here / 2**30:.1f} GiB; {fits}")

@@ -1,0 +1,214 @@
+"""From a user's file to a table, (rows, named columns), with nothing lost on the way.
+
+Each reader returns a DataFrame; its `attrs` may hold `shape`, of a row (channels, *space), `notes`, what a user should
+hear of the reading, and `dropped`, names of data.drop that were left out already. They raise ValueError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import unicodedata
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normdrop.data.asked import first_line, memory, override, require
+
+SEPARATORS = (",", ";", "\t", "|")
+KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
+PACKED = (".gz", ".bz2", ".xz")
+
+
+def read(
+    path: str | None, target: object, drop: Sequence[object], separator: str | None, header: bool | None
+) -> pd.DataFrame:
+    """A file's table. target and drop: an NPZ's arrays of these names are read as labels, or not at all."""
+    file = Path(path or "").expanduser()
+    kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
+    ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", r"\s+")))
+    require("data.separator", separator, ok, r"one character, \t, \s+ (blanks), or null to find it")
+    require("data.header", header, header in (None, True, False), "true, false, or null to find whether there is one")
+    _check(file, f"data.path={path!r}", kind)
+    try:
+        _check_size(file.stat().st_size)
+        if kind == ".npz":
+            return _npz(file, str(target), [str(name) for name in drop])
+        if kind == ".parquet":
+            frame = pd.read_parquet(file, engine="pyarrow")
+            named = [level for level in frame.index.names if level is not None]
+            return frame.reset_index(level=named) if named else frame  # a nameless index counts the rows
+        return _text(file, "\t" if separator == r"\t" or (kind == ".tsv" and not separator) else separator, header)
+    # Damaged files raise a library's own types, not all of them ValueErrors (zipfile.BadZipFile, zlib.error, EOFError).
+    except Exception as error:
+        hint = "not UTF-8, save it as UTF-8: " if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(f"data.path={path!r}: cannot be read: {hint}{first_line(error)}") from error
+
+
+def _check(file: Path, where: str, kind: str) -> None:
+    endings = ", ".join(KINDS)
+    wrong = {
+        f"give a file that ends in one of {endings}": not file.name,
+        "no such file": not file.exists(),
+        "not a file": not file.is_file(),
+        f"its name must end in one of {endings}, or .csv.gz and the like": kind not in KINDS,
+        "the file is empty": file.is_file() and file.stat().st_size == 0,
+    }
+    for fault, holds in wrong.items():
+        if holds:
+            raise ValueError(f"{where}: {fault}")
+
+
+def _check_size(size: int) -> None:
+    if size > (here := memory()):
+        takes = f"it takes {size / 2**30:.1f} GiB and this machine has {here / 2**30:.1f} GiB"
+        raise ValueError(f"{takes}: at most {100 * here / size:.0f} % of its rows would fit")
+
+
+def clean(name: object) -> str:
+    """A column's name as it is compared and shown: letters in one form, no invisible characters, single blanks."""
+    text = unicodedata.normalize("NFC", str(name))
+    return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
+
+
+# --- text
+
+
+def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFrame:
+    if separator is None:
+        found = [one for one in SEPARATORS if _fits(file, one)]
+        if len(found) > 1:
+            ways = " or ".join(override("data.separator", one) for one in found)
+            raise ValueError(f"more than one character may separate its columns: say which, {ways}")
+        separator = found[0] if found else r"\s+" if _fits(file, r"\s+") else ","
+    lines, fault = _lines(file, separator)
+    if fault:
+        raise ValueError(fault)
+    if header is None and _is_row(lines):
+        ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
+        raise ValueError(f"its first line looks like a row of values and not like names of columns: {ways}")
+    if header is False:
+        return lines.set_axis([str(i + 1) for i in range(lines.shape[1])], axis=1)
+    return lines.iloc[1:].set_axis(lines.iloc[0], axis=1).reset_index(drop=True)
+
+
+def _fits(file: Path, separator: str) -> bool:
+    """Whether the first lines all have the same number of columns, two or more."""
+    lines, fault = _lines(file, separator, 100)
+    return not fault and lines.shape[1] > 1
+
+
+def _lines(file: Path, separator: str, rows: int | None = None) -> tuple[pd.DataFrame, str]:
+    """All lines, the header's too, and what is wrong with them, or nothing.
+
+    A quote that nothing closes takes what follows, to the next quote, for one cell. Where all lines are whole with
+    quotes that mean nothing, they are read so.
+    """
+    asked: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
+    asked |= {"sep": separator, "header": None, "nrows": rows}
+    try:
+        lines = pd.read_csv(file, **asked)
+        fault = _swallowed(lines, separator)
+    except pd.errors.ParserError as error:
+        lines, fault = pd.DataFrame(), first_line(error)
+    if fault:
+        with contextlib.suppress(pd.errors.ParserError):
+            bare = pd.read_csv(file, quoting=csv.QUOTE_NONE, **asked)
+            if (bare.iloc[:, -1] != "").all():
+                bare.attrs["notes"] = (f"quotes are taken as they are, for else {fault}",)
+                return bare, ""
+    return lines, fault
+
+
+def _swallowed(lines: pd.DataFrame, separator: str) -> str:
+    """Where a cell holds as many separators as the lines in it need; or nothing."""
+    for column in lines:
+        cells = lines[column]
+        for row, cell in cells[cells.str.contains("\n", regex=False)].items():
+            if 0 < cell.count(separator) == cell.count("\n") * (lines.shape[1] - 1):
+                return f"a quote in row {row} takes the next {cell.count(chr(10))} lines into its cell"
+    return ""
+
+
+def _is_row(lines: pd.DataFrame) -> bool:
+    """Whether the first line could stand among the others: numbers, and words that its columns hold below it."""
+    first, others = lines.iloc[0], lines.iloc[1:]
+    number = pd.to_numeric(first, errors="coerce")
+    if number.notna().all() and (number.diff().iloc[1:] == 1).all():  # columns named 0, 1, 2
+        return False
+    return all(number[i] == number[i] or (others[i] == first[i]).any() for i in range(len(first)))
+
+
+# --- arrays
+
+
+def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
+    columns: dict[str, np.ndarray] = {}
+    lengths: dict[str, int] = {}
+    attrs: dict[str, Any] = {"notes": (), "dropped": []}
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is not an NPZ archive")
+    with zipfile.ZipFile(file) as packed:
+        _check_size(sum(member.file_size for member in packed.infolist()))
+    with np.load(file, allow_pickle=False) as archive:
+        for name in archive.files:
+            if name in drop:
+                attrs["dropped"].append(name)
+                continue
+            array = _array(archive, name)
+            lengths[name] = len(array)
+            if name == target and array.ndim > 1:
+                array = _labels(array, name)
+            elif array.ndim > 2:
+                array, note = _channels_first(array, name)
+                attrs["shape"] = array.shape[1:]
+                attrs["notes"] += note
+            flat = array.reshape(len(array), -1)
+            new = {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(flat.T)}
+            if twice := columns.keys() & new.keys():
+                raise ValueError(f"two of its arrays make a column {min(twice)!r}")
+            columns |= new
+    if len({*lengths.values()}) > 1:
+        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"its arrays differ in length: {each}; leave some out with data.drop=[…]")
+    frame = pd.DataFrame(columns)
+    frame.attrs.update(attrs)
+    return frame
+
+
+def _array(archive: Any, name: str) -> np.ndarray:
+    try:
+        array = archive[name]
+    except ValueError:  # what allow_pickle would load
+        array = None
+    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
+        raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)  # pandas takes this machine's byte order alone
+
+
+def _labels(array: np.ndarray, name: str) -> np.ndarray:
+    """The classes' numbers, (rows,), of an array (rows, classes) that is one-hot, or of its single column."""
+    flat = array.reshape(len(array), -1)
+    if flat.shape[1] == 1:
+        return flat[:, 0]
+    if array.dtype.kind != "U" and ((flat == 0) | (flat == 1)).all() and (flat.sum(axis=1) == 1).all():
+        return flat.argmax(axis=1)
+    several = [f"{name}_{i}" for i in range(flat.shape[1])]
+    ways = f"{override('data.target', several[0])} {override('data.drop', several[1:])}"
+    raise ValueError(f"data.target={name}: {len(several)} columns that are not one-hot; one target is learnt: {ways}")
+
+
+def _channels_first(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Rows as (rows, channels, *space), and a note where channels stood last: (rows, height, width, 1, 3 or 4)."""
+    shape = array.shape[1:]
+    if len(shape) == 2:
+        return (array[:, None] if shape[0] == shape[1] else array), ()
+    last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] != shape[2]
+    if not last or (shape[0] <= 4 and shape[0] != shape[1]):
+        return array, ()
+    moved = np.moveaxis(array, -1, 1)
+    return moved, (f"{name}: channels stood last, {shape}, and are moved first, {moved.shape[1:]}",)

@@ -1,0 +1,75 @@
+"""What is said of rows that could make a result false."""
+
+import numpy as np
+import pytest
+
+from normdrop.data import suspects
+from normdrop.data.rows import Rows
+
+N = 60
+RNG = np.random.default_rng(0)
+NOISE = RNG.normal(size=(N, 2))
+LABEL = RNG.integers(0, 2, N)
+THREE = RNG.integers(0, 3, N)
+
+
+def said(y=LABEL, **columns) -> str:
+    """All notes on two columns of noise and those given."""
+    x = np.column_stack([NOISE[: len(y)], *(np.array(column, float) for column in columns.values())])
+    names = ("n1", "n2", *columns)
+    return "; ".join(suspects.of(Rows(x, np.array(y), tuple("abc"[: y.max() + 1]), columns=names)))
+
+
+def test_plain_columns_are_not_spoken_of():
+    assert said() == said(THREE) == said(age=RNG.integers(0, 90, N), flag=RNG.integers(0, 2, N)) == ""
+
+
+@pytest.mark.parametrize("code", [LABEL, 7 - 3 * LABEL])
+def test_a_column_that_equals_the_target_is_named(code):
+    assert "data.drop=[code]" in said(code=code)
+
+
+def test_what_is_left_of_a_one_hot_target_is_named():
+    one_hot = {f"y_{i}": i == THREE for i in range(3)}
+    assert "data.drop=[y_0,y_1,y_2]" in said(THREE, **one_hot)
+    assert "data.drop=[y_1]" in said(THREE, y_1=THREE == 1)
+    del one_hot["y_0"]
+    assert "data.drop=[y_1,y_2]" in said((THREE == 0).astype(int), **one_hot)  # the other two make it together
+    assert said((THREE == 0).astype(int), y_1=THREE == 1) == ""
+
+
+@pytest.mark.parametrize("name", ["patient", "Speaker_ID", "user", "session no", "caseId"])
+def test_a_column_named_like_a_group_is_pointed_at(name):
+    note = said(**{name: RNG.permutation(N) // 4})
+    assert "data.group_column=" in note and name in note
+    assert said(**{"grid": RNG.permutation(N) // 4}) == ""
+
+
+def test_a_column_with_one_label_within_its_many_values_is_pointed_at():
+    who = np.arange(N) // 4
+    assert "data.group_column=x" in said(who % 2, x=RNG.permutation(15)[who])
+
+
+@pytest.mark.parametrize("values", [RNG.permutation(9 * N)[:N], np.cumsum(RNG.integers(1, 9, N)), -np.arange(N) / 7])
+def test_a_column_of_distinct_whole_numbers_or_one_that_rises_is_pointed_at(values):
+    assert "data.drop=[x]" in said(x=values) and "data.order_column=x" in said(x=values)
+
+
+def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
+    x, y = np.concatenate([NOISE, NOISE[:15]]), np.concatenate([LABEL, LABEL[:15]])
+    y[-3:] = 1 - y[-3:]
+    (note,) = suspects.of(Rows(x, y, ("a", "b"), columns=("n1", "n2")))
+    assert note.startswith("40 %") and "(30, 6 of them with different labels)" in note
+
+
+def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
+    x, test = np.concatenate([NOISE, NOISE[:5]]), np.arange(N + 5) >= N - 5
+    y = np.concatenate([LABEL, LABEL[:5]])
+    assert suspects.of(Rows(x, y, ("a", "b"), test))[0].startswith("5 of the 10 test rows (50 %) have equal rows")
+    groups = np.arange(N + 5) // 5
+    groups[-1] = 0
+    notes = suspects.of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
+    assert notes == ["1 of the 10 test rows (10 %) have rows of their group outside the test part"]
+    late = np.where(np.arange(N + 5) > 50, 1, y)
+    assert "one class only, 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
+    assert "one class only, 'b'" in suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))[-1]
