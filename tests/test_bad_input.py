@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop.data import tables
+from normdrop.data import files
 from normdrop.study import app
 from normdrop.training import fit
 
@@ -284,7 +284,7 @@ FILES = {
     "missing values": ("t.csv", csv(a=[1.0, 2.0, None] * 30), "column 'a' has 30 missing values; data.impute=true"),
     "infinite values": ("t.csv", csv(a=[1.0, 2.0, np.inf] * 30), "column 'a' has infinite values"),
     "no values": ("t.csv", csv(a=[None] * 90), "column 'a' has no values; leave it out: 'data.drop=[a]'"),
-    "constant columns": ("t.csv", csv(a=[1] * 90, b=[2] * 90), "every feature is constant in the training rows"),
+    "constant columns": ("t.csv", csv(a=[1] * 90, b=[2] * 90), "groups that stay together, too few for"),
     "one class": ("t.csv", csv(label=["x"] * 90), "it holds one class only ('x'); at least two are needed"),
     "a continuous target": ("t.csv", csv(label=np.linspace(0, 1, 90).round(1)), "fractions"),
     "as many classes as rows": ("t.csv", csv(label=range(90)), "90 distinct values in 90 rows; classes are needed"),
@@ -325,9 +325,9 @@ def test_a_wrong_file_ends_in_one_line_before_training(kind, tmp_path, monkeypat
 
 def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.csv").write_bytes(csv())
-    monkeypatch.setattr(tables, "memory", lambda: 100)
+    monkeypatch.setattr(files, "memory", lambda: 100)
     said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
-    assert "the file is larger than this machine's memory" in said
+    assert "the file is of its rows would fit" in said
 
 
 def test_at_least_forty_kinds_of_wrong_input_are_tried():

@@ -55,7 +55,7 @@ def _check(file: Path, where: str, kind: str) -> None:
         f"give a file that ends in one of {endings}": not file.name,
         "no such file": not file.exists(),
         "not a file": not file.is_file(),
-        f"its name must end in one of {endings}, or .csv.gz and the like": kind not in KINDS,
+        f"the file's name must end in one of {endings}, or .csv.gz and the like": kind not in KINDS,
         "the file is empty": file.is_file() and file.stat().st_size == 0,
     }
     for fault, holds in wrong.items():

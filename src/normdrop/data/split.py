@@ -33,9 +33,8 @@ def split(
     taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is;
     train_most does so where there are more rows than that. copies: rows with the same features go to the same part
     (`together`) or are drawn like all others (`apart`); see `_grouped`. Rows with groups are kept together by them
-    instead; of rows with an order the latest are tested, and those before them validate, whatever the seed. The sizes
-    do not depend on the seed. Raises ValueError if a class would be missing from a part that is drawn by rows, or from
-    training.
+    instead; of rows with an order the latest are tested, and those before them validate. The sizes do not depend on
+    the seed. Raises ValueError if a class would be missing from a part that is drawn by rows, or from training.
     """
     require("data.copies", copies, copies in ("together", "apart"), "together or apart")
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
@@ -48,16 +47,16 @@ def split(
     train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
     drawn = {part: share for part, share in (("test", test_fraction), ("val", val_fraction)) if part not in parts}
     groups = rows.copies if rows.groups is None and copies == "together" else rows.groups
-    if rows.order is not None:
-        for part, fraction in drawn.items():
-            train = train[np.argsort(rows.order[train], kind="stable")]
-            train, parts[part] = np.split(train, [-math.ceil(fraction * len(train))])
-    elif groups is not None:
+    if groups is not None and rows.order is None:
         train, grouped = _grouped(rows, train, groups, drawn, rng)
         parts |= grouped
-    else:
-        for part, fraction in drawn.items():
-            train, parts[part] = _stratified(rows, train, part, math.ceil(fraction * len(train)), rng)
+        drawn = {}
+    for part, fraction in drawn.items():
+        size = math.ceil(fraction * len(train))
+        if rows.order is None:
+            train, parts[part] = _stratified(rows, train, part, size, rng)
+        else:
+            train, parts[part] = np.split(train[np.argsort(rows.order[train], kind="stable")], [-size])
     if train_size is not None and train_size > len(train):
         raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
     if train_most is not None and train_most < len(train):

@@ -116,17 +116,9 @@ def table_rows(
     one_hot = given["categorical"] if categorical is not None else [name for name in read if read[name][1].any()]
     levels = {name: cells.labels(features[name]) for name in one_hot}
     x, columns, notes = _features(features, levels, read, cells, where)
-    holes = {name: int(np.isnan(x[:, columns.index(name)]).sum()) for name in dict.fromkeys(columns)}
-    for name, count in holes.items():
-        if count == len(x):
-            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
-        if count and not impute:
-            way = "data.impute=true gives them the training mean"
-            raise ValueError(f"{where}: column {name!r} has {count} missing values; {way}")
+    holes = _missing(x, columns, impute, where)
     notes += [f"data.missing: no cell holds {word!r}" for word in cells.missing if word not in cells.heard]
-    rows = Rows(
-        x, y, names, one_hot=sum(map(columns.count, one_hot)), missing=sum(holes.values()), columns=tuple(columns)
-    )
+    rows = Rows(x, y, names, one_hot=sum(map(columns.count, one_hot)), missing=holes, columns=tuple(columns))
     shape = attrs["shape"] if math.prod(attrs["shape"]) == x.shape[1] else ()  # with other features there is none
     parts: list[Any] = [ROLES[key](frame[given[key][0]], key) for key in ROLES if key in given]
     return replace(rows, notes=(*attrs["notes"], *notes), shape=shape, **dict(ChainMap(*parts)))
@@ -168,6 +160,18 @@ def _named(
 
 
 # --- features
+
+
+def _missing(x: np.ndarray, columns: list[str], impute: bool, where: str) -> int:
+    """How many cells have no value. Raises ValueError where that is not allowed."""
+    holes = {name: int(np.isnan(x[:, columns.index(name)]).sum()) for name in dict.fromkeys(columns)}
+    for name, count in holes.items():
+        if count == len(x):
+            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
+        if count and not impute:
+            way = "data.impute=true gives them the training mean"
+            raise ValueError(f"{where}: column {name!r} has {count} missing values; {way}")
+    return sum(holes.values())
 
 
 def _features(

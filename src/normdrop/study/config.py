@@ -189,7 +189,8 @@ _DECLARED: dict[str, Rule] = {
 RULES |= _OPTIONAL | _DECLARED
 _NUMBERS = {key: rule.number for key, rule in RULES.items()}
 # What names columns or words of a table stays as it was typed.
-_NUMBERS |= dict.fromkeys((f"data.{key}" for key in ("target", "categorical", "drop", "missing", "split_column")), None)
+_COLUMNS = ("target", "categorical", "drop", "missing", "split_column", "group_column", "order_column")
+_NUMBERS |= dict.fromkeys((f"data.{key}" for key in _COLUMNS), None)
 
 
 def workers(accelerator: str) -> int:
