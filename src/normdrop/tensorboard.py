@@ -101,7 +101,8 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
             record = json.loads((directory / "record.json").read_text(encoding="utf-8"))
             tables = [pd.read_csv(directory / f"{name}.csv") for name in ("replicates", "history")]
             write_condition(directory, record, *tables, logging=record["config"]["logging"])
-    _write_overview(folder, finished, texts, figures)
+    if finished:
+        _write_overview(folder, finished, texts, figures)
 
 
 def write_overview_live(folder: Path) -> None:
@@ -112,7 +113,7 @@ def write_overview_live(folder: Path) -> None:
     text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
     try:
         _write_overview(folder, finished, {"answer": text}, {})
-    except (OSError, ValueError, KeyError):  # a folder that is damaged or being written: the report tells
+    except (OSError, ValueError, LookupError):  # a folder that is damaged or being written: the report tells
         return
     _shown[folder] = finished
 
@@ -271,7 +272,7 @@ def _write_overview(
     table = pd.concat([rows for _, _, rows, _ in found.values()], ignore_index=True)
     table, left_out = _comparable(table[table["rerun"] == 0])
     overview, now = folder / "overview", time.time()
-    names = sorted(table["run"].unique())[: MOST_RUNS - 1]
+    names = sorted(table.loc[~table["diverged"].astype(bool), "run"].unique())[: MOST_RUNS - 1]
     for stale in {path.name for path in overview.glob("*")} - {*names, "answer"}:
         shutil.rmtree(overview / stale)
     for name in names:
@@ -304,7 +305,8 @@ def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """
     points = table["run"] + " " + table["rate"].astype(str)
     by_cell = points.groupby(table["cell"]).agg(frozenset)
-    cells = by_cell.index[by_cell == max(by_cell, key=len)]
+    fullest = max(by_cell, key=len, default=None)
+    cells = [cell for cell, points in by_cell.items() if points == fullest]
     return table[table["cell"].isin(cells)], len(by_cell) - len(cells)
 
 
@@ -340,7 +342,8 @@ def _columns(configs: pd.DataFrame) -> Summary:
     for key in configs:
         values = configs[key].dropna().unique().tolist()
         if len(values) > 1:
-            columns.append(hparams.HParam(key, hparams.Discrete(values)))
+            mixed = len({type(value) for value in values}) > 1
+            columns.append(hparams.HParam(key, None if mixed else hparams.Discrete(values)))
     metrics = [hparams.Metric(tag, display_name=METRICS[column].words) for column, tag in FINALS.items()]
     metrics.append(hparams.Metric(DIVERGED, display_name="diverged seeds"))
     return hparams.hparams_config_pb(columns, metrics)
