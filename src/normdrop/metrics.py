@@ -1,4 +1,4 @@
-"""What is measured of a replicate: one row per metric. Torch-free, so that whoever reads records knows it too."""
+"""What is measured of a replicate: one row per metric. Torch-free: who reads records knows it too."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class Metric:
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
-# In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave out
-# conditions that lack one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
+# In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave
+# out what lacks one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
 # <part>_<measure> the measure is one of `training.module.MEASURES`, taken of the rows of that part.
 METRICS = {
     metric.column: metric
