@@ -34,7 +34,7 @@ def order(arrangement: str, position: str) -> list[str]:
         return ["activation", *names]
     if position == "before":
         return [*names, "activation"]
-    # Around, one operation alone takes the place it has in bn_dropout: BN before the activation, dropout after.
+    # Around, one operation alone takes the place it has in bn_dropout: BN in front, dropout behind.
     first = 0 if names == ["dropout"] else 1
     return [*names[:first], "activation", *names[first:]]
 
@@ -42,8 +42,8 @@ def order(arrangement: str, position: str) -> list[str]:
 def same_network(arrangement: str, position: str, activation: str = "relu") -> list[tuple[str, str]]:
     """All (arrangement, position) pairs that are this very network, itself among them, in POSITIONS' order.
 
-    A non-negative factor per unit commutes with a homogeneous activation: there Dropout → ReLU is ReLU → Dropout,
-    so of the six blocks with both BN and dropout four are distinct.
+    A non-negative factor per unit commutes with a homogeneous activation: Dropout → ReLU is ReLU → Dropout.
+    So of the six blocks with both BN and dropout four are distinct.
     """
 
     def normal_form(arrangement: str, position: str) -> list[str]:
