@@ -33,15 +33,16 @@ FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag
 DIVERGED, SHIFT, LEFT = "train/diverged", "variance_shift/by_layer", "train/seeds"
 # Curves by column of history.csv. train_loss is the loss that was minimised, in training mode.
 CURVES = {"val_acc": "val/acc", "val_nll": "val/loss", "train_loss": "train/loss"}
-# The overview's, named so that they come first in TIME SERIES. A step is a whole number: hence the 1000.
+# The overview's, named so that they come first in TIME SERIES. A step is a whole number: hence the 1000. A tag
+# with parentheses would have no line in CUSTOM SCALARS, which takes what stands in them for the run.
 BY_EPOCH = {
-    "val_acc": "accuracy/validation (x: epoch)",
-    "val_nll": "loss/validation (x: epoch)",
-    "train_loss": "loss/training (x: epoch)",
+    "val_acc": "accuracy/validation by epoch",
+    "val_nll": "loss/validation by epoch",
+    "train_loss": "loss/training by epoch",
 }
 BY_RATE = {
-    "test_acc": "accuracy/test by rate (x: 1000 × rate)",
-    "test_nll": "loss/test by rate (x: 1000 × rate)",
+    "test_acc": "accuracy/test by 1000 × rate",
+    "test_nll": "loss/test by 1000 × rate",
 }
 MOST_RUNS = 20
 # Beginnings of a config's keys that are no hyperparameters.
