@@ -1,11 +1,14 @@
+"""What TensorBoard is given, read from the event files, and what a server makes of it."""
+
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -15,24 +18,360 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.plugins.hparams import metadata
+from tensorboard import program
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams import metadata as hparams
 
 from fake_study import fake_study
 from normdrop import tensorboard
 
+# Tag and column of some final metrics, and of the curves; stated here once more on purpose.
+FINALS = {
+    "test/acc": "test_acc",
+    "test/loss": "test_nll",
+    "test/acc_gap": "gap",
+    "test/acc_recalibrated": "recal_test_acc",
+    "train/steps_to_level": "steps_to_level",
+    "val/acc_selected": "val_acc",
+}
+CURVES = {"val/acc": "val_acc", "val/loss": "val_nll", "train/loss": "train_loss"}
 DIVERGED = "digits/dropout_bn/after/q0.50"
-VERDICT = "| claim | verdict |\n|---|---|\n| ordering | **better** |\n"
+OVERVIEW = [
+    "bn after",
+    "bn before",
+    "bn_dropout after",
+    "bn_dropout before",
+    "dropout after",
+    "dropout_bn after",
+]
+OVERVIEW += ["dropout_bn before", "none after"]
+TEST_BY_RATE = "accuracy/test by 1000 × rate"
+BY_EPOCH = "accuracy/validation by epoch"
+SENTENCE = "**Yes.** BN first is better."
+
+
+def events(run: Path) -> list[Event]:
+    (file,) = run.glob("events.out.tfevents.*")
+    return [Event.FromString(record) for record in RawEventFileLoader(str(file)).Load()]
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    """tag → step → value"""
+    found: dict[str, dict[int, float]] = {}
+    for event in events(run):
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                assert event.step not in found.get(value.tag, {}), f"{value.tag} has two points at {event.step}"
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def session(run: Path) -> dict[str, Any]:
+    """The hyperparameters of a run's session."""
+    for event in events(run):
+        for value in event.summary.value:
+            if value.tag == hparams.SESSION_START_INFO_TAG:
+                start = hparams.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
+                return {name: v.string_value or v.number_value for name, v in start.hparams.items()}
+    raise AssertionError(f"{run} has no session")
+
+
+def conditions(root: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Record, replicates and history of every finished configuration by its folder below the root."""
+    found = {}
+    for path in sorted(root.rglob("record.json")):
+        tables = [pd.read_csv(path.parent / f"{name}.csv") for name in ("replicates", "history")]
+        found[str(path.parent.relative_to(root))] = (json.loads(path.read_text()), *tables)
+    return found
+
+
+def fabricate(root: Path, **study: Any) -> Path:
+    """A finished sweep without event files, with noise in its curves."""
+    fake_study(root, **{"rates": (0.2, 0.5), "max_steps": 110, "config": {"logging": "full"}} | study)
+    rng = np.random.default_rng(0)
+    for condition, (record, _, history) in conditions(root).items():
+        history["val_acc"] += rng.normal(0, 0.02, len(history))
+        history["train_loss"] += rng.normal(0, 0.1, len(history))
+        history.to_csv(root / condition / "history.csv", index=False)
+        if "bn" in record["arrangement"]:
+            record["shift"] = [
+                {"layer": layer, "seed": seed, "measured": 0.5 + 0.1 * layer + 0.01 * seed, "epoch": "end"}
+                for seed in record["seeds"]
+                for layer in (1, 2, 3)
+            ]
+        (root / condition / "record.json").write_text(json.dumps({"finished": 1.7e9, **record}))
+    return root
+
+
+def write(root: Path, logging: str = "full") -> Path:
+    for condition, tables in conditions(root).items():
+        tensorboard.write_condition(root / condition, *tables, logging=logging)
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default study's grid at four seeds, one of which diverged at one rate and one stopped early."""
+    rates = (0.1, 0.2, 0.3, 0.5, 0.7)
+    root = fabricate(
+        tmp_path_factory.mktemp("outputs") / "ordering",
+        positions=("after", "before"),
+        rates=rates,
+        replicates=4,
+    )
+    folder = root / DIVERGED
+    replicates, history = (pd.read_csv(folder / f"{name}.csv") for name in ("replicates", "history"))
+    replicates["diverged"] = replicates["seed"] == 2
+    replicates.loc[2, list(FINALS.values())] = np.nan
+    replicates.to_csv(folder / "replicates.csv", index=False)
+    history.loc[history["seed"] == 2, ["train_loss", "val_nll"]] = [1e30, np.nan]
+    history[(history["seed"] != 1) | (history["step"] <= 20)].to_csv(folder / "history.csv", index=False)
+
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([1, 2])
+    figure.savefig(root / "forest.png")
+    plt.close(figure)
+    write(root)
+    tensorboard.write_overview(root, {"answer": SENTENCE}, {"forest": root / "forest.png"})
+    return root
+
+
+# One configuration.
+
+
+def test_a_configurations_finals_are_means_over_the_seeds_that_did_not_diverge_which_are_counted(
+    study: Path,
+) -> None:
+    for condition, (record, replicates, _) in conditions(study).items():
+        points = scalars(study / condition)
+        sound = replicates[~replicates["diverged"]]
+        for tag, column in FINALS.items():
+            assert points[tag] == pytest.approx({record["steps"]: sound[column].mean()}, rel=1e-6)
+        assert points["train/diverged"] == {record["steps"]: float(condition == DIVERGED)}
+        if record["shift"]:
+            shift = pd.DataFrame(record["shift"])
+            by_layer = shift[shift["seed"].isin(sound["seed"])].groupby("layer")["measured"].mean()
+            assert points["variance_shift/by_layer"] == pytest.approx(by_layer.to_dict())
+        else:
+            assert "variance_shift/by_layer" not in points
+
+
+def test_its_curves_are_means_inside_a_band_in_which_a_seed_that_stopped_goes_on(study: Path) -> None:
+    for condition, (_, replicates, history) in conditions(study).items():
+        points = scalars(study / condition)
+        sound = history[~history["seed"].isin(replicates["seed"][replicates["diverged"]])]
+        for tag, column in CURVES.items():
+            by_seed = sound.pivot(index="step", columns="seed", values=column)
+            if condition == DIVERGED:
+                assert by_seed[1].isna().tolist() == [False, False, True, True]
+                by_seed.loc[[30, 40], 1] = by_seed.loc[20, 1]
+            assert points[tag] == pytest.approx(by_seed.mean(axis=1).to_dict(), rel=1e-6)
+            for side, q in (("lower", 0.1), ("upper", 0.9)):
+                band = by_seed.quantile(q, axis=1).to_dict()
+                assert points[f"whiskers/{tag}/{side}"] == pytest.approx(band, rel=1e-6)
+        left = {"train/seeds": {10: 3, 20: 3, 30: 2, 40: 2}} if condition == DIVERGED else {}
+        assert {tag: points[tag] for tag in points if tag == "train/seeds"} == left
+
+
+def test_points_stand_between_the_start_and_the_end_of_training_in_time(study: Path) -> None:
+    times = {event.step: event.wall_time for event in events(study / DIVERGED)}
+    assert times == pytest.approx({step: 1.7e9 - 1.5 + 1.5 * step / 40 for step in times}, abs=1e-3)
+
+
+def test_minimal_logging_leaves_the_curves_out_and_per_seed_logging_adds_a_run_for_each_seed(
+    tmp_path: Path,
+) -> None:
+    root = fabricate(tmp_path, replicates=3, arrangements=("bn",), rerun=None)
+    ((condition, (_, _, history)),) = conditions(root).items()
+    write(root, "per_seed")
+    assert sorted(path.name for path in (root / condition / "seeds").iterdir()) == ["00", "01", "02"]
+    for seed in (0, 1, 2):
+        points = scalars(root / condition / "seeds" / f"{seed:02d}")
+        curves = history[history["seed"] == seed].set_index("step")
+        assert points == {t: pytest.approx(curves[c].to_dict(), rel=1e-6) for t, c in CURVES.items()}
+    full = set(scalars(root / condition))
+    write(root, "minimal")
+    assert not (root / condition / "seeds").exists()
+    minimal = set(scalars(root / condition))
+    assert {*FINALS} <= minimal
+    assert {*CURVES} <= full - minimal
+
+
+def test_a_configuration_whose_seeds_all_diverged_is_shown_without_metrics(tmp_path: Path) -> None:
+    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
+    ((condition, (record, replicates, history)),) = conditions(root).items()
+    tensorboard.write_condition(root / condition, record, replicates.assign(diverged=True), history)
+    assert scalars(root / condition) == {"train/diverged": {40: 2.0}}
+    replicates.assign(diverged=True).to_csv(root / condition / "replicates.csv", index=False)
+    tensorboard.write_overview(root, {}, {})
+    assert [path.name for path in (root / "overview").iterdir()] == ["answer"]
+
+
+# The overview.
+
+
+def expected_choice(held: dict[str, Any], run: str) -> pd.DataFrame:
+    """Each seed's row at the rate that its validation part prefers."""
+    arrangement, position = run.split()
+    tables = []
+    for condition, (record, replicates, _) in held.items():
+        if (record["arrangement"], record["position"], record["config"]["rerun"]) == (
+            arrangement,
+            position,
+            0,
+        ):
+            tables.append(replicates.assign(condition=condition)[~replicates["diverged"]])
+    table = pd.concat(tables)
+    return table.sort_values("val_acc").drop_duplicates("seed", keep="last")
+
+
+def test_the_overview_has_a_run_for_each_arrangement_and_position_and_the_answer(study: Path) -> None:
+    assert sorted(path.name for path in (study / "overview").iterdir()) == ["answer", *OVERVIEW]
+
+
+def test_its_runs_are_at_the_rate_that_each_seeds_validation_part_prefers(study: Path) -> None:
+    held = conditions(study)
+    for run in OVERVIEW:
+        chosen = expected_choice(held, run)
+        points = scalars(study / "overview" / run)
+        for tag, column in FINALS.items():
+            assert list(points[tag].values()) == pytest.approx([chosen[column].mean()], rel=1e-6)
+        curves = []
+        for row in chosen.to_dict("records"):
+            history = held[row["condition"]][2]
+            curves.append(history[history["seed"] == row["seed"]].set_index("epoch")["val_acc"])
+        curve = pd.concat(curves, axis=1).ffill().mean(axis=1)
+        assert points[BY_EPOCH] == pytest.approx(curve.to_dict(), rel=1e-6)
+        assert session(study / "overview" / run)["rate"] in set(chosen["rate"])
+
+
+def test_accuracy_stands_against_the_rate_and_is_level_without_dropout(study: Path) -> None:
+    held = conditions(study)
+    for run in OVERVIEW:
+        arrangement, position = run.split()
+        points = scalars(study / "overview" / run)[TEST_BY_RATE]
+        assert list(points) == [100, 200, 300, 500, 700]
+        for x, value in points.items():
+            rate = x / 1000 if "dropout" in arrangement else 0
+            replicates = held[f"digits/{arrangement}/{position}/q{rate:.2f}"][1]
+            assert value == pytest.approx(replicates["test_acc"].mean(), rel=1e-6)
+
+
+def test_diverged_seeds_of_all_rates_are_counted(study: Path) -> None:
+    counts = {run: list(scalars(study / "overview" / run)["train/diverged"].values()) for run in OVERVIEW}
+    assert counts == {run: [float(run == "dropout_bn after")] for run in OVERVIEW}
+
+
+def test_what_is_tuned_beside_the_rate_is_chosen_too_and_all_else_averaged_alike(tmp_path: Path) -> None:
+    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
+        return 0.6 + 0.1 * setting["optimizer.lr"] + 0.01 * setting["model.depth"]
+
+    settings = [{"optimizer.lr": lr, "model.depth": depth} for lr in (0.5, 1.0) for depth in (2, 4)]
+    study: dict[str, Any] = {"study": {"tuned": ["rate", "optimizer.lr"]}, "rerun": None, "shared_sd": 0}
+    study |= {"arrangements": ("bn_dropout",), "rates": (0.2,), "settings": settings, "own_sd": 1e-6}
+    root = fabricate(tmp_path, replicates=3, accuracy=accuracy, **study)
+    tensorboard.write_overview(root, {}, {})
+    run = root / "overview" / "bn_dropout after"
+    assert scalars(run)["test/acc"] == {4: pytest.approx(0.6 + 0.1 + 0.03, abs=1e-4)}
+    assert session(run)["optimizer.lr"] == 1.0
+    assert "model.depth" not in session(run)
+
+
+def test_what_lacks_an_arrangement_or_a_rate_is_left_out_of_a_mean_over_data_sets(tmp_path: Path) -> None:
+    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
+        return 0.9 if setting["model.depth"] < 6 else 0.3
+
+    study: dict[str, Any] = {"arrangements": ("bn_dropout", "dropout_bn"), "rerun": None}
+    study["settings"] = [{"model.depth": depth} for depth in (2, 4, 6)]
+    root = fabricate(tmp_path, replicates=3, accuracy=accuracy, **study)
+    unfinished = root / "digits/bn_dropout/after/q0.50/model.depth=6/record.json"
+    unfinished.rename(unfinished.with_name("later.json"))
+    tensorboard.write_overview_live(root)
+    whole = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
+    assert whole == pytest.approx({200: 0.9, 500: 0.9}, abs=0.05)
+    unfinished.with_name("later.json").rename(unfinished)
+    tensorboard.write_overview_live(root)
+    whole = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
+    assert whole == pytest.approx({200: 0.7, 500: 0.7}, abs=0.05)
+
+
+def test_live_it_is_written_again_only_when_something_was_finished(tmp_path: Path) -> None:
+    root = fabricate(tmp_path, arrangements=("bn_dropout",), replicates=3, rerun=None)
+    first, second = sorted(root.rglob("record.json"))
+    second.rename(second.with_name("later.json"))
+
+    def written() -> list[str]:
+        return sorted(path.name for path in (root / "overview").rglob("events.out.*"))
+
+    tensorboard.write_overview_live(root)
+    before = written()
+    assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [200]
+    tensorboard.write_overview_live(root)
+    assert written() == before
+    second.with_name("later.json").rename(second)
+    tensorboard.write_overview_live(root)
+    assert set(written()).isdisjoint(before)
+    assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [200, 500]
+    grown = pd.read_csv(first.parent / "replicates.csv").assign(test_acc=0.5)
+    grown.to_csv(first.parent / "replicates.csv", index=False)
+    os.utime(first)
+    tensorboard.write_overview_live(root)
+    assert scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE][200] == 0.5
+
+
+def test_before_anything_is_finished_there_is_no_overview(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"conditions": {"digits/bn/after/q0.00": {}}}))
+    tensorboard.write_overview_live(tmp_path)
+    assert not (tmp_path / "overview").exists()
+
+
+def test_a_damaged_record_stops_the_report_but_not_the_sweep(tmp_path: Path) -> None:
+    root = fabricate(tmp_path, arrangements=("bn",), replicates=2, rerun=None)
+    (record,) = root.rglob("record.json")
+    record.write_text("{")
+    tensorboard.write_overview_live(root)
+    with pytest.raises(ValueError, match="Expecting"):
+        tensorboard.write_overview(root, {}, {})
+
+
+def test_deleted_event_files_are_written_again_from_the_record(tmp_path: Path) -> None:
+    root = write(fabricate(tmp_path, arrangements=("bn",), replicates=2, rerun=None))
+    (condition,) = conditions(root)
+    before = scalars(root / condition)
+    (file,) = (root / condition).glob("events.out.*")
+    file.unlink()
+    tensorboard.write_overview(root, {}, {})
+    assert scalars(root / condition) == before
+
+
+# What a server makes of it.
 
 
 class Server:
-    """A TensorBoard process, asked over HTTP."""
+    """TensorBoard in this process, asked over HTTP."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
-        self.process, self.url = process, url
+    def __init__(self, logdir: Path) -> None:
+        server = program.TensorBoard()
+        server.configure(
+            argv=[
+                None,
+                "--logdir",
+                str(logdir),
+                "--port",
+                "0",
+                "--host",
+                "127.0.0.1",
+                "--reload_interval",
+                "1",
+            ]
+        )
+        self.url = server.launch()
+        runs = {str(path.parent.relative_to(logdir)) for path in logdir.rglob("events.out.tfevents.*")}
+        self.wait_until(lambda: set(self.ask("runs")) == runs)
 
     def get(self, route: str, **query: str) -> bytes:
-        with urlopen(f"{self.url}data/{route}?{urlencode(query)}", timeout=30) as response:
+        with urlopen(f"{self.url}data/{route}?{urlencode(query)}", timeout=60) as response:
             return response.read()
 
     def ask(self, route: str, **query: str) -> Any:
@@ -49,353 +388,152 @@ class Server:
 
     def wait_until(self, fact: Callable[[], bool]) -> None:
         """Ask until the server, which reads its files in the background, knows the fact."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not fact():
-            assert time.monotonic() < deadline, "TensorBoard did not read the event files within a minute"
-            with pytest.raises(subprocess.TimeoutExpired):  # that is, it still runs
-                self.process.wait(0.1)
-
-
-@contextmanager
-def serve(logdir: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--reload_interval", "1"]
-    process = subprocess.Popen([*command, "--port", "0", "--host", "127.0.0.1"], stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = next(line for line in process.stderr if "http://" in line)
-        server = Server(process, next(word for word in line.split() if word.startswith("http://")))
-        runs = {str(path.parent.relative_to(logdir)) for path in logdir.rglob("events.out.tfevents.*")}
-        server.wait_until(lambda: set(server.ask("runs")) == runs)
-        yield server
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def conditions(root: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
-    """Record, replicates and history of every finished condition by its folder below the root."""
-    return {
-        str(path.parent.relative_to(root)): (
-            {"finished": 1.7e9, **json.loads(path.read_text())},
-            pd.read_csv(path.parent / "replicates.csv"),
-            pd.read_csv(path.parent / "history.csv"),
-        )
-        for path in root.rglob("record.json")
-    }
-
-
-def write(root: Path, logging: str = "full") -> Path:
-    for condition, tables in conditions(root).items():
-        tensorboard.write_condition(root / condition, *tables, logging=logging)
-    return root
-
-
-def fabricate(root: Path, **study: Any) -> Path:
-    shift = [
-        {"layer": layer, "seed": seed, "measured": 0.5 + 0.1 * layer + 0.01 * seed, "epoch": "end"}
-        for seed in range(study["replicates"])
-        for layer in (1, 2, 3)
-    ]
-    return fake_study(root, rates=(0.2, 0.5), config={"name": "ordering"}, shift=shift, max_steps=110, **study)
+            assert time.monotonic() < deadline, "TensorBoard did not read the event files within two minutes"
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep with its event files. What is asserted of it is read from its tables: a real one would do."""
-    root = fabricate(tmp_path_factory.mktemp("outputs") / "ordering", replicates=5)
-    for path in (root / "digits" / "none").rglob("record.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "shift": []}))
-
-    replicates = pd.read_csv(root / DIVERGED / "replicates.csv")
-    measured = [metric for metric, _ in tensorboard.TAGS.values() if metric in replicates and metric != "diverged"]
-    replicates.loc[2, measured] = np.nan
-    replicates.loc[2, "diverged"] = True
-    replicates.to_csv(root / DIVERGED / "replicates.csv", index=False)
-    history = pd.read_csv(root / DIVERGED / "history.csv")
-    history.loc[history["seed"] == 2, ["train_loss", "val_nll"]] = [1e30, np.nan]
-    history.to_csv(root / DIVERGED / "history.csv", index=False)
-
-    figure, axes = plt.subplots(figsize=(3, 2))
-    axes.plot([1, 2])
-    (root / "report").mkdir()
-    figure.savefig(root / "report" / "rates.png")
-    plt.close(figure)
-    tables = pd.concat(replicates for _, replicates, _ in conditions(root).values())
-    figures = {"figures/rates": root / "report" / "rates.png"}
-    tensorboard.write_report(root / "report", figures, {"verdicts": VERDICT}, tables)
-    return write(root)
+def server(study: Path) -> Server:
+    return Server(study)
 
 
 @pytest.fixture(scope="module")
-def server(study: Path) -> Iterator[Server]:
-    with serve(study) as server:
-        yield server
+def overview(study: Path) -> Server:
+    return Server(study / "overview")
 
 
-def test_session_groups_are_the_conditions_and_sessions_their_seeds(study: Path, server: Server) -> None:
-    groups = server.groups()
-    finished = conditions(study)
-    assert set(groups) == {f"{condition}@{study.resolve()}" for condition in finished}
-    for condition, (_, replicates, _) in finished.items():
-        sessions = [session["name"] for session in groups[f"{condition}@{study.resolve()}"]["sessions"]]
-        assert sessions == [f"{condition}/seeds/{seed:02d}" for seed in replicates["seed"]]
+def test_the_default_study_has_under_40_runs(study: Path, server: Server) -> None:
+    runs = server.ask("runs")
+    assert set(runs) == {*conditions(study), *(f"overview/{run}" for run in ["answer", *OVERVIEW])}
+    assert len(runs) < 40
 
 
-def test_a_groups_metrics_are_the_means_of_its_table_over_seeds_that_did_not_diverge(
+def test_each_configuration_is_a_session_of_its_own_whose_metrics_are_its_tables_means(
     study: Path, server: Server
 ) -> None:
     groups = server.groups()
+    assert set(groups) == {*conditions(study), *(f"overview/{run}" for run in OVERVIEW)}
     for condition, (record, replicates, _) in conditions(study).items():
-        sound = replicates[~replicates["diverged"]]
-        shift = pd.DataFrame(record["shift"], columns=["seed", "measured", "epoch"]).query("epoch == 'end'")
-        means = {
-            tag: sound[column].mean()
-            for tag, (column, _) in tensorboard.TAGS.items()
-            if column in sound and sound[column].notna().any()
-        }
-        if len(shift):
-            means["variance_shift/mean"] = shift[shift["seed"].isin(sound["seed"])]["measured"].mean()
-        means["train/diverged"] = replicates["diverged"].mean()
-        group = groups[f"{condition}@{study.resolve()}"]
+        group = groups[condition]
         shown = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-        assert shown == pytest.approx(means, rel=1e-6)
-
-
-def test_hparams_has_the_same_columns_for_every_condition_and_its_first_metrics_are_the_answer(
-    study: Path, server: Server
-) -> None:
-    experiment = server.hparams("experiment")
-    columns = [info["name"] for info in experiment["hparamInfos"]]
-    assert set(columns) == {"dataset", "arrangement", "position", "rate", "depth", "width", "rerun"}
-    assert columns[:2] == ["arrangement", "rate"], "what varies comes first"
-    metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
-    assert metrics[:5] == ["test/acc", "test/loss", "test/ece", "test/acc_gap", "test/loss_gap"]
-    for name, group in server.groups().items():
-        assert set(group["hparams"]) == set(columns)
-        record, _, _ = conditions(study)[name.split("@")[0]]
+        sound = replicates[~replicates["diverged"]]
+        assert {tag: shown[tag] for tag in FINALS} == pytest.approx(
+            {tag: sound[column].mean() for tag, column in FINALS.items()}, rel=1e-6
+        )
         assert group["hparams"]["rate"] == record["rate"]
         assert group["hparams"]["rerun"] == record["config"]["rerun"]
+        assert group["hparams"]["optimizer.lr"] == 0.001
 
 
-def test_margin_charts_resolve_to_tags_of_every_condition_and_stand_once(study: Path, server: Server) -> None:
-    charts = [
-        chart for category in server.ask("plugin/custom_scalars/layout")["category"] for chart in category["chart"]
-    ]
-    titles = [chart["title"] for chart in charts]
-    assert len(titles) == len(set(titles)) == 5
-    tags = server.ask("plugin/scalars/tags")
-    for condition, (record, _, _) in conditions(study).items():
+def test_hparams_columns_are_what_varies_rerun_among_it_and_the_first_metrics_the_answer(
+    server: Server, overview: Server
+) -> None:
+    for asked in (server, overview):
+        experiment = asked.hparams("experiment")
+        assert {info["name"] for info in experiment["hparamInfos"]} == {
+            "arrangement",
+            "position",
+            "rate",
+            "rerun",
+        }
+        metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
+        assert metrics[:5] == ["test/acc", "test/loss", "test/ece", "test/acc_gap", "test/loss_gap"]
+        assert "train/diverged" in metrics
+    assert set(overview.groups()) == {*OVERVIEW}
+
+
+def test_every_margin_chart_shows_a_tag_between_its_own_band(server: Server, overview: Server) -> None:
+    tags = {run: set(found) for run, found in server.ask("plugin/scalars/tags").items()}
+    for asked, some in ((server, DIVERGED), (overview, "overview/bn_dropout before")):
+        charts = []
+        for category in asked.ask("plugin/custom_scalars/layout")["category"]:
+            charts += category["chart"]
+        titles = [chart["title"] for chart in charts]
+        assert len(titles) == len(set(titles)) >= 4
         for chart in charts:
             (series,) = chart["margin"]["series"]
-            if record["shift"] or "variance_shift" not in series["value"]:
-                assert {series["value"], series["lower"], series["upper"]} <= set(tags[condition])
+            assert series["value"] == chart["title"]
+            assert "(" not in series["value"]  # TensorBoard would take what stands in it for the run, and draw nothing
+            assert series["lower"] == f"whiskers/{chart['title']}/lower"
+            assert series["upper"] == f"whiskers/{chart['title']}/upper"
+        own = [chart["margin"]["series"][0] for chart in charts if chart["title"] in tags[some]]
+        assert len(own) >= 4
+        for series in own:
+            assert {series["lower"], series["upper"]} <= tags[some]
 
 
-def test_a_curve_is_the_mean_over_seeds_at_each_step_inside_its_band(study: Path, server: Server) -> None:
-    for condition, (_, replicates, history) in conditions(study).items():
-        sound = history[history["seed"].isin(replicates["seed"][~replicates["diverged"]])]
-        expected = sound.groupby("step")["train_loss"].mean()
-        curves = {
-            tag: {step: value for _, step, value in server.ask("plugin/scalars/scalars", run=condition, tag=tag)}
-            for tag in ("train/loss", "whiskers/train/loss/lower", "whiskers/train/loss/upper")
-        }
-        assert curves["train/loss"] == pytest.approx(expected.to_dict(), rel=1e-6)
-        lower, upper = (
-            sound.groupby("step")["train_loss"].quantile(0.1),
-            sound.groupby("step")["train_loss"].quantile(0.9),
-        )
-        assert curves["whiskers/train/loss/lower"] == pytest.approx(lower.to_dict(), rel=1e-6)
-        assert curves["whiskers/train/loss/upper"] == pytest.approx(upper.to_dict(), rel=1e-6)
-
-
-def test_no_run_has_an_hp_metric_or_a_point_at_step_0(server: Server) -> None:
-    for run, tags in server.ask("plugin/scalars/tags").items():
-        assert "hp_metric" not in tags
-        for tag in tags:
-            points = server.ask("plugin/scalars/scalars", run=run, tag=tag)
-            assert min(step for _, step, _ in points) > 0
-
-
-def test_the_reports_images_and_text_are_served(study: Path, server: Server) -> None:
-    (image,) = server.ask("plugin/images/images", run="report", tag="figures/rates", sample="0")
-    png = server.get("plugin/images/individualImage", **dict(parse_qsl(image["query"])))
-    assert png == (study / "report" / "rates.png").read_bytes()
-    (text,) = server.ask("plugin/text/text", run="report", tag="verdicts")
-    assert "<strong>better</strong>" in text["text"]
-    assert "<table>" in text["text"]
-
-
-def test_final_test_accuracy_over_seeds_is_a_histogram(study: Path, server: Server) -> None:
-    for condition, (_, replicates, _) in conditions(study).items():
-        ((_, _, buckets),) = server.ask("plugin/histograms/histograms", run=condition, tag="test/acc_over_seeds")
-        assert sum(count for _, _, count in buckets) == replicates["test_acc"].count()
-        assert buckets[0][0] == pytest.approx(replicates["test_acc"].min())
-        assert buckets[-1][1] == pytest.approx(replicates["test_acc"].max())
-
-
-def test_the_reports_distributions_are_test_accuracy_over_seeds_by_rate(study: Path, server: Server) -> None:
-    tag = "test_acc_by_rate/digits/dropout_bn/after"
-    shown = server.ask("plugin/histograms/histograms", run="report", tag=tag)
-    of_arrangement = {
-        round(100 * record["rate"]): replicates["test_acc"].count()
-        for record, replicates, _ in conditions(study).values()
-        if record["arrangement"] == "dropout_bn"
+def test_the_answer_and_the_figures_are_served(study: Path, overview: Server) -> None:
+    (text,) = overview.ask("plugin/text/text", run="answer", tag="answer")
+    assert "<strong>Yes.</strong>" in text["text"]
+    assert {run: sorted(tags) for run, tags in overview.ask("plugin/text/tags").items()} == {
+        "answer": ["answer", "runs"]
     }
-    assert {step: sum(count for _, _, count in buckets) for _, step, buckets in shown} == of_arrangement
+    (image,) = overview.ask("plugin/images/images", run="answer", tag="forest", sample="0")
+    png = overview.get("plugin/images/individualImage", **dict(parse_qsl(image["query"])))
+    assert png == (study / "forest.png").read_bytes()
 
 
-def test_writing_again_with_more_seeds_leaves_a_watching_server_no_duplicate_point(tmp_path: Path) -> None:
-    few = {"arrangements": ("bn",), "rerun": None}
-    write(fabricate(tmp_path, replicates=3, **few))
-    (condition,) = conditions(tmp_path)
-    with serve(tmp_path) as server:
-        before = server.ask("plugin/scalars/scalars", run=condition, tag="val/acc")
-        write(fabricate(tmp_path, replicates=6, seed=1, **few))
-        server.wait_until(lambda: len(server.ask("runs")) == 7)
-        mean = conditions(tmp_path)[condition][1]["val_acc"].mean()
-        server.wait_until(
-            lambda: server.ask("plugin/scalars/scalars", run=condition, tag="val/acc")[-1][2] == pytest.approx(mean)
-        )
-        after = server.ask("plugin/scalars/scalars", run=condition, tag="val/acc")
-        assert [step for _, step, _ in after] == [step for _, step, _ in before]
-        (group,) = server.groups().values()
-        assert len(group["sessions"]) == 6
-    with serve(tmp_path) as fresh:
-        restarted = fresh.ask("plugin/scalars/scalars", run=condition, tag="val/acc")
-        assert [point[1:] for point in restarted] == [point[1:] for point in after]
-    assert len(list((tmp_path / condition).glob("events.out.tfevents.*"))) == 1
+def test_a_key_that_a_later_sweep_varies_is_a_column_of_all_runs(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{}, {"optimizer.lr": 0.1}, {"model.width": "8-16"}]
+    root = write(fabricate(tmp_path, arrangements=("bn",), settings=settings, replicates=2, rerun=None))
+    values = {session(root / condition)["optimizer.lr"] for condition in conditions(root)}
+    assert values == {0.001, 0.1}
+    found = Server(root).hparams("experiment")["hparamInfos"]  # by TensorBoard, as there is no overview
+    assert [info["name"] for info in found if info.get("differs")] == ["model.width", "optimizer.lr"]
+    tensorboard.write_overview(root, {}, {})
+    found = Server(root).hparams("experiment")["hparamInfos"]
+    assert [info["name"] for info in found] == ["model.width", "optimizer.lr"]
 
 
-def test_a_watching_server_sees_curves_grow_and_then_those_of_the_finished_condition_without_a_point_too_many(
+def test_400_configurations_are_at_most_20_runs(tmp_path: Path) -> None:
+    one = fake_study(tmp_path / "one", positions=("after", "before"), rates=(0.2, 0.5), replicates=2)
+    root = tmp_path / "many"
+    plan: dict[str, dict[str, Any]] = {"conditions": {}}
+    for condition, (record, _, _) in conditions(one).items():
+        for number in range(25):
+            path = f"{condition}/{number}"
+            shutil.copytree(one / condition, root / path, ignore=shutil.ignore_patterns("rerun*"))
+            record["setting"] = {"optimizer.lr": number}
+            (root / path / "record.json").write_text(json.dumps(record))
+            plan["conditions"][path] = {}
+    (root / "plan.json").write_text(json.dumps(plan))
+    assert len(plan["conditions"]) >= 350
+    tensorboard.write_overview_live(root)
+    assert Server(root / "overview").ask("runs") == ["answer", *OVERVIEW]
+
+
+def test_a_watching_server_sees_curves_grow_and_then_the_finished_ones_without_a_point_too_many(
     tmp_path: Path,
 ) -> None:
     fabricate(tmp_path, replicates=3, arrangements=("bn",), rerun=None)
-    (condition,) = conditions(tmp_path)
-    history = conditions(tmp_path)[condition][2]
-    steps = sorted(history["step"].unique())
+    ((condition, (_, _, history)),) = conditions(tmp_path).items()
     directory = tmp_path / condition
 
     def live(number: int) -> None:
-        tensorboard.write_live(directory, history[history["step"] <= steps[number - 1]])
+        tensorboard.write_live(directory, history[history["epoch"] <= number])
+
+    def seen(tag: str = "val/acc") -> list[int]:
+        return [step for _, step, _ in server.ask("plugin/scalars/scalars", run=condition, tag=tag)]
 
     live(2)
-    with serve(tmp_path) as server:
-
-        def seen(tag: str = "val/acc") -> list[int]:
-            return [step for _, step, _ in server.ask("plugin/scalars/scalars", run=condition, tag=tag)]
-
-        assert seen() == seen("whiskers/val/acc/upper") == steps[:2]
-        live(len(steps) - 1)
-        server.wait_until(lambda: seen() == steps[:-1])
-        live(1)  # after a kill: from a checkpoint that was older than the last curve
-        live(len(steps) - 1)
-        write(tmp_path)
-        server.wait_until(lambda: len(server.ask("runs")) == 4)
-        server.wait_until(lambda: seen() == steps)
-        assert seen("train/loss") == seen("whiskers/val/acc/upper") == steps
+    server = Server(tmp_path)
+    assert seen() == seen("whiskers/val/acc/upper") == [10, 20]
+    live(3)
+    server.wait_until(lambda: seen() == [10, 20, 30])
+    live(1)  # after a kill: from a checkpoint that was older than the last curve
+    live(3)
+    write(tmp_path)
+    server.wait_until(lambda: seen() == [10, 20, 30, 40])
+    assert seen("train/loss") == seen("whiskers/val/acc/upper") == [10, 20, 30, 40]
+    write(fabricate(tmp_path, replicates=6, seed=1, arrangements=("bn",), rerun=None))
+    mean = conditions(tmp_path)[condition][1]["test_acc"].mean()
+    server.wait_until(
+        lambda: server.ask("plugin/scalars/scalars", run=condition, tag="test/acc")[-1][2] == pytest.approx(mean)
+    )
+    assert seen() == [10, 20, 30, 40]
     assert len(list(directory.glob("events.out.tfevents.*"))) == 1
-
-
-def runs(root: Path) -> EventMultiplexer:
-    return EventMultiplexer().AddRunsFromDirectory(str(root)).Reload()
-
-
-def test_minimal_logging_writes_one_session_per_condition_and_per_seed_logging_each_seeds_curves(
-    tmp_path: Path,
-) -> None:
-    root = fabricate(tmp_path, replicates=3, arrangements=("bn",), rerun=None)
-    ((condition, (_, replicates, history)),) = conditions(root).items()
-    sizes = {}
-    for logging in ("per_seed", "full", "minimal"):
-        events = runs(write(root, logging))
-        sizes[logging] = len(events.Runs())
-        metric = [point.tensor_proto.float_val[0] for point in events.Tensors(condition, "test/acc")]
-        assert metric == pytest.approx([replicates["test_acc"].mean()])
-        if logging == "per_seed":
-            curve = [point.tensor_proto.float_val[0] for point in events.Tensors(f"{condition}/seeds/01", "val/loss")]
-            assert curve[:-1] == pytest.approx(history[history["seed"] == 1]["val_nll"].tolist()[:-1])
-            assert curve[-1] == pytest.approx(replicates["val_nll"][1])
-        elif logging == "full":
-            assert len(events.Tensors(f"{condition}/seeds/01", "val/loss")) == 1
-        sessions = [run for run in events.Runs() if "_hparams_/session_start_info" in events.Runs()[run]["tensors"]]
-        assert len(sessions) == (1 if logging == "minimal" else 3)
-    assert sizes == {"per_seed": 4, "full": 4, "minimal": 1}
-
-
-def test_what_only_some_conditions_set_is_a_column_of_all(tmp_path: Path) -> None:
-    settings = ({}, {"model.init_gain": 3.0})
-    root = write(fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None, settings=settings), "minimal")
-    hparams = {}
-    for condition, content in runs(root).PluginRunToTagToContent("hparams").items():
-        (session,) = (content[tag] for tag in content if tag.endswith("session_start_info"))
-        hparams[condition] = metadata.parse_session_start_info_plugin_data(session).hparams
-    gains = {condition: values["model.init_gain"].number_value for condition, values in hparams.items()}
-    assert gains == {"digits/bn/after/q0.00": 1.0, "digits/bn/after/q0.00/model.init_gain=3.0": 3.0}
-    first, second = hparams.values()
-    assert set(first) == set(second)
-
-
-def test_a_condition_whose_seeds_all_diverged_is_shown_without_metrics(tmp_path: Path) -> None:
-    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
-    ((condition, (record, replicates, history)),) = conditions(root).items()
-    replicates["diverged"] = True
-    tensorboard.write_condition(root / condition, record, replicates, history, "minimal")
-    tags = runs(root).Runs()[condition]["tensors"]
-    assert "train/diverged" in tags
-    assert not {"test/acc", "val/loss"} & set(tags)
-
-
-def test_the_activations_of_a_grown_condition_are_served_at_their_steps_as_they_were_counted(
-    tiny: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    from normdrop.study import job  # here: importing training costs seconds
-
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    study = {"condition": "digits", "setting": {}, "choices": {}, "grid": {}, "columns": {}, "command": "normdrop"}
-    for replicates in (2, 3):
-        overrides = (f"replicates={replicates}", "trainer.max_epochs=4", "measure.activation_epochs=[1,2,4]")
-        job.finish(tiny(*overrides), folder, study, lambda *_: None)
-    ((record, _, _),) = conditions(tmp_path).values()
-    with serve(tmp_path) as server:
-        tags = {tag for tag in server.ask("plugin/histograms/tags")["digits"] if tag.startswith("activations/")}
-        layers, places, modes = (1, 2), ("before_bn", "after_bn"), ("train", "eval")
-        assert tags == {f"activations/layer{layer}/{p}/{m}" for layer in layers for p in places for m in modes}
-        for tag in tags:
-            points = server.ask("plugin/histograms/histograms", run="digits", tag=tag)
-            assert [step for _, step, _ in points] == [5, 10, 20]  # several: a time axis for DISTRIBUTIONS
-            times = [wall_time for wall_time, _, _ in points]
-            assert times == sorted(set(times))
-            for _, step, buckets in points:
-                assert sum(count for _, _, count in buckets) == 70 * (20 if "layer1" in tag else 13)
-                (entry,) = (
-                    entry
-                    for entry in record["activations"]
-                    if f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}" == tag
-                    and entry["step"] == step
-                )
-                left, right, counts = (list(column) for column in zip(*buckets, strict=True))
-                assert [*left, right[-1]] == entry["edges"] and counts == entry["counts"]
-                assert left[1:] == right[:-1]
-            assert len(server.ask("plugin/distributions/distributions", run="digits", tag=tag)) == 3
-
-
-def test_a_record_that_an_earlier_version_wrote_has_no_activations_to_draw(study: Path) -> None:
-    assert all("activations" not in record for record, _, _ in conditions(study).values())
-    for run in runs(study).Runs().values():
-        assert not any(tag.startswith("activations") for tag in run["tensors"])
-
-
-def test_shift_measured_during_training_is_a_curve_for_each_layer(tmp_path: Path) -> None:
-    root = fabricate(tmp_path, replicates=2, arrangements=("bn",), rerun=None)
-    ((condition, (record, replicates, history)),) = conditions(root).items()
-    record["shift"] += [{"layer": 1, "seed": seed, "measured": 0.9 + seed, "epoch": 2} for seed in (0, 1)]
-    tensorboard.write_condition(root / condition, record, replicates, history)
-    points = runs(root).Tensors(condition, "variance_shift/layer1")
-    shown = {point.step: point.tensor_proto.float_val[0] for point in points}
-    at_epoch_2, at_end = sorted(history["step"].unique())[1], history["step"].max()
-    assert shown == pytest.approx({at_epoch_2: 1.4, at_end: 0.605})
-    assert len(runs(root).Tensors(condition, "whiskers/variance_shift/layer1/lower")) == 2
 
 
 def test_the_room_imports_nothing_that_trains() -> None:

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-# Before MKL's first call: unless told not to, it rounds a matrix product by where the operands lie in memory, and so by
-# a replicate's place in the stack. Where every slice is aligned no bit differs.
+# Before MKL's first call: unless told not to, it rounds a matrix product by where the operands lie in memory,
+# and so by a replicate's place in the stack. Where every slice is aligned no bit differs.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __all__ = ["build", "load", "train"]

@@ -1,11 +1,11 @@
 """The idea: where batch normalization and dropout stand in a hidden block.
 
-A hidden block is a layer with weights, an activation, and the operations of an arrangement in its order. A position
-says where the operations stand relative to the activation:
+A hidden block is a layer with weights, an activation, and the operations of an arrangement in its order. A
+position says where the operations stand relative to the activation:
 
     after   Linear → activation → operations            (the blog's)
     before  Linear → operations → activation
-    around  Linear → first → activation → second        (bn_dropout: the classical Linear → BN → ReLU → Dropout)
+    around  Linear → first → activation → second      (bn_dropout: the classical Linear → BN → ReLU → Dropout)
 
 Strings alone: `networks` makes layers of them, and everything else that must know an arrangement asks here.
 """
@@ -19,7 +19,7 @@ NOISES = ("bernoulli", "uniform", "channel")
 
 
 def operations(arrangement: str) -> list[str]:
-    """What an arrangement puts into a block, in order: `bn`, `ln` (batch and layer normalization) and `dropout`."""
+    """What an arrangement puts into a block, in order: `bn` and `ln` (batch, layer norm) and `dropout`."""
     return [] if arrangement == "none" else arrangement.split("_")
 
 
@@ -34,16 +34,16 @@ def order(arrangement: str, position: str) -> list[str]:
         return ["activation", *names]
     if position == "before":
         return [*names, "activation"]
-    # Around, one operation alone takes the place it has in bn_dropout: BN before the activation, dropout after it.
+    # Around, one operation alone takes the place it has in bn_dropout: BN in front, dropout behind.
     first = 0 if names == ["dropout"] else 1
     return [*names[:first], "activation", *names[first:]]
 
 
 def same_network(arrangement: str, position: str, activation: str = "relu") -> list[tuple[str, str]]:
-    """All (arrangement, position) pairs that describe this very network, itself among them, in POSITIONS' order.
+    """All (arrangement, position) pairs that are this very network, itself among them, in POSITIONS' order.
 
-    A non-negative factor per unit commutes with a homogeneous activation: there Dropout → ReLU is ReLU → Dropout, so of
-    the six blocks with both BN and dropout four are distinct.
+    A non-negative factor per unit commutes with a homogeneous activation: Dropout → ReLU is ReLU → Dropout.
+    So of the six blocks with both BN and dropout four are distinct.
     """
 
     def normal_form(arrangement: str, position: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is measured of a replicate: one row per metric. Torch-free, so that whoever reads records knows it too."""
+"""What is measured of a replicate: one row per metric. Torch-free: who reads records knows it too."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ class Metric:
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
-# In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave out
-# conditions that lack one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
+# In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave
+# out what lacks one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
 # <part>_<measure> the measure is one of `training.module.MEASURES`, taken of the rows of that part.
 METRICS = {
     metric.column: metric
@@ -45,8 +45,8 @@ METRICS = {
         Metric("train_mode_acc", "training accuracy, training mode", "pp", True, "train/acc_train_mode"),
         Metric("train_nll", "training NLL", "nats", False, "train/nll"),
         Metric("train_ece", "training calibration error", "pp"),
-        Metric("val_acc", "validation accuracy", "pp", True, "val/acc"),
-        Metric("val_nll", "validation NLL", "nats", False, "val/loss"),
+        Metric("val_acc", "validation accuracy", "pp", True, "val/acc_selected"),
+        Metric("val_nll", "validation NLL", "nats", False, "val/loss_selected"),
         Metric("val_ece", "validation calibration error", "pp"),
         Metric("reliance", "accuracy lost to silenced units", "pp", False, "test/reliance"),
         Metric("reliance_most_used", "accuracy lost to the silencing of the most used units", "pp"),

@@ -12,9 +12,9 @@ STREAMS = {"rows": 0, "split": 1, "init": 2, "order": 3, "masks": 4, "silencing"
 def stream(seed: int, source: str, *, rerun: int = 0, layer: int = 0) -> np.random.Generator:
     """The random stream of one replicate for one source of randomness, a key of STREAMS.
 
-    Streams of different arguments are independent (numpy's SeedSequence). `rows` draws the fresh rows of a generated
-    data set. `rerun` is the A/A knob: another number gives other initial weights, orders and masks (callers leave it 0
-    for rows and split).
+    Streams of different arguments are independent (numpy's SeedSequence). `rows` draws the fresh rows of a
+    generated data set. `rerun` is the A/A knob: another number gives other initial weights, orders and masks
+    (callers leave it 0 for rows and split).
     """
     key = np.random.SeedSequence(entropy=seed, spawn_key=(STREAMS[source], rerun, layer))
     return np.random.Generator(np.random.SFC64(key))

@@ -1,15 +1,17 @@
-"""What a person sees in TensorBoard: written from a condition's finished tables, never while it trains.
+"""What a person sees in TensorBoard, written from finished tables. Nothing here imports torch.
 
-A condition is one run, named by its folder: its curves are means over the seeds that did not diverge, with a band from
-the 10 % to the 90 % quantile (`whiskers/...`). Its seeds are runs below it (`seeds/07`), each an HPARAMS session, all
-in one session group, so that TensorBoard's own average over a group is the mean over seeds. Nothing here imports torch.
+A configuration is one run, named by its folder below --logdir: curves that are means over its seeds, with a
+band from the 10 % to the 90 % quantile, the means of its final metrics, one HPARAMS session. A study's folder
+`overview` sums all of them up in at most 20 runs. Diverged seeds are counted and otherwise left out.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +21,33 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
-from tensorboard.plugins.histogram import metadata as histogram_metadata
-from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
-from tensorboard.plugins.hparams import metadata as hparams_metadata
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.metrics import METRICS
 
-# What a session has: by tag the column in replicates.csv and its words, in the order of HPARAMS' columns.
-TAGS = {metric.tag: (metric.column, metric.words) for metric in METRICS.values() if metric.tag} | {
-    "variance_shift/mean": ("shift", "variance shift, mean over layers"),
-    "train/diverged": ("diverged", "diverged"),
+# Final metrics by column of replicates.csv, in the order of HPARAMS' columns.
+FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag}
+DIVERGED, SHIFT, LEFT = "train/diverged", "variance_shift/by_layer", "train/seeds"
+# Curves by column of history.csv. train_loss is the loss that was minimised, in training mode.
+CURVES = {"val_acc": "val/acc", "val_nll": "val/loss", "train_loss": "train/loss"}
+# The overview's, named so that they come first in TIME SERIES. A step is a whole number: hence the 1000. A tag
+# with parentheses would have no line in CUSTOM SCALARS, which takes what stands in them for the run.
+BY_EPOCH = {
+    "val_acc": "accuracy/validation by epoch",
+    "val_nll": "loss/validation by epoch",
+    "train_loss": "loss/training by epoch",
 }
-# The curves by column of history.csv. train/loss is the loss that was minimised, in training mode.
-_CURVES = {"train_loss": "train/loss", "val_nll": "val/loss", "val_acc": "val/acc", "loss_gap": "val/loss_gap"}
-_BAND = {"lower": 0.1, "upper": 0.9}
-_MARGINS = {
-    "Loss": {"validation loss": "val/loss", "training loss": "train/loss"},
-    "Accuracy": {"validation accuracy": "val/acc"},
-    "Generalisation gap": {"validation loss minus training loss": "val/loss_gap"},
+BY_RATE = {
+    "test_acc": "accuracy/test by 1000 × rate",
+    "test_nll": "loss/test by 1000 × rate",
 }
-
-# The hyperparameters of every condition, with their keys in a sweep's grid; what else a grid varies is added to them.
-_COLUMNS = {
-    "dataset": "data",
-    "arrangement": "arrangement",
-    "position": "position",
-    "rate": "rate",
-    "depth": "model.depth",
-    "width": "model.width",
-    "rerun": "rerun",
-}
+MOST_RUNS = 20
+# Beginnings of a config's keys that are no hyperparameters.
+NOT_SHOWN = ("study", "name", "logging", "seeds", "first_seed", "replicates", "precision", "checkpoint")
+NOT_SHOWN += ("save", "engine", "measure", "data.fingerprint")
 
 
 def write_condition(
@@ -62,234 +56,306 @@ def write_condition(
     replicates: pd.DataFrame,
     history: pd.DataFrame,
     logging: str = "full",
-    swept: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write the event files of one finished condition, in place of any that stand in its folder.
+    """Write a finished configuration's event files, in place of those in its folder.
 
-    record, replicates and history are what its three files hold; the record's `shift` and `activations` may be empty.
-    logging: `minimal` (the curves, and the condition as one session), `full` (a session for each seed) or `per_seed`
-    (the curves of each seed too). swept: the keys that vary in the whole study, with their values; without it, those of
-    the record's own sweep. The folder's path below `--logdir` is the run's name.
+    record, replicates and history are what its three files hold. logging: `full`, `minimal` (no curves) or
+    `per_seed` (the curves of each seed too, as runs `seeds/07`).
     """
-    _clear(directory)
     shutil.rmtree(directory / "seeds", ignore_errors=True)
+    diverged = replicates["diverged"].astype(bool)
+    sound = replicates[~diverged]
+    steps, seconds = int(record["steps"]), float(record["wall_seconds"])
+    began = float(record["finished"]) - seconds
 
-    history = _curves(history)
-    last = int(record["steps"])
-    shift = _shift(record, last)
-
-    finals = replicates.set_index("seed").reindex(columns=[column for column, _ in TAGS.values()])
-    finals = finals.set_axis(list(TAGS), axis=1).astype(float)
-    finals["variance_shift/mean"] = shift[shift["at_end"]].groupby("seed")["measured"].mean()
-    finals.loc[finals["train/diverged"] == 1, finals.columns != "train/diverged"] = np.nan
-    sound = finals.index[finals["train/diverged"] == 0]
-    sound_history = history[history["seed"].isin(sound)].drop(columns="seed")
-    shift = shift[shift["seed"].isin(sound)]
-    seconds, finished = float(record["wall_seconds"]), float(record["finished"])
-
-    def event(step: int, *summaries: Summary) -> Event:
-        # Replicates train side by side, so a step has one time for all of them.
-        elapsed = seconds * min(step / max(last, 1), 1)
-        value = [value for summary in summaries for value in summary.value]
-        return Event(wall_time=finished - seconds + elapsed, step=step, summary=Summary(value=value))
-
-    def points(curves: pd.DataFrame, final: Mapping[Any, float] | None = None) -> list[Event]:
-        # A final metric takes the place of its curve's last point: HPARAMS shows the last point of a tag.
-        rows: dict[Any, Any] = curves.to_dict("index")
-        if final:
-            rows[last] = {**rows.get(last, {}), **final}
-        return [event(int(step), _scalars(values)) for step, values in rows.items()]
-
-    columns, hparams = _hparams(record, replicates, swept or record["study"].get("grid") or {})
-    # Two studies below one --logdir may each have a condition of this name: they are not one group.
-    trial = f"{record['condition']}@{str(directory.resolve()).removesuffix(record['condition']).rstrip('/')}"
-    session = event(0, hparams_pb(hparams, trial_id=trial, start_time_secs=finished - seconds))
-
-    curves = _with_band(sound_history)
-    # The x axis of this one is the layer, from 1, so that the shift of a whole network is one line.
-    by_layer = shift[shift["at_end"]].set_index("layer")[["measured"]].set_axis(["variance_shift/by_layer"], axis=1)
-    shift_charts = {"at the end of training (x axis: layer)": "variance_shift/by_layer"} if len(by_layer) else {}
-    if not shift["at_end"].all():
-        by_step = shift.pivot_table(index=["step", "seed"], columns="layer", values="measured").droplevel("seed")
-        shift_charts |= {f"layer {layer}, during training": f"variance_shift/layer{layer}" for layer in by_step}
-        curves = curves.join(_with_band(by_step.add_prefix("variance_shift/layer")), how="outer")
-    # DISTRIBUTIONS draws nothing for a single step: there the spread over seeds is seen in validation accuracy.
-    histograms: dict[str, Mapping[Any, Any]] = {
-        "test/acc_over_seeds": {last: finals["test/acc"].dropna()},
-        "val/acc_over_seeds": {step: own.dropna() for step, own in sound_history["val/acc"].groupby(level=0)},
-    }
-    events = [
-        event(0, columns, _layout(shift_charts)),
-        *points(curves, finals.mean().to_dict()),
-        *points(_with_band(by_layer)),
-        *(event(step, _histogram(tag, steps[step])) for tag, steps in histograms.items() for step in sorted(steps)),
-        *(event(entry["step"], _activations(entry)) for entry in record.get("activations", [])),
-    ]
-    if logging == "minimal":
-        _write(directory, [session, *events])
-        return
-    _write(directory, events)
-    for seed, final in finals.to_dict("index").items():
-        own = history[history["seed"] == seed] if logging == "per_seed" else history.head(0)
-        _write(directory / "seeds" / f"{seed:02d}", [session, *points(own.drop(columns="seed"), final)])
+    run = Run(began, seconds / max(steps, 1))
+    run.add(0, _session(_hparams(record["config"]), began))
+    run.add(steps, _scalars(_finals(sound) | {DIVERGED: float(diverged.sum())}))
+    if logging != "minimal":
+        run.curves(_curves(history[history["seed"].isin(sound["seed"])].assign(cell=""), "step", CURVES))
+        run.curves(_shift(record, sound["seed"]))
+        run.add(0, _margin_charts([*CURVES.values(), SHIFT]))
+    run.write(directory)
+    if logging == "per_seed":
+        for seed, curves in history.groupby("seed"):
+            run = Run(began, seconds / max(steps, 1))
+            run.curves(curves.set_index("step")[list(CURVES)].rename(columns=CURVES))
+            run.write(directory / "seeds" / f"{seed:02d}")
 
 
 def write_live(directory: Path, history: pd.DataFrame) -> None:
-    """Write the curves of a condition that trains, as far as they go, until `write_condition` takes their place."""
-    curves: dict[Any, Any] = _with_band(_curves(history).drop(columns="seed")).to_dict("index")
-    now = time.time()
-    points = [Event(wall_time=now, step=int(step), summary=_scalars(values)) for step, values in curves.items()]
-    _clear(directory)
-    _write(directory, points)
+    """Write the curves of a configuration that trains, until `write_condition` takes their place."""
+    run = Run(time.time())
+    run.curves(_curves(history.assign(cell=""), "step", CURVES))
+    run.write(directory)
 
 
-def _curves(history: pd.DataFrame) -> pd.DataFrame:
-    """One row per seed and validation by step: the seed, and the curves by tag."""
-    history = history.assign(loss_gap=history["val_nll"] - history["train_loss"])
-    return history[["seed", "step", *_CURVES]].rename(columns=_CURVES).set_index("step").sort_index()
+def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str, Path]) -> None:
+    """Write a study's `overview`: a run for each arrangement and position, and the run `answer`.
 
-
-def write_report(
-    directory: Path,
-    figures: Mapping[str, Path],
-    tables_markdown: Mapping[str, str],
-    replicates: pd.DataFrame | None = None,
-) -> None:
-    """Write the report's run, in place of event files that stand in its folder.
-
-    figures: PNG files by tag, for IMAGES. tables_markdown: Markdown by tag, for TEXT. replicates: the study's, all
-    conditions in one table: for DISTRIBUTIONS, test accuracy over seeds against the rate in percent, which stands where
-    the step usually is.
+    folder: the study's, with plan.json. texts: Markdown by tag, for TEXT. figures: PNG files by tag, for
+    IMAGES. A finished configuration whose event files were deleted gets them again, from its record.
     """
-    _clear(directory)
-    summaries = [text_pb(tag, markdown) for tag, markdown in tables_markdown.items()]
-    for tag, path in figures.items():
-        image = Summary.Image(encoded_image_string=path.read_bytes())
-        summaries.append(Summary(value=[Summary.Value(tag=tag, image=image)]))
-    now = time.time()
-    events = [Event(wall_time=now, summary=summary) for summary in summaries]
-    if replicates is not None:
-        table = replicates.fillna({"setting": ""}).dropna(subset="test_acc")
-        names = ["dataset", "arrangement", "position", "setting"]
-        swept = table.groupby(names)["rate"].transform("nunique") > 1  # a single rate is not drawn
-        cells: Any = table[swept].groupby([*names, "rate"])["test_acc"]
-        for (*place, rate), accuracies in cells:
-            summary = _histogram("/".join(["test_acc_by_rate", *filter(None, place)]), accuracies)
-            events.append(Event(wall_time=now, step=round(100 * rate), summary=summary))
-    _write(directory, events)
+    finished = _finished(folder)
+    for directory in finished:
+        if not any(directory.glob("events.out.tfevents.*")):
+            record = json.loads((directory / "record.json").read_text(encoding="utf-8"))
+            tables = [pd.read_csv(directory / f"{name}.csv") for name in ("replicates", "history")]
+            write_condition(directory, record, *tables, logging=record["config"]["logging"])
+    if finished:
+        _write_overview(folder, finished, texts, figures)
 
 
-def _clear(run: Path) -> None:
-    """Remove a run's event files: a condition that was stopped, or gets more seeds, must not show its old points."""
-    for path in run.glob("events.out.tfevents.*"):
-        path.unlink()
+def write_overview_live(folder: Path) -> None:
+    """Write a study's `overview` of what is finished, if that has changed since the last time."""
+    finished = _finished(folder)
+    if not finished or _shown.get(folder) == finished:
+        return
+    text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
+    try:
+        _write_overview(folder, finished, {"answer": text}, {})
+    except (OSError, ValueError, LookupError):  # a folder that is damaged or being written: the report tells
+        return
+    _shown[folder] = finished
 
 
-def _write(run: Path, events: Sequence[Event]) -> None:
-    """Write one run's one event file.
+# By study's folder, what `write_overview_live` has shown.
+_shown: dict[Path, dict[Path, int]] = {}
 
-    A plain file, because the package's EventFileWriter starts a thread for each. The name is new each time: a server
-    that is watching would read on in a file of the old name from where it stopped.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / f"events.out.tfevents.{time.time():.6f}.normdrop", "wb") as file:
-        writer = RecordWriter(file)
-        writer.write(Event(wall_time=events[0].wall_time, file_version="brain.Event:2").SerializeToString())
-        for event in events:
-            writer.write(event.SerializeToString())
+
+class Run:
+    """The events of one run. A step takes `seconds`: seeds train side by side and share its time."""
+
+    def __init__(self, began: float, seconds: float = 0.0) -> None:
+        self.began, self.seconds = began, seconds
+        self.events = [Event(wall_time=began, file_version="brain.Event:2")]
+
+    def add(self, step: int, summary: Summary) -> None:
+        self.events.append(Event(wall_time=self.began + self.seconds * step, step=step, summary=summary))
+
+    def curves(self, curves: pd.DataFrame) -> None:
+        """Add curves: their x as the index, a column for each tag."""
+        for x, values in curves.sort_index().to_dict("index").items():
+            self.add(int(x), _scalars(values))
+
+    def write(self, directory: Path) -> None:
+        """Write the run's one event file, in place of any that stand there.
+
+        A plain file, because the package's EventFileWriter starts a thread for each. The name is new each
+        time: a server that is watching would read on in a file of the old name from where it stopped.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.glob("events.out.tfevents.*"):
+            path.unlink()
+        with open(directory / f"events.out.tfevents.{time.time():.6f}.normdrop", "wb") as file:
+            writer = RecordWriter(file)
+            for event in self.events:
+                writer.write(event.SerializeToString())
 
 
 def _scalars(values: Mapping[Any, float]) -> Summary:
-    """The finite ones of the values as scalars; a missing metric leaves no point, so no mean counts it."""
-    return Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items() if np.isfinite(v)])
+    """The finite ones of the values as scalars; a missing metric leaves no point."""
+    summary = Summary()
+    for tag, value in values.items():
+        if np.isfinite(value):
+            summary.value.add(tag=tag, simple_value=value)
+    return summary
 
 
-def _histogram(tag: str, values: Any) -> Summary:
-    """A histogram of about twice the square root of the number of values in buckets: ten for thirty seeds."""
-    return histogram_pb(tag, values, buckets=int(np.clip(2 * np.sqrt(np.size(values)), 5, 30)))
+def _session(values: Mapping[str, Any], began: float) -> Summary:
+    # Without a trial's name a session is a group of its own: two studies below one --logdir never mix.
+    return hparams.hparams_pb(values, trial_id="", start_time_secs=began)
 
 
-def _activations(entry: Mapping[str, Any]) -> Summary:
-    """An entry of the record's `activations` as it was counted; TensorBoard takes (buckets, 3): left, right, count."""
-    tag = f"activations/layer{entry['layer']}/{entry['where']}/{entry['mode']}"
-    metadata = histogram_metadata.create_summary_metadata(None, f"The replicate of seed {entry['seed']}")
-    buckets = np.column_stack([entry["edges"][:-1], entry["edges"][1:], entry["counts"]])
-    tensor = make_tensor_proto(buckets, dtype=np.float64)
-    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+def _hparams(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All of a config's values by dotted key, for a later sweep may vary any: numbers as floats, or text."""
+    values: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            values |= _hparams(value, f"{key}.")
+        elif value is not None and not key.startswith(NOT_SHOWN):
+            values[key] = float(value) if type(value) in (int, float) else str(value)
+    return values
 
 
-def _shift(record: Mapping[str, Any], last: int) -> pd.DataFrame:
-    """The record's variance shift, one row per layer, seed and time: layer, seed, measured, step, at_end."""
-    shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
-    shift["at_end"] = shift["epoch"] == "end"
-    epochs = record["config"]["trainer"]["max_epochs"]
-    shift["step"] = shift["epoch"].where(~shift["at_end"], epochs).astype(int) * last // epochs
-    return shift.drop(columns="epoch").astype({"layer": int, "seed": int, "measured": float, "at_end": bool})
+def _finals(seeds: pd.DataFrame) -> dict[Any, float]:
+    """The mean of each final metric that was measured, by tag."""
+    return {tag: float(seeds[column].mean()) for column, tag in FINALS.items() if column in seeds}
 
 
-def _with_band(table: pd.DataFrame) -> pd.DataFrame:
-    """For each value of the index (a step, or a layer) the mean of each column and the ends of its band."""
-    groups = table.groupby(level=0)
-    bands = [groups.quantile(q).rename(columns={t: _band(str(t), s) for t in table}) for s, q in _BAND.items()]
-    return pd.concat([groups.mean(), *bands], axis=1)
+def _curves(history: pd.DataFrame, x: str, tags: Mapping[str, str]) -> pd.DataFrame:
+    """Means over seeds and their bands, by x and tag.
 
-
-def _band(tag: str, side: str) -> str:
-    """The tag of a band's end, in a group that sorts behind all others in SCALARS."""
-    return f"whiskers/{tag}/{side}"
-
-
-def _hparams(
-    record: Mapping[str, Any], replicates: pd.DataFrame, swept: Mapping[str, Sequence[str]]
-) -> tuple[Summary, dict[str, Any]]:
-    """What HPARAMS' columns are, and this condition's values in them.
-
-    TensorBoard takes the columns from the first run that describes them, so every condition does; were there none, it
-    would find them from the runs, the metrics in alphabetical order and every curve among them.
+    history: a row per seed, `cell` (data set and setting) and x. A seed that stopped early goes on with its
+    last value, so that a curve does not end as that of the few that are left; LEFT counts those that train.
     """
-    values = {name: replicates[name].iloc[0] for name in _COLUMNS}
-    chosen = {**record["choices"], **record["setting"]}
-    for key in sorted({*swept, *record["setting"]} - set(_COLUMNS.values())):
-        values[key] = chosen[key] if key in chosen else _lookup(record["config"], key)
-    infos, hparams = [], {}
-    for name, value in values.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        domain = {str(value), *map(str, swept.get(_COLUMNS.get(name, name), []))}
-        overridden = name not in _COLUMNS and name not in record["setting"]
-        if overridden and (len(domain) == 1 or isinstance(value, Mapping)):
-            continue  # the same everywhere, or a choice of a whole group
-        number = isinstance(value, int | float)  # a bool too
-        hparams[name] = value if number else str(value)
-        kind = "BOOL" if isinstance(value, bool) else "FLOAT64" if number else "STRING"
-        info = api_pb2.HParamInfo(name=name, differs=len(domain) > 1, type=f"DATA_TYPE_{kind}")
-        if not number:
-            info.domain_discrete.extend(sorted(domain))
-        infos.append(info)
-    metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name) for tag, (_, name) in TAGS.items()
-    ]
-    data = plugin_data_pb2.HParamsPluginData(experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics))
-    columns = Summary.Value(
-        tag=hparams_metadata.EXPERIMENT_TAG,
-        metadata=hparams_metadata.create_summary_metadata(data),
-        tensor=hparams_metadata.NULL_TENSOR,
-    )
-    return Summary(value=[columns]), hparams
+    points = history.drop_duplicates([x, "cell", "seed"], keep="last").set_index([x, "cell", "seed"])
+    curves = []
+    for column, tag in tags.items():
+        values = points[column].unstack(["cell", "seed"]).sort_index()
+        by_seed = values.ffill().T.groupby("seed").mean().T  # each data set and setting counts alike
+        curves.append(_with_band(tag, by_seed))
+    left = values.bfill().notna().T.groupby("seed").any().sum()
+    if left.nunique() > 1:
+        curves.append(left.to_frame(LEFT))
+    return pd.concat(curves, axis=1)
 
 
-def _lookup(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
+def _shift(record: Mapping[str, Any], seeds: pd.Series) -> pd.DataFrame:
+    """The variance shift at the end of training by layer, from 1, and its band."""
+    shift = pd.DataFrame(list(record["shift"]), columns=["layer", "seed", "measured", "epoch"])
+    shift = shift[shift["seed"].isin(seeds) & (shift["epoch"] == "end")]
+    return _with_band(SHIFT, shift.pivot(index="layer", columns="seed", values="measured").astype(float))
 
 
-def _layout(shifts: Mapping[str, str]) -> Summary:
-    """CUSTOM SCALARS' margin charts, those of variance shift by title. TensorBoard merges all runs' layouts."""
+def _with_band(tag: str, by_seed: pd.DataFrame) -> pd.DataFrame:
+    """The mean of each row of (x, seed), and the ends of its band."""
+    if by_seed.empty:  # every seed diverged, or nothing was measured
+        return pd.DataFrame()
+    lower, upper = _band(tag)
+    bands = {lower: by_seed.quantile(0.1, axis=1), upper: by_seed.quantile(0.9, axis=1)}
+    return pd.DataFrame({tag: by_seed.mean(axis=1), **bands})
+
+
+def _band(tag: str) -> tuple[str, str]:
+    """The tags of a band's ends, in a group that sorts behind all others."""
+    return f"whiskers/{tag}/lower", f"whiskers/{tag}/upper"
+
+
+def _margin_charts(tags: Iterable[str]) -> Summary:
+    """CUSTOM SCALARS' charts, one for each tag with its band. TensorBoard merges all runs' layouts."""
     layout = layout_pb2.Layout()
-    for title, charts in {**_MARGINS, **({"Variance shift": shifts} if shifts else {})}.items():
-        category = layout.category.add(title=title)
-        for name, tag in charts.items():
-            series = layout_pb2.MarginChartContent.Series(value=tag, **{side: _band(tag, side) for side in _BAND})
-            category.chart.add(title=name, margin=layout_pb2.MarginChartContent(series=[series]))
+    category = layout.category.add(title="Mean over seeds, and where 80 % of them lie")
+    for tag in tags:
+        lower, upper = _band(tag)
+        series = layout_pb2.MarginChartContent.Series(value=tag, lower=lower, upper=upper)
+        category.chart.add(title=tag, margin=layout_pb2.MarginChartContent(series=[series]))
+    summary = Summary()
     tensor, metadata = make_tensor_proto(layout.SerializeToString()), custom_scalar.create_summary_metadata()
-    return Summary(value=[Summary.Value(tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)])
+    summary.value.add(tag=custom_scalar.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
+    return summary
+
+
+def _finished(folder: Path) -> dict[Path, int]:
+    """The folders of a study's finished configurations, with their records' times of writing."""
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    records = [folder / path / "record.json" for path in plan["conditions"]]
+    return {record.parent: record.stat().st_mtime_ns for record in records if record.exists()}
+
+
+@cache
+def _read(directory: Path, written: int) -> tuple[dict[str, Any], set[str], pd.DataFrame, pd.DataFrame]:
+    """A finished configuration: hyperparameters, the tuned ones among them, a row per seed, its history.
+
+    written: the record's time, so that a configuration that got more seeds is read again.
+    """
+    record = json.loads((directory / "record.json").read_text(encoding="utf-8"))
+    tuned = {"rate", *record["study"].get("tuned", [])}
+    setting = {key: value for key, value in record["setting"].items() if key not in tuned}
+    table = pd.read_csv(directory / "replicates.csv").reindex(columns=["seed", "diverged", *FINALS])
+    table = table.assign(
+        run=f"{record['arrangement']} {record['position']}",
+        cell=f"{record['dataset']} {setting}",
+        rate=record["rate"],
+        rerun=record["config"]["rerun"],
+        directory=str(directory),
+    )
+    history = pd.read_csv(directory / "history.csv", usecols=["seed", "epoch", *CURVES])
+    return _hparams(record["config"]), tuned, table, history.assign(directory=str(directory))
+
+
+def _write_overview(
+    folder: Path, finished: Mapping[Path, int], texts: Mapping[str, str], figures: Mapping[str, Path]
+) -> None:
+    """Write the overview's runs, in place of those that stand there."""
+    found = {str(directory): _read(directory, written) for directory, written in finished.items()}
+    table = pd.concat([rows for _, _, rows, _ in found.values()], ignore_index=True)
+    table, left_out = _comparable(table[table["rerun"] == 0])
+    overview, now = folder / "overview", time.time()
+    names = sorted(table.loc[~table["diverged"].astype(bool), "run"].unique())[: MOST_RUNS - 1]
+    for stale in {path.name for path in overview.glob("*")} - {*names, "answer"}:
+        shutil.rmtree(overview / stale)
+    for name in names:
+        rows = table[table["run"] == name]
+        chosen = _chosen(rows, ["cell", "seed"])
+        values, tuned, _, _ = found[chosen["directory"].mode().iloc[0]]
+        shown = {"arrangement", "position", "rerun", *tuned}
+        run = Run(now)
+        run.add(0, _session({key: value for key, value in values.items() if key in shown}, now))
+        histories = pd.concat([found[directory][3] for directory in chosen["directory"].unique()])
+        _add_as_tuned(run, rows, chosen, histories)
+        _add_by_rate(run, rows, sorted(set(table["rate"]) - {0.0}))
+        run.write(overview / name)
+
+    answer = Run(now)
+    answer.add(0, _columns(pd.DataFrame([values for values, _, _, _ in found.values()])))
+    answer.add(0, _margin_charts([*BY_RATE.values(), *BY_EPOCH.values()]))
+    for tag, markdown in {**texts, "runs": _legend(table, names, left_out)}.items():
+        answer.add(0, text_pb(tag, markdown))
+    for tag, path in figures.items():
+        image = Summary.Image(encoded_image_string=path.read_bytes())
+        answer.add(0, Summary(value=[Summary.Value(tag=tag, image=image)]))
+    answer.write(overview / "answer")
+
+
+def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows of the data sets and settings that have the most, and how many others there are.
+
+    A curve by rate whose points are means over different data sets would show the data sets.
+    """
+    points = table["run"] + " " + table["rate"].astype(str)
+    by_cell = points.groupby(table["cell"]).agg(frozenset)
+    fullest = max(by_cell, key=len, default=None)
+    cells = [cell for cell, points in by_cell.items() if points == fullest]
+    return table[table["cell"].isin(cells)], len(by_cell) - len(cells)
+
+
+def _chosen(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Of each group the row that validation prefers: accuracy, ties by NLL, then the lower rate."""
+    sound = rows[~rows["diverged"].astype(bool)]
+    best_first = sound.sort_values(["val_acc", "val_nll", "rate"], ascending=[False, True, True])
+    return best_first.drop_duplicates(by)
+
+
+def _add_as_tuned(run: Run, rows: pd.DataFrame, chosen: pd.DataFrame, histories: pd.DataFrame) -> None:
+    """Add the learning curves and the final metrics of each seed's own choice."""
+    curves = _curves(histories.merge(chosen[["directory", "seed", "cell"]]), "epoch", BY_EPOCH)
+    run.curves(curves)
+    finals = _finals(chosen.groupby("seed")[list(FINALS)].mean())
+    run.add(int(curves.index.max()), _scalars(finals | {DIVERGED: float(rows["diverged"].sum())}))
+
+
+def _add_by_rate(run: Run, rows: pd.DataFrame, rates: list[float]) -> None:
+    """Add accuracy and loss against the rate; without dropout they are a level line to compare with."""
+    fixed = _chosen(rows, ["cell", "seed", "rate"])
+    for column, tag in BY_RATE.items():
+        by_rate = fixed.pivot_table(index="rate", columns="seed", values=column)
+        if rates and set(rows["rate"]) == {0.0}:
+            by_rate = by_rate.reindex(rates, method="ffill")
+        by_rate.index = (1000 * by_rate.index).round().astype(int)
+        run.curves(_with_band(tag, by_rate))
+
+
+def _columns(configs: pd.DataFrame) -> Summary:
+    """HPARAMS' columns: what varies, and METRICS. By itself TensorBoard would take every curve too."""
+    columns = []
+    for key in configs:
+        values = configs[key].dropna().unique().tolist()
+        if len(values) > 1:
+            mixed = len({type(value) for value in values}) > 1
+            columns.append(hparams.HParam(key, None if mixed else hparams.Discrete(values)))
+    metrics = [hparams.Metric(tag, display_name=METRICS[column].words) for column, tag in FINALS.items()]
+    metrics.append(hparams.Metric(DIVERGED, display_name="diverged seeds"))
+    return hparams.hparams_config_pb(columns, metrics)
+
+
+def _legend(table: pd.DataFrame, names: list[str], left_out: int) -> str:
+    """What the runs of the overview are, in Markdown."""
+    return f"""
+A run is an arrangement and its position ({len(names)} of {table["run"].nunique()} stand here), at the rate
+(and what else is tuned) that each seed's own validation part prefers. Values are means over
+{table["seed"].nunique()} seeds and {table["cell"].nunique()} data sets or settings ({left_out} others lack an
+arrangement or a rate). Without dropout the line by rate is level. A seed that stopped early goes on with its
+last value.
+"""

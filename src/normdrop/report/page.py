@@ -122,17 +122,12 @@ def write(found: Found, command: str, against: Path | None = None) -> Page:
         }
         for name in ("report.html", "report.md"):
             (folder / name).write_text(_templates(name).get_template(f"{name}.j2").render(context))
-        if sections:
-            tensorboard.write_report(
-                folder,
-                {f"{s.slug}/{file.removesuffix('.png')}": folder / file for s in sections for file, _, _ in s.figures},
-                {
-                    f"{s.slug}/verdicts": f"{s.answer.word}. {s.answer.sentence}\n\n"
-                    + s.family.columns(IN_TENSORBOARD).markdown()
-                    for s in sections
-                },
-                replicates if len(sections) == 1 else None,
-            )
+        for s in sections:
+            if (s.study.root / "plan.json").exists():  # what is published has no curves
+                sentence = f"{s.answer.word}. {s.answer.sentence}"
+                texts = {"answer": sentence, "differences": s.family.columns(IN_TENSORBOARD).markdown()}
+                figures = {file.removesuffix(".png"): folder / file for file, _, _ in s.figures}
+                tensorboard.write_overview(s.study.root, texts, figures)
         folder.chmod(0o755)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=".report-old-", dir=found.directory))

@@ -52,7 +52,7 @@ def work(cfg: DictConfig) -> str | None:
     root, only = Path(hydra.sweep.dir).absolute(), hydra.sweep.subdir
     plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
     sweep = plan["sweeps"][cfg.sweep]
-    shared = {"command": sweep["command"], "grid": sweep["grid"], "columns": record.swept(plan["sweeps"])}
+    shared = {"command": sweep["command"], "grid": sweep["grid"]}
     shared["hydra"] = OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)
     for path in sweep["jobs"] if only == "." else [only]:
         try:
@@ -173,7 +173,7 @@ def finish(
         "shift": shifts,
         "activations": activations,
     }
-    tensorboard.write_condition(directory, merged, replicates, history, config["logging"], study["columns"])
+    tensorboard.write_condition(directory, merged, replicates, history, config["logging"])
     if config["save_networks"]:
         keep(directory, config, fitted, grows=old is not None)
     record.write(directory, merged, replicates, history)

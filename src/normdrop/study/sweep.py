@@ -168,7 +168,7 @@ def _train(root: Path, study: Sequence[Condition], grid: Mapping[str, Any], laun
     """Train what is missing of a planned study. Raises ValueError if a condition failed."""
     todo: Sequence[Condition] = [condition for condition in study if condition.missing]
     for condition in (c for c in study if not c.missing):
-        _redraw(root / condition.path, None, condition.config["logging"])
+        _redraw(root / condition.path, condition.config["logging"])
     if todo:
         number = _write_plan(root, study, todo, grid)
         try:
@@ -402,7 +402,7 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
     """plan.json: what was asked for, so that jobs know their configs and a report knows what is missing.
 
     Sweeps that share a folder add to it: `sweeps` lists their commands, grids and jobs, `conditions` says which asked
-    last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
+    last. Returns the number of this sweep.
     """
     sweep: dict[str, Any] = {"command": command(), "grid": grid}
     path = root / "plan.json"
@@ -411,13 +411,10 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
         plan: dict[str, Any] = {"sweeps": [], "conditions": {}}
         if path.exists():
             plan |= json.loads(path.read_text(encoding="utf-8"))
-        before, sweeps = record.swept(plan["sweeps"]), plan["sweeps"]
+        sweeps = plan["sweeps"]
         number = next((n for n, old in enumerate(sweeps) if sweep.items() <= old.items()), len(sweeps))
         jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
         sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
-        columns = record.swept(sweeps)
-        for condition in plan["conditions"].keys() - jobs.keys() if columns != before else ():
-            _redraw(root / condition, columns)
         asked = {c.path: {"setting": c.setting, "seeds": configs.seeds(c.config), "sweep": number} for c in study}
         plan["conditions"] |= asked
         with whole(path) as part:
@@ -425,8 +422,8 @@ def _write_plan(root: Path, study: Sequence[Condition], todo: Sequence[Condition
     return number
 
 
-def _redraw(directory: Path, columns: Mapping[str, list[str]] | None, logging: str | None = None) -> None:
-    """Write a finished condition's event files anew, with other columns or as `logging` now asks."""
+def _redraw(directory: Path, logging: str) -> None:
+    """Write a finished condition's event files anew as `logging` now asks."""
     with suppress(Timeout), record.lock(directory).acquire(blocking=False):
         found = record.read(directory)
         if found is None or logging == found.record["config"]["logging"]:
@@ -434,6 +431,6 @@ def _redraw(directory: Path, columns: Mapping[str, list[str]] | None, logging: s
         from normdrop import tensorboard  # here: seldom needed
 
         held, tables = found.record, (found.replicates, found.history)
-        held["config"]["logging"] = logging or held["config"]["logging"]
-        tensorboard.write_condition(directory, held, *tables, held["config"]["logging"], columns)
+        held["config"]["logging"] = logging
+        tensorboard.write_condition(directory, held, *tables, logging=logging)
         record.write(directory, held, *tables)
