@@ -31,7 +31,7 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         raise ValueError(f"trainer.val_check_interval={interval}: must come to between 1 and {steps} steps, an epoch's")
     if (most := config["trainer"].get("max_steps", first)) < first:
         raise ValueError(f"trainer.max_steps={most}: must reach the first validation, after {first} steps")
-    seeds = len(config["seeds"] or range(config["replicates"]))
+    seeds = config["replicates"]
     together = min(config["replicates_at_a_time"] or AT_A_TIME["cpu"], seeds)
     with torch.device("meta"):  # shapes without memory
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())
