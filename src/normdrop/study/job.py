@@ -19,7 +19,7 @@ import torch
 import yaml
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from normdrop import tensorboard
 from normdrop.data.sources import standard_rows
@@ -40,22 +40,21 @@ def work(cfg: DictConfig) -> str | None:
     hydra = HydraConfig.get()
     if (gpus := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(hydra.job.num % gpus)
-    own = OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)
-    return train_these(Path(hydra.sweep.dir).absolute(), cfg.sweep, own, [hydra.sweep.subdir])
+    return train_these(Path(hydra.sweep.dir).absolute(), cfg.sweep, [hydra.sweep.subdir])
 
 
-def beside_others(root: Path, sweep: int, hydra: Any, gpu: int | None, said: Any) -> None:
+def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
     """What a process of the sweep's own does: each configuration that nobody else has. said: takes what stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    why = train_these(root, sweep, hydra)
+    why = train_these(root, sweep)
     if why:
         said.put(why)
 
 
-def train_these(root: Path, number: int, hydra: Any, paths: Sequence[str] = ()) -> str | None:
+def train_these(root: Path, number: int, paths: Sequence[str] = ()) -> str | None:
     """Train what is missing of these configurations of a sweep, or of all.
 
     Returns what cannot be kept in an error.txt, in one line: a full disk, a folder of another config.
@@ -69,7 +68,7 @@ def train_these(root: Path, number: int, hydra: Any, paths: Sequence[str] = ()) 
         if parent is not None and not parent.is_alive():
             return None  # killed: the same command goes on
         try:
-            _condition(root, sweep["jobs"][path] | shared | {"condition": path, "hydra": hydra})
+            _condition(root, sweep["jobs"][path] | shared | {"condition": path})
         except Timeout:  # a folder in other hands is left to them: the sweep waits for them at its end
             continue
         except (OSError, ValueError) as error:
@@ -104,13 +103,9 @@ def _condition(root: Path, study: Mapping[str, Any]) -> None:
 
 def _describe(folder: Path, study: Mapping[str, Any]) -> None:
     """The files that Hydra leaves of a job."""
-    own = {"sweep": study["hydra"]["sweep"] | {"subdir": study["condition"]}}
-    own["overrides"] = study["hydra"]["overrides"] | {"task": study["overrides"]}
-    own["runtime"] = study["hydra"]["runtime"] | {"output_dir": str(folder.parent)}
-    files = {"config": study["config"], "overrides": study["overrides"], "hydra": {"hydra": study["hydra"] | own}}
     folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        text = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    for name in ("config", "overrides"):
+        text = yaml.dump(study[name], Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A study's plan: the distinct configurations of a grid, checked, where each lies, and which of its seeds are missing."""
+"""A study's plan: the distinct configurations of a grid, checked, where each lies, and which seeds are missing."""
 
 from __future__ import annotations
 

@@ -4,16 +4,15 @@
 the key, its value and what is allowed there. What only the data or the networks know is checked by them.
 """
 
+# mypy: disable-error-code="valid-type"
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator, Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
 from normdrop.data import SERVED
@@ -24,121 +23,138 @@ from normdrop.study.told import nearest, unknown_key
 # The names that a study's folder uses itself.
 RESERVED = ("report", "overview", "seeds", "plan.json", "record.json", "replicates.csv", "history.csv", "error.txt")
 RESERVED += ("networks.pt",)
-LARGEST = 2**31 - 1
 AS_TYPED = ("target", "categorical", "drop", "missing", "split_column")  # they name columns or words of a table
 
 
-def canonical_number(value: float) -> float:
-    """Twelve digits, no −0."""
-    return float(f"{value:.12g}") + 0.0
-
-
-def canonical_numbers(value: Any) -> Any:
-    """One spelling of the numbers in a value whose type nobody declared: whole ones are int."""
+def canonical(value: Any) -> Any:
+    """One spelling of the numbers in a value: twelve digits, no −0, and whole ones int."""
     if isinstance(value, dict):
-        return {key: canonical_numbers(inner) for key, inner in value.items()}
+        return {key: canonical(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [canonical_numbers(inner) for inner in value]
+        return [canonical(inner) for inner in value]
     if type(value) is not float or not math.isfinite(value):
         return value
-    value = canonical_number(value)
+    value = float(f"{value:.12g}") + 0.0
     return int(value) if value.is_integer() else value
 
 
-def _whole(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value
+def _integer(low: int, high: int = 2**31 - 1) -> Any:
+    """The type of whole numbers from low to high, however they are typed: 2, 2.0, 2e0."""
+
+    def check(value: Any) -> int:
+        value = canonical(value)
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"an integer ≥ {low}" + (f" and ≤ {high}" if high < 2**31 - 1 else ""))
+        return value
+
+    return Annotated[int, BeforeValidator(check)]
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError("a value stands twice")
-    return values
+def _number(low: float, *, above: bool = False, below: float = math.inf) -> Any:
+    """The type of numbers from low, or above it, and below a limit."""
+
+    def check(value: Any) -> float:
+        value = canonical(value)
+        number = type(value) in (int, float) and math.isfinite(value)
+        if not number or value < low or (above and value == low) or value >= below:
+            limits = f" {'>' if above else '≥'} {low:g}" if low > -math.inf else ""
+            raise ValueError(f"a number{limits}" + (f" and < {below:g}" if below < math.inf else ""))
+        return float(value)
+
+    return Annotated[float, BeforeValidator(check)]
 
 
-def _folder(value: str) -> str:
-    names = {name.casefold().removesuffix(".part") for name in value.split("/")}
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", value, re.ASCII) or names & {*RESERVED}:
-        raise ValueError("no folder of its own")
+def _distinct(kind: Any, least: int = 0) -> Any:
+    """The type of lists whose values are distinct."""
+
+    def check(values: Any) -> Any:
+        if not isinstance(values, list) or len(values) < least or len({*map(str, values)}) < len(values):
+            raise ValueError(f"a list of distinct values{', not empty' if least else ''}")
+        return values
+
+    return Annotated[list[kind], BeforeValidator(check)]
+
+
+def _interval(value: Any) -> Any:
+    if (type(value) is int and value >= 1) or (type(value) is float and 0 < value <= 1):
+        return value
+    raise ValueError("an integer ≥ 1 (optimizer steps) or a float > 0 and ≤ 1 (share of an epoch)")
+
+
+def _width(value: Any) -> Any:
+    # Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
+    value = canonical(value)
+    units = value if isinstance(value, list) else [value]
+    if not units or not all(type(unit) is int and unit >= 2 for unit in units):
+        raise ValueError("an integer ≥ 2, or a list with one integer ≥ 2 for each hidden layer")
     return value
 
 
-def _one_folder(value: str) -> str:
-    if "/" in value:
-        raise ValueError("two folders")
-    return _folder(value)
+def _folder(path: str, what: str) -> Any:
+    def check(value: Any) -> str:
+        names = {name.casefold().removesuffix(".part") for name in str(value).split("/")}
+        if not re.fullmatch(path, str(value), re.ASCII) or names & {*RESERVED}:
+            raise ValueError(f"{what}: letters, digits, '_', '.' and '-' only, none of {', '.join(RESERVED)}")
+        return str(value)  # a data set of OpenML may be a number
+
+    return Annotated[str, BeforeValidator(check)]
 
 
-_LETTERS = f"letters, digits, '_', '.' and '-' only, none of {', '.join(RESERVED)}"
-Whole = Annotated[int, BeforeValidator(_whole), Le(LARGEST)]
-Positive = Annotated[Whole, Ge(1)]
-Natural = Annotated[Whole, Ge(0)]
-Number = Annotated[float, AfterValidator(canonical_number)]
-Above0 = Annotated[Number, Gt(0)]
-From0 = Annotated[Number, Ge(0)]
-Rate = Annotated[Number, Ge(0), Lt(1)]
-Open01 = Annotated[Number, Gt(0), Lt(1)]
-Epochs = Annotated[list[Positive], AfterValidator(_distinct), "a list of distinct integers ≥ 1"]
-Interval = Annotated[
-    Annotated[int, Ge(1), Le(LARGEST)] | Annotated[Number, Gt(0), Le(1)],
-    "an integer ≥ 1 (optimizer steps) or a number with a point > 0 and ≤ 1.0 (share of an epoch)",
-]
-Text = Annotated[str, Field(min_length=1), "text"]
-Folder = Annotated[
-    str, AfterValidator(_folder), f"a folder below outputs, or folders with '/' between their names: {_LETTERS}"
-]
-DataName = Annotated[
-    str, BeforeValidator(str), AfterValidator(_one_folder), f"the name of a folder: {_LETTERS}"
-]  # of OpenML a number
-Arrangement = Literal[ARRANGEMENTS]  # type: ignore[valid-type]
-Position = Literal[POSITIONS]  # type: ignore[valid-type]
-Noise = Literal[NOISES]  # type: ignore[valid-type]
-Activation = Literal[tuple(ACTIVATIONS)]  # type: ignore[valid-type]
-MetricName = Literal[tuple(METRICS)]  # type: ignore[valid-type]
-KindName = Literal[tuple(KINDS)]  # type: ignore[valid-type]
-Side = Arrangement | Annotated[list[Arrangement], Field(min_length=1), AfterValidator(_distinct)]
-# Not 1: the products of a lone replicate with one unit round differently from those of several replicates.
-Units = Annotated[Whole, Ge(2)]
-Width = Annotated[
-    Units | Annotated[list[Units], Field(min_length=1)],
-    "an integer ≥ 2, or a list with one integer ≥ 2 for each hidden layer",
-]
-# A key that not every configuration has: where it is absent, it stays absent.
-ABSENT: Any = None
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("text")
+    return value
+
+
+def _column(value: Any) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+        raise ValueError("the name of a column; in YAML in quotes where it reads as true: 'on'")
+    return value
+
+
+Text = Annotated[Any, BeforeValidator(_text)]
+Positive, Rate = _integer(1), _number(0, below=1)
+Above0, Open01 = _number(0, above=True), _number(0, above=True, below=1)
+Arrangement: Any = Literal[ARRANGEMENTS]
+Activation: Any = Literal[tuple(ACTIVATIONS)]
+Measured: Any = Literal[tuple(METRICS)]
+Side: Any = Arrangement | _distinct(Arrangement, least=1)
+ABSENT: Any = None  # of a key that not every configuration has: where it is absent, it stays absent
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Open(BaseModel):
     """A group whose further keys are the arguments of a function, which is asked what it takes before training."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True)
 
 
 class Drift(Group):
     scale: Rate
-    offset: Number
-    cycles: From0
+    offset: _number(-math.inf)
+    cycles: _number(0)
 
 
 class Trainer(Group):
     max_epochs: Positive
     accelerator: Literal["auto", "cpu", "gpu"]
-    val_check_interval: Interval
+    val_check_interval: Annotated[int | float, BeforeValidator(_interval)]
 
 
 class Measure(Group):
     shift: bool
-    shift_epochs: Epochs
+    shift_epochs: _distinct(Positive)
     silencing: bool
 
 
 class Model(Open):
     name: Text
     init_gain: Above0
-    width: Width = ABSENT
-    depth: Annotated[Positive, Le(1000)] = ABSENT
+    width: Annotated[Any, BeforeValidator(_width)] = ABSENT
+    depth: _integer(1, 1000) = ABSENT
     activation: Activation = ABSENT
     output_activation: Activation | None = ABSENT
     dropout_layers: Literal["all", "last"] = ABSENT
@@ -149,17 +165,17 @@ class Model(Open):
 class Optimizer(Open):
     target: Text = Field(alias="_target_")
     lr: Above0
-    weight_decay: From0
+    weight_decay: _number(0)
     schedule: Literal["constant", "cosine"]
     clip: Above0 | None = ABSENT
     momentum: Rate = ABSENT
 
 
 class Data(Open):
-    name: DataName
+    name: _folder(r"\w[\w.-]*", "the name of a folder")
     level: Above0
     source: Text
-    target: Annotated[str | int | float | None, "the name of a column; in YAML in quotes where it reads as true"] = ABSENT
+    target: Annotated[Any, BeforeValidator(_column)] = ABSENT
 
 
 class Contrast(Group):
@@ -171,13 +187,13 @@ class Declaration(Group):
     claim: Text
     sentence: Text
     contrast: Contrast
-    metric: MetricName | Annotated[list[MetricName], Field(min_length=1), AfterValidator(_distinct)]
-    secondary: Annotated[list[MetricName], AfterValidator(_distinct)]
-    kind: KindName
+    metric: Measured | _distinct(Measured, least=1)
+    secondary: _distinct(Measured)
+    kind: Literal[tuple(KINDS)]
     over: Text | None
     core: Annotated[list[Any], Field(min_length=2)] | None
     tuned: list[Text]
-    rope: Annotated[dict[MetricName, Above0], "{metric: a number > 0, …}"]
+    rope: dict[Measured, Above0]
     alpha: Open01
     apart: list[Text]
     family: Literal["best_vs_best", "same_rate"] | None
@@ -185,12 +201,12 @@ class Declaration(Group):
 
 class Config(Group):
     arrangement: Arrangement
-    position: Position
+    position: Literal[POSITIONS]
     rate: Rate
-    noise: Noise
-    replicates: Annotated[Positive, Le(100_000)]
-    first_seed: Natural
-    rerun: Annotated[Literal[0, 1], BeforeValidator(_whole)]
+    noise: Literal[NOISES]
+    replicates: _integer(1, 100_000)
+    first_seed: _integer(0)
+    rerun: _integer(0, 1)
     replicates_at_a_time: Positive | None
     batch_size: Positive
     engine: Literal["auto", "torch", "compiled"]
@@ -202,10 +218,10 @@ class Config(Group):
     data: Data
     model: Model
     optimizer: Optimizer
-    checkpoint_minutes: From0
+    checkpoint_minutes: _number(0)
     save_networks: bool
     logging: Literal["minimal", "full", "per_seed"]
-    name: Folder
+    name: _folder(r"\w[\w.-]*(/\w[\w.-]*)*", "a folder below outputs, or folders with '/' between their names")
     study: Declaration | None
 
     @model_validator(mode="after")
@@ -231,31 +247,13 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise ValueError(_said(error.errors(include_url=False)[0], config)) from None
     known = valid.model_dump(by_alias=True, exclude_unset=True)
-    for group, kind in (("data", Data), ("model", Model), ("optimizer", Optimizer)):
-        for key in known[group].keys() - {field.alias or name for name, field in kind.model_fields.items()}:
-            if group != "data" or key not in AS_TYPED:
-                known[group][key] = canonical_numbers(known[group][key])
+    for group in ("data", "model", "optimizer"):
+        declared = getattr(valid, group).model_fields_set - (getattr(valid, group).model_extra or {}).keys()
+        for key in known[group].keys() - declared - {*AS_TYPED, "_target_"}:
+            known[group][key] = canonical(known[group][key])
     if known["study"] is not None:
         _check_names(known, known["study"])
     return known
-
-
-def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a config, those of its groups among them."""
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from keys(value, f"{prefix}{key}.")
-
-
-def lookup(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key. Raises KeyError."""
-    value: Any = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping):
-            raise KeyError(key)
-        value = value[name]
-    return value
 
 
 def _check_names(config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
@@ -277,81 +275,44 @@ def _check_names(config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind={study['kind']}")
 
 
+def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a config, those of its groups among them."""
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key. Raises KeyError."""
+    value: Any = config
+    for name in key.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(key)
+        value = value[name]
+    return value
+
+
 def _said(error: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """One line for an error of pydantic's: key=value: must be what its type allows."""
+    """One line for an error of pydantic's: key=value: must be what is allowed."""
+    value: Any = config
     path: list[str] = []
-    kind: Any = Config
     for part in error["loc"]:
-        fields = _fields(kind)
-        if fields is None or (part not in fields and error["type"] != "extra_forbidden"):
+        if not isinstance(value, dict):
             break  # inside a value: the key is what a person typed
         path.append(str(part))
-        kind = fields.get(str(part))
-    key = ".".join(path)
+        value = value.get(part)
+    key, text = ".".join(path), str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return unknown_key(key, known_keys())
-    if error["type"] == "value_error" and (not path or _fields(kind) is not None):
-        return str(error["ctx"]["error"])  # of several keys together
-    group = _fields(kind) is not None
+        return unknown_key(key, {*keys(config)} - {key})
     if error["type"] == "missing":
-        return f"{key}: is missing; it must be {'a group' if group else allowed(kind)}"
-    try:
-        value = lookup(config, key)
-    except KeyError:
-        value = "nothing"
-    if group:
+        return f"{key}: is missing"
+    if isinstance(value, dict) and error["type"] == "value_error":
+        return text  # of several keys together
+    if "dict" in error["type"] or error["type"].startswith("model"):
         return f"{key}={value}: must hold the keys that it has in conf/"
-    text = "null" if value is None else value
-    text = str(text).lower() if isinstance(text, bool) else text
-    return f"{key}={text}: must be {allowed(kind)}{nearest(value, _choices(kind))}"
-
-
-def _fields(kind: Any) -> dict[str, Any] | None:
-    """The types of a group's fields by key; None for what is no group."""
-    if get_origin(kind) in (Union, UnionType):  # a group or null
-        kind = next((part for part in get_args(kind) if part is not NoneType), None)
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return None
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.alias or name: hints[name] for name, field in kind.model_fields.items()}
-
-
-def known_keys(kind: Any = Config, prefix: str = "") -> list[str]:
-    """All dotted keys that are declared above."""
-    found = []
-    for name, inner in (_fields(kind) or {}).items():
-        found.append(f"{prefix}{name}")
-        found += known_keys(inner, f"{prefix}{name}.")
-    return found
-
-
-def allowed(kind: Any) -> str:
-    """What a value of this type may be, in words."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        said = [note for note in parts[1:] if isinstance(note, str)]
-        return said[0] if said else allowed(parts[0]) + _bounds(parts[1:])
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, parts))
-    if origin in (Union, UnionType):
-        return " or ".join(allowed(part) for part in sorted(parts, key=lambda part: part is not NoneType))
-    if origin is list:
-        return f"a list of distinct values, each {allowed(parts[0])}" if parts[0] is not Any else "a list"
-    return {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null"}[kind]
-
-
-def _bounds(notes: tuple[Any, ...]) -> str:
-    words = []
-    for note in notes:
-        for sign, name in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le")):
-            limit = getattr(note, name, None)
-            if isinstance(note, (Ge, Gt, Le, Lt)) and limit is not None and limit != LARGEST:
-                words.append(f"{sign} {limit}")
-    return " " + " and ".join(words) if words else ""
-
-
-def _choices(kind: Any) -> list[str]:
-    """The names that a value of this type may have."""
-    if get_origin(kind) is Literal:
-        return [str(name) for name in get_args(kind)]
-    return [name for part in get_args(kind) for name in _choices(part)]
+    names = re.findall(r"'([^']*)'", text) if error["type"] == "literal_error" else []
+    text = f"one of {', '.join(names)}" if names else text.removeprefix("Input should be ")
+    given = str(value).lower() if isinstance(value, bool) else value
+    given = "null" if value is None else given
+    return f"{key}={given}: must be {text}{nearest(value, names)}"

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from normdrop.study import config as configs
 from normdrop.study import record
@@ -24,7 +24,7 @@ from normdrop.study.progress import display, note_of
 from normdrop.study.told import count
 from normdrop.whole import whole
 
-Launch = Callable[[int, Sequence[Condition]], list[str]]
+Launch = Callable[[Sequence[Condition]], list[str]]
 PICTURES = "events.out.tfevents.*"
 
 
@@ -37,7 +37,6 @@ def run_study(
     Nothing trains before every configuration has passed its checks. Raises ValueError if one failed.
     """
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in a value
-    hydra = OmegaConf.to_container(config.hydra, resolve=False, enum_to_str=True)
     study = plan(points, compose, Path(config.hydra.sweep.dir), typed)
     todo = [condition for condition in study.conditions if condition.missing]
     _announce(study, todo)
@@ -46,7 +45,7 @@ def run_study(
     number = _write_plan(study, todo)
 
     def launch(left: Sequence[Condition]) -> list[str]:
-        return _launch(launcher, hydra, study.root, number, left)
+        return _launch(launcher, study.root, number, left)
 
     try:
         _train(study, todo, launch)
@@ -109,42 +108,44 @@ def _remarks(study: Plan, unused: Mapping[str, set[str]]) -> Iterator[str]:
         partner = configs.config_hash(condition.config | {"rerun": 0}) in hashes
         if not partner and not (study.root / first / record.RECORD).exists():
             yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
-    finished = [c for c in study.conditions if not c.missing and c.config["save_networks"]]
-    without = sum(not (study.root / c.path / "networks.pt").exists() for c in finished)
-    if without:
-        said = f"{count(without, 'finished configuration')} kept no networks; another name= trains them anew"
-        yield f"save_networks=true: {said}"
+    finished = [(c.config, study.root / c.path) for c in study.conditions if not c.missing]
+    without = {
+        "kept networks": sum(c["save_networks"] and not (folder / "networks.pt").exists() for c, folder in finished),
+        "TensorBoard's files": sum(not any(folder.glob(PICTURES)) for _, folder in finished),
+    }
+    for what, number in without.items():
+        if number:
+            yield f"{count(number, 'finished configuration')} without {what}; another name= trains anew"
+    for config, folder in finished[:1]:
+        found = record.read(folder)
+        if found is not None and found.record["config"]["logging"] != config["logging"]:
+            yield f"logging={config['logging']}: without effect on what is finished; another name= trains anew"
 
 
 def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
     """plan.json: what was asked for, so that jobs know their configs and a report knows what is missing.
 
     Sweeps that share a folder add to it: `sweeps` lists their commands, grids and jobs, `conditions` says which asked
-    last. TensorBoard's files of what is finished follow the study's new columns. Returns the number of this sweep.
+    last. Returns the number of this sweep.
     """
     sweep: dict[str, Any] = {"command": command(), "grid": study.grid}
-    finished = {c.path: c.config["logging"] for c in study.conditions if not c.missing}
-    before = read_plan(study.root)
     if not todo:
-        if before["known"] != study.known.kept:
+        found = read_plan(study.root)
+        if found["known"] != study.known.kept:
             with suppress(OSError):  # a folder that others may only read
-                _store(study.root, before | {"known": study.known.kept})
-        _draw(study.root, finished, record.swept(before["sweeps"]), anew=False)
+                _store(study.root, found | {"known": study.known.kept})
         return -1
     study.root.mkdir(parents=True, exist_ok=True)
     with record.locked(study.root, wait=True):
         found = read_plan(study.root)
-        columns, sweeps = record.swept(found["sweeps"]), found["sweeps"]
+        sweeps = found["sweeps"]
         number = next((n for n, old in enumerate(sweeps) if sweep.items() <= old.items()), len(sweeps))
         jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
         sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
-        changed = record.swept(sweeps) != columns
-        earlier = {path: finished.get(path) for path in found["conditions"].keys() - jobs.keys()} if changed else {}
         for condition in study.conditions:
             asked = {"setting": condition.setting, "seeds": configs.seeds(condition.config), "sweep": number}
             found["conditions"][condition.path] = asked
         _store(study.root, found | {"known": study.known.kept})
-    _draw(study.root, earlier | finished, record.swept(sweeps), anew=changed)
     return number
 
 
@@ -153,30 +154,7 @@ def _store(root: Path, found: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def _draw(root: Path, finished: Mapping[str, str | None], columns: Mapping[str, list[str]], anew: bool) -> None:
-    """Write the event files of finished configurations again where they are gone, or shall show other columns (`anew`)
-    or another `logging` than they do."""
-    for path, logging in finished.items():
-        directory = root / path
-        held = record.read(directory)
-        if held is None:
-            continue
-        logging = logging or held.record["config"]["logging"]
-        if any(directory.glob(PICTURES)) and logging == held.record["config"]["logging"] and not anew:
-            continue
-        from normdrop import tensorboard  # here: seldom needed
-
-        held.record["config"]["logging"] = logging
-        tables = held.replicates, held.history
-        try:
-            with record.locked(directory):
-                tensorboard.write_condition(directory, held.record, *tables, logging, columns)
-                record.write(directory, held.record, *tables)
-        except (Timeout, OSError) as error:
-            print(f"{path}: its TensorBoard files were not written again ({error})")
-
-
-def _train(study: Plan, todo: Sequence[Condition], launch: Callable[[Sequence[Condition]], list[str]]) -> None:
+def _train(study: Plan, todo: Sequence[Condition], launch: Launch) -> None:
     """Train what is missing of a planned study, and say what to do next. Raises ValueError if something failed."""
     root, total = study.root, len(study.conditions)
     unfinished = _rounds(root, todo, launch) if todo else []
@@ -195,9 +173,7 @@ def _train(study: Plan, todo: Sequence[Condition], launch: Callable[[Sequence[Co
     print(f"TensorBoard:  tensorboard --logdir {shown}")
 
 
-def _rounds(
-    root: Path, todo: Sequence[Condition], launch: Callable[[Sequence[Condition]], list[str]]
-) -> Sequence[Condition]:
+def _rounds(root: Path, todo: Sequence[Condition], launch: Launch) -> Sequence[Condition]:
     """Launch configurations until each is finished or has failed; those that are left without either are returned."""
     for condition in todo:
         for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
@@ -223,18 +199,18 @@ def _rounds(
     return []
 
 
-def _launch(launcher: Any, hydra: Any, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
+def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
     """Train configurations: in this process, in processes of its own, or each as a job of Hydra's launcher. What
     stopped a process is returned."""
     paths = [condition.path for condition in todo]
     kind = type(launcher).__name__
     if kind == "Processes":
-        return _side_by_side(launcher.n_jobs, hydra, root, number, todo)
+        return _side_by_side(launcher.n_jobs, root, number, todo)
     with display(root, paths):
         if kind == "BasicLauncher":
             from normdrop.study.job import train_these
 
-            why = train_these(root.absolute(), number, hydra)
+            why = train_these(root.absolute(), number)
             return [why] if why else []
         folder, *names = (QuotedString(path, Quote.single).with_quotes() for path in (str(root.absolute()), *paths))
         shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
@@ -249,7 +225,7 @@ def _launch(launcher: Any, hydra: Any, root: Path, number: int, todo: Sequence[C
     return [job.return_value for job in jobs if job.return_value is not None]
 
 
-def _side_by_side(n_jobs: int | None, hydra: Any, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
+def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
     """Processes that take configurations until none is left: copies of this one, which has imported what they need; one
     for each core or, each started anew, for each GPU."""
     import joblib
@@ -263,7 +239,7 @@ def _side_by_side(n_jobs: int | None, hydra: Any, root: Path, number: int, todo:
     said, workers = context.SimpleQueue(), []
     try:
         for index in range(min(n_jobs or gpus or joblib.cpu_count(), len(todo))):
-            arguments = (root.absolute(), number, hydra, index % gpus if gpus else None, said)
+            arguments = (root.absolute(), number, index % gpus if gpus else None, said)
             worker = context.Process(target=job.beside_others, args=arguments)
             worker.start()
             workers.append(worker)
