@@ -32,6 +32,7 @@ from normdrop.training.checkpoint import Checkpoints
 from normdrop.training.fit import Fitted, fit, quiet
 from normdrop.training.kept import keep
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 LIVE = 10  # seconds at least between two writes of a configuration's curves while it trains
 
 
@@ -47,6 +48,7 @@ def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
     """What a process of the sweep's own does: each configuration that nobody else has. said: takes what stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     if gpu is not None:
         torch.cuda.set_device(gpu)
     why = train_these(root, sweep)

@@ -12,7 +12,7 @@ from pathlib import Path
 from normdrop.study import record
 from normdrop.study.told import count, duration
 
-LONG = 30  # seconds after which a configuration in work says its epoch; without a terminal as often
+LONG = 30  # seconds after which, without a terminal, it is said what is in work
 
 
 def note_of(root: Path, path: str) -> Path:
@@ -27,7 +27,6 @@ class Progressing:
         self.root, self.total, self.started = root, len(paths), time.monotonic()
         self.waiting = {note_of(root, path).name: (path, _stamp(root / path)) for path in paths}
         self.ended: list[str] = []
-        self.began: dict[str, float] = {}
 
     def look(self) -> tuple[float, str]:
         """How many configurations are done, with parts of one, and what is in work, in words."""
@@ -40,10 +39,7 @@ class Progressing:
             if path not in running and _stamp(self.root / path) != before:
                 self.ended.append(path)
                 del self.waiting[name]
-        words = []
-        for path, (_, epoch) in running.items():
-            long = time.monotonic() - self.began.setdefault(path, time.monotonic()) > LONG
-            words.append(f"{path} ({epoch})" if epoch and long else path)
+        words = [f"{path} ({epoch})" if epoch else path for path, (_, epoch) in running.items()]
         return len(self.ended) + sum(part for part, _ in running.values()), ", ".join(words)
 
     def left(self, done: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -237,12 +238,14 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
     gpus = torch.cuda.device_count() if on_gpu(todo[0].config["trainer"]["accelerator"]) else 0
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" and not gpus else "spawn")
     said, workers = context.SimpleQueue(), []
+    signal.pthread_sigmask(signal.SIG_BLOCK, job.STOPPING)  # until a process has settled what they do to it
     try:
         for index in range(min(n_jobs or gpus or joblib.cpu_count(), len(todo))):
             arguments = (root.absolute(), number, index % gpus if gpus else None, said)
             worker = context.Process(target=job.beside_others, args=arguments)
             worker.start()
             workers.append(worker)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
         with display(root, [condition.path for condition in todo]):  # after the copies: it has a thread
             for worker in workers:
                 worker.join()
@@ -250,6 +253,7 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
         for worker in workers:
             worker.kill()
             worker.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
     if any(worker.exitcode for worker in workers):
         _mark_killed(root, todo, "Killed")
     return [] if said.empty() else [said.get()]
