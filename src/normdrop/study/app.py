@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from normdrop.study import command
@@ -21,7 +22,8 @@ HELP = """normdrop [key=value …]: train configurations, each with its seeds, i
   normdrop data=table data.path=mine.csv data.target=label
   normdrop-report outputs/ordering                      the answer, of what has finished
 
-Stopped, it goes on with the same command. Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
+Stopped, it goes on with the same command. --report writes the report at the end.
+Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
 
 {groups}
 
@@ -58,8 +60,9 @@ class _Stop:
 
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
-    words = sys.argv[1:]
-    command.typed[:] = words
+    command.typed[:] = sys.argv[1:]
+    command.planned[:] = []
+    words = [word for word in sys.argv[1:] if word != "--report"]
     if {"-h", "--help"}.intersection(words):
         return print(_help())
     if "--version" in words:
@@ -71,7 +74,7 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # in other processes too, no module of the working folder stands before ours
     stop = _Stop()
     try:
-        _run(words)
+        status = _study(words, report="--report" in sys.argv)
         stop.over()
     except (Exception, KeyboardInterrupt) as error:
         if stop.asked:  # whatever became of the interrupt: a library that it hits may raise another error instead
@@ -82,6 +85,34 @@ def main() -> None:
         if said is None and (traced or isinstance(error, KeyboardInterrupt)):
             raise
         sys.exit(f"normdrop: {said or f'{type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)'}")
+    if status:
+        sys.exit(status)
+
+
+def _study(words: list[str], report: bool) -> int:
+    """Train a study, and write its report or say how; the exit status."""
+    try:
+        _run(words)
+    except ValueError:
+        for folder, _ in command.planned if report else []:
+            if (folder / "plan.json").exists():
+                _report(folder)  # of what has finished
+        raise
+    for folder, configurations in command.planned:
+        if report:
+            return _report(folder)
+        shown = folder if configurations <= 40 else folder / "overview"  # TensorBoard draws no more runs at once
+        print(f"the answer:   normdrop-report {folder}")
+        print(f"its page:     {folder}/report/report.html, once that is written")
+        print(f"TensorBoard:  tensorboard --logdir {shown}")
+    return 0
+
+
+def _report(folder: Path) -> int:
+    from normdrop.report.__main__ import main as report
+
+    sys.argv[1:] = [str(folder)]
+    return report() or 0
 
 
 def _run(words: list[str]) -> None:

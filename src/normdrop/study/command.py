@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 typed: list[str] = []  # as it was typed: what Hydra is given differs
+# The folder of the study that was planned, with how many configurations it has.
+planned: list[tuple[Path, int]] = []
 # Overrides that the sweeper is to see and Hydra's first look at the config is not.
 held: list[str] = []
 

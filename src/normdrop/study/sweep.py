@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from normdrop.study import config as configs
 from normdrop.study import record
-from normdrop.study.command import command
+from normdrop.study.command import command, planned
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
 from normdrop.study.told import count
@@ -39,6 +39,7 @@ def run_study(
     """
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in a value
     study = plan(points, compose, Path(config.hydra.sweep.dir), typed)
+    planned[:] = [(study.root, len(study.conditions))]
     todo = [condition for condition in study.conditions if condition.missing]
     _announce(study, todo)
     for said in [*_checks(study, todo, compose), *_ignored(config, compose), *_remarks(study, compose.unused)]:
@@ -156,7 +157,7 @@ def _store(root: Path, found: Mapping[str, Any]) -> None:
 
 
 def _train(study: Plan, todo: Sequence[Condition], launch: Launch) -> None:
-    """Train what is missing of a planned study, and say what to do next. Raises ValueError if something failed."""
+    """Train what is missing of a planned study. Raises ValueError if something failed."""
     root, total = study.root, len(study.conditions)
     unfinished = _rounds(root, todo, launch) if todo else []
     failed = [c.path for c in study.conditions if (root / c.path / record.ERROR).exists()]
@@ -168,10 +169,6 @@ def _train(study: Plan, todo: Sequence[Condition], launch: Launch) -> None:
         left += f", {len(unfinished)} did not finish" if unfinished else ""
         again = f"the traceback of each stands in its {record.ERROR}. The same command tries them again"
         raise ValueError(f"{left}; {again}")
-    shown = root if total <= 40 else root / "overview"  # TensorBoard draws no more runs at once
-    print(f"the answer:   normdrop-report {root}")
-    print(f"its page:     {root}/report/report.html, once that is written")
-    print(f"TensorBoard:  tensorboard --logdir {shown}")
 
 
 def _rounds(root: Path, todo: Sequence[Condition], launch: Launch) -> Sequence[Condition]:
