@@ -84,7 +84,7 @@ def test_where_the_checksums_do_not_fit_a_condition_is_not_finished(four, name, 
 def test_a_record_of_another_version_is_named(four):
     record = json.loads((four / results.RECORD).read_text())
     (four / results.RECORD).write_text(json.dumps(record | {"format": 1}))
-    with pytest.raises(ValueError, match=r"record\.json: .* format 1, .* 3"):
+    with pytest.raises(ValueError, match=r"record\.json: .*format 1, .* 3"):
         results.read(four)
 
 

@@ -55,7 +55,7 @@ def _number(low: float, *, above: bool = False, below: float = math.inf) -> Any:
 
     def check(value: Any) -> float:
         value = canonical(value)
-        number = type(value) in (int, float) and math.isfinite(value)
+        number = type(value) in (int, float) and abs(value) < 2**1023  # nor nan, inf, what floats lack
         if not number or value < low or (above and value == low) or value >= below:
             limits = f" {'>' if above else '≥'} {low:g}" if low > -math.inf else ""
             raise ValueError(f"a number{limits}" + (f" and < {below:g}" if below < math.inf else ""))

@@ -52,8 +52,12 @@ def run_study(
     try:
         _train(study, todo, launch)
     except KeyboardInterrupt:
-        finished = sum(not missing(c.config, study.root / c.path) for c in study.conditions)
-        raise KeyboardInterrupt(f"{finished} of {count(len(study.conditions), 'configuration')} are finished") from None
+        finished, total = (
+            sum(not missing(c.config, study.root / c.path) for c in study.conditions),
+            len(study.conditions),
+        )
+        if finished < total:
+            raise KeyboardInterrupt(f"{finished} of {count(total, 'configuration')} are finished") from None
 
 
 def _announce(study: Plan, todo: Sequence[Condition]) -> None:
