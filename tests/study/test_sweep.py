@@ -156,6 +156,7 @@ SIMPLER = {
     "aa_new_data": ("data.problem=0",),
     "convolution": ("data=digits",),
     "convolution_low": ("data=digits",),
+    "own": ("model=mlp",),
     "population": ("data.dataset=iris",),
     "population_openml": ("data.dataset=3",),
 }
