@@ -107,7 +107,7 @@ class Known:
     """Answers of `facts`, which takes seconds to import, kept in plan.json from one start to the next."""
 
     def __init__(self, kept: Mapping[str, str]):
-        self.kept = dict(kept)
+        self.kept, self.now = dict(kept), dict[str, str]()
         package = Path(__file__).parents[1]
         code = [file for room in ("data", "engine", "networks") for file in (package / room).glob("*.py")]
         self.code = max(file.stat().st_mtime_ns for file in code)
@@ -135,9 +135,10 @@ class Known:
 
     def _of(self, find: Callable[[], str], keep: bool, *asked: Any) -> str:
         key = hashlib.sha256(json.dumps([self.code, asked], sort_keys=True).encode()).hexdigest()[:16]
-        if key not in self.kept or not keep:
-            self.kept[key] = find()
-        return self.kept[key]
+        answers = self.kept if keep else self.now
+        if key not in answers:
+            answers[key] = find()
+        return answers[key]
 
 
 def read_plan(root: Path) -> dict[str, Any]:
@@ -183,7 +184,9 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, folder: Path, t
         config["name"] += root.name.removeprefix(folder.name)
         config["data"]["fingerprint"] = known.fingerprint(config["data"])
     engines = {known.engine(config, config["first_seed"]) for _, config, _, _ in asked}
-    one = engines.pop() if len(engines) == 1 else "torch"  # all of a study on one engine
+    if len(engines) > 1:
+        known.kept["one for all"] = "torch"  # so that no comparison has two; also where a part of the grid is asked for
+    one = known.kept.get("one for all") or engines.pop()
     conditions: dict[str, Condition] = {}
     for point, config, setting, choices in asked:
         config["engine"] = one if config["engine"] == "auto" else config["engine"]
