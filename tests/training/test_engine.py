@@ -60,4 +60,4 @@ def test_a_replicates_numbers_are_the_same_alone_and_in_company(tiny):
 )
 def test_auto_takes_the_compiled_engine_where_it_knows_everything(overrides, engine):
     config = configs.plain(configs.compose("trainer.accelerator=cpu", *overrides))
-    assert engine_of(configs.canonical(config), 0) == engine
+    assert engine_of(configs.canonical(config)) == engine

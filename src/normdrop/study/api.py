@@ -56,7 +56,6 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(one_line(error, overrides)) from error
     config = configs.canonical(config)
-    seed = configs.seeds(config)[0]
-    config["engine"] = engine_of(config, seed)
-    check_fit(config, seed)
+    config["engine"] = engine_of(config)
+    check_fit(config, configs.seeds(config)[0])
     return config

@@ -7,17 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from normdrop.arrangement import has
-from normdrop.compiling import numba
 from normdrop.data import SERVED
 from normdrop.data.module import trained
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
 from normdrop.study.told import unknown_key
-from normdrop.training import on_gpu
-from normdrop.training.check import check_fit
-from normdrop.training.compiled import reason
-from normdrop.training.fit import data_of, network_of, quiet
-from normdrop.training.module import optimizer_of
+from normdrop.training.check import check_fit, reason_for
+from normdrop.training.fit import quiet
 
 
 def fingerprint_of(data: Mapping[str, Any]) -> str:
@@ -29,16 +25,11 @@ def fingerprint_of(data: Mapping[str, Any]) -> str:
     return standard_rows(data).fingerprint
 
 
-def engine_of(config: Mapping[str, Any], seed: int) -> str:
+def engine_of(config: Mapping[str, Any]) -> str:
     """What takes a configuration's steps: with `auto` the compiled engine, where it says that it can."""
     if config["engine"] != "auto":
         return config["engine"]
-    if numba is None or on_gpu(config["trainer"]["accelerator"]):
-        return "torch"
-    data = data_of(config, [seed])
-    data.setup()
-    network = network_of(config, data.shape, data.classes, [seed])
-    return "torch" if reason(network, optimizer_of(network.parameters(), config["optimizer"])) else "compiled"
+    return "torch" if reason_for(config) else "compiled"
 
 
 def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -124,14 +126,15 @@ class Known:
         # What another package makes may change without a file of ours, and a server's likewise.
         return self._of(find, data["source"] not in {*self.installed, "openml"}, data, changed)
 
-    def engine(self, config: Mapping[str, Any], seed: int) -> str:
+    def engine(self, config: Mapping[str, Any]) -> str:
         def find() -> str:
             from normdrop.study.facts import engine_of
 
-            return engine_of(config, seed)
+            return engine_of(config)
 
-        decisive = ("engine", "model", "optimizer", "noise", "arrangement", "position")
-        return self._of(find, True, {key: config[key] for key in decisive}, config["trainer"]["accelerator"])
+        decisive = ("engine", "model", "optimizer", "noise", "arrangement", "position", "trainer")
+        here = importlib.util.find_spec("numba") is not None, os.environ.get("NUMBA_DISABLE_JIT")
+        return self._of(find, True, {key: config[key] for key in decisive}, here)
 
     def _of(self, find: Callable[[], str], keep: bool, *asked: Any) -> str:
         key = hashlib.sha256(json.dumps([self.code, asked], sort_keys=True).encode()).hexdigest()[:16]
@@ -183,7 +186,7 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, folder: Path, t
     for _, config, _, _ in asked:
         config["name"] += root.name.removeprefix(folder.name)
         config["data"]["fingerprint"] = known.fingerprint(config["data"])
-    engines = {known.engine(config, config["first_seed"]) for _, config, _, _ in asked}
+    engines = {known.engine(config) for _, config, _, _ in asked}
     if len(engines) > 1:
         known.kept["one for all"] = "torch"  # so that no comparison has two; also where a part of the grid is asked for
     one = known.kept.get("one for all") or engines.pop()
