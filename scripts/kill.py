@@ -1,9 +1,9 @@
 """Kill sweeps at random moments, start them again, and compare their tables with those of a sweep left alone.
 
 A moment is a number of changes seen in the folder of outputs, and up to 30 ms more. Signals come from outside: to the
-sweep (SIGINT, SIGTERM, SIGKILL), and in every fifth sweep, where conditions train in processes side by side, also
-SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed works on beside the
-sweep that is started next. Exit status 1 if anything is not as in the sweep left alone. Five minutes on a quiet core.
+sweep (SIGINT, SIGTERM, SIGKILL), and in every fifth sweep, where configurations train in processes side by side, also
+SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed ends the condition in
+work beside the sweep that is started next. Exit status 1 if anything is not as in the sweep left alone. Five minutes on a quiet core.
 
 --long MINUTES makes one condition of at least so long, kills it 20 times at random and says how much training was lost
 each time, beside what is promised: `checkpoint_minutes` and one interval between validations. Twice that time and more.
@@ -63,9 +63,6 @@ def start(folder: Path, *arguments: str) -> int:
             print(stop.code, file=sys.stderr)
             status = 1
         finally:
-            loky = sys.modules.get("joblib.externals.loky.reusable_executor")
-            if loky and loky._executor:
-                loky._executor.shutdown(kill_workers=True)
             with contextlib.suppress(OSError):
                 sys.stdout.flush(), sys.stderr.flush()
     finally:
@@ -78,7 +75,7 @@ def workers(group: int) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             of = int((process / "stat").read_text().rpartition(")")[2].split()[2])
-            if of == group and b"LokyProcess" in (process / "cmdline").read_bytes():
+            if of == group != int(process.name):
                 found.append(int(process.name))
     return found
 

@@ -10,19 +10,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from normdrop.study import sweep
-from normdrop.study.config import canonical, check, config_hash, lookup, seeds
+from normdrop.study import facts
+from normdrop.study.config import canonical, config_hash, lookup, seeds
+from normdrop.study.plan import missing
 from normdrop.study.record import write
-from normdrop.study.sweep import missing
-from normdrop.training import check as before_training
 
 # Who trains beside a replicate, where, under which name, what is kept of it, declared of it and drawn of it.
 EXEMPT = {
-    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study", "trainer.accelerator"),
-    *("checkpoint_minutes", "save_networks", "precision", "replicates_max"),
-    *("measure.activation_epochs", "measure.activation_seed"),
+    *("first_seed", "replicates", "replicates_at_a_time", "name", "logging", "study", "trainer.accelerator"),
+    *("checkpoint_minutes", "save_networks"),
 }
-ADDED = ("+trainer.limit_train_batches=3", "+trainer.max_steps=8", "+trainer.deterministic=true")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -50,7 +47,7 @@ def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def config(tiny: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return tiny("data=synthetic", "optimizer=sgd", *ADDED, "seeds=[0,1]")
+    return tiny("data=synthetic", "optimizer=sgd", "replicates=2")
 
 
 def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config: dict[str, Any]) -> None:
@@ -83,9 +80,7 @@ def recorded(directory: Path, config: dict[str, Any]) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(
-    "key", ["trainer.max_epochs", "trainer.max_steps", "optimizer.lr", "model.init_gain", "data.level", "drift.scale"]
-)
+@pytest.mark.parametrize("key", ["trainer.max_epochs", "optimizer.lr", "model.init_gain", "data.level", "drift.scale"])
 def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(
     config: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
@@ -101,11 +96,11 @@ def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     recorded(tmp_path, config)
-    assert missing(config | {"seeds": [5, 1, 3], "name": "other"}, tmp_path) == [3, 5]
-    assert missing(config | {"seeds": None, "replicates": 4}, tmp_path) == [2, 3]
+    assert missing(config | {"first_seed": 1, "replicates": 3, "name": "other"}, tmp_path) == [2, 3]
+    assert missing(config | {"replicates": 4}, tmp_path) == [2, 3]
     with pytest.raises(ValueError, match=r"another config \(study.claim was None, now speed\)"):
         missing(config | {"study": {"claim": "speed"}}, tmp_path)
-    assert missing(config | {"seeds": [1, 3], "study": {"later": None}}, tmp_path) == [3]
+    assert missing(config | {"first_seed": 1, "study": {"later": None}}, tmp_path) == [2]
 
 
 # --- one condition of equal ones
@@ -117,7 +112,7 @@ def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropo
     def of(arrangement: str, position: str, activation: str = "relu") -> tuple[str, float]:
         given = tiny(f"arrangement={arrangement}", f"position={position}", "rate=0.4", f"model.activation={activation}")
         found = canonical(given)
-        assert {key for key in given if found[key] != given[key]} <= {"position", "rate", "engine"}
+        assert {key for key in given if found[key] != given[key]} <= {"position", "rate"}
         return found["position"], found["rate"]
 
     assert of("none", "before") == of("bn", "after") == ("after", 0.0)
@@ -129,23 +124,18 @@ def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropo
     assert of("dropout_bn", "around", "gelu") == ("around", 0.4)
 
 
-def test_seeds_are_those_given_in_ascending_order_or_the_first(config: dict[str, Any]) -> None:
-    assert seeds(config | {"seeds": [4, 0, 2]}) == [0, 2, 4]
-    assert seeds(config | {"seeds": None, "replicates": 3}) == [0, 1, 2]
-    assert seeds(config | {"seeds": None, "replicates": 3, "first_seed": 1000}) == [1000, 1001, 1002]
+def test_seeds_are_counted_from_the_first(config: dict[str, Any]) -> None:
+    assert seeds(config | {"replicates": 3}) == [0, 1, 2]
+    assert seeds(config | {"replicates": 3, "first_seed": 1000}) == [1000, 1001, 1002]
 
 
 # --- what is checked before anything trains
 
 
-def condition(config: dict[str, Any], lacking: list[int]) -> sweep.Condition:
-    return sweep.Condition(config["arrangement"], [], config, {}, {}, lacking)
-
-
 def fits(*configs: dict[str, Any]) -> str:
     """What the check before training says of the conditions of a grid."""
     try:
-        sweep.check_fits([condition(config, [0]) for config in configs])
+        facts.check_fits([(config, 0) for config in configs])
     except ValueError as error:
         return str(error)
     return ""
@@ -168,7 +158,6 @@ def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_gri
         ("trainer.val_check_interval=99", "trainer.val_check_interval=99"),
         ("model.width=[200000,200000]", "model.width="),
         ("data.train_size=1000000", "train_size"),
-        ("+trainer.limit_train_batches=0.01", "trainer.limit_train_batches=0.01"),
     ],
 )
 def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(
@@ -188,13 +177,19 @@ def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(
         asked.append((config["arrangement"], seed))
         return {"train": 70, "val": 10, "test": 10}
 
-    monkeypatch.setattr(before_training, "check_fit", check_fit)
+    monkeypatch.setattr(facts, "check_fit", check_fit)
     bn, none = tiny("arrangement=bn"), tiny("arrangement=none")
-    sweep.check_fits([condition(bn, [4, 5]), condition(bn, [6]), condition(none, [2])])
+    facts.check_fits([(bn, 4), (bn, 6), (none, 2)])
     assert asked == [("bn", 4), ("none", 2)]
 
 
-def test_the_config_that_trains_is_allowed_by_the_rules_of_what_was_given(
-    composed: Callable[..., dict[str, Any]],
-) -> None:
-    check(canonical(composed("data=synthetic", "optimizer=sgd", *ADDED, "seeds=[0,1]")))
+def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny: Callable[..., dict[str, Any]]) -> None:
+    given = tiny("data=mnist1d", "data.train_size=70")
+    assert facts.check_fits([(given, 0)], ["data.val_fraction"])
+    with pytest.raises(ValueError, match=r"data\.test_fraction: .*mnist1d"):
+        facts.check_fits([(given, 0)], ["data.test_fraction"])
+
+
+def test_the_config_that_trains_is_the_one_spelling_of_what_was_given(composed: Callable[..., dict[str, Any]]) -> None:
+    known = canonical(composed("data=synthetic", "optimizer=sgd", "replicates=2"))
+    assert canonical(known) == known

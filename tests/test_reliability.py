@@ -21,12 +21,11 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from rich.console import Console
 
 import normdrop
 from fitting import trained
 from normdrop.data import sources as data
-from normdrop.study import app
+from normdrop.study import app, sweep
 from normdrop.study import record as results
 from normdrop.training import fit as train
 from normdrop.training.checkpoint import Checkpoint
@@ -82,9 +81,6 @@ class Child:
                 traceback.print_exc()
             finally:
                 sys.setprofile(None)
-                loky = sys.modules.get("joblib.externals.loky.reusable_executor")
-                if loky and loky._executor:  # os._exit leaves its workers behind
-                    loky._executor.shutdown(kill_workers=True)
                 if callable(after):
                     after()
                 sys.stdout.flush(), sys.stderr.flush()
@@ -240,7 +236,9 @@ def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, s
     status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
     assert status == 1
     command = " ".join(["normdrop", *BASIC, "replicates=1"])
-    expected = f"normdrop: stopped: 2 of 3 conditions are finished; they stay. Go on with the same command: {command}"
+    expected = (
+        f"normdrop: stopped: 2 of 3 configurations are finished; they stay. Go on with the same command: {command}"
+    )
     assert said.splitlines()[-1] == expected
 
 
@@ -257,7 +255,7 @@ def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, un
     with os.fdopen(read) as pipe:
         said = pipe.read()
     assert status == 1
-    assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 3 conditions failed.*\n", said)
+    assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 3 configurations failed.*\n", said)
     status, said = run(tmp_path, *BASIC, "replicates=2")
     assert status == 0, said
     assert tables(tmp_path) == uninterrupted
@@ -310,18 +308,18 @@ class Hold:
 
     def second(self) -> None:
         """For the other child: lets the first go on when it has to wait for it."""
-        fit, say = train._fit, Console.print
+        fit = train._fit
 
         def patched(config, seeds, *rest):
             self.note(config, seeds)
             return fit(config, seeds, *rest)
 
-        def listening(console, *texts, **options):
-            say(console, *texts, **options)
+        def listening(*texts):
+            print(*texts)
             if str(texts[0]).startswith("waiting for"):
                 os.write(self.go_on[1], b"x")
 
-        train._fit, Console.print = patched, listening
+        train._fit, sweep.print = patched, listening
 
 
 def test_two_sweeps_in_one_folder_share_the_work_and_train_nothing_twice(uninterrupted, tmp_path):
@@ -376,7 +374,7 @@ def test_a_failure_keeps_its_traceback_is_listed_at_the_end_and_is_tried_again(u
     assert status == 1
     assert said.splitlines()[-2:] == [
         "failed: digits/bn_dropout/after/q0.20: RuntimeError: it broke and how",
-        "normdrop: 1 of 3 conditions failed; the traceback of each stands in its error.txt. The same command tries "
+        "normdrop: 1 of 3 configurations failed; the traceback of each stands in its error.txt. The same command tries "
         "them again",
     ]
     error = (tmp_path / "outputs/sweep/digits/bn_dropout/after/q0.20/error.txt").read_text()
@@ -384,7 +382,7 @@ def test_a_failure_keeps_its_traceback_is_listed_at_the_end_and_is_tried_again(u
     assert len(tables(tmp_path)) == 4
     status, said = run(tmp_path, *BASIC, "replicates=2")
     assert status == 0
-    assert "2 conditions are finished, 1 to train" in said
+    assert "2 finished, 1 to train" in said
     assert tables(tmp_path) == uninterrupted
 
 
@@ -446,7 +444,7 @@ def workers(parent: int) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended
             of = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if of == parent and b"LokyProcess" in (process / "cmdline").read_bytes():
+            if of == parent:
                 found.append(int(process.name))
     return found
 
@@ -463,17 +461,38 @@ def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic
         os.kill(worker, signal.SIGKILL)
     assert child.end() == 1
     said = child.text()
-    failed = re.findall(
-        r"^failed: (.*): TerminatedWorkerError: its process was killed, perhaps for want of", said, re.M
-    )
+    failed = re.findall(r"^failed: (.*): Killed: its process was killed, perhaps for want of", said, re.M)
     assert 1 <= len(failed) <= 2
-    assert f"normdrop: {len(failed)} of 3 conditions failed" in said
+    assert f"normdrop: {len(failed)} of 3 configurations failed" in said
     assert "Traceback" not in said
     side_by_side = tables(tmp_path)
     assert len(side_by_side) == 2 * (3 - len(failed))
     status, said = run(tmp_path / "basic", *arguments, "hydra/launcher=basic")
     assert status == 0, said
     assert side_by_side.items() < tables(tmp_path / "basic").items()
+
+
+def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
+    child = Child(tmp_path, *SWEEP, "replicates=1", "trainer.max_epochs=5000", "hydra.launcher.n_jobs=2")
+    notes = tmp_path / "outputs" / "sweep" / ".progress"
+    while not (notes.is_dir() and any(notes.iterdir())):
+        assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.text()
+        select.select([], [], [], 0.01)
+    left = workers(child.pid)
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGINT)
+        select.select([], [], [], 0.35)
+    assert child.end() == 1
+    assert "stopped: 0 of 3 configurations are finished; they stay" in child.text() and "Traceback" not in child.text()
+    assert left and not any(Path(f"/proc/{worker}").exists() for worker in left)
+
+
+def test_the_working_folder_hides_no_module(tmp_path):
+    for name in ("signal", "random", "dataclasses"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
+    command = [sys.executable, "-m", "normdrop", "rate=2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (1, "normdrop: rate=2: must be a number ≥ 0 and < 1\n")
 
 
 @pytest.mark.skipif(

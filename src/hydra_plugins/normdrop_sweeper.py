@@ -1,14 +1,15 @@
-"""Hydra's basic grid sweep, planned as a study: each distinct condition once, checked before any of them trains."""
+"""Hydra's basic grid sweep, planned as a study: each distinct configuration once, checked before any of them trains."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.plugins.launcher import Launcher
 
 
 @dataclass
@@ -29,8 +30,9 @@ class StudySweeper(BasicSweeper):
         self.also = also
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.study.app import held  # here, since Hydra imports every plugin at every start
-        from normdrop.study.sweep import Composer, run_study
+        from normdrop.study.command import held  # here, since Hydra imports every plugin at every start
+        from normdrop.study.plan import Composer
+        from normdrop.study.sweep import run_study
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader
@@ -40,14 +42,21 @@ class StudySweeper(BasicSweeper):
             words = [*self._parse_config(), *arguments, *held, *str(line).split()]
             grid = {override.get_key_element(): _values(override) for override in parser.parse_overrides(words)}
             points += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        needed = None
-        if (half_width := self.config.precision) is not None:
-            from normdrop.report.precision import replicates_for
-            from normdrop.study.config import plain, seeds
+        typed = {word.partition("=")[0] for word in [*arguments, *held, *self.config.hydra.overrides.hydra]}
+        run_study(points, Composer(loader, self.config, points), self.launcher, self.config, typed)
 
-            root, most = Path(self.config.hydra.sweep.dir), self.config.replicates_max
-            needed = lambda: replicates_for(root, half_width, seeds(plain(self.config)), most)  # noqa: E731
-        run_study(points, Composer(loader, self.config, points), self.launcher, self.config, needed)
+
+class Processes(Launcher):
+    """Configurations side by side in processes of this machine; the study itself starts them."""
+
+    def __init__(self, n_jobs: int | None):
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        pass
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        raise NotImplementedError
 
 
 def _values(override: Override) -> list[str]:
@@ -56,7 +65,8 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise ValueError(f"{key}: only lists of values can be swept, e.g. {key}=a,b,c")
+        why = "only lists of values can be swept"
+        raise ValueError(f"{key}: {why}, {key}=a,b,c or range(…); a search calls normdrop.train from Python")
     values = list(override.sweep_string_iterator())
     if isinstance(override.value(), Glob):  # a file whose name begins with _ is a part of others
         values = [value for value in values if not value.startswith("_")]

@@ -3,19 +3,22 @@
 A new kind is one more object here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, Any
 
 from normdrop.metrics import METRICS, Metric
 
+if TYPE_CHECKING:  # a config is checked without them
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
 # From one side's values of a metric, replicates × values of the key that the kind consumes in rising order (one column
 # if it consumes none), and that key's name: to one number per replicate, under the name of the part of the claim.
-Reduction = Callable[[pd.DataFrame, str | None], dict[str, NDArray[np.float64]]]
+Reduction = Callable[["pd.DataFrame", "str | None"], "dict[str, NDArray[np.float64]]"]
 
 
 def _itself(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
@@ -41,6 +44,8 @@ def _loss(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64
 
 def _ladder(table: pd.DataFrame, over: str | None) -> dict[str, NDArray[np.float64]]:
     # The trend is the fitted change from the first rung to the last, so that it has the metric's unit and ROPE.
+    import numpy as np
+
     steps = np.arange(table.shape[1])
     trend = slopes(table.to_numpy(), steps) * steps[-1]
     return {f"{over}={rung}": table[rung].to_numpy(dtype=float) for rung in table} | {f"trend over {over}": trend}
@@ -52,6 +57,8 @@ def slopes(values: ArrayLike, rungs: ArrayLike) -> NDArray[np.float64]:
     values: (replicates, rungs), in the metric's unit; a replicate with a missing value has slope NaN.
     rungs: (rungs,), the ladder's numbers, at least two of them different. Returns (replicates,), unit per rung.
     """
+    import numpy as np
+
     values, rungs = np.asarray(values, dtype=float), np.asarray(rungs, dtype=float)
     centred = rungs - rungs.mean()
     if values.ndim != 2 or values.shape[1:] != rungs.shape or not centred.any():

@@ -21,7 +21,6 @@ from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import split, standardise
 from normdrop.streams import stream
-from normdrop.study.config import RULES
 
 CONF = Path(__file__).parents[2] / "conf"
 SPLIT_KEYS = ("fresh", "train_size", "val_fraction", "test_fraction", "pca")
@@ -412,11 +411,6 @@ def test_a_bad_value_ends_in_one_clear_line(overrides, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         from_config(*overrides)
     assert str(caught.value).count("\n") == 0
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-flag", "sp ace", "new\nline"])
-def test_a_name_that_does_not_fit_a_path_is_not_allowed(name):
-    assert not RULES["data.name"].allowed(name)
 
 
 # --- resident rows

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
-import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 
@@ -40,7 +39,7 @@ TINY = (
 @pytest.fixture
 def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
     """`normdrop`, in this process and one condition after another: its arguments → its last line or ""."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.chdir(tmp_path)
 
@@ -55,10 +54,8 @@ def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
 
     yield run
     GlobalHydra.instance().clear()
-    signal.signal(signal.SIGTERM, handler)
-
-
-LEARNING_RATES = ("0.001", "0.003", "0.01", "0.03")
+    for sign, handler in handlers.items():
+        signal.signal(sign, handler)
 
 
 @pytest.fixture
@@ -66,8 +63,9 @@ def planned(command, monkeypatch) -> Callable[..., list[sweep.Condition]]:
     """The conditions of a command, none of them trained."""
     caught: list[list[sweep.Condition]] = []
 
-    def only_plan(points, compose, launcher, config, needed):
-        caught.append(sweep.plan(points, compose, Path(config.hydra.sweep.dir))[0])
+    def only_plan(points, compose, launcher, config, typed):
+        HydraConfig.instance().set_config(config)
+        caught.append(sweep.plan(points, compose, Path(config.hydra.sweep.dir), typed).conditions)
 
     monkeypatch.setattr(sweep, "run_study", only_plan)
 
@@ -85,26 +83,34 @@ def paths(conditions: list[sweep.Condition]) -> list[str]:
 # --- the plan
 
 
-def test_the_ordering_experiment_has_17_networks_and_those_of_the_a_a_run_at_each_learning_rate(planned):
-    rates = [f"q{rate:.2f}" for rate in (0.1, 0.2, 0.3, 0.5, 0.7)]
-    networks = ["none/after/q0.00", "bn/after/q0.00"]
-    networks += [f"{a}/after/{rate}" for a in ("dropout", "bn_dropout", "dropout_bn") for rate in rates]
-    expected = [f"{network}/optimizer.lr={lr}" for network in networks for lr in LEARNING_RATES]
-    expected += [f"bn_dropout/after/{rate}/optimizer.lr={lr},rerun=1" for rate in rates for lr in LEARNING_RATES]
+RATES = (0.1, 0.2, 0.3, 0.5, 0.7)
+
+
+def test_the_ordering_experiment_has_17_networks_and_those_of_the_a_a_run(planned):
+    expected = ["none/after/q0.00", "bn/after/q0.00"]
+    expected += [f"{a}/after/q{rate:.2f}" for a in ("dropout", "bn_dropout", "dropout_bn") for rate in RATES]
+    expected += [f"bn_dropout/after/q{rate:.2f}/rerun=1" for rate in RATES]
     conditions = planned("experiment=ordering")
-    assert paths(conditions) == sorted(f"digits/{path}" for path in expected)
+    assert paths(conditions) == sorted(f"digits/{path}" for path in expected) and len(conditions) == 22
     assert {len(condition.missing) for condition in conditions} == {30}
+    assert {condition.config["optimizer"]["lr"] for condition in conditions} == {0.001}
 
 
-def test_over_all_positions_it_trains_each_of_28_networks_once_at_each_learning_rate(planned):
+def test_over_all_positions_it_trains_each_of_28_networks_once(planned):
     conditions = planned("experiment=ordering", "position=after,before,around")
     main = [condition.config for condition in conditions if condition.config["rerun"] == 0]
-    assert len(main) == 28 * 4 and len(conditions) == len(main) + 2 * 5 * 4
-    one = [config for config in main if config["optimizer"]["lr"] == 0.01]
-    stood_for = [(*place, c["rate"]) for c in one for place in same_network(c["arrangement"], c["position"])]
-    rates = {a: (0.1, 0.2, 0.3, 0.5, 0.7) if "dropout" in a else (0.0,) for a in ARRANGEMENTS[:5]}
+    assert len(main) == 28 and len(conditions) == len(main) + 2 * 5
+    stood_for = [(*place, c["rate"]) for c in main for place in same_network(c["arrangement"], c["position"])]
+    rates = {a: RATES if "dropout" in a else (0.0,) for a in ARRANGEMENTS[:5]}
     asked = [(a, p, rate) for a, p in itertools.product(rates, POSITIONS) for rate in rates[a]]
     assert sorted(stood_for) == sorted(asked)
+
+
+@pytest.mark.parametrize("experiment", ["six", "robustness", "convolution"])
+def test_what_builds_on_ordering_keeps_its_own_grid_of_learning_rates(experiment):
+    own = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    assert own.study.tuned == ["rate", "optimizer.lr"] and own.first_seed == 1000
+    assert {"arrangement", "rate", "optimizer.lr"} <= set(own.hydra.sweeper.params)
 
 
 def test_with_gelu_more_networks_are_distinct(planned):
@@ -150,9 +156,9 @@ SIMPLER = {
     "aa_new_data": ("data.problem=0",),
     "convolution": ("data=digits",),
     "convolution_low": ("data=digits",),
+    "own": ("model=mlp",),
     "population": ("data.dataset=iris",),
     "population_openml": ("data.dataset=3",),
-    "six": ("precision=null",),  # what it trains at first
 }
 
 
@@ -218,19 +224,28 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     root = tmp_path / "outputs" / "study"
     assert command(*STUDY) == ""
     first, bytes_first = stamps(root), tables(root)
-    assert "2 conditions, 4 replicates; 0 conditions are finished, 2 to train (4 replicates)" in told(capsys)
+    assert "study: 2 configurations × 2 seeds, 2 epochs each; 0 finished, 2 to train (4 seeds)" in told(capsys)
 
     assert command(*STUDY) == ""
     assert stamps(root) == first
-    assert "2 conditions are finished, 0 to train" in told(capsys)
+    said = told(capsys)
+    assert "2 finished, 0 to train" in said
+    assert "normdrop-report outputs/study" in said and "tensorboard --logdir outputs/study" in said
 
-    (root / CONDITIONS[0] / results.RECORD).unlink()
+    with (root / CONDITIONS[0] / "history.csv").open("a") as file:
+        file.write("damaged")
     assert command(*STUDY) == ""
+    assert f"{CONDITIONS[0]}: its tables are not those of its record, so it is trained again" in told(capsys)
     again = stamps(root)
     assert again[CONDITIONS[0]] > first[CONDITIONS[0]] and again[CONDITIONS[1]] == first[CONDITIONS[1]]
     assert tables(root) == bytes_first
 
+    before = results.read(root / CONDITIONS[1]).record
     assert command(*STUDY, "replicates=3") == ""
+    first, second = results.read(root / CONDITIONS[1]).record["batches"]
+    assert (first["seeds"], second["seeds"]) == ([0, 1], [2])
+    assert all(first[key] == before[key] for key in ("versions", "commit", "clean", "finished"))
+    assert first["began"] < first["finished"] <= second["began"] < second["finished"]
     for old, new in zip(bytes_first, tables(root), strict=True):
         assert new.startswith(old) and len(new) > len(old)
 
@@ -245,19 +260,6 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
 
 
-def test_a_condition_that_another_sweep_named_otherwise_is_not_trained_again(command, tmp_path, capsys):
-    root = tmp_path / "outputs" / "study"
-    assert command(*STUDY) == ""
-    finished = [results.read(root / path).record["finished"] for path in CONDITIONS]
-    assert command(*STUDY, "batch_size=16,32") == ""  # of which the first was one
-    assert [results.read(root / path).record["finished"] for path in CONDITIONS] == finished
-    assert "none/after/q0.00/batch_size=16: is the same condition as" in told(capsys)
-    assert {path.parent.name for path in root.rglob("batch_size=*/record.json")} == {"batch_size=32"}
-    assert command(*STUDY, "batch_size=16,32", "replicates=3") == ""
-    record = results.read(root / CONDITIONS[1]).record
-    assert (record["seeds"], record["setting"]) == ([0, 1, 2], {})
-
-
 def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tmp_path):
     declared = ("experiment=quick", "arrangement=none", "rate=0.5", "hydra.sweeper.also=[]", *TINY, "replicates=1")
     assert command(*declared) == ""
@@ -265,7 +267,7 @@ def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tm
     assert "holds a record of another config (batch_size was 16, now 32); choose another name=" in other
     redeclared = command(*declared, "study.alpha=0.1")
     assert "holds a record of another config (study.alpha was 0.05, now 0.1); choose another name=" in redeclared
-    longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same condition
+    longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same configuration
     assert longer == ""
 
 
@@ -282,7 +284,7 @@ def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_
     monkeypatch.setattr(fit, "_fit", failing)
     root = tmp_path / "outputs" / "study"
     end = command(*STUDY)
-    assert "1 of 2 conditions failed" in end and "\n" not in end
+    assert "1 of 2 configurations failed" in end and "\n" not in end
     assert f"failed: {CONDITIONS[1]}: RuntimeError: a fault of two lines\n" in capsys.readouterr().out
     text = (root / CONDITIONS[1] / results.ERROR).read_text()
     assert text.startswith("RuntimeError: a fault of two lines\n") and "Traceback" in text
@@ -295,7 +297,7 @@ def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_
 
 def test_one_condition_alone_that_equals_another_says_where_it_is_recorded(command, tmp_path, capsys):
     assert command("name=one", "arrangement=dropout_bn", "position=around", *TINY, "replicates=1") == ""
-    assert "dropout_bn around is the same network as dropout_bn after" in capsys.readouterr().out
+    assert "dropout_bn after is recorded; the same network as dropout_bn around" in capsys.readouterr().out
     record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50").record
     assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
 
@@ -364,6 +366,34 @@ def test_the_report_knows_of_a_recorded_condition_whether_the_data_gave_its_test
     assert study.replicates["test_train_ratio"].isna().all() == given
 
 
+def test_data_that_the_command_line_chose_have_a_folder_of_their_own(planned, table):
+    named = {
+        ("experiment=quick",): "quick",
+        ("experiment=quick", "data=digits,breast_cancer"): "quick_digits_breast_cancer",
+        ("data=table", "data.path=${hydra:runtime.cwd}/x.csv", "data.target=label"): "single_x",
+        ("data=table", "data.path=x.csv", "data.target=label", "name=mine"): "mine",
+    }
+    for words, name in named.items():
+        assert {condition.config["name"] for condition in planned(*words, "rate=0.5")} == {name}, words
+
+
+def test_what_is_finished_is_told_without_the_libraries_that_train(command, table):
+    assert command(*TABLE, "data.path=x.csv") == ""
+    code = "import sys; from normdrop.study import app; app.main(); "
+    code += "print(sorted({'torch', 'pandas', 'sklearn', 'lightning', 'rich'} & set(sys.modules)))"
+    words = [sys.executable, "-c", code, "hydra/launcher=basic", *TABLE, "data.path=x.csv"]
+    for path in table.parent.glob("outputs/study/**"):  # and where nothing may be written
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert "1 finished, 0 to train" in ended.stdout and ended.stdout.endswith("[]\n"), ended
+
+
+def test_a_damaged_plan_names_its_file(command, tmp_path):
+    assert command(*STUDY) == ""
+    (tmp_path / "outputs/study/plan.json").write_text("{")
+    assert "study/plan.json: damaged" in command(*STUDY)
+
+
 def test_each_spelling_of_a_number_is_the_same_condition(planned):
     assert paths(planned("rate=range(0.1,0.35,0.1)", "model.init_gain=1,1.0", "drift.offset=0,-0.0")) == [
         f"digits/bn_dropout/after/q{rate}/drift.offset=0.0,model.init_gain=1.0" for rate in ("0.10", "0.20", "0.30")
@@ -385,6 +415,7 @@ def test_the_composer_gives_hydras_own_configs(planned, experiment):
     conditions = planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3")
     for condition in random.Random(0).sample(conditions, 8):
         own = condition.config | {"data": {k: v for k, v in condition.config["data"].items() if k != "fingerprint"}}
+        own["engine"] = "auto"
         kept = [word for word in condition.overrides if not word.startswith("hydra")]
         hydras = config.plain(config.compose(f"experiment={experiment}", *kept))
         assert config.canonical(hydras) == own
@@ -394,31 +425,18 @@ def test_what_has_no_effect_is_said(command, capsys):
     aa = "hydra.sweeper.also=['arrangement=bn rerun=1']"
     assert command("name=study", "arrangement=none", *TINY, aa) == ""
     assert "digits/bn/after/q0.00/rerun=1: has no partner with rerun=0 here" in told(capsys)
-    assert command("name=study", "arrangement=none", *TINY, "measure.activation_epochs=[1]") == ""
-    assert "measure.activation_epochs: without effect on what is finished" in told(capsys)
+    assert command("name=study", "arrangement=none", *TINY, "logging=per_seed", "hydra.run.dir=x") == ""
+    said = told(capsys)
+    assert "logging=per_seed: without effect on what is finished" in said and "hydra.run.dir: without effect" in said
     assert command("name=study", "arrangement=none", *TINY, "save_networks=true") == ""
-    assert "save_networks=true: 1 finished conditions have kept no networks; another name=" in told(capsys)
+    assert "1 finished configuration without kept networks; another name=" in told(capsys)
     assert command("name=kept", "arrangement=none", *TINY, "save_networks=true") == ""
+    for file in Path("outputs/kept").rglob("events.out*"):
+        file.unlink()
+    told(capsys)
     assert command("name=kept", "arrangement=none", *TINY, "save_networks=true") == ""
-    assert "save_networks" not in told(capsys)
-
-
-def test_another_logging_of_a_finished_condition_takes_effect_and_trains_nothing(command, tmp_path):
-    folder = tmp_path / "outputs/study/digits/bn/after/q0.00"
-    assert command("name=study", "arrangement=bn", *TINY) == ""
-    before = [(folder / name).read_bytes() for name in results.TABLES]
-    assert not (folder / "seeds").exists()
-    assert command("name=study", "arrangement=bn", *TINY, "logging=full") == ""
-    assert sorted(path.name for path in (folder / "seeds").iterdir()) == ["00", "01"]
-    assert [(folder / name).read_bytes() for name in results.TABLES] == before
-
-
-def test_every_key_that_a_growing_study_varies_is_a_column_of_all_its_runs(command, tmp_path):
-    study = ("name=study", "arrangement=bn", *TINY, "logging=full")
-    assert command(*study) == ""
-    assert command(*study, "optimizer=sgd,adamw") == ""
-    for path in (tmp_path / "outputs/study").glob("**/seeds/00"):
-        assert b"optimizer" in next(path.glob("events*")).read_bytes(), path
+    said = told(capsys)
+    assert "networks" not in said and "1 finished configuration without TensorBoard's files" in said
 
 
 def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, monkeypatch):
@@ -426,22 +444,6 @@ def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, 
     for name, value in (slurm | {"NODEID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert command("arrangement=bn", *TINY) == ""
-
-
-def test_a_node_with_three_gpus_has_a_process_for_each(command, monkeypatch):
-    launch, bound = sweep._launch, []
-
-    class Processes:
-        def __init__(self, basic):
-            self.launch = basic.launch  # one after another, numbered as those side by side are
-
-    monkeypatch.setattr(sweep, "_launch", lambda launcher, _, *rest: launch(Processes(launcher), 3, *rest))
-    monkeypatch.setattr(config, "on_gpu", lambda accelerator: accelerator != "cpu")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "set_device", bound.append)
-    assert (config.workers("auto"), config.workers("cpu")) == (3, joblib.cpu_count())
-    assert command("arrangement=none,bn,dropout", *TINY, "replicates=1") == ""
-    assert bound == [0, 1, 2]
 
 
 def test_paths_hold_where_a_job_changes_its_directory(command, table):
@@ -454,7 +456,6 @@ def test_each_condition_has_hydras_files_of_its_own_config(command, tmp_path):
     kept = OmegaConf.load(folder / "config.yaml")
     assert (kept.arrangement, kept.rate, kept.batch_size) == ("bn", 0.0, 16)
     assert "rate=0.25" in OmegaConf.load(folder / "overrides.yaml")
-    assert OmegaConf.load(folder / "hydra.yaml").hydra.sweep.subdir == "digits/bn/after/q0.00"
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

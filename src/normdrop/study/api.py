@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
+from normdrop.study.facts import engine_of
 from normdrop.training.check import check_fit
 from normdrop.training.fit import Fitted, data_of, fit, module_of, quiet
 from normdrop.training.kept import load
@@ -54,7 +55,7 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
         config = configs.plain(configs.compose(*overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(one_line(error, overrides)) from error
-    configs.check(config)
-    config |= configs.canonical(config)
+    config = configs.canonical(config)
+    config["engine"] = engine_of(config)
     check_fit(config, configs.seeds(config)[0])
     return config

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
-import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-HERE = Path(__file__).parents[1]
-CONF = next(path for path in (HERE / "conf", HERE.parents[1] / "conf") if path.is_dir())
+from normdrop.study import command
+from normdrop.study.conf import CONF
+from normdrop.study.told import line, unknown_key
 
-HELP = """normdrop [key=value …]: train conditions, each with its replicates, into outputs/<name>.
+HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
 
-  normdrop arrangement=bn_dropout rate=0.3              one condition
+  normdrop arrangement=bn_dropout rate=0.3              one configuration
   normdrop experiment=ordering rate=0.1,0.3,0.5         an experiment; key=a,b,c trains each value
   normdrop data=table data.path=mine.csv data.target=label
-  normdrop-report outputs/ordering                      what has finished
+  normdrop-report outputs/ordering                      the answer, of what has finished
 
-Stopped, it goes on with the same command. Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
+Stopped, it goes on with the same command. --report writes the report at the end.
+Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
 
 {groups}
 
@@ -30,71 +31,116 @@ Stopped, it goes on with the same command. Hydra's options (--cfg job, --config-
 
 
 def job(cfg: Any) -> str | None:
-    """One job of a sweep."""
+    """One job of a launcher that trains elsewhere."""
     from normdrop.study.job import work  # here: PyTorch takes seconds to import, and a mistake is told without it
 
     return work(cfg)
 
 
+class _Stop:
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt; what follows within two seconds is the same wish."""
+
+    def __init__(self) -> None:
+        self.asked = 0.0
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
+                signal.signal(sign, self.stop)
+
+    def stop(self, *_: Any) -> None:
+        again = time.monotonic() - self.asked < 2 if self.asked else False
+        self.asked = time.monotonic()
+        if not again:
+            raise KeyboardInterrupt
+
+    def over(self) -> None:
+        """Everything is done: what ends here is not to be disturbed."""
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
+
+
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
-    words = sys.argv[1:]
-    _typed[:] = words
+    command.typed[:] = sys.argv[1:]
+    command.planned[:] = []
+    words = [word for word in sys.argv[1:] if word != "--report"]
     if {"-h", "--help"}.intersection(words):
         return print(_help())
     if "--version" in words:
-        return print(f"normdrop {importlib.metadata.version('normdrop')}")
+        from importlib.metadata import version
+
+        return print(f"normdrop {version('normdrop')}")
+    traced = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
+    os.environ["PYTHONSAFEPATH"] = "1"  # in other processes too, no module of the working folder stands before ours
+    stop = _Stop()
+    try:
+        status = _study(words, report="--report" in sys.argv)
+        stop.over()
+    except (Exception, KeyboardInterrupt) as error:
+        if stop.asked:  # whatever became of the interrupt: a library that it hits may raise another error instead
+            told = isinstance(error, KeyboardInterrupt) and error.args
+            done = f"{error}; they stay" if told else "what is finished stays"
+            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command.command()}")
+        said = _expected(error, words)
+        if said is None and (traced or isinstance(error, KeyboardInterrupt)):
+            raise
+        sys.exit(f"normdrop: {said or f'{type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)'}")
+    if status:
+        sys.exit(status)
+
+
+def _study(words: list[str], report: bool) -> int:
+    """Train a study, and write its report or say how; the exit status."""
+    try:
+        _run(words)
+    except ValueError:
+        for folder, _ in command.planned if report else []:
+            if (folder / "plan.json").exists():
+                _report(folder)  # of what has finished
+        raise
+    for folder, configurations in command.planned:
+        if report:
+            return _report(folder)
+        shown = folder if configurations <= 40 else folder / "overview"  # TensorBoard draws no more runs at once
+        print(f"the answer:   normdrop-report {folder}")
+        print(f"its page:     {folder}/report/report.html, once that is written")
+        print(f"TensorBoard:  tensorboard --logdir {shown}")
+    return 0
+
+
+def _report(folder: Path) -> int:
+    from normdrop.report.__main__ import main as report
+
+    sys.argv[1:] = [str(folder)]
+    return report() or 0
+
+
+def _run(words: list[str]) -> None:
     import hydra
+
+    import normdrop.study.config  # noqa: F401  the resolvers that conf/ uses
+
+    sys.argv[1:] = _arguments(words)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+
+
+def _expected(error: BaseException, words: Sequence[str]) -> str | None:
+    """One line for an error that a person's input makes; None for any other."""
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
 
-    import normdrop.study.config  # noqa: F401  the resolvers that conf/ uses
+    if isinstance(error, OverrideParseException):
+        from normdrop.data.rows import override
 
-    traced = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
-    stopped = False
-
-    def stop(*_: Any) -> None:
-        nonlocal stopped
-        stopped = True
-        raise KeyboardInterrupt
-
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
-            signal.signal(sign, stop)
-    try:
-        sys.argv[1:] = _arguments(words)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    except (Exception, KeyboardInterrupt) as error:
-        if stopped:  # whatever became of the interrupt: a library that it hits may raise another error instead
-            told = isinstance(error, KeyboardInterrupt) and error.args
-            done = f"{error}; they stay" if told else "what is finished stays"
-            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
-        if isinstance(error, OverrideParseException):
-            from normdrop.data.rows import override
-
-            key, _, value = error.override.partition("=")
-            typed = f"the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
-            sys.exit(f"normdrop: {error.override}: {typed if '=' in error.override else line(error)}")
-        if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
-            sys.exit(f"normdrop: {mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
-        if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
-            sys.exit(f"normdrop: {one_line(error, words)}")
-        if traced or isinstance(error, KeyboardInterrupt):
-            raise
-        sys.exit(f"normdrop: {type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)")
-
-
-def command() -> str:
-    """The command line of this process, as it was typed."""
-    name = Path(sys.argv[0]).name
-    return shlex.join(["normdrop" if name == "__main__.py" else name, *(_typed or sys.argv[1:])])
-
-
-_typed: list[str] = []
-# Overrides that the sweeper is to see and Hydra's first look at the config is not; see `_arguments`.
-held: list[str] = []
+        key, equals, value = error.override.partition("=")
+        typed = f"the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
+        return f"{error.override}: {typed if equals else line(error)}"
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
+    if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
+        return one_line(error, words)
+    return None
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -110,36 +156,47 @@ def _arguments(words: list[str]) -> list[str]:
     for word in others:
         if word.startswith("-"):
             fail(f"{word}: there is no such option")
+    if known.run:
+        raise ValueError("--run: leave it out; one configuration is a sweep of one here")
+    if known.config_path or known.config_name:
+        why = "to train what a folder holds again, type the `command` of its record.json; --config-dir=… adds configs"
+        raise ValueError(f"--config-path, --config-name: {why}")
     overrides = [*known.overrides, *others]
     for word in overrides:
         if word.startswith("="):
             raise ValueError(f"{word}: a key is missing before the '='")
         if word.startswith(("hydra/sweeper=", "hydra.mode=")) and word != "hydra/sweeper=study":
-            raise ValueError(f"{word}: leave it out; a grid is key=a,b,c, and one condition is a grid of one")
+            why = "a grid is key=a,b,c, one configuration a grid of one; a search calls normdrop.train from Python"
+            raise ValueError(f"{word}: leave it out; {why}")
     options = [word for word in words if word not in overrides]
-    if known.run or known.cfg or known.info or known.hydra_help or known.shell_completion:
+    if known.cfg or known.info or known.hydra_help or known.shell_completion:
         return [*options, *overrides]
     # What belongs to a swept group may not fit conf/config.yaml's own choice, which Hydra would try it on.
     swept = re.findall(r"(?<=\n)(data|model|optimizer)=.*[,(]", "\n" + "\n".join(overrides))
     if any(word.startswith("experiment=") for word in overrides):  # its grid may sweep any
         swept = ["data", "model", "optimizer"]
-    held[:] = [word for word in overrides if word.split(".")[0] in swept]
+    command.held[:] = [word for word in overrides if word.split(".")[0] in swept]
     # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
     options = [*(option for option in options if option not in ("-m", "--multirun")), "--multirun"]
-    return [*options, *(word for word in overrides if word not in held)]
+    return [*options, *(word for word in overrides if word not in command.held)]
 
 
 def _help() -> str:
     groups = [
-        f"{group} = {' | '.join(sorted(path.stem for path in (CONF / group).glob('[!_]*.yaml')))}"
+        f"{group} = {' | '.join(_options(group))}"
         for group in ("experiment", "data", "model", "optimizer", "hydra/launcher")
     ]
-    return HELP.format(groups="\n".join(groups), keys=(CONF / "config.yaml").read_text(encoding="utf-8").rstrip())
+    keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
+    for file in ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table"):
+        path = CONF / f"{file}.yaml"
+        if path.exists():
+            group, name = file.split("/")
+            keys.append(f"# {group}.<key>, {group}={name}\n{path.read_text(encoding='utf-8').rstrip()}")
+    return HELP.format(groups="\n".join(groups), keys="\n\n".join(keys))
 
 
-def line(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
 def one_line(error: BaseException, words: Sequence[str]) -> str:
@@ -149,7 +206,7 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
     text = line(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         chosen = [word for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
-        return configs.unknown_key(unknown.group(1), configs.keys_of(configs.compose(*chosen)) | {"experiment"})
+        return unknown_key(unknown.group(1), configs.keys_of(configs.compose(*chosen)) | {"experiment"})
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{several.group(1)}: takes one value here; the command line sweeps: normdrop {several.group(1)}"
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
@@ -159,7 +216,6 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         name = asked.removeprefix(f"{group}/")
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
-        names = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
-        return f"{group}={name}: must be one of {', '.join(names)}{table}"
+        return f"{group}={name}: must be one of {', '.join(_options(group))}{table}"
     return text

@@ -1,9 +1,8 @@
-"""A condition in a process of its own or beside others: its replicates trained, its record written."""
+"""Configurations trained in this process, one after another or beside others, and the record of each written."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import platform
@@ -11,7 +10,7 @@ import re
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +19,56 @@ import torch
 import yaml
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from normdrop import tensorboard
 from normdrop.data.sources import standard_rows
 from normdrop.study import config as configs
 from normdrop.study import record
-from normdrop.study.app import line
+from normdrop.study.plan import missing, read_plan
 from normdrop.study.progress import note_of
-from normdrop.study.sweep import missing
+from normdrop.study.told import line
 from normdrop.training.checkpoint import Checkpoints
-from normdrop.training.fit import fit, quiet
+from normdrop.training.fit import Fitted, fit, quiet
 from normdrop.training.kept import keep
 
-LIVE = 10  # seconds at least between two writes of a condition's curves while it trains
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+LIVE = 10  # seconds at least between two writes of a configuration's curves while it trains
 
 
 def work(cfg: DictConfig) -> str | None:
-    """What a Hydra job of a sweep does: the one condition whose folder it was given, or each that nobody else has.
+    """What a Hydra job elsewhere does, a cluster's task: the one configuration whose folder it was given."""
+    hydra = HydraConfig.get()
+    if (gpus := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(hydra.job.num % gpus)
+    return train_these(Path(hydra.sweep.dir).absolute(), cfg.sweep, [hydra.sweep.subdir])
 
-    Returns what cannot be kept in a condition's error.txt, in one line: a full disk, a folder of another config.
+
+def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
+    """What a process of the sweep's own does: each configuration that nobody else has. said: takes what stops it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    why = train_these(root, sweep)
+    if why:
+        said.put(why)
+
+
+def train_these(root: Path, number: int, paths: Sequence[str] = ()) -> str | None:
+    """Train what is missing of these configurations of a sweep, or of all.
+
+    Returns what cannot be kept in an error.txt, in one line: a full disk, a folder of another config.
     """
     quiet()
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    hydra = HydraConfig.get()
-    if "sweep" not in cfg:
-        raise ValueError("--run: one condition is a sweep of one here; leave the option out")
-    if (gpus := torch.cuda.device_count()) > 1:
-        torch.cuda.set_device(hydra.job.num % gpus)  # a process for each
-    root, only = Path(hydra.sweep.dir).absolute(), hydra.sweep.subdir
-    plan = json.loads((root / "plan.json").read_text(encoding="utf-8"))
-    sweep = plan["sweeps"][cfg.sweep]
+    plan = read_plan(root)
+    sweep = plan["sweeps"][number]
     shared = {"command": sweep["command"], "grid": sweep["grid"]}
-    shared["hydra"] = OmegaConf.to_container(hydra, resolve=False, enum_to_str=True)
-    for path in sweep["jobs"] if only == "." else [only]:
+    parent = multiprocessing.parent_process()
+    for path in paths or sweep["jobs"]:
+        if parent is not None and not parent.is_alive():
+            return None  # killed: the same command goes on
         try:
             _condition(root, sweep["jobs"][path] | shared | {"condition": path})
         except Timeout:  # a folder in other hands is left to them: the sweep waits for them at its end
@@ -65,7 +79,7 @@ def work(cfg: DictConfig) -> str | None:
 
 
 def _condition(root: Path, study: Mapping[str, Any]) -> None:
-    """Train one condition in its folder; what goes wrong is kept in its error.txt."""
+    """Train one configuration in its folder; what goes wrong is kept in its error.txt."""
     config, directory, note = study["config"], root / study["condition"], note_of(root, study["condition"])
     if (directory / record.ERROR).exists():  # another process has tried it
         return
@@ -74,7 +88,7 @@ def _condition(root: Path, study: Mapping[str, Any]) -> None:
     def progress(part: float, epoch: str = "") -> None:
         note.write_text(f"{part:.3f} {epoch}")
 
-    with record.lock(directory).acquire(blocking=False):
+    with record.locked(directory):
         if not missing(config, directory):
             return
         note.parent.mkdir(exist_ok=True)
@@ -91,26 +105,21 @@ def _condition(root: Path, study: Mapping[str, Any]) -> None:
 
 def _describe(folder: Path, study: Mapping[str, Any]) -> None:
     """The files that Hydra leaves of a job."""
-    own = {"sweep": study["hydra"]["sweep"] | {"subdir": study["condition"]}}
-    own["overrides"] = study["hydra"]["overrides"] | {"task": study["overrides"]}
-    own["runtime"] = study["hydra"]["runtime"] | {"output_dir": str(folder.parent)}
-    files = {"config": study["config"], "overrides": study["overrides"], "hydra": {"hydra": study["hydra"] | own}}
     folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        text = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    for name in ("config", "overrides"):
+        text = yaml.dump(study[name], Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 def finish(
     config: Mapping[str, Any], directory: Path, study: Mapping[str, Any], progress: Callable[[float, str], None]
 ) -> None:
-    """Train the replicates that a condition's folder lacks and write its record."""
+    """Train the seeds that a configuration's folder lacks and write its record."""
     seeds, old = missing(config, directory), record.read(directory)
-    started = time.time()
+    began = shown = time.time()
     data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
         raise ValueError(f"data={config['data']['name']}: its rows have changed since the sweep began")
-    shown = started
 
     def tell(part: float, epoch: str, history: Callable[[], pd.DataFrame]) -> None:
         nonlocal shown
@@ -121,9 +130,31 @@ def finish(
 
     checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
     fitted = fit(config, seeds, tell, checkpoints)
-    facts, model = fitted.facts, config["model"]
+    began -= fitted.facts["earlier_seconds"]
+    named = _named(config, study)
+    replicates, history = fitted.replicates.assign(**named), fitted.history
+    extra = [name for name in replicates if name not in record.COLUMNS]
+    replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
+    if old is not None:
+        replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
+        history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
+    batch = _batch(seeds, began)
+    made = _record(config, study, fitted, batch, old) | {"seeds": replicates["seed"].tolist()}
+    made["data"] = data | {"parts": {part: made["rows"][part] for part in ("train", "val", "test")}}
+    # Re-splits hold no sampling of a test part that the data set itself gives.
+    made["rows"] |= {"fixed_test": "test" in data["given"]}
+    tensorboard.write_condition(directory, made, replicates, history, config["logging"])
+    if config["save_networks"]:
+        keep(directory, config, fitted, grows=old is not None)
+    record.write(directory, made, replicates, history)
+    checkpoints.remove()
+
+
+def _named(config: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of replicates.csv that name the configuration."""
+    model = config["model"]
     width = model.get("width", model.get("channels"))
-    named = {
+    return {
         "dataset": config["data"]["name"],
         "arrangement": config["arrangement"],
         "position": config["position"],
@@ -133,51 +164,59 @@ def finish(
         "width": "-".join(map(str, width)) if isinstance(width, list) else width,
         "rerun": config["rerun"],
     }
-    replicates, history = fitted.replicates.assign(**named), fitted.history
-    extra = [name for name in replicates if name not in record.COLUMNS]
-    replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
-    wall, steps = time.time() - started + facts["earlier_seconds"], facts["steps"]
-    shifts, activations = facts["shift"], facts["activations"]
-    if old is not None:
-        replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
-        history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
-        wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
-        steps = max(steps, old.record["steps"])
-        activations = activations or old.record["activations"]  # one replicate's, so never of both
+
+
+def _batch(seeds: list[int], began: float) -> dict[str, Any]:
+    """Under which versions and which commit these seeds were trained, and when."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")}
     commit, clean = record.commit()
-    merged = {
-        "condition": study["condition"],
-        **{key: named[key] for key in ("dataset", "arrangement", "position", "rate")},
-        "setting": study["setting"],
-        "choices": study["choices"],
-        "stands_for": configs.stands_for(config),
-        "seeds": replicates["seed"].tolist(),
-        "config": dict(config),
-        "config_hash": configs.config_hash(config),
-        "study": dict(config["study"] or {}) | {"grid": study["grid"]},
-        "data": data | {"parts": {part: facts["rows"][part] for part in ("train", "val", "test")}},
-        # Re-splits hold no sampling of a test part that the data set itself gives.
-        "rows": facts["rows"] | {"fixed_test": "test" in data["given"]},
-        "steps": steps,
-        "fresh_rows": config["data"]["fresh"],
+    return {
+        "seeds": seeds,
         "versions": {"python": platform.python_version(), **packages},
         "commit": commit,
         "clean": clean,
+        "began": began,
+        "finished": time.time(),
+    }
+
+
+def _record(
+    config: Mapping[str, Any],
+    study: Mapping[str, Any],
+    fitted: Fitted,
+    batch: Mapping[str, Any],
+    old: record.Finished | None,
+) -> dict[str, Any]:
+    """What stands in record.json, but for the data; of a configuration that grows, for old and new seeds together."""
+    facts, wall = fitted.facts, batch["finished"] - batch["began"]
+    earlier: dict[str, Any] = {"wall_seconds": 0.0, "shift": [], "steps": 0, "batches": []}
+    if old is not None:
+        own = ("seeds", "versions", "commit", "clean", "finished")
+        first = {key: old.record[key] for key in own}
+        first["began"] = old.record["finished"] - old.record["wall_seconds"]
+        earlier = {"batches": [first], **old.record}
+    return {
+        "condition": study["condition"],
+        **{key: config[key] for key in ("arrangement", "position", "rate")},
+        "dataset": config["data"]["name"],
+        "setting": study["setting"],
+        "choices": study["choices"],
+        "stands_for": configs.stands_for(config),
+        "config": dict(config),
+        "config_hash": configs.config_hash(config),
+        "study": dict(config["study"] or {}) | {"grid": study["grid"]},
+        "rows": dict(facts["rows"]),
+        "steps": max(earlier["steps"], facts["steps"]),
+        "fresh_rows": config["data"]["fresh"],
+        **{key: batch[key] for key in ("versions", "commit", "clean", "finished")},
+        "batches": [*earlier["batches"], dict(batch)],
         "engine": config["engine"],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),
-        "wall_seconds": round(wall, 3),
-        "finished": time.time(),
+        "wall_seconds": round(earlier["wall_seconds"] + wall, 3),
         "command": study["command"],
-        "shift": shifts,
-        "activations": activations,
+        "shift": earlier["shift"] + facts["shift"],
     }
-    tensorboard.write_condition(directory, merged, replicates, history, config["logging"])
-    if config["save_networks"]:
-        keep(directory, config, fitted, grows=old is not None)
-    record.write(directory, merged, replicates, history)
-    checkpoints.remove()
 
 
 def hardware(device: str) -> str:

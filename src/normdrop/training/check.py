@@ -8,10 +8,29 @@ from typing import Any
 import torch
 
 from normdrop.data.rows import memory
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.training import on_gpu
 from normdrop.training.compiled import reason
 from normdrop.training.fit import AT_A_TIME, data_of, network_of, plain_network
 from normdrop.training.module import optimizer_of
+
+ANY_SHAPE = (1, 1024, 1024)
+
+
+def reason_for(config: Mapping[str, Any]) -> str | None:
+    """Why the compiled engine cannot train what a config describes, in words, or None: without data and weights.
+
+    A config that no network can be made of has no reason: what is wrong with it, its check tells.
+    """
+    if on_gpu(config["trainer"]["accelerator"]):
+        return "it trains float32 on the CPU alone"
+    try:
+        optimizer = optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
+        with torch.device("meta"):  # shapes without memory
+            plain = plain_network(config, ANY_SHAPE, 2)
+            return reason(StackedNetwork([plain], [0], config["batch_size"]), optimizer)
+    except (ValueError, TypeError, RuntimeError):
+        return None
 
 
 def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
@@ -31,7 +50,7 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         raise ValueError(f"trainer.val_check_interval={interval}: must come to between 1 and {steps} steps, an epoch's")
     if (most := config["trainer"].get("max_steps", first)) < first:
         raise ValueError(f"trainer.max_steps={most}: must reach the first validation, after {first} steps")
-    seeds = len(config["seeds"] or range(config["replicates"]))
+    seeds = config["replicates"]
     together = min(config["replicates_at_a_time"] or AT_A_TIME["cpu"], seeds)
     with torch.device("meta"):  # shapes without memory
         weights = sum(p.numel() for p in plain_network(config, data.shape, data.classes).parameters())

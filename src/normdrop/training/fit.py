@@ -121,12 +121,6 @@ class _Hooks(pl.Callback):
         if epoch in measure["shift_epochs"]:
             measured = shift.measure(network, parts, *batches, epoch)
             self.shift += [entry for entry in measured if entry["seed"] not in ended]
-        first = min(self.config["seeds"] or [self.config["first_seed"]])
-        seed = first if measure["activation_seed"] is None else measure["activation_seed"]
-        if epoch in measure["activation_epochs"] and seed in {*network.seeds} - ended:
-            seen = shift.activations(network, parts["train"], *batches, seed)
-            when = {"seed": seed, "epoch": epoch, "step": pl_module.steps}
-            self.activations += [when | entry for entry in shift.histograms(seen)]
 
 
 @dataclass(repr=False)

@@ -1,0 +1,58 @@
+"""What planning has to ask of the data and the networks. It takes seconds to import, so `plan` keeps the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from normdrop.arrangement import has
+from normdrop.data import SERVED
+from normdrop.data.module import trained
+from normdrop.data.rows import remarks, sentence
+from normdrop.data.sources import arguments, source_of, standard_rows
+from normdrop.study.told import unknown_key
+from normdrop.training.check import check_fit, reason_for
+from normdrop.training.fit import quiet
+
+
+def fingerprint_of(data: Mapping[str, Any]) -> str:
+    """The fingerprint of a data config's rows. Raises ValueError for a key that its source does not take."""
+    known = ["name", "level", "source", *SERVED, *arguments(source_of(str(data["source"])))]
+    for key in data:
+        if key not in known:
+            raise ValueError(unknown_key(f"data.{key}", [f"data.{name}" for name in known]))
+    return standard_rows(data).fingerprint
+
+
+def engine_of(config: Mapping[str, Any]) -> str:
+    """What takes a configuration's steps: with `auto` the compiled engine, where it says that it can."""
+    if config["engine"] != "auto":
+        return config["engine"]
+    return "torch" if reason_for(config) else "compiled"
+
+
+def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
+    """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
+
+    asked: configs, each with a seed that is to be trained. varying: the keys of the grid.
+    """
+    quiet()
+    seen: set[str] = set()
+    lines: dict[str, None] = {}
+    for config, seed in asked:
+        parts = [config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer", "engine")]
+        key = json.dumps([*parts, has(config["arrangement"], "bn")], sort_keys=True)
+        if key in seen:
+            continue
+        seen.add(key)
+        sizes, name, batch = check_fit(config, seed), config["data"]["name"], config["batch_size"]
+        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
+        for part in facts["given"]:
+            if f"data.{part}_fraction" in varying:
+                raise ValueError(f"data.{part}_fraction: has no effect on {name}, which gives its {part} part itself")
+        said = [sentence(facts), *remarks(facts)]
+        if trained(sizes["train"], batch) < sizes["train"]:
+            said.append(f"batch_size={batch} leaves a last batch of one row, left out: another row each epoch")
+        lines |= dict.fromkeys(f"{name}: {text}" for text in said)
+    return list(lines)

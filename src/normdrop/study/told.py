@@ -1,0 +1,60 @@
+"""What is said to a person: errors in one line, the name that was meant, counts and durations. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+# What other tools call a key of ours.
+CALLED = {
+    "seed": "first_seed, and replicates (how many)",
+    "seeds": "first_seed, and replicates (how many)",
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "lr": "optimizer.lr",
+    "dataset": "data",
+    "dropout": "rate",
+    "p": "rate",
+    "precision": "replicates",
+    "accelerator": "trainer.accelerator",
+}
+
+
+def line(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(value: object, names: Iterable[str]) -> str:
+    """'; did you mean …?' for the name that comes nearest, whatever its case and its Unicode form; '' for none."""
+
+    def folded(text: object) -> str:
+        return unicodedata.normalize("NFC", str(text)).casefold()
+
+    by_form = {folded(name): name for name in names}
+    close = difflib.get_close_matches(folded(value), list(by_form), n=1, cutoff=0.75)
+    return f"; did you mean {by_form[close[0]]}?" if close and by_form[close[0]] != value else ""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """One line for a key that there is not, with the nearest one that there is and what its group has."""
+    names = sorted(known)
+    group = key.partition(".")[0]
+    has = [name.removeprefix(f"{group}.") for name in names if name.startswith(f"{group}.")]
+    why = "; the seeds train as one stack on one device (see optimizer.clip, logging)" if group == "trainer" else ""
+    why += f"; allowed are {', '.join(has)}" if has else ""
+    meant = f"; did you mean {CALLED[key]}?" if key in CALLED else nearest(key, names)
+    return f"{key}: there is no such key{meant}{why}"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 seed', '2 seeds'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """'12 s', '3 min', '2.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
