@@ -319,7 +319,7 @@ def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsy
     (tmp_path / "t.csv").write_bytes(csv())
     monkeypatch.setattr(files, "memory", lambda: 100)
     said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
-    assert "the file is of its rows would fit" in said
+    assert "of its rows would fit" in said
 
 
 def test_at_least_forty_kinds_of_wrong_input_are_tried():
