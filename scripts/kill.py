@@ -2,8 +2,9 @@
 
 A moment is a number of changes seen in the folder of outputs, and up to 30 ms more. Signals come from outside: to the
 sweep (SIGINT, SIGTERM, SIGKILL), and in every fifth sweep, where configurations train in processes side by side, also
-SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed ends the condition in
-work beside the sweep that is started next. Exit status 1 if anything is not as in the sweep left alone. Five minutes on a quiet core.
+SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed ends the one in work
+beside the sweep that is started next. Exit status 1 if anything is not as in the sweep left alone. Five minutes on a
+quiet core.
 
 --long MINUTES makes one condition of at least so long, kills it 20 times at random and says how much training was lost
 each time, beside what is promised: `checkpoint_minutes` and one interval between validations. Twice that time and more.
