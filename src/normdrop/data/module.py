@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normdrop.compiling import cached, numba
+from normdrop.compiling import compiled
 from normdrop.data.rows import Rows, check_memory, is_int, require
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
@@ -55,9 +55,10 @@ class Table:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
-        if numba and self.scaling is not None and rows.device.type == "cpu":
+        scaled_here = self.scaling is not None and rows.device.type == "cpu"
+        if scaled_here and (gather := compiled(_standardised)):
             x = torch.empty(*rows.shape, self.x.shape[1])
-            _compiled(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
+            gather(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
         else:
             x = self.x.index_select(0, rows.flatten()).view(*rows.shape, -1)  # several times as fast as x[rows]
             if self.scaling is not None:
@@ -82,10 +83,6 @@ def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.
             for i in range(x.shape[1]):
                 distance = np.float64(x[rows[replicate, row], i]) - scaling[0, replicate, 0, i]
                 out[replicate, row, i] = np.float32(distance / scaling[1, replicate, 0, i])
-
-
-if numba:
-    _compiled = cached(numba.njit(_standardised, error_model="numpy"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from normdrop.data.rows import memory
+from normdrop.engine import reason
 from normdrop.training import on_gpu
-from normdrop.training.compiled import reason
 from normdrop.training.fit import AT_A_TIME, data_of, network_of, plain_network
 from normdrop.training.module import optimizer_of
 
