@@ -43,11 +43,11 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
-from normdrop import engine
 from normdrop.networks.convolution import Convolution
 from normdrop.study import config as configs
 from normdrop.study.job import hardware
 from normdrop.training import fit as train
+from normdrop.training.check import reason_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORK = (
@@ -247,7 +247,7 @@ class Side:
 
 def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every side's figures, and the table of them on standard output."""
-    able = DEVICE == "cpu" and engine.reason_for(work(1, *overrides)) is None
+    able = DEVICE == "cpu" and reason_for(work(1, *overrides)) is None
     heights = [("per_seed_lightning", 1)]
     for name in ["torch", *(["compiled"] if able else []), "floor"]:
         heights += [(name, height) for height in given.replicates]
@@ -375,8 +375,9 @@ def main() -> None:
     for name, lowest in {"epochs": 1, "rounds": 1, "width": 2}.items():
         if (value := getattr(given, name)) is not None and value < lowest:
             parser.error(f"--{name}={value}: must be an integer ≥ {lowest}")
-    if min([*given.replicates, *(given.peers or [1])]) < 1:
-        parser.error(f"--replicates={min(given.replicates)}: stacks must be integers ≥ 1")
+    for name in ("replicates", "peers"):
+        if (least_height := min(getattr(given, name) or [1])) < 1:
+            parser.error(f"--{name}={least_height}: must be integers ≥ 1")
     for name in ("width", "peers"):
         if given.model != "mlp" and getattr(given, name) is not None:
             parser.error(f"--{name}: is for --model mlp")
@@ -388,7 +389,9 @@ def main() -> None:
         given.peers = [2, 4, 8, 30]
     os.environ.update(ISA.get(given.isa, {}))
     train.quiet()
-    overrides = (*MODELS[given.model], *([f"model.width={given.width}"] if given.width else []))
+    overrides = MODELS[given.model]
+    if given.width:
+        overrides = ("model=mlp", f"model.width={given.width}", "model.depth=2")
     machine = f"{hardware(DEVICE)}{f' held to {given.isa}' if given.isa else ''}, torch {torch.__version__}"
     print(f"{machine}; {' '.join(overrides)}; {given.epochs} epochs, one process of one thread for each side\n")
     if given.peers:

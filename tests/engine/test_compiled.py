@@ -262,7 +262,6 @@ def test_an_output_activation_and_a_rate_of_zero_are_those_of_torch(output):
         (lambda net: (net, torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True)), "SGD with nesterov"),
         (lambda net: (net, torch.optim.RMSprop(net.parameters())), "RMSprop"),
         (lambda net: (net.layers.append(nn.Softplus()) and net, adam(net)), "Softplus"),
-        (lambda _: (net := convolutional(head="mean"), adam(net)), "StackedMean"),
     ],
 )
 def test_what_it_does_not_know_it_says(change, words):

@@ -69,7 +69,10 @@ AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 def unknown(network: StackedNetwork, optimizer: Optimizer) -> str | None:
-    """The first layer or rule that the engine does not know, in words; None if it knows them all."""
+    """The first that the engine does not know, in words; None if it knows all."""
+    on = {(tensor.device.type, tensor.dtype) for tensor in network.parameters()}
+    if not on <= {("cpu", torch.float32), ("meta", torch.float32)}:
+        return "it trains float32 on the CPU alone"
     for layer in network.layers:
         if type(layer) not in DESCRIBED or getattr(layer, "approximate", "none") != "none":
             name, *_ = str(layer).splitlines()  # of a block its name alone

@@ -243,9 +243,7 @@ def _layer_norm_back(d, normal, inverses, weight, weight_slope, bias_slope, posi
 def _cross_entropy(z, y, d):
     """The mean loss (nats) of logits z (classes, batch); its gradient goes to d."""
     count, loss = f32(z.shape[1]), f32(0)
-    top, total = np.empty(z.shape[1], f32), np.zeros(z.shape[1], f32)
-    for j in range(z.shape[1]):
-        top[j] = z[0, j]
+    top, total = z[0].copy(), np.zeros(z.shape[1], f32)
     for i in range(1, z.shape[0]):
         for j in range(z.shape[1]):
             top[j] = z[i, j] if not z[i, j] <= top[j] else top[j]  # NaN stays
@@ -287,38 +285,57 @@ def _fold(patches, table, x):
 
 
 @_kernel
+def _views(layer, parameters, replicate, rows, space, work):
+    """A layer's place in a space, (features, positions · rows) and (units, rows), the same of what it keeps, what it
+    keeps of each feature or row, and its weight and bias."""
+    features, units, columns = layer.features, layer.features * layer.positions, layer.positions * rows
+    own, other = parameters[layer.weight], parameters[layer.weight + 1]
+    return (
+        _matrix(space, layer.out, features, columns),
+        _matrix(space, layer.out, units, rows),
+        _matrix(work, layer.kept, features, columns),
+        _matrix(work, layer.kept, units, rows),
+        _slice(work + 4 * (layer.kept + units * rows), max(features, rows), 0),
+        _slice(own.values, own.size, replicate),
+        _slice(other.values, other.size, replicate),
+    )
+
+
+@_kernel
+def _image(layer, table, rows, space):
+    """A convolution's input and its patches in a space, and its part of the table."""
+    size = layer.inputs * layer.positions
+    image, patches = _matrix(space, layer.below, layer.units, rows), _matrix(space, layer.patches, size, rows)
+    return image, patches, table[layer.table : layer.table + size]
+
+
+@_kernel
 def _forward(layers, table, parameters, replicate, rows, width, states, words, work, tiled):
     """All layers on the batch at the start of `work`."""
     for layer in layers:
-        kind, features, positions, number = layer.kind, layer.features, layer.positions, f32(layer.number)
-        units, columns = features * positions, positions * rows
-        h, by_row = _matrix(work, layer.out, features, columns), _matrix(work, layer.out, units, rows)
-        kept, kept_by_row = _matrix(work, layer.kept, features, columns), _matrix(work, layer.kept, units, rows)
-        inverses = _slice(work + 4 * (layer.kept + units * rows), max(features, rows), 0)
-        own, other = parameters[layer.weight], parameters[layer.weight + 1]
-        weight, bias = _slice(own.values, own.size, replicate), _slice(other.values, other.size, replicate)
+        kind, features, number = layer.kind, layer.features, f32(layer.number)
+        views = _views(layer, parameters, replicate, rows, work, work)
+        h, by_row, kept, kept_by_row, inverses, weight, bias = views
         if kind in (LINEAR, CONVOLUTION):
             if kind == CONVOLUTION:
-                size = layer.inputs * positions
-                below, patches = _matrix(work, layer.below, layer.units, rows), _matrix(work, layer.patches, size, rows)
-                _unfold(below, table[layer.table : layer.table + size], patches)
-            weights = _slice(own.values, own.size, replicate)[: features * layer.inputs]
-            inputs = _matrix(work, layer.patches, layer.inputs, columns)
-            _product(weights.reshape((features, layer.inputs)), False, inputs, False, h, tiled)
+                image, patches, own_table = _image(layer, table, rows, work)
+                _unfold(image, own_table, patches)
+            matrix = weight[: features * layer.inputs].reshape((features, layer.inputs))
+            _product(matrix, False, _matrix(work, layer.patches, layer.inputs, h.shape[1]), False, h, tiled)
             for i in range(features):
                 offset = bias[i]
-                for j in range(columns):
+                for j in range(h.shape[1]):
                     h[i, j] += offset
         elif kind == BATCH_NORM:
             mean, var = _slice(layer.mean, features, replicate), _slice(layer.var, features, replicate)
             _batch_norm(h, kept, inverses, weight, bias, mean, var, f32(layer.momentum), number)
         elif kind == LAYER_NORM:
-            _layer_norm(by_row, kept_by_row, inverses, weight, bias, positions, number)
+            _layer_norm(by_row, kept_by_row, inverses, weight, bias, layer.positions, number)
         elif kind in (BERNOULLI, UNIFORM):
             drawn = words[: (features * width + 3) // 4]
             _draw(states[layer.stream], drawn)
             bits = drawn.view(np.int16)[: features * width].reshape((features, width))
-            _disturb(kind, by_row, kept_by_row, bits, positions, number, np.int16(layer.threshold))
+            _disturb(kind, by_row, kept_by_row, bits, layer.positions, number, np.int16(layer.threshold))
         else:
             _activate(kind, h, kept, number)
 
@@ -328,39 +345,33 @@ def _backward(layers, table, parameters, replicate, rows, work, slopes, gradient
     """From the gradient of the logits in `slopes` to those of all parameters."""
     for number in range(len(layers) - 1, -1, -1):
         layer = layers[number]
-        kind, features, positions = layer.kind, layer.features, layer.positions
-        units, columns = features * positions, positions * rows
-        d, by_row = _matrix(slopes, layer.out, features, columns), _matrix(slopes, layer.out, units, rows)
-        kept, kept_by_row = _matrix(work, layer.kept, features, columns), _matrix(work, layer.kept, units, rows)
-        inverses = _slice(work + 4 * (layer.kept + units * rows), max(features, rows), 0)
-        own, other = parameters[layer.weight], parameters[layer.weight + 1]
-        weight = _slice(own.values, own.size, replicate)
-        weight_slope, bias_slope = gradients[own.begin :], gradients[other.begin :]
+        kind, features = layer.kind, layer.features
+        views = _views(layer, parameters, replicate, rows, slopes, work)
+        d, by_row, kept, kept_by_row, inverses, weight, _ = views
+        weight_slope = gradients[parameters[layer.weight].begin :]
+        bias_slope = gradients[parameters[layer.weight + 1].begin :]
         if kind in (LINEAR, CONVOLUTION):
             for i in range(features):
                 total = f32(0)
-                for j in range(columns):
+                for j in range(d.shape[1]):
                     total += d[i, j]
                 bias_slope[i] = total
-            inputs = _matrix(work, layer.patches, layer.inputs, columns)
-            to_weights = weight_slope[: features * layer.inputs].reshape((features, layer.inputs))
-            _product(d, False, inputs, True, to_weights, tiled)
+            count, shape = features * layer.inputs, (features, layer.inputs)
+            inputs = _matrix(work, layer.patches, layer.inputs, d.shape[1])
+            _product(d, False, inputs, True, weight_slope[:count].reshape(shape), tiled)
             if layer.below:
-                above = weight[: features * layer.inputs].reshape((features, layer.inputs))
-                to_inputs = _matrix(slopes, layer.patches, layer.inputs, columns)
-                _product(above, True, d, False, to_inputs, tiled)
+                below = _matrix(slopes, layer.patches, layer.inputs, d.shape[1])
+                _product(weight[:count].reshape(shape), True, d, False, below, tiled)
                 if kind == CONVOLUTION:
-                    size = layer.inputs * positions
-                    patches = _matrix(slopes, layer.patches, size, rows)
-                    below = _matrix(slopes, layer.below, layer.units, rows)
-                    _fold(patches, table[layer.table : layer.table + size], below)
+                    image, patches, own_table = _image(layer, table, rows, slopes)
+                    _fold(patches, own_table, image)
         elif kind == BATCH_NORM:
             _batch_norm_back(d, kept, inverses, weight, weight_slope, bias_slope)
         elif kind == LAYER_NORM:
-            _layer_norm_back(by_row, kept_by_row, inverses, weight, weight_slope, bias_slope, positions)
+            _layer_norm_back(by_row, kept_by_row, inverses, weight, weight_slope, bias_slope, layer.positions)
         else:
             for i in range(features):
-                for j in range(columns):
+                for j in range(d.shape[1]):
                     d[i, j] *= kept[i, j]
 
 
