@@ -1,21 +1,19 @@
-"""Measure what a replicate costs: normdrop beside one Lightning fit per seed, a bare loop, and the products alone.
+"""Measure what a replicate costs: normdrop beside a Lightning fit per seed, beside JAX, and beside products alone.
 
 The work: digits (1,437 training rows), 64-256-256-10 (or --width) or, with --model cnn, a CNN (3 × 3 convolutions of 16
 and 32 channels with stride 2), BN then dropout (rate 0.5) after each activation, Adam, batch 64, validation after every
-epoch. Every side trains it on the same cores, one process of one thread for each core, and the sides take turns, round
-by round; the figures are medians over the rounds.
+epoch. Each side trains it in a process of one thread, and the sides take turns on one core, round by round. Figures are
+medians over the rounds, of CPU time, which other work on the machine disturbs least (on a GPU: of time). A ratio is the
+median of the rounds' ratios.
 
 per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader, self.log in every step,
                     TensorBoardLogger and checkpoints as they come; no progress bar
-bare_loop           a plain PyTorch loop, one seed at a time: fused Adam, batches by index, nothing logged
-normdrop            normdrop.training.fit, as a sweep calls it, with the metrics at the end of training; without the
-                    measurement of variance shift, which no other side has; its steps by PyTorch
-compiled            the same, its steps by the compiled engine, where it is at hand and knows the network
+torch, compiled     normdrop.training.fit, as a sweep calls it, by either engine, with the metrics at the end of
+                    training; without the measurement of variance shift, which no other side has
 floor               the matrix products of forward and backward alone, of convolutions with the unfolding of patches, in
-                    stacks as normdrop trains them; by PyTorch, numpy or oneDNN, whichever is fastest
-torch_vmap, compiled_vmap, jax
-                    with --peers: the same stack as torch.func, torch.compile of it and JAX train it, once their first
-                    losses are those of plain networks; compiling is not timed
+                    stacks as normdrop trains them; by PyTorch or numpy, whichever is faster
+jax                 with --peers: the same stack as JAX trains it (vmap over replicates, scan over steps), once its
+                    first losses are those of plain networks; compiling is not timed
 """
 
 import argparse
@@ -23,13 +21,12 @@ import gc
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,32 +43,36 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
-from normdrop.arrangement import ARRANGEMENTS
 from normdrop.networks.convolution import Convolution
-from normdrop.networks.stacked import splitmix64
 from normdrop.study import config as configs
 from normdrop.study.job import hardware
 from normdrop.training import fit as train
+from normdrop.training.check import reason_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WORK = (
     *("data=digits", "data.test_fraction=0.1", "data.val_fraction=0.111", "position=after", "rate=0.5"),
-    *("optimizer=adam", "optimizer.lr=0.001", "batch_size=64"),
+    *("arrangement=bn_dropout", "optimizer=adam", "optimizer.lr=0.001", "batch_size=64", "measure.shift=false"),
 )
 MODELS = {"mlp": ("model=mlp", "model.width=256", "model.depth=2"), "cnn": ("model=cnn", "model.channels=[16,32]")}
-TINY = {"model=mlp": "model.width=16", "model=cnn": "model.channels=[2,2]"}
-PEER_HEIGHTS = (2, 8, 30)
-Model = Sequence[str]  # the overrides that choose it
+TINY = {"mlp": "model.width=16", "cnn": "model.channels=[2,2]"}
 AGREE = 1e-4  # of the losses of three steps, relative
-LAUNCH = 5e-6  # seconds that a kernel takes to launch from PyTorch, where there is no GPU to measure it on
+# What holds each library to an instruction set.
+ISA = {
+    "avx2": {
+        "OPENBLAS_CORETYPE": "Haswell",
+        "NUMBA_CPU_NAME": "haswell",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    }
+}
 
 
-def work(
-    epochs: int, arrangement: str = "bn_dropout", model: Model = MODELS["mlp"], tiny: bool = False
-) -> dict[str, Any]:
+def work(epochs: int, *overrides: str) -> dict[str, Any]:
     """The resolved config of the work, composed from conf as a run composes it."""
-    own = (f"arrangement={arrangement}", f"trainer.max_epochs={epochs}", "measure.shift=false")
-    return configs.plain(configs.compose(*WORK, *model, *([TINY[model[0]]] if tiny else ()), *own))
+    return configs.plain(configs.compose(*WORK, f"trainer.max_epochs={epochs}", *(overrides or MODELS["mlp"])))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -99,19 +100,13 @@ class PlainClassifier(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def one_seed(config: dict[str, Any], seed: int) -> tuple[nn.Sequential, TensorDataset, TensorDataset]:
-    """A plain network with its training and validation rows."""
-    data = train.data_of(config, [seed])
-    data.setup()
-    torch.manual_seed(seed)
-    network = train.plain_network(config, data.shape, data.classes)
-    parts = (TensorDataset(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
-    return network, *parts
-
-
 def per_seed_lightning(config: dict[str, Any], replicates: int) -> None:
     for seed in range(replicates):
-        network, rows, val = one_seed(config, seed)
+        data = train.data_of(config, [seed])
+        data.setup()
+        torch.manual_seed(seed)
+        network = train.plain_network(config, data.shape, data.classes)
+        rows, val = (TensorDataset(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
         with tempfile.TemporaryDirectory() as folder:
             trainer = pl.Trainer(
                 max_epochs=config["trainer"]["max_epochs"],
@@ -127,175 +122,95 @@ def per_seed_lightning(config: dict[str, Any], replicates: int) -> None:
             )
 
 
-def bare_loop(config: dict[str, Any], replicates: int) -> None:
-    for seed in range(replicates):
-        network, rows, val = one_seed(config, seed)
-        network = network.to(DEVICE)
-        (x, y), (val_x, val_y) = ([tensor.to(DEVICE) for tensor in part.tensors] for part in (rows, val))
-        optimizer = torch.optim.Adam(network.parameters(), lr=config["optimizer"]["lr"], fused=True)
-        for _ in range(config["trainer"]["max_epochs"]):
-            network.train()
-            for index in torch.randperm(len(y), device=DEVICE).split(config["batch_size"]):
-                optimizer.zero_grad()
-                F.cross_entropy(network(x[index]), y[index]).backward()
-                optimizer.step()
-            network.eval()
-            with torch.no_grad():
-                logits = network(val_x)
-                F.cross_entropy(logits, val_y).item()
-                (logits.argmax(dim=-1) == val_y).float().mean().item()
-
-
-def normdrop(config: dict[str, Any], replicates: int) -> None:
-    train.fit(config | {"engine": "torch"}, list(range(replicates)))
-
-
-def compiled(config: dict[str, Any], replicates: int) -> None:
-    train.fit(config | {"engine": "compiled"}, list(range(replicates)))
+def normdrop(engine: str, config: dict[str, Any], replicates: int) -> None:
+    train.fit(config | {"engine": engine, "replicates_at_a_time": replicates}, list(range(replicates)))
 
 
 def floor(config: dict[str, Any], replicates: int) -> None:
     rows, batch = 1437, config["batch_size"]
     network = train.plain_network(config, (1, 8, 8), 10)
-    at_a_time = train.AT_A_TIME[DEVICE]
-    for start in range(0, replicates, at_a_time):
-        stack = min(at_a_time, replicates - start)
-        steps = {size: min(products(stack, network, size).values(), key=least) for size in (batch, rows % batch)}
-        for _ in range(config["trainer"]["max_epochs"]):
-            for _ in range(rows // batch):
-                steps[batch]()
-            steps[rows % batch]()
+    steps = {size: products(replicates, network, size) for size in (batch, rows % batch)}
+    library = min(steps[batch], key=lambda name: least(steps[batch][name]))
+    for _ in range(config["trainer"]["max_epochs"]):
+        for _ in range(rows // batch):
+            steps[batch][library]()
+        steps[rows % batch][library]()
 
 
 def least(step: Callable[[], Any]) -> float:
     """The seconds of this process in the fastest of five runs."""
-
-    def once() -> float:
+    seconds = []
+    for _ in range(5):
         started = time.process_time()
         step()
-        return time.process_time() - started
-
-    return min(once() for _ in range(5))
+        seconds.append(time.process_time() - started)
+    return min(seconds)
 
 
 def products(stack: int, network: nn.Sequential, batch: int) -> dict[str, Callable[[], None]]:
-    """One step's products: each layer's output, its weights' gradient and, but for the first, its input's.
-
-    By PyTorch, and of Linear layers on a CPU by two other libraries too: numpy's BLAS and oneDNN.
-    """
-    others: dict[str, list[Callable[[], Any]]] = {"numpy": [], "oneDNN": []}
-    steps: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = []
+    """One step's products by each library: each layer's output, its weights' gradient and, but for the first, its
+    input's. Convolutions and GPUs know PyTorch's alone."""
+    by_torch: list[Callable[[], Any]] = []
+    by_numpy: list[Callable[[], Any]] = []
     values = torch.zeros(1, 64)
     for layer in network.eval():
         shape, values = values.shape[1:], layer(values)
-        first = not steps
+        first = not by_torch
         if isinstance(layer, nn.Linear):
-            weight, x, gradient = (
-                torch.randn(stack, *sizes, device=DEVICE)
-                for sizes in ((*layer.weight.shape,), (*shape, batch), (*values.shape[1:], batch))
-            )
-            steps.append((partial(torch.bmm, weight, x), partial(linear_gradients, weight, x, gradient, first)))
+            sizes = (layer.weight.shape, (*shape, batch), (*values.shape[1:], batch))
+            weight, x, gradient = (torch.randn(stack, *size, device=DEVICE) for size in sizes)
             for a, b in [(weight, x), (gradient, x.mT), (weight.mT, gradient)][: 2 if first else 3]:
-                others["numpy"].append(partial(np.matmul, a.cpu().numpy(), b.cpu().numpy()))
-                others["oneDNN"].append(partial(onednn, a.contiguous(), b.mT.contiguous()))
+                by_torch.append(partial(torch.bmm, a, b))
+                by_numpy.append(partial(np.matmul, a.cpu().numpy(), b.cpu().numpy()))
         elif isinstance(layer, nn.Conv2d):
             x = torch.randn(stack, *shape, batch, device=DEVICE, requires_grad=not first)
             parameters = [p.detach().flatten(1).expand(stack, -1, -1) for p in (layer.weight, layer.bias[:, None])]
             inputs = [x, *(p.clone().to(DEVICE).requires_grad_() for p in parameters)]
             gradient = torch.randn(stack, *values.shape[1:], batch, device=DEVICE)
-            geometry = layer.kernel_size, layer.stride, layer.padding
-            steps.append(
-                (
-                    partial(Convolution.apply, *inputs, *geometry),
-                    partial(torch.autograd.grad, inputs=inputs[first:], grad_outputs=gradient),
-                )
-            )
-
-    def step() -> None:
-        outputs = [forward() for forward, _ in steps]
-        for output, (_, backward) in zip(reversed(outputs), reversed(steps), strict=True):
-            backward(output)
-
-    def one_by_one(products: list[Callable[[], Any]]) -> None:
-        for product in products:
-            product()
-
+            by_torch.append(partial(convolution, inputs, (layer.kernel_size, layer.stride, layer.padding), gradient))
     linear = DEVICE == "cpu" and not any(isinstance(layer, nn.Conv2d) for layer in network)
-    if not torch.backends.mkldnn.is_available():
-        del others["oneDNN"]
-    return {"PyTorch": step} | {name: partial(one_by_one, own) for name, own in others.items() if linear}
+    return {"PyTorch": partial(all_of, by_torch)} | ({"numpy": partial(all_of, by_numpy)} if linear else {})
 
 
-def onednn(a: Tensor, b: Tensor) -> list[Tensor]:
-    """a @ b.mT of each replicate."""
-    product = torch.ops.mkldnn._linear_pointwise
-    return [product(x, weight, None, "none", [], "") for x, weight in zip(a, b, strict=True)]
+def convolution(inputs: list[Tensor], geometry: tuple[Any, ...], gradient: Tensor) -> None:
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    torch.autograd.grad(Convolution.apply(*inputs, *geometry), wanted, gradient)
 
 
-def floors(model: Model, replicates: int) -> None:
-    """The speed of an MLP's products by each library, beside the most that a product is seen to reach here."""
-    config, stack = work(1, model=model), min(replicates, train.AT_A_TIME[DEVICE])
-    linear = [layer for layer in train.plain_network(config, (1, 8, 8), 10) if isinstance(layer, nn.Linear)]
-    multiplied = 2 * config["batch_size"] * sum(layer.weight.numel() * (2 + (n > 0)) for n, layer in enumerate(linear))
-    with threadpool_limits(1):
-        by = products(stack, nn.Sequential(*linear), config["batch_size"])
-        speeds = {name: stack * multiplied / least(step) for name, step in by.items()}
-        a = torch.ones(1024, 1024, device=DEVICE)
-        square = {"PyTorch": partial(torch.mm, a, a), "numpy": partial(np.matmul, a.cpu().numpy(), a.cpu().numpy())}
-        most = 2 * 1024**3 / min(least(square[name]) for name in by if name in square)
-    said = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in speeds.items())
-    print(f"\nGFLOP/s of the products, {stack} replicates: {said}; of matrices of 1,024 × 1,024: {most / 1e9:.0f}")
+def all_of(products: list[Callable[[], Any]]) -> None:
+    for product in products:
+        product()
 
 
-def linear_gradients(weight: Tensor, x: Tensor, gradient: Tensor, first: bool, _: Tensor) -> None:
-    torch.bmm(gradient, x.mT)
-    if not first:
-        torch.bmm(weight.mT, gradient)
-
-
-SIDES = {side.__name__: side for side in (per_seed_lightning, bare_loop, normdrop, compiled, floor)}
-SIDES |= {name: partial(peers.run, peer) for name, peer in peers.PEERS.items()}
-
+SIDES: dict[str, Callable[[dict[str, Any], int], None]] = {
+    "per_seed_lightning": per_seed_lightning,
+    "torch": partial(normdrop, "torch"),
+    "compiled": partial(normdrop, "compiled"),
+    "floor": floor,
+    "jax": peers.run,
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Taking turns.
 
 
-def serve(connection: Connection, what: str, model: Model, replicates: int, epochs: int, core: int | None) -> None:
-    """A process of one side: runs once at each request, answers with seconds and peak MiB beyond the idle process."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+def serve(connection: Connection, side: str, overrides: tuple[str, ...], replicates: int, epochs: int) -> None:
+    """A process of one side: runs once at each request and answers with seconds."""
+    if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     train.quiet()
-    # A run of a tiny network loads what is loaded once and shall not count.
     threadpool_limits(1)  # numpy's BLAS has threads of its own
-    SIDES[what](work(1, model=model, tiny=True), 1)
-    config = work(epochs, model=model)
-    idle = peak(reset=True)
-    if what in peers.PEERS:
-        SIDES[what](work(1, model=model), replicates)  # compiles
+    SIDES[side](work(1, *overrides), replicates)  # loads and compiles
+    config = work(epochs, *overrides)
+    clock = time.process_time if DEVICE == "cpu" else time.perf_counter
     connection.send(None)
     while connection.recv():
         gc.collect()  # Lightning's objects form cycles, which keep the last run's tensors
-        started = time.perf_counter()
-        SIDES[what](config, replicates)
         synchronise()
-        seconds = time.perf_counter() - started
-        connection.send((seconds, peak() - idle))
-
-
-def peak(reset: bool = False) -> float:
-    """The most memory that this process has held, in MiB: allocated on a GPU, else resident."""
-    if DEVICE == "cuda":
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated() / 2**20
-    if not sys.platform.startswith("linux"):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    # ru_maxrss would count what the parent held when it started this process.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+        started = clock()
+        SIDES[side](config, replicates)
+        synchronise()
+        connection.send(clock() - started)
 
 
 def synchronise() -> None:
@@ -304,223 +219,188 @@ def synchronise() -> None:
 
 
 class Side:
-    """One side with so many replicates, in one process for each core."""
+    """One side with so many replicates, in a process of its own."""
 
-    def __init__(self, what: str, model: Model, replicates: int, epochs: int, cores: list[int | None]):
-        self.what, self.replicates = what, replicates
-        self.seconds: list[float] = []
-        self.mib = 0.0
-        self.connections = []
+    def __init__(self, what: str, overrides: tuple[str, ...], replicates: int, epochs: int):
+        self.what, self.replicates, self.seconds = what, replicates, []
         # A server that has imported the packages forks the sides, all but at once; CUDA does not outlive a fork.
         context = multiprocessing.get_context("spawn" if DEVICE == "cuda" else "forkserver")
         context.set_forkserver_preload(["normdrop.training.fit", "lightning.pytorch.loggers"])
-        for core in cores:
-            here, there = context.Pipe()
-            context.Process(target=serve, args=(there, what, model, replicates, epochs, core), daemon=True).start()
-            there.close()  # so that the end of the process ends the waiting for it
-            self.connections.append(here)
+        self.connection, there = context.Pipe()
+        context.Process(target=serve, args=(there, what, overrides, replicates, epochs), daemon=True).start()
+        there.close()  # so that the end of the process ends the waiting for it
+        self.wait()
 
-    def wait(self) -> list[Any]:
+    def wait(self) -> Any:
         try:
-            return [connection.recv() for connection in self.connections]
+            return self.connection.recv()
         except EOFError:
             sys.exit(f"benchmark: {self.what} with {self.replicates} replicates failed; the reason stands above")
 
     def run(self) -> None:
-        for connection in self.connections:
-            connection.send(True)
-        seconds, mib = zip(*self.wait(), strict=True)
-        self.seconds.append(max(seconds) / (self.replicates * len(self.connections)))
-        self.mib = max(self.mib, *(value / self.replicates for value in mib))
+        self.connection.send(True)
+        self.seconds.append(self.wait() / self.replicates)
 
-    def stop(self) -> None:
-        for connection in self.connections:
-            connection.send(False)
+    def ratio(self, other: "Side") -> float:
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def compare(
-    model: Model, replicates: list[int], epochs: int, rounds: int, cores: int, against: Sequence[str] = ()
-) -> list[Side]:
+def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every side's figures, and the table of them on standard output."""
-    pinned: list[int | None] = [None] * cores
-    if DEVICE == "cpu" and hasattr(os, "sched_setaffinity"):
-        pinned = list(sorted(os.sched_getaffinity(0))[:cores])
-    sides = [Side(what, model, 1, epochs, pinned) for what in ("per_seed_lightning", "bare_loop")]
-    own = ["normdrop", *(["compiled"] if configs.engine(work(1, model=model)) == "compiled" else []), "floor"]
-    sides += [Side(what, model, n, epochs, pinned) for what in own for n in replicates]
-    sides += [Side(what, model, n, epochs, pinned) for what in against for n in PEER_HEIGHTS]
-    for side in sides:
-        side.wait()
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    able = DEVICE == "cpu" and reason_for(work(1, *overrides)) is None
+    heights = [("per_seed_lightning", 1)]
+    for name in ["torch", *(["compiled"] if able else []), "floor"]:
+        heights += [(name, height) for height in given.replicates]
+    if given.peers:
+        heights += [("jax", height) for height in given.peers]
+    sides = [Side(name, overrides, height, given.epochs) for name, height in heights]
+    for number in range(given.rounds):
+        print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
         for side in sides:
             side.run()
-    print("| what | replicates | seconds per replicate | × faster than Lightning | × the floor | MiB per replicate |")
-    print("|---|---:|---:|---:|---:|---:|")
     floors = {side.replicates: side for side in sides if side.what == "floor"}
+    print("| what | replicates | seconds per replicate | × faster than Lightning | × the floor |")
+    print("|---|---:|---:|---:|---:|")
+    rows = []
     for side in sides:
-        faster = ratio(sides[0], side)
-        of_floor = ratio(side, floors[min(floors, key=lambda n: abs(n - side.replicates))])
-        seconds = statistics.median(side.seconds)
-        print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor:.2f} | {side.mib:.1f} |")
-        side.stop()
-    return sides
-
-
-def ratio(side: Side, other: Side) -> float:
-    return statistics.median(a / b for a, b in zip(side.seconds, other.seconds, strict=True))
+        seconds, faster = statistics.median(side.seconds), sides[0].ratio(side)
+        of_floor = side.ratio(floors[max(floors)])
+        print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor:.2f} |")
+        rows.append({"what": side.what, "replicates": side.replicates, "seconds_per_replicate": seconds})
+        side.connection.send(False)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What else a sweep's time depends on.
+# All that has to be known when a GPU is at hand, in one run that goes on where it was stopped.
 
 
-def arrangements(model: Model, epochs: int, rounds: int) -> None:
-    """Each arrangement beside `none`, one stack of replicates, turn by turn in one process."""
-    works = {name: work(epochs, name, model) for name in ARRANGEMENTS}
-    replicates = train.AT_A_TIME[DEVICE]
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    normdrop(work(1, model=model, tiny=True), 1)
-    for _ in range(rounds):
-        for name, config in works.items():
-            started = time.perf_counter()
-            normdrop(config, replicates)
+def gpu_report(path: Path, tiny: bool = False) -> None:
+    """Fill the JSON file `path`, part by part; a part that it has is not measured again. tiny: only that it runs."""
+    parts: dict[str, Callable[[], Any]] = {
+        "machine": lambda: f"{hardware(DEVICE)}, torch {torch.__version__}",
+        "losses differ by": partial(equal, tiny),
+        "kernels": kernels,
+        "cuda_graphs": lambda: "not measured: normdrop captures no CUDA graphs",
+    }
+    for width in (8, 16) if tiny else (128, 1024):
+        for height in (1, 2) if tiny else (1, 30, 128, 512):
+            parts[f"fit, width {width}, {height} replicates"] = partial(one_fit, width, height, 1 if tiny else 5)
+    parts["sweep of 2 conditions" if tiny else "sweep of 22 conditions"] = partial(sweep, tiny)
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, part in parts.items():
+        if name not in report:
+            report[name] = part()
+            unfinished = path.with_name(f"{path.name}.part")
+            unfinished.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(path)
+        print(f"{name}: {report[name]}", flush=True)
+
+
+def equal(tiny: bool) -> dict[str, float]:
+    """How far the training loss of an epoch without dropout is from the CPU's, and a replicate's among others from its
+    own alone."""
+    config = work(1, *MODELS["mlp"], f"model.width={16 if tiny else 256}", "rate=0") | {"engine": "torch"}
+    on_cpu = config | {"trainer": config["trainer"] | {"accelerator": "cpu"}}
+    fits = {"cpu": (on_cpu, [0, 1, 2, 3]), "together": (config, [0, 1, 2, 3]), "alone": (config, [0])}
+    losses = {name: train.fit(*how).history.set_index("seed")["train_loss"] for name, how in fits.items()}
+    return {
+        "from the CPU's, relative": float((losses["together"] / losses["cpu"] - 1).abs().max()),
+        "alone from among others": float(abs(losses["together"][0] - losses["alone"][0])),
+    }
+
+
+def kernels() -> dict[str, float]:
+    """Kernels that a step launches, however many replicates: two epochs less one, each with one validation.
+
+    Without a GPU: PyTorch's operations that call no other.
+    """
+    config = {epochs: work(epochs, *MODELS["mlp"], TINY["mlp"]) | {"engine": "torch"} for epochs in (1, 2)}
+    counts = {}
+    for epochs, own in config.items():
+        activity = ProfilerActivity.CUDA if DEVICE == "cuda" else ProfilerActivity.CPU
+        with profile(activities=[activity]) as profiler:
+            train.fit(own, [0, 1])
             synchronise()
-            seconds[name].append((time.perf_counter() - started) / replicates)
-    print(f"\n| arrangement | seconds per replicate, {replicates} at a time | × none |\n|---|---:|---:|")
-    for name, values in seconds.items():
-        slower = statistics.median(a / b for a, b in zip(values, seconds["none"], strict=True))
-        print(f"| {name} | {statistics.median(values):.3g} | {slower:.2f} |")
+        on_device = torch.autograd.DeviceType.CUDA
+        counts[epochs] = sum(
+            event.device_type == on_device if DEVICE == "cuda" else not event.cpu_children
+            for event in profiler.events()
+        )
+    return {"kernels per step": round((counts[2] - counts[1]) / 23, 1)}
 
 
-def set_up() -> None:
-    """What the command takes beside training: sweeps whose conditions train one replicate for one epoch."""
-    print("\n| processes | start to the first condition's end, s | each further condition, s |\n|---|---:|---:|")
-    sweep = [
-        str(Path(sys.executable).with_name("normdrop")),
-        *WORK,
-        *MODELS["mlp"],
-        "arrangement=" + ",".join(ARRANGEMENTS),
-    ]
-    sweep += ["rate=0.2,0.5", "replicates=1", "trainer.max_epochs=1", "measure.shift=false"]
-    for processes in dict.fromkeys((1, configs.workers("auto"))):
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.time()
-            subprocess.run(
-                [*sweep, f"hydra.launcher.n_jobs={processes}", f"hydra.sweep.dir={folder}"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            ends = sorted(json.loads(path.read_text())["finished"] for path in Path(folder).rglob("record.json"))
-        gaps = [later - earlier for earlier, later in zip(ends, ends[processes:], strict=False)]
-        print(f"| {processes} | {ends[0] - started:.1f} | {statistics.median(gaps):.2f} |")
-
-
-def launches(model: Model) -> None:
-    """The bound that launching kernels sets on a GPU, where a stack of any height launches the same number."""
-    count = kernels(model, 13) - kernels(model, 3)
-    if DEVICE == "cuda":
-        tiny = torch.zeros(1, device=DEVICE)
-        synchronise()
+def one_fit(width: int, height: int, epochs: int) -> dict[str, float]:
+    """Seconds for each step of a stack so high, the second of two fits, and the most memory that the device held."""
+    config = work(epochs, *MODELS["mlp"], f"model.width={width}")
+    config |= {"engine": "torch", "replicates_at_a_time": height}
+    for _ in range(2):
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        for _ in range(1000):
-            tiny.add_(1)
+        train.fit(config, list(range(height)))
         synchronise()
-        latency, how = (time.perf_counter() - started) / 1000, "counted and measured on this GPU"
+        seconds = time.perf_counter() - started
+    memory = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
+    step = 1e3 * seconds / (23 * epochs)
+    return {"seconds": round(seconds, 3), "ms per step": round(step, 3), "MiB": round(memory / 2**20, 1)}
+
+
+def sweep(tiny: bool) -> dict[str, float]:
+    """The seconds of one sweep from command to end."""
+    command = [sys.executable, "-m", "normdrop"]
+    if tiny:
+        command += [*WORK[:3], "arrangement=none,bn", TINY["mlp"], "replicates=2", "trainer.max_epochs=1"]
     else:
-        # The masks' bits are counted, not drawn, on a GPU; these operations take the place of numpy's.
-        count += 2 * 10 * (leaves(lambda: splitmix64(torch.zeros(2, dtype=torch.int64))) + 3)
-        latency, how = LAUNCH, "an expectation: operations counted on the CPU, the latency assumed, no GPU here"
-    each = count / 10
-    print(
-        f"\nLaunch-bound floor on a GPU ({how}): {each:.0f} kernels per step × {1e6 * latency:.1f} µs = "
-        f"{1e3 * each * latency:.2f} ms per step, {690 * each * latency:.2f} s for thirty epochs of a whole stack"
-    )
-
-
-def kernels(model: Model, steps: int) -> int:
-    config = work(1, model=model, tiny=True)
-    config["trainer"]["limit_train_batches"] = steps
-    return leaves(lambda: normdrop(config, 2))
-
-
-def leaves(run: Callable[[], Any]) -> int:
-    """How many kernels a call launches: on a CPU, operations that call no other and do more than view or allocate."""
-    activity = ProfilerActivity.CUDA if DEVICE == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[activity]) as profiler:
-        run()
-        synchronise()
-    if DEVICE == "cuda":
-        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
-    idle = ("view", "empty", "stride", "expand", "slice", "select", "squeeze", "transpose", "aten::t", "reshape", "to")
-    idle += ("alias", "detach", "split", "narrow", "resolve", "item", "local_scalar", "numpy", "lift", "result_type")
-    named = tuple(f"aten::{name}" for name in idle)
-    return sum(
-        event.name.startswith("aten::")
-        and not event.cpu_children
-        and not any(word in event.name for word in idle[:9])
-        and event.name not in named
-        for event in profiler.events()
-    )
+        command += ["experiment=ordering", "optimizer.lr=0.001"]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        subprocess.run([*command, f"hydra.sweep.dir={folder}"], check=True, stdout=subprocess.DEVNULL)
+        finished = len(list(Path(folder).rglob("record.json")))
+    return {"conditions": finished, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS], default="mlp", help="(default: mlp)")
     parser.add_argument("--width", type=int, help="of the MLP's hidden layers (default: 256)")
-    parser.add_argument(
-        "--peers", action="store_true", help="beside torch.func, torch.compile and JAX, where installed"
-    )
-    parser.add_argument("--epochs", type=int, default=30, help="of every fit (default: 30)")
+    parser.add_argument("--peers", type=int, nargs="*", help="beside JAX, in stacks so high (default: 2 4 8 30)")
+    parser.add_argument("--isa", choices=[*ISA], help="hold all libraries to this instruction set")
+    parser.add_argument("--epochs", type=int, default=10, help="of every fit (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side (default: 3)")
-    parser.add_argument("--replicates", type=int, nargs="+", default=[1, 8, 30, 128], help="(default: 1 8 30 128)")
-    parser.add_argument("--cores", type=int, default=1, help="processes of one thread for every side (default: 1)")
+    parser.add_argument("--replicates", type=int, nargs="+", default=[30], help="(default: 30)")
     parser.add_argument("--output", type=Path, help="also write the table's figures to this JSON file")
-    parser.add_argument("--arrangements", action="store_true", help="then compare the arrangements")
-    parser.add_argument("--set-up", action="store_true", help="then measure what the command takes beside training")
+    parser.add_argument("--gpu-report", type=Path, metavar="FILE", help="measure all that a GPU must show, and no more")
     given = parser.parse_args()
-    for name, lowest in {"epochs": 1, "rounds": 1, "cores": 1, "width": 2}.items():
+    for name, lowest in {"epochs": 1, "rounds": 1, "width": 2}.items():
         if (value := getattr(given, name)) is not None and value < lowest:
             parser.error(f"--{name}={value}: must be an integer ≥ {lowest}")
+    for name in ("replicates", "peers"):
+        if (least_height := min(getattr(given, name) or [1])) < 1:
+            parser.error(f"--{name}={least_height}: must be integers ≥ 1")
     for name in ("width", "peers"):
-        if given.model != "mlp" and getattr(given, name):
+        if given.model != "mlp" and getattr(given, name) is not None:
             parser.error(f"--{name}: is for --model mlp")
-    if min(given.replicates) < 1:
-        parser.error(f"--replicates={min(given.replicates)}: must be integers ≥ 1")
-    if DEVICE == "cpu" and given.cores > configs.workers("cpu"):
-        parser.error(f"--cores={given.cores}: this process may use {configs.workers('cpu')}")
+    if given.gpu_report:
+        return gpu_report(given.gpu_report)
+    if given.peers is not None and not peers.installed():
+        parser.error("--peers: JAX is not installed; pip install 'normdrop[bench]'")
+    if given.peers == []:
+        given.peers = [2, 4, 8, 30]
+    os.environ.update(ISA.get(given.isa, {}))
     train.quiet()
-    model = (*MODELS[given.model], *([f"model.width={given.width}"] if given.width else []))
-    machine = f"{hardware(DEVICE)}, torch {torch.__version__}"
-    print(f"{machine}; {given.epochs} epochs, {given.cores} process(es) of one thread for each side\n")
-    against = [*peers.PEERS] if given.peers else []
-    for name in against:
-        if (off := peers.disagreement(peers.PEERS[name], work(1, model=model, tiny=True))) > AGREE:
-            sys.exit(f"benchmark: the first losses of {name} are not those of plain networks ({off:.1e} off)")
-    if given.peers and "jax" not in against:
-        print("jax is not installed: pip install 'normdrop[bench]'\n")
-    sides = compare(model, given.replicates, given.epochs, given.rounds, given.cores, against)
+    overrides = MODELS[given.model]
+    if given.width:
+        overrides = ("model=mlp", f"model.width={given.width}", "model.depth=2")
+    machine = f"{hardware(DEVICE)}{f' held to {given.isa}' if given.isa else ''}, torch {torch.__version__}"
+    print(f"{machine}; {' '.join(overrides)}; {given.epochs} epochs, one process of one thread for each side\n")
+    if given.peers:
+        off = peers.disagreement(work(1, *overrides, TINY["mlp"]))
+        if off > AGREE:
+            sys.exit(f"benchmark: the first losses of JAX are not those of plain networks ({off:.1e} off)")
+    rows = compare(given, overrides)
     if given.output:
-        rows = [
-            {
-                "what": side.what,
-                "replicates": side.replicates,
-                "seconds_per_replicate": statistics.median(side.seconds),
-                "peak_mib_per_replicate": side.mib,
-            }
-            for side in sides
-        ]
         given.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    if given.model == "mlp" and DEVICE == "cpu":
-        floors(model, max(given.replicates))
-    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-        if name in os.environ:
-            print(f"{name}={os.environ[name]} is set: numpy's products, and the compiled steps, may be slower for it")
-    launches(model)
-    if given.arrangements:
-        arrangements(model, given.epochs, given.rounds)
-    if given.set_up:
-        set_up()
 
 
 if __name__ == "__main__":

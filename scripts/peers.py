@@ -1,4 +1,4 @@
-"""Peers for the benchmark: stacks of plain MLPs trained by torch.func and by JAX, as their documentations show it.
+"""Peers for the benchmark: stacks of plain MLPs trained by JAX, as its documentation shows it, and one by one.
 
 Each starts from the weights of the same plain networks and takes the same batches; its masks are its own library's.
 """
@@ -6,7 +6,6 @@ Each starts from the weights of the same plain networks and takes the same batch
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import stack_module_state
 from torch.nn import functional as F
 
 from normdrop.training import fit as train
@@ -33,19 +32,12 @@ class Stack:
             torch.manual_seed(seed)
             self.networks.append(train.plain_network(config, data.shape, data.classes))
 
-    def epoch(self, order: Tensor) -> Tensor:
-        """Take an epoch's batches, rows in this order (replicate, row); the losses (step, replicate)."""
-        raise NotImplementedError
-
-    def validate(self) -> float:
-        """The mean accuracy on the validation parts."""
-        raise NotImplementedError
-
 
 class Plain(Stack):
     """One network after another: what the others' losses must agree with."""
 
     def epoch(self, order: Tensor) -> Tensor:
+        """Take an epoch's batches, rows in this order (replicate, row); the losses (step, replicate)."""
         own = zip(self.networks, order, strict=True)
         return torch.stack([self._epoch(replicate, *one) for replicate, one in enumerate(own)], dim=1)
 
@@ -58,52 +50,6 @@ class Plain(Stack):
             optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses)
-
-
-class Vmap(Stack):
-    """torch.func: one module called with stacked parameters, vmap(grad)."""
-
-    compiled = False
-
-    def __init__(self, config: Mapping[str, Any], replicates: int):
-        super().__init__(config, replicates)
-        self.parameters, self.buffers = stack_module_state(self.networks)  # type: ignore[arg-type]
-        self.optimizer = torch.optim.Adam(self.parameters.values(), self.lr, fused=True)
-        self.gradients, self.logits = _transformed(json.dumps(config), self.compiled)
-
-    def epoch(self, order: Tensor) -> Tensor:
-        losses, (x, y), replicate = [], self.rows, torch.arange(len(order))[:, None]
-        for index in order.split(self.batch, dim=1):
-            gradients, loss = self.gradients(self.parameters, self.buffers, x[replicate, index], y[replicate, index])
-            for name, parameter in self.parameters.items():
-                parameter.grad = gradients[name]
-            self.optimizer.step()
-            losses.append(loss)
-        return torch.stack(losses)
-
-    @torch.no_grad()
-    def validate(self) -> float:
-        x, y = self.val
-        return float((self.logits(self.parameters, self.buffers, x).argmax(dim=-1) == y).float().mean())
-
-
-class CompiledVmap(Vmap):
-    compiled = True
-
-
-@cache
-def _transformed(described: str, compiled: bool) -> tuple[Any, Any]:
-    config = json.loads(described)
-    training, evaluating = (train.plain_network(config, (1, 8, 8), 10).train(mode) for mode in (True, False))
-
-    def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(training, (parameters, buffers), (x,)), y)
-
-    def logits(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(evaluating, (parameters, buffers), (x,))
-
-    gradients = vmap(grad_and_value(loss), randomness="different")
-    return torch.compile(gradients, dynamic=False) if compiled else gradients, vmap(logits)
 
 
 class Jax(Stack):
@@ -127,17 +73,20 @@ class Jax(Stack):
         self.keys = jax.vmap(jax.random.key)(jax.numpy.arange(replicates))
 
     def epoch(self, order: Tensor) -> Tensor:
+        """As `Plain.epoch`."""
         self.state, self.keys, losses = self._epoch(self.state, self.keys, *self.rows, order.numpy())
         return torch.from_numpy(losses.__array__().copy()).T
 
     def validate(self) -> float:
+        """The mean accuracy on the validation parts."""
         return float(self._accuracy(self.state, *self.val).mean())
 
 
 @cache
 def _jitted(layers: tuple[tuple[Any, ...], ...], lr: float, batch: int) -> tuple[Any, Any, Any]:
     """A stack's epoch and its accuracies, compiled, and the library."""
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one_thread}"
     import jax
     from jax import lax, random
     from jax import numpy as jnp
@@ -193,21 +142,20 @@ def _jitted(layers: tuple[tuple[Any, ...], ...], lr: float, batch: int) -> tuple
     return jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(accuracy)), jax
 
 
-PEERS: dict[str, type[Stack]] = {"torch_vmap": Vmap, "compiled_vmap": CompiledVmap}
-if importlib.util.find_spec("jax"):
-    PEERS["jax"] = Jax
+def installed() -> bool:
+    return importlib.util.find_spec("jax") is not None
 
 
-def run(kind: type[Stack], config: Mapping[str, Any], replicates: int) -> None:
-    stack = kind(config, replicates)
+def run(config: Mapping[str, Any], replicates: int) -> None:
+    stack = Jax(config, replicates)
     for _ in range(config["trainer"]["max_epochs"]):
         stack.epoch(torch.rand(stack.rows[1].shape).argsort(dim=1))
         stack.validate()
 
 
-def disagreement(kind: type[Stack], config: Mapping[str, Any], steps: int = 3) -> float:
-    """How far the losses of the first steps, without dropout, are from those of plain networks, relative to them."""
-    of = [made(dict(config) | {"rate": 0.0}, 2) for made in (kind, Plain)]
-    order = torch.arange(of[1].rows[1].shape[1])[: steps * of[1].batch].expand(2, -1)
-    losses, plain = (stack.epoch(order).detach() for stack in of)
-    return float(((losses - plain) / plain).abs().max())
+def disagreement(config: Mapping[str, Any], steps: int = 3) -> float:
+    """How far JAX's losses of the first steps, without dropout, are from those of plain networks, relative to them."""
+    jax, plain = (kind(dict(config) | {"rate": 0.0}, 2) for kind in (Jax, Plain))
+    order = torch.arange(plain.rows[1].shape[1])[: steps * plain.batch].expand(2, -1)
+    losses, true = jax.epoch(order), plain.epoch(order)
+    return float(((losses - true) / true).abs().max())

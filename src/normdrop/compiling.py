@@ -1,15 +1,87 @@
-"""The one door to numba, which the extra `fast` brings: None where it is not installed."""
+"""The one guarded door to numba, which the extra `fast` brings: what is wrong with it never stops a training by torch.
 
-import contextlib
+numba is imported when it is first asked for. What stands in its way is told once, in one line on stderr.
+"""
+
+from __future__ import annotations
+
 import importlib
 import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-numba: Any = importlib.import_module("numba") if importlib.util.find_spec("numba") else None
+
+@cache
+def told(line: str) -> None:
+    """Say a line on stderr, once for each process."""
+    print(f"normdrop: {line}", file=sys.stderr)
 
 
-def cached(compiled: Any) -> Any:
+@cache
+def door() -> tuple[Any, str]:
+    """numba and "", or None and why it is not to be had."""
+    if importlib.util.find_spec("numba") is None:
+        return None, "numba is not installed (pip install 'normdrop[fast]')"
+    try:
+        numba = importlib.import_module("numba")
+    except Exception as error:  # a numba that does not fit numpy raises what it likes
+        why = f"numba cannot be imported: {_first_line(error)}"
+        told(f"{why}; going on without the compiled engine")
+        return None, why
+    if numba.config.DISABLE_JIT:
+        return None, "NUMBA_DISABLE_JIT is set"
+    return numba, ""
+
+
+@cache
+def compiled(function: Callable[..., None]) -> Callable[..., None] | None:
+    """A function as machine code, kept for the next process, or None without numba."""
+    numba, _ = door()
+    return cached(numba.njit(function, error_model="numpy")) if numba else None
+
+
+def cached(dispatcher: Any) -> Any:
     """A compiled function whose machine code the next process finds, if there is a folder to write it to."""
-    with contextlib.suppress(RuntimeError):
-        compiled.enable_caching()
-    return compiled
+    try:
+        dispatcher.enable_caching()
+    except (RuntimeError, OSError) as error:
+        _without_cache(error)
+    else:
+        dispatcher._cache = _Guarded(dispatcher._cache)
+    return dispatcher
+
+
+class _Guarded:
+    """numba's cache of one function; one that cannot be read is emptied, one that cannot be written stays as it is."""
+
+    def __init__(self, files: Any):
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return self._files.load_overload(*arguments)
+        except Exception:  # a file that a power cut has truncated fails as pickle likes
+            try:
+                self._files.flush()
+            except OSError as error:
+                _without_cache(error)
+        return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        try:
+            self._files.save_overload(*arguments)
+        except Exception as error:
+            _without_cache(error)
+
+
+def _without_cache(error: Exception) -> None:
+    told(f"numba keeps no machine code, each process compiles for about 20 s: {_first_line(error)} (NUMBA_CACHE_DIR)")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

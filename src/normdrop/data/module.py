@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normdrop.compiling import cached, numba
+from normdrop.compiling import compiled
 from normdrop.data.asked import check_memory, is_int, require
 from normdrop.data.rows import SMALL, Rows
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
@@ -61,9 +61,10 @@ class Table:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
-        if _compiled and self.scaling is not None and rows.device.type == "cpu" and self.x.dtype != torch.float16:
+        here = self.scaling is not None and rows.device.type == "cpu" and self.x.dtype != torch.float16
+        if here and (gather := compiled(_standardised)):
             x = torch.empty(*rows.shape, self.x.shape[1])
-            _compiled(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
+            gather(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
         else:
             x = self.x.index_select(0, rows.flatten()).view(*rows.shape, -1)  # several times as fast as x[rows]
             if self.scaling is not None:
@@ -88,9 +89,6 @@ def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.
             for i in range(x.shape[1]):
                 distance = np.float64(x[rows[replicate, row], i]) - scaling[0, replicate, 0, i]
                 out[replicate, row, i] = np.float32(distance / scaling[1, replicate, 0, i])
-
-
-_compiled = cached(numba.njit(_standardised, error_model="numpy")) if numba else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from normdrop.data.rows import memory
+from normdrop.engine import reason
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.training import on_gpu
-from normdrop.training.compiled import reason
-from normdrop.training.fit import AT_A_TIME, data_of, network_of, plain_network
+from normdrop.training.fit import AT_A_TIME, data_of, plain_network
 from normdrop.training.module import optimizer_of
 
+# Whether the compiled engine knows a network's layers does not depend on its rows; a CNN must not run out of pixels.
 ANY_SHAPE = (1, 1024, 1024)
 
 
@@ -66,10 +67,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         of_weights, of_rows, there = (f"{size / 2**30:.1f} GiB" for size in (needed, taken, here))
         asked = f"{together} replicates at a time train {of_weights} of weights on {of_rows} of rows"
         raise ValueError(f"{large}, replicates_at_a_time={together}: {asked}; this {device} has {there}")
-    if config["engine"] == "compiled":  # last: for this the network itself is made
-        network = network_of(config, data.shape, data.classes, [seed])
-        own = optimizer_of(network.parameters(), config["optimizer"])
-        why = "it counts no trainer.max_steps" if "max_steps" in config["trainer"] else reason(network, own)
-        if why:
-            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
+    if config["engine"] == "compiled" and (why := reason_for(config)):
+        raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     return {name: part.rows.shape[1] for name, part in data.parts.items()}

@@ -16,10 +16,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normdrop import engine
 from normdrop.data.module import Part
 from normdrop.networks.stacked import StackedNetwork, StackedNoise
 from normdrop.streams import stream
-from normdrop.training.compiled import Compiled
 
 SILENCING_DRAWS = 20
 EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
@@ -95,7 +95,7 @@ class ReplicatedClassifier(pl.LightningModule):
         # With the compiled engine a batch of Lightning's is a stretch of so many batches of this size.
         self.compiled: int | None = None
         self.stretch = 1
-        self.engine: Compiled | None = None
+        self.engine: engine.Compiled | None = None
         self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
         self.steps = self.loss_steps = 0
@@ -191,7 +191,7 @@ class ReplicatedClassifier(pl.LightningModule):
                 optimizer._opt_called = True  # type: ignore[union-attr]  # or the schedule warns that it goes first
                 schedule.step()  # type: ignore[union-attr, call-arg]
         if self.engine is None:
-            self.engine = Compiled(self.network, optimizer, batch_size, self.optimizer_config.get("clip"))
+            self.engine = engine.Compiled(self.network, optimizer, batch_size, self.optimizer_config.get("clip"))
         losses = self.engine.run(x, y, np.array(rates), np.array(swings), ~self.ended)
         self.loss_sum += losses.double().sum(dim=0)
         self.loss_steps += len(losses)

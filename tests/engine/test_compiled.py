@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normdrop import engine
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.networks.cnn import cnn
 from normdrop.networks.layers import ACTIVATIONS, NOISES
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
-from normdrop.training import compiled
 
 pytest.importorskip("numba")
 
@@ -87,13 +87,13 @@ def by_torch(net, optimizer, x, y, rows, rates=None, drift=None, clip=None) -> T
 
 
 def by_machine(net, optimizer, x, y, rows, rates=None, drift=None, clip=None, active=None) -> Tensor:
-    assert compiled.reason(net, optimizer) is None
+    assert engine.reason(net, optimizer) is None
     steps = math.ceil(rows.shape[1] / BATCH)
     rates = np.full(steps, optimizer.param_groups[0]["lr"]) if rates is None else rates
     drift = np.tile([1.0, 0.0], (steps, 1)) if drift is None else drift
     index = torch.arange(len(rows))[:, None]
     active = torch.ones(len(rows), dtype=torch.bool) if active is None else active
-    return compiled.Compiled(net, optimizer, BATCH, clip).run(x[index, rows], y[index, rows], rates, drift, active)
+    return engine.Compiled(net, optimizer, BATCH, clip).run(x[index, rows], y[index, rows], rates, drift, active)
 
 
 def adam(net: nn.Module) -> torch.optim.Optimizer:
@@ -178,8 +178,8 @@ def test_either_engine_goes_on_where_the_other_stopped():
     x, y, rows = data()
     for net, engines in zip(nets, [(by_machine, by_torch), (by_torch, by_machine), (by_torch, by_torch)], strict=True):
         optimizer = adam(net)
-        for engine in engines:
-            losses = engine(net, optimizer, x, y, rows)
+        for steps in engines:
+            losses = steps(net, optimizer, x, y, rows)
         assert {int(state["step"]) for state in optimizer.state.values()} == {2 * STEPS}
         net.losses = losses
     assert close(nets[0].losses, nets[2].losses, 1e-3)
@@ -262,17 +262,16 @@ def test_an_output_activation_and_a_rate_of_zero_are_those_of_torch(output):
         (lambda net: (net, torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True)), "SGD with nesterov"),
         (lambda net: (net, torch.optim.RMSprop(net.parameters())), "RMSprop"),
         (lambda net: (net.layers.append(nn.Softplus()) and net, adam(net)), "Softplus"),
-        (lambda _: (net := convolutional(head="mean"), adam(net)), "StackedMean"),
     ],
 )
 def test_what_it_does_not_know_it_says(change, words):
-    assert words in compiled.reason(*change(network()))
+    assert words in engine.reason(*change(network()))
 
 
 def test_without_numba_it_says_so(monkeypatch):
-    monkeypatch.setattr(compiled, "numba", None)
+    monkeypatch.setattr(engine, "door", lambda: (None, "numba is not installed (pip install 'normdrop[fast]')"))
     net = network()
-    assert "normdrop[fast]" in compiled.reason(net, adam(net))
+    assert "normdrop[fast]" in engine.reason(net, adam(net))
 
 
 def test_a_process_that_compiles_and_one_that_reads_the_cache_get_the_same_bits(tmp_path):

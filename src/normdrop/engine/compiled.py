@@ -19,15 +19,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from normdrop.networks.stacked import (
-    StackedBatchNorm,
-    StackedConv,
-    StackedLayerNorm,
-    StackedLinear,
-    StackedNetwork,
-    StackedNoise,
-)
-from normdrop.training.kernels import (
+from normdrop.engine.kernels import (
     BATCH_NORM,
     BERNOULLI,
     CONVOLUTION,
@@ -40,8 +32,15 @@ from normdrop.training.kernels import (
     RULE,
     TANH,
     UNIFORM,
-    numba,
     train,
+)
+from normdrop.networks.stacked import (
+    StackedBatchNorm,
+    StackedConv,
+    StackedLayerNorm,
+    StackedLinear,
+    StackedNetwork,
+    StackedNoise,
 )
 
 # What a layer's record says whatever its place.
@@ -65,12 +64,14 @@ DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
     nn.Tanh: lambda _: {"kind": TANH},
 }
 
+# OpenBLAS's names of the processors for which it has kernels of small matrices.
+AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
-def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
-    """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
-    if numba is None:
-        return "numba is not installed (pip install 'normdrop[fast]')"
-    if any(tensor.is_cuda or tensor.dtype != torch.float32 for tensor in network.parameters()):
+
+def unknown(network: StackedNetwork, optimizer: Optimizer) -> str | None:
+    """The first that the engine does not know, in words; None if it knows all."""
+    on = {(tensor.device.type, tensor.dtype) for tensor in network.parameters()}
+    if not on <= {("cpu", torch.float32), ("meta", torch.float32)}:
         return "it trains float32 on the CPU alone"
     for layer in network.layers:
         if type(layer) not in DESCRIBED or getattr(layer, "approximate", "none") != "none":
@@ -92,6 +93,7 @@ class Compiled:
     def __init__(self, network: StackedNetwork, optimizer: Optimizer, batch_size: int, clip: float | None = None):
         self.network, self.optimizer, self.batch_size, self.clip = network, optimizer, batch_size, clip or math.inf
         self.threads = ThreadpoolController()
+        self.tiled = any(library.get("architecture") in AVX512 for library in self.threads.info())
 
     def run(self, x: Tensor, y: Tensor, rates: np.ndarray, drift: np.ndarray, active: Tensor) -> Tensor:
         """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
@@ -110,8 +112,11 @@ class Compiled:
         told = [generator.state for generator in generators]
         states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(y), 4)
         parameters, rule = self._optimizer(len(rates))
+        # Behind the gradients the padding stays 0.
+        gradients = np.zeros(parameters["begin"][-1] + parameters["size"][-1], np.float32)
+        spaces = (np.empty(work, np.float32), np.empty(work, np.float32), np.empty(work, np.uint64), gradients)
         with self.threads.limit(limits=1, user_api="blas"):
-            train(layers, table, parameters, rule, data, self.batch_size, states, work, losses)
+            train(layers, table, parameters, rule, data, self.batch_size, states, spaces, self.tiled, losses)
         for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
             generator.state = {**state, "state": {"state": now}}
         return torch.from_numpy(losses)

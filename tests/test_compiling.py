@@ -1,0 +1,101 @@
+"""The door to numba: nothing that is wrong with numba or its cache stops anything, and it is told in one line."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normdrop import compiling
+
+SUM = """
+from normdrop.compiling import compiled, door
+import numpy as np
+def twice(x):
+    for i in range(len(x)):
+        x[i] *= 2
+x = np.arange(3.0)
+function = compiled(twice)
+(function or twice)(x)
+print(x.sum(), door()[1])
+"""
+
+
+def run(folder: Path, **environment: str) -> tuple[str, list[str]]:
+    """What a process that compiles a function prints, and its lines on stderr."""
+    script = folder / "script.py"
+    script.write_text(SUM, encoding="utf-8")
+    path = os.pathsep.join([environment.pop("first", ""), *sys.path])
+    told = subprocess.run(
+        [sys.executable, str(script)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+    )
+    return told.stdout.strip(), told.stderr.splitlines()
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_a_cache_that_a_power_cut_truncated_is_made_anew(tmp_path, ending):
+    pytest.importorskip("numba")
+    cache = tmp_path / "cache"
+    assert run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == ("6.0", [])
+    (kept,) = cache.rglob(f"*.{ending}")
+    whole = kept.read_bytes()
+    for size in (0, len(whole) // 2):
+        kept.write_bytes(whole[:size])
+        assert run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == ("6.0", [])
+        assert len(next(cache.rglob(f"*.{ending}")).read_bytes()) == len(whole)
+
+
+def test_without_a_folder_to_write_to_it_is_told_in_one_line(capsys):
+    class Dispatcher:
+        def enable_caching(self):
+            raise RuntimeError("cannot cache function 'twice': no locator available for file 'x.py'\nmore")
+
+    compiling.told.cache_clear()
+    dispatcher = Dispatcher()
+    assert compiling.cached(dispatcher) is dispatcher
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no locator available for file 'x.py'" in line
+
+
+def test_a_full_disk_is_told_once(capsys):
+    class Full:
+        def save_overload(self, *_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def load_overload(self, *_):
+            raise EOFError
+
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    compiling.told.cache_clear()
+    guarded = compiling._Guarded(Full())
+    assert guarded.load_overload(1, 2) is None
+    guarded.save_overload(1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert os.strerror(errno.ENOSPC) in line
+
+
+def test_a_numba_that_does_not_fit_is_told_in_one_line(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.26 or less.\\nmore')", encoding="utf-8")
+    printed, (line,) = run(tmp_path, first=str(tmp_path))
+    assert printed == "6.0 numba cannot be imported: Numba needs NumPy 1.26 or less."
+    assert "Numba needs NumPy 1.26 or less." in line
+
+
+def test_a_numba_that_is_switched_off_is_none(tmp_path):
+    pytest.importorskip("numba")
+    assert run(tmp_path, NUMBA_DISABLE_JIT="1") == ("6.0 NUMBA_DISABLE_JIT is set", [])
+
+
+def test_training_by_torch_needs_no_numba():
+    script = "import sys, normdrop, normdrop.training.check, normdrop.study.app; print('numba' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == "False"
