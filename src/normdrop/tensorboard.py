@@ -181,7 +181,7 @@ def _hparams(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _finals(seeds: pd.DataFrame) -> dict[Any, float]:
     """The mean of each final metric that was measured, by tag."""
-    return {tag: float(seeds[column].mean()) for column, tag in FINALS.items() if column in seeds}
+    return {tag: float(seeds[column].astype(float).mean()) for column, tag in FINALS.items() if column in seeds}
 
 
 def _curves(history: pd.DataFrame, x: str, tags: Mapping[str, str]) -> pd.DataFrame:
