@@ -206,7 +206,6 @@ def engine(config: Mapping[str, Any]) -> str:
     if config["engine"] != "auto":
         return config["engine"]
     model = config["model"]["name"] in ("mlp", "cnn") and not config["model"].get("residual")
-    model = model and config["model"].get("head") != "mean"
     plain = config["optimizer"]["_target_"] in (f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD"))
     known = model and plain and not {"amsgrad", "maximize", "nesterov", "dampening"} & config["optimizer"].keys()
     able = known and "max_steps" not in config["trainer"] and not on_gpu(config["trainer"]["accelerator"])
@@ -380,6 +379,10 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     _, position = stands_for(config)[0]
     rate = config["rate"] if has(config["arrangement"], "dropout") else 0.0
+    if config["model"].get("file"):
+        from normdrop.networks.own import settle  # here: PyTorch takes seconds to import
+
+        config["model"] = settle(config["model"])
     return config | {"position": position, "rate": rate, "engine": engine(config)}
 
 

@@ -137,13 +137,12 @@ def finish(
     extra = [name for name in replicates if name not in record.COLUMNS]
     replicates = replicates.reindex(columns=[*record.COLUMNS, *extra])
     wall, steps = time.time() - started + facts["earlier_seconds"], facts["steps"]
-    shifts, activations = facts["shift"], facts["activations"]
+    shifts = facts["shift"]
     if old is not None:
         replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
         history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
         wall, shifts = wall + old.record["wall_seconds"], old.record["shift"] + shifts
         steps = max(steps, old.record["steps"])
-        activations = activations or old.record["activations"]  # one replicate's, so never of both
     packages = {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")}
     commit, clean = record.commit()
     merged = {
@@ -171,7 +170,6 @@ def finish(
         "finished": time.time(),
         "command": study["command"],
         "shift": shifts,
-        "activations": activations,
     }
     tensorboard.write_condition(directory, merged, replicates, history, config["logging"], study["columns"])
     if config["save_networks"]:

@@ -12,12 +12,15 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedNetwork, StackedNoise
+from normdrop.networks import network_of
+from normdrop.networks.noise import StackedNoise
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training.compiled import Compiled
 
@@ -64,7 +67,11 @@ def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
 
 class ReplicatedClassifier(pl.LightningModule):
     """Trains all replicates of a stacked network at once. A batch is x (replicates, batch, features) and y
-    (replicates, batch); what is logged is a mean over the replicates that have not diverged.
+    (replicates, batch), or x (batch, *shape) and y (batch,), the same for each replicate; what is logged is a mean over
+    the replicates that have not diverged. It trains in float32 on one device.
+
+    The network is given, or made by what is `built`: network_of's config, shape, classes and seeds. From these
+    load_from_checkpoint(path) makes it too.
 
     `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the mean
     training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search had not ended
@@ -78,13 +85,18 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: StackedNetwork,
-        optimizer: Mapping[str, Any],
+        network: StackedNetwork | None = None,
+        optimizer: Mapping[str, Any] | None = None,
         drift: Mapping[str, float] | None = None,
         select_epoch: str = "last",
         patience: int | None = None,
+        built: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        if network is None:
+            network = rebuilt(built)
+        if optimizer is None:
+            raise ValueError("optimizer=None: must be a config of conf/optimizer")
         self.save_hyperparameters(ignore="network")
         # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no result.
         self.automatic_optimization = False
@@ -123,6 +135,15 @@ class ReplicatedClassifier(pl.LightningModule):
             return optimizer
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_steps)]
 
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning would do otherwise than it says."""
+        if self.trainer.world_size > 1:
+            raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
+        if self.trainer.precision not in ("32-true", "32", 32):
+            raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
+        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
+            raise ValueError("batch_size: cannot be scaled, since orders and masks are drawn for it; give it to build()")
+
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole training."""
@@ -148,8 +169,20 @@ class ReplicatedClassifier(pl.LightningModule):
         return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (replicates, batch, features) → logits (replicates, batch, classes)."""
+        """x (replicates, batch, features), or (batch, features) for all → logits (replicates, batch, classes)."""
         return self.network(x)
+
+    def stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """A batch as x (replicates, batch, features) and y (replicates, batch). Raises ValueError."""
+        if isinstance(batch, Tensor):
+            raise ValueError(
+                "dataloaders=…: give datamodule= in its place; its loaders alone have row numbers, no rows"
+            )
+        x, y = batch
+        if y.dim() == 1:  # of a plain DataLoader
+            replicates = len(self.network.seeds)
+            x, y = x.flatten(1).expand(replicates, -1, -1), y.expand(replicates, -1)
+        return x, y
 
     def on_train_start(self) -> None:
         if self.patience is not None:  # a training that is taken up again may have been at its end
@@ -160,10 +193,20 @@ class ReplicatedClassifier(pl.LightningModule):
             self.network.load_state_dict(self.best.state_dict())
             self._void_diverged()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        x, y = batch
+    @property
+    def lr(self) -> float:
+        """The learning rate, where Lightning's finder of one looks for it."""
+        return float(self.optimizer_config["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer_config["lr"] = value
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
+        x, y = self.stacked(batch)
         if self.compiled:
-            return self._compiled_steps(x, y, self.compiled)
+            self._compiled_steps(x, y, self.compiled)
+            return None
         if self.drift["scale"] or self.drift["offset"]:
             x = self.drifted(x, self.steps / self.total_steps)
         loss = cross_entropy(self.network(x), y).mean(dim=1)
@@ -179,6 +222,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.loss_sum += loss.detach()
         self.loss_steps += 1
         self.steps += 1
+        return loss.detach().mean() if self.logs else None
 
     def _compiled_steps(self, x: Tensor, y: Tensor, batch_size: int) -> None:
         """A stretch of steps at once; x (replicates, rows, features) and y (replicates, rows) are cut into batches."""
@@ -211,14 +255,14 @@ class ReplicatedClassifier(pl.LightningModule):
         return x * factor + offset
 
     def _evaluation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        x, y = batch
+        x, y = self.stacked(batch)
         self._evaluated.append((self.network(x), y))
 
     validation_step = test_step = _evaluation_step
 
     def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The logits of every replicate, (replicates, batch, classes)."""
-        return self.network(batch[0])
+        return self.network(self.stacked(batch)[0])
 
     def on_validation_epoch_end(self) -> None:
         values = self._measured("val")
@@ -305,6 +349,15 @@ class ReplicatedClassifier(pl.LightningModule):
             lost = order[:, : round(fraction * order.shape[1])].to(self.device)
             keep.append(torch.ones(order.shape, device=self.device).scatter_(1, lost, 0.0)[:, :, None])
         return self.evaluate(part, ["acc"], keep)["acc"]
+
+
+def rebuilt(built: Mapping[str, Any] | None) -> StackedNetwork:
+    """The network of what a module was built from. Raises ValueError."""
+    if built is None:
+        raise ValueError("network=None: give the network; what would rebuild it was not saved")
+    if built["config"]["model"].get("function", "") is None:
+        raise ValueError("network=None: give the network; its model was a function given from Python")
+    return network_of(**built)
 
 
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
