@@ -28,14 +28,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18's form with a 3 × 3 stem, as narrow as asked for."""
+    """ResNet-18's form with a 3 × 3 stem; ResNet-18 itself has width 64, 2 blocks in each stage, and depth 4."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 4, blocks: int = 1):
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 4, blocks: int = 1, depth: int = 2):
         super().__init__()
         self.stem = nn.Conv2d(shape[0], width, 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         stages, fan_in = [], width
-        for stage in range(2):
+        for stage in range(depth):
             for number in range(blocks):
                 stages.append(ResidualBlock(fan_in, width * 2**stage, 2 if stage and not number else 1))
                 fan_in = width * 2**stage

@@ -277,7 +277,7 @@ def test_what_cannot_be_found_or_called_is_one_line(tmp_path, monkeypatch, model
     Path("net.py").write_text("def make(shape, classes): ...\ndef other(): ...\n")
     Path("broken.py").write_text("1 / 0\n")
     config = config_of("make", **model)
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match="model") as caught:
         plain(config, SHAPE, CLASSES)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 

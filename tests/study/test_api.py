@@ -18,7 +18,7 @@ from normdrop.study.app import CONF
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("model=cnn", "model.depth=1"), "model.depth: there is no such key; allowed are activation, channels, head"),
+        (("model=cnn", "model.depth=1"), "model.depth: there is no such key; allowed are activation, channels"),
         (("rate=0.1,0.3",), "rate=0.1,0.3: takes one value here; the command line sweeps: normdrop rate=0.1,0.3"),
         (("rates=0.1",), "rates: there is no such key; did you mean rate?"),
         (("rate=2",), "rate=2: must be a number ≥ 0 and < 1"),

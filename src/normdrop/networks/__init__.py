@@ -46,7 +46,11 @@ def plain_network(config: Mapping[str, Any], shape: int | Sequence[int], classes
         keys = ", ".join(key for key in takes if key not in PLACED)
         raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {keys}")
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights when they are made
-        return MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
+        try:
+            return MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
+        except (TypeError, RuntimeError) as error:  # a value of the wrong type
+            values = ", ".join(f"model.{key}={value}" for key, value in given.items())
+            raise ValueError(f"model={name} cannot be made: {own.told(error)}; it was given {values}") from error
 
 
 def network_of(
@@ -65,6 +69,14 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         raise ValueError("measure.silencing=true: must be false for a network of one's own, whose units are not known")
     else:
         own.check(config, shape, classes)
+
+
+def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list[str]:
+    """What a sweep says of a network of one's own before it trains; of a built-in one nothing."""
+    if config["model"]["name"] in MODELS:
+        return []
+    text = describe(plain(config, shape, classes))
+    return [f"{config['arrangement']}, positions as the module has them:", *text.splitlines()]
 
 
 def describe(network: nn.Module) -> str:

@@ -138,8 +138,8 @@ class StackedResidual(Residual):
         return 1 + self[0].outgoing()  # type: ignore[operator]
 
 
-# From a plain layer's type to the stacked form of N of them at a place, with parameters and buffers of the same names; or
-# None where the form does not hold. Activations have no replicates to tell apart.
+# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None where the form
+# does not hold. Activations have no replicates to tell apart.
 Form = Callable[[Sequence[Any], Place], nn.Module | None]
 
 
@@ -256,7 +256,8 @@ def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
                 return own(values.T.reshape(3, *shape)).flatten(1).T
 
             for name, values in _trace(own.train(training), call, x[replicate]).items():
-                got = ours.get(name, x[:, :0]).reshape(2, -1)[replicate, : values.numel()]
+                both = ours.get(name, x[:0]).flatten()
+                got = both.view(2, -1)[replicate, : values.numel()] if len(both) >= 2 * values.numel() else both
                 if len(got) != values.numel() or not torch.allclose(got, values.flatten(), rtol=1e-9, atol=1e-9):
                     raise ValueError(f"{layer}: its stacked form is not equal to it: {name} differs; correct STACKED")
     _proved.add(key)
@@ -278,8 +279,8 @@ def _trace(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> di
 class StackedNetwork(nn.Module):
     """N plain networks of one shape as one: x (replicates, batch, features) → logits (replicates, batch, classes).
 
-    `networks` are Sequentials, one for each seed, that begin with a Linear or an Unflatten layer. The noise of replicate
-    k in training comes from the stream of its own seed; nothing of a replicate depends on the rest. `batch_size` is the
+    `networks` are Sequentials, one for each seed, that begin with a Linear or an Unflatten layer. The noise of a
+    replicate in training comes from the stream of its own seed; nothing of it depends on the rest. `batch_size` is the
     rows of a full training batch. Rows (batch, features) are given to every replicate.
     """
 

@@ -24,17 +24,17 @@ from normdrop.training.module import ReplicatedClassifier
 
 __all__ = ["build", "load", "train"]
 
-Make = Callable[..., nn.Module]
+Given = str | Mapping[str, Any]
+# A name of conf/model, its keys, or a function make(shape, classes).
+Model = str | Mapping[str, Any] | Callable[..., nn.Module]
 
 
-def train(
-    *overrides: str | Mapping[str, Any], model: str | Make | None = None, progress: bool = True, **settings: Any
-) -> Fitted:
+def train(*overrides: Given, model: Model | None = None, progress: bool = True, **settings: Any) -> Fitted:
     """Train one condition: train(arrangement="bn_dropout", rate=0.3).
 
     Keys are those of the command line, given as keyword arguments, as text ("model.width=64"), or as a dict
-    ({"model.width": 64}). model: a name of conf/model, or a function make(shape, classes) that returns any nn.Module
-    with BN layers, (batch, *shape) → logits (batch, classes). progress: whether a bar is shown.
+    ({"model.width": 64}). model: a name of conf/model, its keys as a dict, or a function make(shape, classes) that
+    returns any nn.Module with BN layers, (batch, *shape) → logits (batch, classes). progress: whether a bar is shown.
 
     Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed and
     validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes) with its running
@@ -44,20 +44,17 @@ def train(
     with quietly():
         config = _checked(overrides, settings, model)
         seeds = configs.seeds(config)
+        what = f"{config['arrangement']}, {len(seeds)} replicates"
         with Progress(disable=not progress, transient=True) as bar:
-            task = bar.add_task(f"{config['arrangement']}, {len(seeds)} replicates", total=1.0)
+            task = bar.add_task(what, total=1.0)
 
             def tell(part: float, epoch: str, _: Any) -> None:
-                bar.update(
-                    task, completed=part, description=f"{config['arrangement']}, {len(seeds)} replicates, {epoch}"
-                )
+                bar.update(task, completed=part, description=f"{what}, {epoch}")
 
             return fit(config, seeds, tell)
 
 
-def build(
-    *overrides: str | Mapping[str, Any], model: str | Make | None = None, **settings: Any
-) -> tuple[ReplicatedClassifier, ReplicateData]:
+def build(*overrides: Given, model: Model | None = None, **settings: Any) -> tuple[ReplicatedClassifier, ReplicateData]:
     """A condition's LightningModule and LightningDataModule, for a lightning.Trainer of one's own.
 
     Takes what `train` takes. What is logged are means over the replicates; `module.history` has every one of them, and
@@ -70,13 +67,13 @@ def build(
     return module_of(config, data), data
 
 
-def _checked(
-    overrides: tuple[str | Mapping[str, Any], ...], settings: Mapping[str, Any], model: str | Make | None
-) -> dict[str, Any]:
-    words = []
+def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: Model | None) -> dict[str, Any]:
+    words: list[str] = []
     for given in (*overrides, settings):
         words += [given] if isinstance(given, str) else _typed(given)
-    if model is not None:
+    if isinstance(model, Mapping):
+        words += _typed({"model": model})
+    elif model is not None:
         words.append("model=own" if callable(model) else f"model={model}")
     try:
         with _hydra_left_alone():

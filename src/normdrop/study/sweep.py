@@ -357,6 +357,7 @@ def check_fits(conditions: Sequence[Condition]) -> list[str]:
     from normdrop.data.module import trained
     from normdrop.data.rows import remarks, sentence  # here, as PyTorch: not what tells of a mistake at once
     from normdrop.data.sources import standard_rows
+    from normdrop.networks import shown
     from normdrop.training.check import check_fit
     from normdrop.training.fit import quiet
 
@@ -375,6 +376,7 @@ def check_fits(conditions: Sequence[Condition]) -> list[str]:
             if trained(rows["train"], batch) < rows["train"]:
                 said.append(f"batch_size={batch} leaves a last batch of one row, left out: another row each epoch")
             lines |= dict.fromkeys(f"{config['data']['name']}: {text}" for text in said)
+            lines |= dict.fromkeys(shown(config, config["data"]["shape"] or facts["shape"], len(facts["classes"])))
     return list(lines)
 
 

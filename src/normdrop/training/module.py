@@ -127,7 +127,8 @@ class ReplicatedClassifier(pl.LightningModule):
         if select_epoch == "best":
             self.best = copy.deepcopy(network).requires_grad_(False)
             for kept in self.best.state_dict().values():
-                kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
+                if kept.is_floating_point():
+                    kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
@@ -142,7 +143,7 @@ class ReplicatedClassifier(pl.LightningModule):
         if self.trainer.precision not in ("32-true", "32", 32):
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
         if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
-            raise ValueError("batch_size: cannot be scaled, since orders and masks are drawn for it; give it to build()")
+            raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
 
     @property
     def total_steps(self) -> int:
