@@ -33,14 +33,14 @@ def test_a_wrong_override_is_one_line(function, overrides, line):
     assert "\n" not in str(caught.value)
 
 
-TINY = {"data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+TINY = {"engine": "torch", "data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
 
 
 def test_keyword_arguments_a_dict_and_text_are_one():
     level = logging.getLogger("lightning.pytorch").level
     threads = torch.get_num_threads()
     given = normdrop.train(TINY, {"model.width": [20, 13]}, rate=0.1, arrangement="bn_dropout", replicates=2)
-    words = "data.train_size=70", "batch_size=16", "trainer.max_epochs=1", "trainer.accelerator=cpu"
+    words = "engine=torch", "data.train_size=70", "batch_size=16", "trainer.max_epochs=1", "trainer.accelerator=cpu"
     typed = normdrop.train(*words, "model.width=[20,13]", "rate=0.1", "arrangement=bn_dropout", "replicates=2")
     assert given.replicates.equals(typed.replicates)
     assert repr(given).startswith("2 replicates: test accuracy 0.")

@@ -138,7 +138,7 @@ class StackedResidual(Residual):
         return 1 + self[0].outgoing()  # type: ignore[operator]
 
 
-# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None where the form
+# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None where it
 # does not hold. Activations have no replicates to tell apart.
 Form = Callable[[Sequence[Any], Place], nn.Module | None]
 

@@ -111,9 +111,9 @@ def _text(value: Any) -> str:
 @contextmanager
 def _hydra_left_alone() -> Iterator[None]:
     """The caller's Hydra context as it was, whatever is composed in between."""
-    instance = GlobalHydra.instance()
-    before, instance.hydra = instance.hydra, None
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
     try:
         yield
     finally:
-        instance.hydra = before
+        GlobalHydra.instance().hydra = before  # by now another instance: Hydra puts back a copy
