@@ -7,10 +7,33 @@ from typing import Any
 
 import torch
 
-from normdrop.networks import check, network_of
+from normdrop.networks import MODELS, check, plain_network
+from normdrop.networks.stacked import StackedNetwork
+from normdrop.training import on_gpu
 from normdrop.training.compiled import reason
 from normdrop.training.fit import data_of
 from normdrop.training.module import optimizer_of
+
+# Whether the compiled engine knows a network's layers does not depend on its rows; a CNN must not run out of pixels.
+ANY_SHAPE = (1, 1024, 1024)
+
+
+def reason_for(config: Mapping[str, Any]) -> str | None:
+    """Why the compiled engine cannot train what a config describes, in words, or None: without data and weights.
+
+    A config that no network can be made of has no reason: what is wrong with it, its check tells.
+    """
+    if on_gpu(config["trainer"]["accelerator"]):
+        return "it trains float32 on the CPU alone"
+    if config["model"]["name"] not in MODELS:
+        return f"it does not know the layers of model={config['model']['name']}"
+    try:
+        optimizer = optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
+        with torch.device("meta"):  # shapes without memory
+            plain = plain_network(config, ANY_SHAPE, 2)
+            return reason(StackedNetwork([plain], [0], config["batch_size"]), optimizer)
+    except (ValueError, TypeError, RuntimeError):
+        return None
 
 
 def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
@@ -26,8 +49,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     if not 1 <= first <= steps:
         raise ValueError(f"trainer.val_check_interval={interval}: must come to between 1 and {steps} steps, an epoch's")
     check(config, data.shape, data.classes)
-    if config["engine"] == "compiled":  # last: for this the network itself is made
-        network = network_of(config, data.shape, data.classes, [seed])
-        if why := reason(network, optimizer_of(network.parameters(), config["optimizer"])):
-            raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
+    if config["engine"] == "compiled" and (why := reason_for(config)):
+        raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
     return {name: part.rows.shape[1] for name, part in data.parts.items()}

@@ -70,7 +70,7 @@ def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
     """Why the compiled engine cannot train this network with this optimizer, in words; None if it can."""
     if numba is None:
         return "numba is not installed (pip install 'normdrop[fast]')"
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in network.parameters()):
+    if any(tensor.is_cuda or tensor.dtype != torch.float32 for tensor in network.parameters()):
         return "it trains float32 on the CPU alone"
     for layer in network.layers:
         if type(layer) not in DESCRIBED or getattr(layer, "approximate", "none") != "none":
