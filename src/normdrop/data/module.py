@@ -181,11 +181,12 @@ class BatchOrder:
 class ReplicateData(lightning.LightningDataModule):
     """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
-    source: a data config, or what returns Rows; called with each replicate's `seed` if `fresh`, once without
-    otherwise. seeds: one per replicate. pca: the number of principal components to use instead of the features, or None. shape: of a row,
-    (channels, *space), in place of what the source says. standardise: `feature`, each by itself, or `channel`, all
-    positions of a channel alike. batch_norm: whether the network has batch normalization, which cannot train on a batch
-    of one row. rerun: another number gives other batch orders of the same parts. sizes: of the parts, see `split`.
+    source: a data config, or what returns Rows; called with each replicate's `seed` if `fresh`, once
+    without otherwise. seeds: one per replicate. pca: the number of principal components to use instead of
+    the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm:
+    whether the network has batch normalization, which cannot train on a batch of one row. rerun: another
+    number gives other batch orders of the same parts. sizes: of the parts, see `split`.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
     Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its

@@ -17,7 +17,8 @@ from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
-# A model is a function of the shape of a row, of the classes, of the arrangement, and of the keys of its own config.
+# A model is a function of the shape of a row, of the classes, of the arrangement, and of the keys of its own
+# config.
 MODELS: dict[str, Callable[..., nn.Sequential]] = {"mlp": mlp, "cnn": cnn}
 
 PLACED = ("arrangement", "position", "rate", "noise")
@@ -80,7 +81,7 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
 
 
 def describe(network: nn.Module) -> str:
-    """A network's layers as text: a line from each layer with weights to the next, equal lines once, counted."""
+    """A network's layers as text: a line from each layer with weights on; equal lines once, counted."""
     lines: list[list[str]] = [[]]
     for layer in network.modules():
         if [*layer.children()]:

@@ -27,11 +27,11 @@ def cnn(
     bn_momentum: float = 0.1,
     bn_eps: float = 1e-5,
 ) -> nn.Sequential:
-    """A CNN of one hidden block for each of `channels` and a Linear output: flat rows (batch, features) → logits.
+    """A CNN of one hidden block for each of `channels` and a Linear output.
 
-    features: the shape of a row, (channels, length) or (channels, height, width). `kernel` and `stride` are one number
-    for all blocks, or a list with one for each; the padding is (kernel − 1) // 2. With `residual` a block whose input
-    and output have one shape becomes x + block(x). Raises ValueError for what cannot be.
+    features: the shape of a row, (channels, length) or (channels, height, width). `kernel` and `stride` are
+    one number for all blocks, or a list with one for each; the padding is (kernel − 1) // 2. With `residual`
+    a block whose input and output have one shape becomes x + block(x). Raises ValueError for what cannot be.
     """
     shape = [features] if isinstance(features, int) else list(features)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]):

@@ -14,7 +14,9 @@ WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class UniformNoise(nn.Module):
-    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s Uout)."""
+    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s
+    Uout).
+    """
 
     def __init__(self, rate: float):
         super().__init__()
@@ -39,8 +41,9 @@ NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": Unifor
 CHANNEL_NOISES = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# What an arrangement may name beside dropout, of so many units or channels, in 0 to 3 dimensions of space; each takes
-# the eps and momentum of BN. GroupNorm of one group is layer normalization with a weight for each channel.
+# What an arrangement may name beside dropout, of so many units or channels, in 0 to 3 dimensions of space;
+# each takes the eps and momentum of BN. GroupNorm of one group is layer normalization with a weight for each
+# channel.
 OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
     "bn": lambda width, space, eps, momentum: BATCH_NORMS[max(space - 1, 0)](width, eps, momentum),
     "ln": lambda width, space, eps, momentum: nn.GroupNorm(1, width) if space else nn.LayerNorm(width),
@@ -48,7 +51,9 @@ OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
 
 
 def dropout(noise: str, rate: float, space: int) -> nn.Module:
-    """Noise behind a layer with so many dimensions of space. Raises ValueError for noise of channels without any."""
+    """Noise behind a layer with so many dimensions of space. Raises ValueError for noise of channels without
+    any.
+    """
     if noise != "channel":
         return NOISES[noise](rate)
     if space == 0:
@@ -66,7 +71,9 @@ def block(
     bn_momentum: float = 0.1,
     bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
-    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without channels."""
+    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without
+    channels.
+    """
     width, space = len(weights.weight), weights.weight.dim() - 2
     noisy = dropout(noise, rate, space)  # refused for its noise whether or not the arrangement has any
     layers = [weights]

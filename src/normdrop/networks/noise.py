@@ -16,9 +16,9 @@ from normdrop.streams import restore, state_of, stream
 class StackedNoise(nn.Module):
     """Noise of N replicates: (replicates, units, batch), same out.
 
-    `features` of a row have a factor each: its units, or its channels where whole channels are dropped. A factor comes
-    from 16 random bits. The streams advance by whole training steps of `batch_size` rows, whatever the size of the
-    batch at hand, so that a short last batch moves no later mask.
+    `features` of a row have a factor each: its units, or its channels where whole channels are dropped. A
+    factor comes from 16 random bits. The streams advance by whole training steps of `batch_size` rows,
+    whatever the size of the batch at hand, so that a short last batch moves no later mask.
 
     Inside copies that run side by side, `turn` is the replicate whose own rows (batch, *shape) are given.
     """
@@ -115,9 +115,11 @@ class _Bits:
 
 
 def splitmix64(state: Tensor) -> Tensor:
-    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) on int64 tensors, wrapping as uint64.
+    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) on int64 tensors, wrapping as
+    uint64.
 
-    A stream by counting: every word of every replicate at once, where a device has no generator per replicate.
+    A stream by counting: every word of every replicate at once, where a device has no generator per
+    replicate.
     """
 
     def shifted(x: Tensor, bits: int) -> Tensor:

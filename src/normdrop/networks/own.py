@@ -1,7 +1,7 @@
 """A network of one's own: any nn.Module, arranged where its BN layers stand.
 
-`make(shape, classes)` returns a module that maps (batch, *shape) to logits (batch, classes). It stands in a file, in an
-installed package (an entry point of the group normdrop.models), or is given from Python.
+`make(shape, classes)` returns a module that maps (batch, *shape) to logits (batch, classes). It stands in a
+file, in an installed package (an entry point of the group normdrop.models), or is given from Python.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _executed(path: Path, source: bytes) -> dict[str, Any]:
 def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Sequential:
     """One replicate's network, arranged: flat rows (batch, features) → logits (batch, classes).
 
-    Its weights are those that `make` draws from PyTorch's generator, started from the replicate's own stream: the
-    same for each arrangement. Raises ValueError.
+    Its weights are those that `make` draws from PyTorch's generator, started from the replicate's own stream:
+    the same for each arrangement. Raises ValueError.
     """
     model = config["model"]
     if config["position"] != "after":
@@ -133,12 +133,13 @@ def silence(network: nn.Module) -> None:
 def arrange(
     network: nn.Module, arrangement: str, rate: float, noise: str = "bernoulli", layers: str = "*"
 ) -> list[str]:
-    """Put the operations of an arrangement, in its order, where a module's BN layers stand; the names of those layers.
+    """Put the operations of an arrangement, in its order, where a module's BN layers stand; the names of
+    those layers.
 
-    layers: a pattern of names (`layer4.*`); other BN layers stay. Positions relative to the activation stay as they
-    are written. Raises ValueError.
+    layers: a pattern of names (`layer4.*`); other BN layers stay. Positions relative to the activation stay
+    as they are written. Raises ValueError.
     """
-    norms = {name: layer for name, layer in network.named_modules() if type(layer) in BATCH_NORMS}
+    norms: dict[str, Any] = {name: layer for name, layer in network.named_modules() if type(layer) in BATCH_NORMS}
     if not norms:
         why = "put nn.BatchNorm1d, 2d or 3d where the operations shall stand: the arrangement goes there"
         raise ValueError(f"model: {type(network).__name__} has no BatchNorm layer; {why}")

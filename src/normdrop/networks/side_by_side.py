@@ -33,8 +33,9 @@ class Place:
     """noise layers since the last of them"""
 
     def noise(self, layer: nn.Module, features: int = 0) -> StackedNoise:
-        """The noise of this place. Its stream is told by the layers with weights before it, so that arrangements whose
-        dropout stands elsewhere in the block draw the same masks."""
+        """The noise of this place. Its stream is told by the layers with weights before it, so that
+        arrangements whose dropout stands elsewhere in the block draw the same masks.
+        """
         number = self.weights + 10_000 * self.noises
         self.noises += 1
         return StackedNoise(layer, features, self.batch_size, self.seeds, self.rerun, number)
@@ -47,8 +48,8 @@ class Place:
 class SideBySide(nn.Module):
     """N copies of a module: (replicates, features, batch) in and out, (batch, *shape) for each copy.
 
-    One module holds the parameters and buffers of all copies, the replicates first, and is lent those of each in turn.
-    Its dropout draws from the replicates' streams, as in a stack.
+    One module holds the parameters and buffers of all copies, the replicates first, and is lent those of each
+    in turn. Its dropout draws from the replicates' streams, as in a stack.
     """
 
     def __init__(self, copies: Sequence[nn.Module], place: Place):

@@ -1,9 +1,10 @@
 """The replicate axis: N seeds of one network trained as one stacked network.
 
-Every stacked tensor has the replicates first. Inside the stack activations are feature-major, (replicates, features,
-batch): matrix products are then plain batched products, and the batch statistics of BN are sums over contiguous memory.
-The features of a CNN are its channels, and within each its positions: a view tells them apart, and Flatten does
-nothing. A layer that has no stacked form runs as N copies side by side, each on its own replicate's rows.
+Every stacked tensor has the replicates first. Inside the stack activations are feature-major, (replicates,
+features, batch): matrix products are then plain batched products, and the batch statistics of BN are sums
+over contiguous memory. The features of a CNN are its channels, and within each its positions: a view tells
+them apart, and Flatten does nothing. A layer that has no stacked form runs as N copies side by side, each on
+its own replicate's rows.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, 
 class _Stacked(nn.Module):
     """The weights and biases of N layers of one shape.
 
-    Each replicate's slice of a parameter is padded to a multiple of 16 floats: a fused optimizer rounds the last
-    elements of a tensor differently (scalar code in place of vectors), and padding keeps every real element out of that
-    tail, so that a replicate's bits do not depend on how many replicates stand behind it.
+    Each replicate's slice of a parameter is padded to a multiple of 16 floats: a fused optimizer rounds the
+    last elements of a tensor differently (scalar code in place of vectors), and padding keeps every real
+    element out of that tail, so that a replicate's bits do not depend on how many replicates stand behind it.
     """
 
     def __init__(self, layers: Sequence[Any]):
@@ -77,7 +78,9 @@ class StackedConv(_Stacked):
         return Convolution.apply(image, self.matrix, bias, *self.geometry).flatten(1, 3)
 
     def patches(self) -> Tensor:
-        """Which unit of the input stands where in its unfolded patches, (fan_in · positions,); -1 is the padding."""
+        """Which unit of the input stands where in its unfolded patches, (fan_in · positions,); -1 is the
+        padding.
+        """
         numbers = torch.arange(1.0, math.prod(self.shape) + 1, dtype=torch.float64).view(1, *self.shape)
         kernel, stride, padding = self.geometry
         return F.unfold(numbers, kernel, padding=padding, stride=stride).flatten().long() - 1
@@ -88,7 +91,8 @@ class StackedConv(_Stacked):
 
 
 class StackedBatchNorm(_Stacked):
-    """N BatchNorm layers as one over replicates × channels: (replicates, channels · positions, batch), same out.
+    """N BatchNorm layers as one over replicates × channels: (replicates, channels · positions, batch), same
+    out.
 
     A channel of an MLP is a unit, with one position.
     """
@@ -110,8 +114,8 @@ class StackedBatchNorm(_Stacked):
 
 
 class StackedLayerNorm(_Stacked):
-    """N LayerNorm layers, or GroupNorm layers of one group, over all units of each row, with a weight and a bias for
-    each channel: (replicates, channels · positions, batch), same out.
+    """N LayerNorm layers, or GroupNorm layers of one group, over all units of each row, with a weight and a
+    bias for each channel: (replicates, channels · positions, batch), same out.
     """
 
     def __init__(self, layers: Sequence[nn.LayerNorm | nn.GroupNorm]):
@@ -138,8 +142,8 @@ class StackedResidual(Residual):
         return 1 + self[0].outgoing()  # type: ignore[operator]
 
 
-# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None where it
-# does not hold. Activations have no replicates to tell apart.
+# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None
+# where it does not hold. Activations have no replicates to tell apart.
 Form = Callable[[Sequence[Any], Place], nn.Module | None]
 
 
@@ -235,10 +239,11 @@ _proved: set[Any] = set()
 
 
 def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if two layers and their stacked form differ: output, gradients or buffers, in double precision.
+    """Raise ValueError if two layers and their stacked form differ: output, gradients or buffers, in double
+    precision.
 
-    Looked at once for each layer and shape. Noise is compared where it is off: its streams are its own. On the meta
-    device, where there are no numbers, nothing is looked at.
+    Looked at once for each layer and shape. Noise is compared where it is off: its streams are its own. On
+    the meta device, where there are no numbers, nothing is looked at.
     """
     key = type(layer), form, repr(layer), shape
     if key in _proved or torch.empty(0).is_meta:
@@ -265,7 +270,7 @@ def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
 
 
 def _trace(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
-    """The output for x, the gradients of the sum of its squares by x and by each parameter, and all buffers."""
+    """The output for x, the gradients of the sum of its squares, and all buffers."""
     module.zero_grad()
     x = x.clone().requires_grad_()
     output = call(x)
@@ -278,11 +283,12 @@ def _trace(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> di
 
 
 class StackedNetwork(nn.Module):
-    """N plain networks of one shape as one: x (replicates, batch, features) → logits (replicates, batch, classes).
+    """N plain networks of one shape as one: x (replicates, batch, features) → logits (replicates, batch,
+    classes).
 
-    `networks` are Sequentials, one for each seed, that begin with a Linear or an Unflatten layer. The noise of a
-    replicate in training comes from the stream of its own seed; nothing of it depends on the rest. `batch_size` is the
-    rows of a full training batch. Rows (batch, features) are given to every replicate.
+    `networks` are Sequentials, one for each seed, that begin with a Linear or an Unflatten layer. The noise
+    of a replicate in training comes from the stream of its own seed; nothing of it depends on the rest.
+    `batch_size` is the rows of a full training batch. Rows (batch, features) are given to every replicate.
     """
 
     def __init__(self, networks: Sequence[nn.Sequential], seeds: Sequence[int], batch_size: int, rerun: int = 0):
@@ -309,11 +315,13 @@ class StackedNetwork(nn.Module):
         return [layer.fan_out for layer in self.weighted[:-1]]
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
-        """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden block."""
+        """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden
+        block.
+        """
         if x.dim() == 2:
             x = x.expand(len(self.seeds), -1, -1)
         if x.dim() != 3 or (len(x), x.shape[2]) != (len(self.seeds), self.features):
-            allowed = f"({len(self.seeds)} replicates, batch, {self.features} features), or (batch, features) for all"
+            allowed = f"({len(self.seeds)} replicates, batch, {self.features} features), or (batch, features)"
             raise ValueError(f"x has the shape {tuple(x.shape)}: must be {allowed}")
         if not self.training and x.shape[1] > self.rows_at_a_time:
             return torch.cat([self(rows, keep) for rows in x.split(self.rows_at_a_time, dim=1)], dim=1)
@@ -329,7 +337,8 @@ class StackedNetwork(nn.Module):
     def used(self, chunks: Iterable[Tensor]) -> list[Tensor]:
         """How much is made of each unit or channel of each hidden block, (replicates, width) for every block.
 
-        Mean over the rows of its absolute value times the absolute weights that it meets: its outgoing contribution.
+        Mean over the rows of its absolute value times the absolute weights that it meets: its outgoing
+        contribution.
         """
         readers = self.weighted[1:]
         totals: dict[nn.Module, Any] = dict.fromkeys(readers, 0)

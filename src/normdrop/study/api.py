@@ -33,13 +33,14 @@ def train(*overrides: Given, model: Model | None = None, progress: bool = True, 
     """Train one condition: train(arrangement="bn_dropout", rate=0.3).
 
     Keys are those of the command line, given as keyword arguments, as text ("model.width=64"), or as a dict
-    ({"model.width": 64}). model: a name of conf/model, its keys as a dict, or a function make(shape, classes) that
-    returns any nn.Module with BN layers, (batch, *shape) → logits (batch, classes). progress: whether a bar is shown.
+    ({"model.width": 64}). model: a name of conf/model, its keys as a dict, or a function make(shape, classes)
+    that returns any nn.Module with BN layers, (batch, *shape) → logits (batch, classes). progress: whether a
+    bar is shown.
 
-    Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed and
-    validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes) with its running
-    statistics. Trains in one thread, as a sweep does, so that the numbers are those of the sweep.
-    Raises ValueError with one line for a key, a value or data that cannot be used.
+    Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed
+    and validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes)
+    with its running statistics. Trains in one thread, as a sweep does, so that the numbers are those of the
+    sweep. Raises ValueError with one line for a key, a value or data that cannot be used.
     """
     with quietly():
         config = _checked(overrides, settings, model)
@@ -57,9 +58,9 @@ def train(*overrides: Given, model: Model | None = None, progress: bool = True, 
 def build(*overrides: Given, model: Model | None = None, **settings: Any) -> tuple[ReplicatedClassifier, ReplicateData]:
     """A condition's LightningModule and LightningDataModule, for a lightning.Trainer of one's own.
 
-    Takes what `train` takes. What is logged are means over the replicates; `module.history` has every one of them, and
-    `module.network.replicate(0)` is the first one's plain network. Of the config's trainer nothing is taken.
-    Raises ValueError as `train` does.
+    Takes what `train` takes. What is logged are means over the replicates; `module.history` has every one of
+    them, and `module.network.replicate(0)` is the first one's plain network. Of the config's trainer nothing
+    is taken. Raises ValueError as `train` does.
     """
     config = _checked(overrides, settings, model)
     data = data_of(config, configs.seeds(config))

@@ -14,12 +14,14 @@ from normdrop.training.compiled import reason
 from normdrop.training.fit import data_of
 from normdrop.training.module import optimizer_of
 
-# Whether the compiled engine knows a network's layers does not depend on its rows; a CNN must not run out of pixels.
+# Whether the compiled engine knows a network's layers does not depend on its rows; a CNN must not run out of
+# pixels.
 ANY_SHAPE = (1, 1024, 1024)
 
 
 def reason_for(config: Mapping[str, Any]) -> str | None:
-    """Why the compiled engine cannot train what a config describes, in words, or None: without data and weights.
+    """Why the compiled engine cannot train what a config describes, in words, or None: without data and
+    weights.
 
     A config that no network can be made of has no reason: what is wrong with it, its check tells.
     """

@@ -27,7 +27,8 @@ from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier, measured
 
-# Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
+# Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take
+# memory.
 AT_A_TIME = {"cpu": 32, "cuda": 128}
 MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
 WEIGHTS_MEMORY = (
@@ -59,7 +60,9 @@ def quietly() -> Iterator[None]:
 
 
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
-    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
+    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be
+    used.
+    """
     data = config["data"]
     return ReplicateData(
         data,
@@ -118,7 +121,9 @@ class _Hooks(pl.Callback):
 
 @dataclass(repr=False)
 class Fitted:
-    """What training leaves: one row per seed, one per seed and validation, what else goes on record, the networks."""
+    """What training leaves: one row per seed, one per seed and validation, what else goes on record, the
+    networks.
+    """
 
     replicates: pd.DataFrame
     history: pd.DataFrame
@@ -130,7 +135,7 @@ class Fitted:
         accuracy = f"test accuracy {sound['test_acc'].mean():.4f} (standard deviation {sound['test_acc'].std():.4f})"
         diverged = len(self.replicates) - len(sound)
         lost = f", {diverged} diverged" if diverged else ""
-        return f"{len(self.replicates)} replicates{lost}: {accuracy}; see .replicates, .history and .network(seed)"
+        return f"{len(self.replicates)} replicates{lost}: {accuracy}; .replicates, .history, .network(seed)"
 
     def network(self, seed: int) -> nn.Sequential:
         """The plain network of one seed in evaluation mode, with its weights and running statistics."""
@@ -141,7 +146,10 @@ class Fitted:
 
 
 def fit(
-    config: Mapping[str, Any], seeds: list[int], tell: Tell = lambda *_: None, checkpoints: Checkpoints | None = None
+    config: Mapping[str, Any],
+    seeds: list[int],
+    tell: Tell = lambda *_: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
     device = "cuda" if on_gpu(config["trainer"]["accelerator"]) else "cpu"
@@ -249,8 +257,10 @@ def _trainer(
 
 
 def _stretch(config: Mapping[str, Any], steps: int, floats: int) -> int:
-    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where they cut the
-    epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the memory at hand."""
+    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where
+    they cut the epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the
+    memory at hand.
+    """
     interval = config["trainer"]["val_check_interval"]
     between = interval if type(interval) is int else int(steps * interval)
     fits = 4 * floats * between * config["batch_size"] <= MOST_AT_ONCE
@@ -268,7 +278,10 @@ def _replicates(
     step: Any = module.steps
     last: Any = module.steps
     if module.best is not None:
-        step, last = module.best_step.cpu().numpy(), history.groupby("seed")["step"].max()[data.seeds].to_numpy()
+        step, last = (
+            module.best_step.cpu().numpy(),
+            history.groupby("seed")["step"].max()[data.seeds].to_numpy(),
+        )
     replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
     replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
     level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()

@@ -1,4 +1,6 @@
-"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds them."""
+"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds
+them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Kept:
     states: Mapping[int, Mapping[str, Tensor]]
 
     def network(self, seed: int) -> nn.Sequential:
-        """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch, classes)."""
+        """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch,
+        classes).
+        """
         if seed not in self.states:
             raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
         network = plain_network(self.config, self.shape, self.classes)
@@ -37,7 +41,8 @@ class Kept:
         return network.eval()
 
     def parts(self, seed: int) -> dict[str, Part]:
-        """The rows of one seed's train, val and test part, as its network takes them, from the recorded source.
+        """The rows of one seed's train, val and test part, as its network takes them, from the recorded
+        source.
 
         Raises ValueError if these are other rows by now.
         """
@@ -50,7 +55,9 @@ class Kept:
 
 
 def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool) -> None:
-    """Write the networks that were fitted, whole or not at all, beside those there already if the condition grows."""
+    """Write the networks that were fitted, whole or not at all, beside those there already if the condition
+    grows.
+    """
     path = directory / NETWORKS
     states = dict(load(directory).states) if grows and path.exists() else {}
     states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}

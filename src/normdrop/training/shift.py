@@ -1,9 +1,9 @@
 """Variance shift: how far evaluation is from what batch normalization saw in training, measured and removed.
 
-Dropout before a BN layer makes the variance of its input differ between the two modes (Li, Chen, Hu, Yang, CVPR 2019).
-Δ is Var[input in eval mode] / Var[input in train mode], for each unit (in a CNN for each channel, over rows and
-positions); a layer's figure is the median over its units. Without dropout above a layer it is 1, once running
-statistics have left their initial values.
+Dropout before a BN layer makes the variance of its input differ between the two modes (Li, Chen, Hu, Yang,
+CVPR 2019). Δ is Var[input in eval mode] / Var[input in train mode], for each unit (in a CNN for each channel,
+over rows and positions); a layer's figure is the median over its units. Without dropout above a layer it is
+1, once running statistics have left their initial values.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from normdrop.networks.stacked import StackedBatchNorm, StackedNetwork
 from normdrop.streams import stream
 from normdrop.training.module import measured
 
-# Passes over the training rows with noise on. Three leave an error of a few percent in a unit's variance on 1,000 rows
-# and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs of training.
+# Passes over the training rows with noise on. Three leave an error of a few percent in a unit's variance on
+# 1,000 rows and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs
+# of training.
 PASSES = 3
 
 # Whether dropout stands anywhere before a BN layer.
@@ -41,8 +42,8 @@ See = Callable[[nn.Module, slice, Tensor], None]
 def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
     """A copy in eval mode with the running statistics of training rows, noise off.
 
-    Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at once, the
-    variance unbiased as in BatchNorm1d's running_var.
+    Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at
+    once, the variance unbiased as in BatchNorm1d's running_var.
     """
     network = copy.deepcopy(network).eval()
     for layer in _cases(network, part):
@@ -58,17 +59,19 @@ def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
 def measure(
     network: StackedNetwork, parts: Mapping[str, Part], batch_size: int, rerun: int, epoch: int | str
 ) -> list[dict[str, Any]]:
-    """The shift at every BN layer of every replicate: one entry each, layers from 1, None where a number is not finite.
+    """The shift at every BN layer of every replicate: one entry each, layers from 1, None where a number is
+    not finite.
 
-    Train mode is estimated afresh on the training rows, in random batches of `batch_size`, with draws of its own:
-    nothing of the network or of its streams changes. All are medians over the layer's units:
+    Train mode is estimated afresh on the training rows, in random batches of `batch_size`, with draws of its
+    own: nothing of the network or of its streams changes. All are medians over the layer's units:
 
-    measured: eval-mode variance over train-mode variance; running: eval-mode variance over the running variance, which
-    adds the moving average's lag and noise (and, below a BN layer, (rows − 1)/rows of a batch: running variances are
-    unbiased, the normalisation in training is not); mean_shift, running_mean_shift: the absolute difference of the
-    means in standard deviations of that reference. With val_ before: validation rows in eval mode against the same
-    references. case: whether noise stands above. units: those counted; set_aside: those whose variance in either mode
-    is below the layer's eps, which BN does not normalise.
+    measured: eval-mode variance over train-mode variance; running: eval-mode variance over the running
+    variance, which adds the moving average's lag and noise (and, below a BN layer, (rows − 1)/rows of a
+    batch: running variances are unbiased, the normalisation in training is not); mean_shift,
+    running_mean_shift: the absolute difference of the means in standard deviations of that reference. With
+    val_ before: validation rows in eval mode against the same references. case: whether noise stands above.
+    units: those counted; set_aside: those whose variance in either mode is below the layer's eps, which BN
+    does not normalise.
     """
     own = copy.deepcopy(network).eval()
     cases = _cases(own, parts["train"])
@@ -102,7 +105,9 @@ def measure(
 
 @torch.no_grad()
 def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, rerun: int) -> Tensor:
-    """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes nothing."""
+    """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes
+    nothing.
+    """
     own = copy.deepcopy(network)
     _measuring(own, batch_size, rerun)
     return measured([(own(x), y) for x, y in _batches(own, part, batch_size, rerun, passes=1)], ["acc"])["acc"]
