@@ -39,7 +39,6 @@ VALUES: dict[str, st.SearchStrategy] = {
     "trainer.val_check_interval": st.sampled_from(["1", "1.0"]),
     "measure.silencing": st.booleans(),
     "measure.shift_epochs": st.sampled_from(["[]", "[1]"]),
-    "measure.activation_epochs": st.sampled_from(["[]", "[1]"]),
     "data": st.sampled_from(["digits", "digits_pca10", "breast_cancer", "synthetic"]),
 }
 WIDTHS = st.lists(st.integers(2, 9), min_size=1, max_size=3)

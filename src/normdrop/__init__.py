@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     from normdrop.study import api  # here: PyTorch takes seconds to import, and the report does without it
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*(name for name in globals() if name.startswith("__")), *__all__]

@@ -41,14 +41,6 @@ def test_layer_normalization_is_a_group_norm_of_one_group_with_a_weight_for_each
     assert (norm.num_groups, norm.num_channels) == (1, 4)
 
 
-def test_the_head_reads_every_unit_or_the_mean_of_each_channel():
-    flat, mean = build(), build(head="mean")
-    assert flat[-1].in_features == 6 * 2 * 2
-    assert names(mean).endswith("AdaptiveAvgPool2d Flatten Linear") and mean[-1].in_features == 6
-    x = torch.randn(4, 64)
-    torch.testing.assert_close(mean.eval()[:-1](x), mean[:-3](x).mean(dim=(2, 3)))
-
-
 def test_the_shape_of_the_mnist_1d_authors_has_their_number_of_weights():
     network = cnn((1, 40), 10, arrangement="none", position="after", rate=0, channels=[25] * 3, kernel=[5, 3, 3])
     assert sum(parameter.numel() for parameter in network.parameters()) == 5210
@@ -104,7 +96,6 @@ def test_an_mlp_takes_rows_of_any_shape_as_flat():
         ((1, 8, 8), {"kernel": [3]}, r"model.kernel=\[3\].*each of the 2 blocks"),
         ((1, 8, 8), {"stride": 0}, "model.stride=0"),
         ((1, 8, 8), {"kernel": 2.5}, "model.kernel=2.5"),
-        ((1, 8, 8), {"head": "max"}, "flatten, mean"),
         ((1, 8, 8), {"residual": True}, "nothing is added"),
     ],
 )

@@ -14,16 +14,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.networks.layers import NOISES, UniformNoise
 from normdrop.networks.mlp import initialise, mlp
-from normdrop.networks.stacked import (
-    StackedBatchNorm,
-    StackedLayerNorm,
-    StackedLinear,
-    StackedNetwork,
-    StackedNoise,
-    _Bits,
-    splitmix64,
-    stream,
-)
+from normdrop.networks.noise import StackedNoise, _Bits, splitmix64
+from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork
+from normdrop.streams import stream
 from normdrop.training.module import cross_entropy
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
@@ -220,11 +213,6 @@ def test_silencing_takes_units_out_of_the_next_layers_sight():
         networks[1][2].weight[:, 7] = 0  # nobody reads unit 7
     for k, network in enumerate(networks):
         assert_close(stacked(x, keep)[k], network(x[k]))
-
-
-def test_a_layer_without_a_stacked_form_is_refused():
-    with pytest.raises(TypeError, match="no stacked form of Softmax"):
-        StackedNetwork([nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1))], [0], 4)
 
 
 # --- noise

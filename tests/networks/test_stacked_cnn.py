@@ -145,8 +145,7 @@ def test_a_stacked_cnn_trains_like_plain_networks_with_the_same_weights_and_mask
         (IMAGE, {"noise": "channel"}),
         (SIGNAL, {"noise": "channel", "arrangement": "dropout_bn"}),
         (IMAGE, {"noise": "uniform", "activation": "tanh"}),
-        (IMAGE, {"head": "mean", "arrangement": "ln_dropout"}),
-        (SIGNAL, {"head": "mean", "kernel": [5, 2]}),
+        (SIGNAL, {"kernel": [5, 2], "arrangement": "ln_dropout"}),
         (IMAGE, {"kernel": 1, "stride": 1}),
         (IMAGE, {"channels": [4, 4, 4], "stride": [2, 1, 1], "residual": True}),
         (
@@ -159,7 +158,7 @@ def test_a_stacked_cnn_trains_like_plain_networks_with_the_same_weights_and_mask
     ],
     ids=str,
 )
-def test_it_does_so_with_every_kind_of_noise_head_kernel_and_residual_block(shape, block):
+def test_it_does_so_with_every_kind_of_noise_kernel_and_residual_block(shape, block):
     assert_trains_like_plain_networks(shape, **block)
 
 
@@ -186,7 +185,7 @@ def trained(shape, chosen: list[int], batch: int = BATCH, **block) -> tuple[Tens
         (SIGNAL, {}),
         ((1, 11), {"kernel": 1}),
         ((1, 3, 3), {"kernel": [3, 1], "stride": [3, 1], "channels": [2, 2]}),
-        (IMAGE, {"noise": "channel", "head": "mean"}),
+        (IMAGE, {"noise": "channel"}),
         (IMAGE, {"arrangement": "dropout_ln", "channels": [16, 32]}),
         (IMAGE, {"channels": [4, 4], "residual": True}),
         ("mlp", {}),
@@ -229,10 +228,9 @@ def test_channel_noise_drops_whole_channels_and_unit_noise_does_not():
         assert (kept.all(dim=2) | ~kept.any(dim=2)).all() == whole
 
 
-@pytest.mark.parametrize("head", ["flatten", "mean"])
 @pytest.mark.parametrize("residual", [False, True])
-def test_silencing_takes_whole_channels_out_of_sight(head, residual):
-    networks = plain_networks(IMAGE, arrangement="none", head=head, channels=[4, 4], residual=residual)
+def test_silencing_takes_whole_channels_out_of_sight(residual):
+    networks = plain_networks(IMAGE, arrangement="none", channels=[4, 4], residual=residual)
     stacked = StackedNetwork(networks, SEEDS, BATCH).eval()
     assert stacked.widths == [4, 4]
     x = rows(IMAGE, BATCH)[0].float()

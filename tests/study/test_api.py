@@ -1,19 +1,29 @@
 """The study from Python: what is wrong is told as on the command line, in one line and in words that hold there."""
 
+import logging
 import re
 
+import hydra
 import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 import normdrop
+from normdrop.study import api
+from normdrop.study.app import CONF
 
 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("model=cnn", "model.depth=1"), "model.depth: there is no such key; allowed are activation, channels, head"),
+        (("model=cnn", "model.depth=1"), "model.depth: there is no such key; allowed are activation, channels"),
         (("rate=0.1,0.3",), "rate=0.1,0.3: takes one value here; the command line sweeps: normdrop rate=0.1,0.3"),
         (("rates=0.1",), "rates: there is no such key; did you mean rate?"),
         (("rate=2",), "rate=2: must be a number ≥ 0 and < 1"),
+        (({"rate": 2},), "rate=2: must be a number ≥ 0 and < 1"),
+        (({"model": {"breadth": 3}},), "model.breadth: there is no such key"),
     ],
 )
 @pytest.mark.parametrize("function", [normdrop.train, normdrop.build])
@@ -21,3 +31,39 @@ def test_a_wrong_override_is_one_line(function, overrides, line):
     with pytest.raises(ValueError, match="^" + re.escape(line)) as caught:
         function(*overrides)
     assert "\n" not in str(caught.value)
+
+
+TINY = {"engine": "torch", "data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+
+
+def test_keyword_arguments_a_dict_and_text_are_one():
+    level = logging.getLogger("lightning.pytorch").level
+    threads = torch.get_num_threads()
+    given = normdrop.train(TINY, {"model.width": [20, 13]}, rate=0.1, arrangement="bn_dropout", replicates=2)
+    words = "engine=torch", "data.train_size=70", "batch_size=16", "trainer.max_epochs=1", "trainer.accelerator=cpu"
+    typed = normdrop.train(*words, "model.width=[20,13]", "rate=0.1", "arrangement=bn_dropout", "replicates=2")
+    assert given.replicates.equals(typed.replicates)
+    assert repr(given).startswith("2 replicates: test accuracy 0.")
+    assert logging.getLogger("lightning.pytorch").level == level and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 0.1, 3, [1, 2], "adam", "a b", "true", "1", "it's", 'say "x"', "a,b", ["a b", "c"], "/x/y.csv"],
+)
+def test_a_value_is_typed_so_that_it_is_read_as_it_was(value):
+    (word,) = api._typed({"k": value})
+    read = OverridesParser.create().parse_override(word).value()
+    assert OmegaConf.to_container(OmegaConf.create({"k": read}))["k"] == value
+
+
+def test_a_callers_hydra_context_stays_as_it_is():
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        normdrop.build(TINY, replicates=2)
+        assert hydra.compose("config", ["rate=0.25"]).rate == 0.25
+
+
+def test_help_and_completion_show_what_there_is():
+    assert {"train", "build", "load"} <= set(dir(normdrop))
+    assert "rate=0.3" in normdrop.train.__doc__

@@ -21,7 +21,7 @@ from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
 from normdrop.networks.stacked import StackedLinear, StackedNoise
 from normdrop.study import config as configs
-from normdrop.study import job, sweep
+from normdrop.study import job
 from normdrop.study import record as results
 from normdrop.training import fit
 from normdrop.training.module import ReplicatedClassifier
@@ -192,12 +192,6 @@ def test_an_extension_trains_the_new_replicates_alone_and_ends_with_the_same_byt
     assert sorted(grown["shift"], key=key) == sorted(at_once["shift"], key=key)
 
 
-def test_seeds_given_by_name_are_the_rows_of_those_seeds(tiny, tmp_path):
-    chosen = finish(tiny("seeds=[5,2]"), tmp_path / "chosen")["replicates.csv"].splitlines()
-    every = finish(tiny("replicates=6"), tmp_path / "every")["replicates.csv"].splitlines()
-    assert chosen == [every[0], every[3], every[6]]
-
-
 # --- invariant 4: what arrangements share
 
 
@@ -301,8 +295,7 @@ def test_nothing_about_test_rows_reaches_training_or_a_choice(tiny, monkeypatch,
 
 
 def test_training_neither_reads_nor_writes_global_random_state(tiny):
-    measured = "measure.silencing=true", "measure.shift_epochs=[1]", "measure.activation_epochs=[1]"
-    config = tiny(*measured, "drift.scale=0.3", "noise=uniform")
+    config = tiny("measure.silencing=true", "measure.shift_epochs=[1]", "drift.scale=0.3", "noise=uniform")
 
     def states() -> tuple:
         kind, key, *rest = np.random.get_state()  # noqa: NPY002
@@ -469,86 +462,6 @@ def test_measuring_shift_leaves_every_other_column_as_it_is(tiny):
     untouched = [name for name in with_it if name in without and not name.startswith("recal")]
     assert {"test_acc", "test_nll", "val_nll"} < set(untouched)
     assert of(with_it[untouched], 0, 1) == of(without[untouched], 0, 1)
-
-
-# --- activations
-
-ACTIVATIONS = "measure.activation_epochs=[1,2]"
-
-
-def activations(directory: Path) -> list[dict]:
-    return results.read(directory).record["activations"]
-
-
-@pytest.mark.parametrize("arrangement", ["bn_dropout", "dropout_bn"])
-def test_collecting_activations_leaves_the_tables_and_the_shift_as_they_are(tiny, tmp_path, arrangement):
-    plain = tiny("replicates=3", f"arrangement={arrangement}", "measure.shift_epochs=[1,2]", "noise=uniform")
-    collecting = plain | {"measure": plain["measure"] | {"activation_epochs": [1, 2], "activation_seed": 1}}
-    assert finish(collecting, tmp_path / "with") == finish(plain, tmp_path / "without")
-    assert results.read(tmp_path / "with").record["shift"] == results.read(tmp_path / "without").record["shift"]
-    assert activations(tmp_path / "without") == []
-    assert len(activations(tmp_path / "with")) == 2 * 2 * 2 * 2  # epochs, layers, before and after, modes
-
-
-def test_activations_are_those_of_the_chosen_seed_at_the_chosen_epochs_by_default_the_first(tiny):
-    seeds = [2, 5, 9]
-    config = tiny("seeds=[9,2,5]", ACTIVATIONS)
-    first, chosen = (
-        trained(config | {"measure": config["measure"] | {"activation_seed": seed}}, seeds)[2]["activations"]
-        for seed in (None, 5)
-    )
-    for seed, entries in ((2, first), (5, chosen)):
-        keys = [tuple(entry[key] for key in ("seed", "epoch", "step", "layer", "where", "mode")) for entry in entries]
-        when, places = [(1, 5), (2, 10)], itertools.product((1, 2), ("before_bn", "after_bn"), ("train", "eval"))
-        assert sorted(keys) == sorted((seed, *w, *place) for w, place in itertools.product(when, [*places]))
-        assert {entry["layer"]: sum(entry["counts"]) for entry in entries} == {1: 70 * 20, 2: 70 * 13}
-    assert first[0]["counts"] != chosen[0]["counts"]
-
-
-def test_each_arrangement_trains_with_activations_asked_for_and_those_without_bn_have_none(tiny):
-    collected = {
-        arrangement: len(trained(tiny(f"arrangement={arrangement}", ACTIVATIONS), [0])[2]["activations"])
-        for arrangement in ARRANGEMENTS
-    }
-    assert collected == {arrangement: 16 if "bn" in arrangement else 0 for arrangement in ARRANGEMENTS}
-
-
-@pytest.mark.parametrize("at_a_time", [1, 3])
-def test_activations_are_the_same_however_many_train_at_a_time(tiny, at_a_time):
-    config = tiny("replicates=4", ACTIVATIONS, "measure.activation_seed=2")
-    some = trained(config | {"replicates_at_a_time": at_a_time}, [0, 1, 2, 3])
-    assert some[2]["activations"] == trained(config, [0, 1, 2, 3])[2]["activations"] != []
-
-
-def test_a_condition_that_grows_keeps_the_activations_it_has_and_collects_those_of_a_new_seed(tiny, tmp_path):
-    finish(tiny("replicates=2", ACTIVATIONS), tmp_path)
-    kept = activations(tmp_path)
-    assert {entry["seed"] for entry in kept} == {0}
-    finish(tiny("replicates=3", ACTIVATIONS), tmp_path)
-    assert activations(tmp_path) == kept
-    finish(tiny("replicates=4"), tmp_path)  # not asked for any more: what was collected stays
-    assert activations(tmp_path) == kept
-    finish(tiny("replicates=5", "measure.activation_epochs=[2]", "measure.activation_seed=4"), tmp_path)
-    assert {(entry["seed"], entry["epoch"]) for entry in activations(tmp_path)} == {(4, 2)}
-
-
-def test_a_finished_condition_is_finished_whether_or_not_activations_are_asked_for(tiny, tmp_path):
-    plain, asking = tiny("replicates=2"), tiny("replicates=2", ACTIVATIONS, "measure.activation_seed=1")
-    assert configs.config_hash(plain) == configs.config_hash(asking)
-    finish(plain, tmp_path)
-    assert sweep.missing(asking, tmp_path) == []
-    with pytest.raises(ValueError, match=r"another config \(optimizer\.lr was 0\.001, now 0\.5\);"):
-        sweep.missing(asking | {"optimizer": asking["optimizer"] | {"lr": 0.5}}, tmp_path)
-    finish(tiny("replicates=3"), tmp_path)
-    assert activations(tmp_path) == []
-
-
-def test_a_diverged_replicate_leaves_no_activations(tiny, tmp_path, monkeypatch):
-    plant(monkeypatch, seed=1, part="train", value=float("inf"))
-    finish(tiny("replicates=2", ACTIVATIONS, "measure.activation_seed=1"), tmp_path / "diverged")
-    assert activations(tmp_path / "diverged") == []
-    finish(tiny("replicates=2", ACTIVATIONS), tmp_path / "beside")
-    assert len(activations(tmp_path / "beside")) == 16
 
 
 # --- the record

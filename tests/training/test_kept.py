@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import normdrop
 from normdrop.study import app
+from normdrop.training.kept import Kept
 
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=[20,13]", "trainer.max_epochs=2", "measure.shift=false"),
@@ -49,3 +50,10 @@ def test_a_seed_or_a_folder_without_a_network_is_named(folder, tmp_path):
         normdrop.load(folder).network(7)
     with pytest.raises(ValueError, match=r"networks\.pt: there is no such file; .* with save_networks=true"):
         normdrop.load(tmp_path)
+
+
+def test_networks_are_not_judged_on_other_rows_than_theirs(folder):
+    kept = normdrop.load(folder)
+    other = Kept(kept.config | {"data": kept.config["data"] | {"fingerprint": "0" * 64}}, kept.shape, 10, kept.states)
+    with pytest.raises(ValueError, match="data=digits: its rows are others"):
+        other.parts(0)

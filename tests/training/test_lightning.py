@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import lightning
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import normdrop
+from normdrop.data.module import BatchOrder, Part
+from normdrop.networks.side_by_side import Place, pair_noise
 from normdrop.study import config as configs
 from normdrop.training.fit import fit
+from own_networks import ResNet
 
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=[20,13]", "trainer.accelerator=cpu", "replicates=3"),
@@ -33,7 +39,7 @@ def notebook(tmp_path_factory):
     validated = trainer.validate(module, datamodule=data)[0]
     tested = trainer.test(module, datamodule=data)[0]
     logits = torch.cat(trainer.predict(module, datamodule=data), dim=1)
-    again = type(module).load_from_checkpoint(trainer.checkpoint_callback.best_model_path, network=module.network)
+    again = type(module).load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
     return trainer, module, data, validated, tested, logits, again
 
 
@@ -81,6 +87,7 @@ def test_every_logger_and_callback_finds_its_metric(notebook):
 def test_a_checkpoint_loads_as_the_module_that_it_was(notebook):
     _, module, data, *_, again = notebook
     assert again.hparams == module.hparams and again.hparams["select_epoch"] == "last"
+    assert again.network is not module.network and again.network.seeds == [0, 1, 2]
     lowest = min(entry["val_nll"].mean().item() for entry in module.history)
     with torch.no_grad():
         assert again.eval().evaluate(data.parts["val"])["nll"].mean().item() == pytest.approx(lowest)
@@ -94,6 +101,116 @@ def test_early_stopping_ends_a_fit(tmp_path):
     )
     trainer.fit(module, datamodule=data)
     assert trainer.current_epoch == 2
+
+
+def test_the_data_load_from_a_checkpoint_with_the_same_rows(notebook):
+    trainer, _, data, *_ = notebook
+    again = type(data).load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    again.setup()
+    assert again.seeds == data.seeds and again.batch_size == 16
+    for name, part in data.parts.items():
+        assert torch.equal(again.parts[name].x, part.x)
+
+
+def trainer_of(tmp_path, **changes) -> lightning.Trainer:
+    settings = QUIET | {"max_epochs": 1, "logger": False, "enable_checkpointing": False} | changes
+    return lightning.Trainer(default_root_dir=tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "64-true"}, "precision=64-true: must be 32-true"),
+        ({"precision": "bf16-mixed"}, "precision=bf16-mixed: must be 32-true"),
+        ({"callbacks": [BatchSizeFinder()]}, "batch_size: cannot be scaled"),
+    ],
+    ids=str,
+)
+def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
+    module, data = normdrop.build(*TINY)
+    with pytest.raises(ValueError, match=words) as caught:
+        trainer_of(tmp_path, **changes).fit(module, datamodule=data)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_devices_are_refused_in_one_line():
+    module, _ = normdrop.build(*TINY)
+    module._trainer = SimpleNamespace(world_size=2, precision="32-true", callbacks=[])
+    module._jit_is_scripting = False
+    with pytest.raises(ValueError, match="devices=2: must be 1"):
+        module.setup("fit")
+
+
+def test_the_learning_rate_finder_finds_one(tmp_path):
+    module, data = normdrop.build(*TINY)
+    found = Tuner(trainer_of(tmp_path, max_epochs=9)).lr_find(module, datamodule=data, num_training=20)
+    assert len(found.results["loss"]) >= 10 and all(loss > 0 for loss in found.results["loss"])
+    assert module.lr == module.optimizer_config["lr"]
+
+
+def test_a_loader_alone_is_refused_and_plain_tensors_go_to_every_replicate(notebook, tmp_path):
+    _, module, data, *_ = notebook
+    with pytest.raises(ValueError, match="give datamodule="):
+        trainer_of(tmp_path).validate(module, dataloaders=data.train_dataloader())
+    x, y = data.parts["test"].x[0], data.parts["test"].y[0]
+    logits = module.eval()(x)
+    assert logits.shape == (3, len(x), 10)
+    torch.testing.assert_close(logits, module(x.expand(3, -1, -1)))
+    with pytest.raises(ValueError, match=r"\(5, 8, 8\): must be \(3 replicates, batch, 64 features\)"):
+        module(torch.zeros(5, 8, 8))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x.view(-1, 1, 8, 8), y), batch_size=50)
+    (tested,) = trainer_of(tmp_path).test(module, dataloaders=loader)
+    expected = torch.nn.functional.cross_entropy(logits.mT, y.expand(3, -1))
+    assert tested["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Plain(lightning.LightningModule):
+    """A stock module around one plain network: what the README shows."""
+
+    def __init__(self, network: torch.nn.Module, lr: float):
+        super().__init__()
+        self.network, self.lr, self.losses = network, lr, []
+
+    def training_step(self, batch, _):
+        x, y = batch
+        loss = torch.nn.functional.cross_entropy(self.network(x), y)
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+class Batches:
+    """One seed's batches as a stock module takes them, in the seed's own order."""
+
+    def __init__(self, part: Part, seed: int):
+        self.part, self.order = part, BatchOrder(part.rows, [seed], 16)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self):
+        for rows in self.order:
+            x, y = self.part.table.gather(rows)
+            yield x[0], y[0]
+
+
+@pytest.mark.parametrize("model", ["mlp", ResNet], ids=["mlp", "ones own"])
+def test_a_stock_module_around_a_plain_network_trains_to_the_same_numbers(tmp_path, model):
+    given = {"data.train_size": 70, "batch_size": 16, "trainer.accelerator": "cpu", "replicates": 2}
+    module, data = normdrop.build(given, model=model, arrangement="dropout_bn", rate=0.3, optimizer={"lr": 0.01})
+    network = module.network.replicate(1)
+    for noise in pair_noise(network, Place((1,), 16, 0, ())):  # the masks of seed 1, in place of the global generator's
+        noise.turn = 0
+    stock = Plain(network, lr=0.01)
+    trainer_of(tmp_path, max_epochs=2).fit(stock, train_dataloaders=Batches(data.parts["train"].replicate(1), 1))
+    trainer_of(tmp_path, max_epochs=2).fit(module, datamodule=data)
+    losses = torch.tensor(stock.losses).view(2, -1).mean(dim=1)
+    ours = torch.stack([entry["train_loss"][1] for entry in module.history]).float()
+    torch.testing.assert_close(ours, losses, rtol=1e-4, atol=1e-5)
+    x = data.parts["test"].x[1]
+    torch.testing.assert_close(module.network.replicate(1).eval()(x), network.eval()(x), rtol=1e-2, atol=1e-3)
 
 
 def test_the_rows_serve_another_module(tmp_path):

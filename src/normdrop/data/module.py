@@ -23,6 +23,7 @@ from torch import Tensor
 from normdrop.compiling import compiled
 from normdrop.data.asked import check_memory, is_int, require
 from normdrop.data.rows import SMALL, Rows
+from normdrop.data.sources import bound
 from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
 
@@ -179,11 +180,12 @@ class BatchOrder:
 class ReplicateData(lightning.LightningDataModule):
     """All replicates' parts of a data set. A batch is x (replicates, batch, features) and y (replicates, batch).
 
-    source: returns Rows; called with each replicate's `seed` if `fresh`, once without otherwise. seeds: one per
-    replicate. pca: the number of principal components to use instead of the features, or None. shape: of a row,
-    (channels, *space), in place of what the source says. standardise: `feature`, each by itself, or `channel`, all
-    positions of a channel alike. batch_norm: whether the network has batch normalization, which cannot train on a batch
-    of one row. rerun: another number gives other batch orders of the same parts. sizes: of the parts, see `split`.
+    source: a data config, or what returns Rows; called with each replicate's `seed` if `fresh`, once
+    without otherwise. seeds: one per replicate. pca: the number of principal components to use instead of
+    the features, or None. shape: of a row, (channels, *space), in place of what the source says.
+    standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm:
+    whether the network has batch normalization, which cannot train on a batch of one row. rerun: another
+    number gives other batch orders of the same parts. sizes: of the parts, see `split`.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
     Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its
@@ -197,7 +199,7 @@ class ReplicateData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        source: Callable[..., Rows],
+        source: Callable[..., Rows] | Mapping[str, Any],
         seeds: Sequence[int],
         batch_size: int,
         *,
@@ -210,6 +212,9 @@ class ReplicateData(lightning.LightningDataModule):
         **sizes: Any,
     ) -> None:
         super().__init__()
+        if isinstance(source, Mapping):  # of a data config a checkpoint can keep what makes this again
+            self.save_hyperparameters()
+            source = bound(source)
         self.source, self.seeds, self.batch_size = source, list(seeds), batch_size
         self.fresh, self.pca, self.batch_norm, self.rerun = fresh, pca, batch_norm, rerun
         self.given_shape, self.standardise, self.sizes = shape, standardise, sizes
@@ -274,6 +279,7 @@ class ReplicateData(lightning.LightningDataModule):
         return self.order.state(int(self.trainer.num_training_batches))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.setup()
         self.order.restore(state_dict)
 
     def _scale(self, rows: Rows) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

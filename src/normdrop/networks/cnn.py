@@ -10,8 +10,6 @@ from torch import nn
 
 from normdrop.networks.layers import Residual, block
 
-HEADS = ("flatten", "mean")
-
 
 def cnn(
     features: int | Sequence[int],
@@ -24,18 +22,16 @@ def cnn(
     channels: Sequence[int] = (8, 16),
     kernel: int | Sequence[int] = 3,
     stride: int | Sequence[int] = 2,
-    head: str = "flatten",
     activation: str = "relu",
     residual: bool = False,
     bn_momentum: float = 0.1,
     bn_eps: float = 1e-5,
 ) -> nn.Sequential:
-    """A CNN of one hidden block for each of `channels` and a Linear output: flat rows (batch, features) → logits.
+    """A CNN of one hidden block for each of `channels` and a Linear output.
 
-    features: the shape of a row, (channels, length) or (channels, height, width). `kernel` and `stride` are one number
-    for all blocks, or a list with one for each; the padding is (kernel − 1) // 2. `head` says what the output reads:
-    every unit of the last block, or the mean of each channel. With `residual` a block whose input and output have one
-    shape becomes x + block(x). Raises ValueError for what cannot be.
+    features: the shape of a row, (channels, length) or (channels, height, width). `kernel` and `stride` are
+    one number for all blocks, or a list with one for each; the padding is (kernel − 1) // 2. With `residual`
+    a block whose input and output have one shape becomes x + block(x). Raises ValueError for what cannot be.
     """
     shape = [features] if isinstance(features, int) else list(features)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] <= 4 and shape[0] > shape[2]):
@@ -43,12 +39,10 @@ def cnn(
             f"model=cnn: rows have the shape {tuple(shape)}; it must be (channels, length) or (channels, height, "
             "width), channels first; give flat columns theirs, e.g. data.shape=[1,8,8], and take no data.pca"
         )
-    convolution, pool = (nn.Conv1d, nn.AdaptiveAvgPool1d) if len(shape) == 2 else (nn.Conv2d, nn.AdaptiveAvgPool2d)
+    convolution = nn.Conv1d if len(shape) == 2 else nn.Conv2d
     if not (isinstance(channels, (list, tuple)) and channels and all(type(c) is int and c >= 2 for c in channels)):
         # Not 1: as for an MLP's width.
         raise ValueError(f"model.channels={channels}: must be a list with one integer ≥ 2 for each hidden block")
-    if head not in HEADS:
-        raise ValueError(f"model.head={head}: must be one of {', '.join(HEADS)}")
     layers: list[nn.Module] = [nn.Unflatten(1, tuple(shape))]
     added = 0
     sizes = (per_block(key, value, len(channels)) for key, value in (("kernel", kernel), ("stride", stride)))
@@ -65,9 +59,6 @@ def cnn(
         shape = out
     if residual and not added:
         raise ValueError("model.residual=true: no hidden block has an output of its input's shape, so nothing is added")
-    if head == "mean":
-        layers.append(pool(1))
-        shape = shape[:1]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 Pair = tuple[int, int]
 Index = tuple[slice | int, ...]
 
-# Patches of so many elements at a time, at least one replicate's: on a CPU they then stay in its cache between the
-# unfolding and the product, which halves the time of wide layers; a GPU wants few and large products.
+# Patches of so many elements at a time, at least one replicate's: on a CPU they then stay in its cache
+# between the unfolding and the product, which halves the time of wide layers; a GPU wants few and large
+# products.
 AT_A_TIME = {"cpu": 2**18, "cuda": 2**28}
 
 
@@ -22,8 +23,8 @@ class Convolution(torch.autograd.Function):
     """x (replicates, channels, height, width, batch), weight (replicates, fan_out, channels · kernel), bias
     (replicates, fan_out, 1) → (replicates, fan_out, height, width, batch).
 
-    Patches are unfolded again in the backward pass: kept, they would take as many times the memory of the input as the
-    kernel has elements.
+    Patches are unfolded again in the backward pass: kept, they would take as many times the memory of the
+    input as the kernel has elements.
     """
 
     @staticmethod
@@ -60,7 +61,8 @@ class Convolution(torch.autograd.Function):
 
 
 def groups(x: Tensor, patches: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """The replicates that are convolved together, and space for their patches, zeros at first: the padding's value.
+    """The replicates that are convolved together, and space for their patches, zeros at first: the padding's
+    value.
 
     One space for all: memory that is always new takes longer than what is written into it.
     """
@@ -71,14 +73,14 @@ def groups(x: Tensor, patches: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
 
 
 def unfolded(x: Tensor, patches: Tensor, windows: Iterable[tuple[Index, Index]]) -> Tensor:
-    """x (replicates, channels, height, width, batch) in patches, as (replicates, channels · kernel, columns)."""
+    """x (replicates, channels, height, width, batch) in patches (replicates, channels · kernel, columns)."""
     for patch, image in windows:
         patches[patch] = x[image]
     return patches.flatten(4).flatten(1, 3)
 
 
 def windows(size: Sequence[int], positions: Sequence[int], *geometry: Pair) -> Iterator[tuple[Index, Index]]:
-    """For each element of the kernel: where its values stand in patches, and where in an image of this size."""
+    """For each element of the kernel: where its values stand in patches, and where in an image."""
     whole = slice(None)
     rows, columns = (meetings(*along) for along in zip(size, positions, *geometry, strict=True))
     for (i, (of_patches, of_image)), (j, (across_patches, across_image)) in product(
@@ -88,7 +90,9 @@ def windows(size: Sequence[int], positions: Sequence[int], *geometry: Pair) -> I
 
 
 def meetings(size: int, positions: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice]]:
-    """Along one dimension, for each element of the kernel: the positions where it meets the image, and what of it."""
+    """Along one dimension, for each element of the kernel: the positions where it meets the image, and what
+    of it.
+    """
     found = []
     for offset in range(-padding, kernel - padding):
         first, last = max(0, -(offset // stride)), min(positions - 1, (size - 1 - offset) // stride)

@@ -1,6 +1,8 @@
 """The plain layers that a config can name, and the hidden block that they make."""
 
-from functools import partial
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,10 +10,13 @@ from torch import Tensor, nn
 from normdrop import arrangement as names
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, layer) for name, layer in names.ACTIVATIONS.items()}
+WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class UniformNoise(nn.Module):
-    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s Uout)."""
+    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s
+    Uout).
+    """
 
     def __init__(self, rate: float):
         super().__init__()
@@ -19,6 +24,9 @@ class UniformNoise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1 + x.new_empty(x.shape).uniform_(-self.rate, self.rate)) if self.training else x
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
 
 
 class Residual(nn.Sequential):
@@ -28,18 +36,33 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-# By unit; `channel` is dropout of a CNN alone, in as many dimensions as it has.
+# By unit; `channel` drops whole channels, in as many dimensions as these have.
 NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": UniformNoise}
-# What stands around weights: batch and layer normalization, and the noise of whole channels.
-AROUND: dict[type[nn.Module], tuple[Any, Any, Any]] = {
-    nn.Linear: (nn.BatchNorm1d, nn.LayerNorm, None),
-    nn.Conv1d: (nn.BatchNorm1d, partial(nn.GroupNorm, 1), nn.Dropout1d),
-    nn.Conv2d: (nn.BatchNorm2d, partial(nn.GroupNorm, 1), nn.Dropout2d),
+CHANNEL_NOISES = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+# What an arrangement may name beside dropout, of so many units or channels, in 0 to 3 dimensions of space;
+# each takes the eps and momentum of BN. GroupNorm of one group is layer normalization with a weight for each
+# channel.
+OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
+    "bn": lambda width, space, eps, momentum: BATCH_NORMS[max(space - 1, 0)](width, eps, momentum),
+    "ln": lambda width, space, eps, momentum: nn.GroupNorm(1, width) if space else nn.LayerNorm(width),
 }
 
 
+def dropout(noise: str, rate: float, space: int) -> nn.Module:
+    """Noise behind a layer with so many dimensions of space. Raises ValueError for noise of channels without
+    any.
+    """
+    if noise != "channel":
+        return NOISES[noise](rate)
+    if space == 0:
+        raise ValueError(f"noise={noise}: an MLP has no channels; use model=cnn, or noise=bernoulli")
+    return CHANNEL_NOISES[space - 1](rate)
+
+
 def block(
-    weights: nn.Linear | nn.Conv1d | nn.Conv2d,
+    weights: Any,
     arrangement: str,
     position: str,
     rate: float,
@@ -48,16 +71,17 @@ def block(
     bn_momentum: float = 0.1,
     bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
-    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without channels."""
-    width = len(weights.weight)
-    batch_norm, layer_norm, channel_noise = AROUND[type(weights)]
-    dropout = NOISES | {"channel": channel_noise} if channel_noise else NOISES
-    if noise not in dropout:
-        raise ValueError(f"noise={noise}: an MLP has no channels; use model=cnn, or noise=bernoulli")
-    layers = {
-        "activation": lambda: ACTIVATIONS[activation](),
-        "bn": lambda: batch_norm(width, bn_eps, bn_momentum),
-        "ln": lambda: layer_norm(width),
-        "dropout": lambda: dropout[noise](rate),
-    }
-    return [weights, *(layers[name]() for name in names.order(arrangement, position))]
+    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without
+    channels.
+    """
+    width, space = len(weights.weight), weights.weight.dim() - 2
+    noisy = dropout(noise, rate, space)  # refused for its noise whether or not the arrangement has any
+    layers = [weights]
+    for name in names.order(arrangement, position):
+        if name == "activation":
+            layers.append(ACTIVATIONS[activation]())
+        elif name == "dropout":
+            layers.append(noisy)
+        else:
+            layers.append(OPERATIONS[name](width, space, bn_eps, bn_momentum))
+    return layers

@@ -32,11 +32,11 @@ def mlp(
 ) -> nn.Sequential:
     """An MLP of `depth` hidden blocks and a Linear output: (batch, features) → logits (batch, classes).
 
-    `width` is one number for all hidden layers, or a list with one number for each. With `dropout_layers="last"` only
-    the last hidden block keeps its dropout. `output_activation` stands on the logits (the blog's networks end in a
-    ReLU). With `residual` a block of one width in and out becomes x + block(x). `bn_momentum` is a batch's share in the
-    running statistics. Rows are flat: of `features` with more than one dimension only the product counts. Raises
-    ValueError for what cannot be.
+    `width` is one number for all hidden layers, or a list with one number for each. With
+    `dropout_layers="last"` only the last hidden block keeps its dropout. `output_activation` stands on the
+    logits (the blog's networks end in a ReLU). With `residual` a block of one width in and out becomes x +
+    block(x). `bn_momentum` is a batch's share in the running statistics. Rows are flat: of `features` with
+    more than one dimension only the product counts. Raises ValueError for what cannot be.
     """
     widths = [width] * depth if isinstance(width, int) else list(width)
     layers: list[nn.Module] = []
@@ -61,8 +61,8 @@ def mlp(
 def initialise(network: nn.Sequential, generator: np.random.Generator, gain: float = 1.0) -> nn.Sequential:
     """Draw PyTorch's default initialisation, U(±1/√fan_in), from `generator`; multiply the weights by `gain`.
 
-    Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone start from
-    the same weights.
+    Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone
+    start from the same weights.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):

@@ -2,60 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from rich.progress import Progress
+from torch import nn
 
 from normdrop.data.module import ReplicateData
+from normdrop.data.rows import override
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
 from normdrop.study.facts import engine_of
 from normdrop.training.check import check_fit
-from normdrop.training.fit import Fitted, data_of, fit, module_of, quiet
+from normdrop.training.fit import Fitted, data_of, fit, module_of, quietly
 from normdrop.training.kept import load
 from normdrop.training.module import ReplicatedClassifier
 
 __all__ = ["build", "load", "train"]
 
+Given = str | Mapping[str, Any]
+# A name of conf/model, its keys, or a function make(shape, classes).
+Model = str | Mapping[str, Any] | Callable[..., nn.Module]
 
-def train(*overrides: str) -> Fitted:
-    """Train one condition, given as on the command line: train("arrangement=bn_dropout", "rate=0.3").
 
-    Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed and
-    validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes) with its running
-    statistics. Trains in one thread, as a sweep does, so that the numbers are those of the sweep.
-    Raises ValueError with one line for a key, a value or data that cannot be used.
+def train(*overrides: Given, model: Model | None = None, progress: bool = True, **settings: Any) -> Fitted:
+    """Train one condition: train(arrangement="bn_dropout", rate=0.3).
+
+    Keys are those of the command line, given as keyword arguments, as text ("model.width=64"), or as a dict
+    ({"model.width": 64}). model: a name of conf/model, its keys as a dict, or a function make(shape, classes)
+    that returns any nn.Module with BN layers, (batch, *shape) → logits (batch, classes). progress: whether a
+    bar is shown.
+
+    Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed
+    and validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes)
+    with its running statistics. Trains in one thread, as a sweep does, so that the numbers are those of the
+    sweep. Raises ValueError with one line for a key, a value or data that cannot be used.
     """
-    config = _checked(overrides)
-    threads = torch.get_num_threads()
-    quiet()
-    try:
-        return fit(config, configs.seeds(config))
-    finally:
-        torch.set_num_threads(threads)
+    with quietly():
+        config = _checked(overrides, settings, model)
+        seeds = configs.seeds(config)
+        what = f"{config['arrangement']}, {len(seeds)} replicates"
+        with Progress(disable=not progress, transient=True) as bar:
+            task = bar.add_task(what, total=1.0)
+
+            def tell(part: float, epoch: str, _: Any) -> None:
+                bar.update(task, completed=part, description=f"{what}, {epoch}")
+
+            return fit(config, seeds, tell)
 
 
-def build(*overrides: str) -> tuple[ReplicatedClassifier, ReplicateData]:
+def build(*overrides: Given, model: Model | None = None, **settings: Any) -> tuple[ReplicatedClassifier, ReplicateData]:
     """A condition's LightningModule and LightningDataModule, for a lightning.Trainer of one's own.
 
-    What is logged are means over the replicates; `module.history` has every one of them. Of the config's trainer
-    nothing is taken. Raises ValueError as `train` does.
+    Takes what `train` takes. What is logged are means over the replicates; `module.history` has every one of
+    them, and `module.network.replicate(0)` is the first one's plain network. Of the config's trainer nothing
+    is taken. Raises ValueError as `train` does.
     """
-    config = _checked(overrides)
+    config = _checked(overrides, settings, model)
     data = data_of(config, configs.seeds(config))
     data.setup()
     return module_of(config, data), data
 
 
-def _checked(overrides: Sequence[str]) -> dict[str, Any]:
+def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: Model | None) -> dict[str, Any]:
+    words: list[str] = []
+    for given in (*overrides, settings):
+        words += [given] if isinstance(given, str) else _typed(given)
+    if isinstance(model, Mapping):
+        words += _typed({"model": model})
+    elif model is not None:
+        words.append("model=own" if callable(model) else f"model={model}")
     try:
-        config = configs.plain(configs.compose(*overrides))
+        with _hydra_left_alone():
+            config = configs.plain(configs.compose(*words))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(one_line(error, overrides)) from error
+        raise ValueError(one_line(error, words)) from error
     config = configs.canonical(config)
+    if callable(model):
+        config["model"]["function"] = model
     config["engine"] = engine_of(config)
     check_fit(config, configs.seeds(config)[0])
     return config
+
+
+def _typed(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Settings as they are typed on the command line."""
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _typed(value, f"{key}.")
+        else:
+            yield f"{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, str):
+        return shlex.split(override("", value))[0].removeprefix("=")  # quoted for Hydra, not for a shell
+    return str(value)
+
+
+@contextmanager
+def _hydra_left_alone() -> Iterator[None]:
+    """The caller's Hydra context as it was, whatever is composed in between."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before  # by now another instance: Hydra puts back a copy

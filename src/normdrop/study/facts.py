@@ -11,6 +11,7 @@ from normdrop.data import SERVED
 from normdrop.data.module import trained
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
+from normdrop.networks import shown
 from normdrop.study.told import unknown_key
 from normdrop.training.check import check_fit, reason_for
 from normdrop.training.fit import quiet
@@ -55,4 +56,5 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
         if trained(sizes["train"], batch) < sizes["train"]:
             said.append(f"batch_size={batch} leaves a last batch of one row, left out: another row each epoch")
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
+        lines |= dict.fromkeys(shown(config, config["data"]["shape"] or facts["shape"], len(facts["classes"])))
     return list(lines)

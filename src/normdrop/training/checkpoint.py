@@ -1,4 +1,6 @@
-"""Nothing lost inside a condition: the state of a fit, saved whole or not at all, to go on from byte for byte."""
+"""Nothing lost inside a condition: the state of a fit, saved whole or not at all, to go on from byte for
+byte.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,16 @@ from normdrop.whole import whole
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a condition, in its folder: one for each group of replicates that trains together."""
+    """The checkpoints of a condition, in its folder: one for each group that trains together."""
 
     directory: Path
     config_hash: str
     minutes: float
 
     def of(self, seeds: list[int], device: str, last: bool) -> Checkpoint:
-        """The checkpoint of a group, which counts for these seeds, this config, this kind of device and these versions
-        alone; `last`: no group follows, so that its end need not be kept."""
+        """The checkpoint of a group, which counts for these seeds, this config, this kind of device and these
+        versions alone; `last`: no group follows, so that its end need not be kept.
+        """
         versions = [importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")]
         tied = json.dumps([self.config_hash, seeds, device, versions])
         name = f"checkpoint-{hashlib.sha256(tied.encode()).hexdigest()[:16]}.ckpt"
@@ -38,7 +41,9 @@ class Checkpoints:
 
 
 class Checkpoint(pl.Callback):
-    """Saves a fit at the end of a validation, every so many minutes, and at the end of a group that others follow."""
+    """Saves a fit at the end of a validation, every so many minutes, and at the end of a group that others
+    follow.
+    """
 
     def __init__(self, path: Path, minutes: float, last: bool):
         self.path, self.minutes, self.last = path, minutes, last

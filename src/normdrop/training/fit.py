@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -21,19 +20,20 @@ from torch import nn
 from normdrop.arrangement import has
 from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
-from normdrop.data.sources import bound
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
-from normdrop.networks import MODELS
-from normdrop.networks.mlp import initialise
+from normdrop.networks import network_of, plain_network
 from normdrop.networks.stacked import StackedNetwork
-from normdrop.streams import stream
 from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint, Checkpoints
 from normdrop.training.module import MEASURES, ReplicatedClassifier, measured
 
-# Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take memory.
+# Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take
+# memory.
 AT_A_TIME = {"cpu": 32, "cuda": 128}
 MOST_AT_ONCE = 2**28  # bytes of inputs that the compiled engine is given
+WEIGHTS_MEMORY = (
+    2**31
+)  # bytes for the weights of those that train together on a CPU, where conditions train side by side
 
 
 def quiet() -> None:
@@ -44,11 +44,28 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """`quiet` for a while, in somebody else's process."""
+    threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(False)
+            logger.setLevel(level)
+
+
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
-    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be used."""
+    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be
+    used.
+    """
     data = config["data"]
     return ReplicateData(
-        bound(data),
+        data,
         seeds,
         config["batch_size"],
         **{key: data[key] for key in SERVED},
@@ -57,35 +74,15 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
     )
 
 
-def plain_network(config: Mapping[str, Any], features: int | Sequence[int], classes: int) -> nn.Sequential:
-    """One plain network of a condition, for rows of so many features or of this shape. Raises ValueError."""
-    if (name := config["model"]["name"]) not in MODELS:
-        raise ValueError(f"model.name={name}: must be one of {', '.join(MODELS)}")
-    model = MODELS[name]
-    own = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    placed = {key: config[key] for key in ("arrangement", "position", "rate", "noise")}
-    if unknown := sorted(own.keys() - inspect.signature(model).parameters.keys()):
-        takes = [key for key in list(inspect.signature(model).parameters)[2:] if key not in placed]
-        raise ValueError(f"model.{unknown[0]}: model={name} has no such key; it has {', '.join(takes)}")
-    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights, soon overwritten, when they are made
-        return model(features, classes, **placed, **own)
-
-
-def network_of(
-    config: Mapping[str, Any], features: int | Sequence[int], classes: int, seeds: list[int]
-) -> StackedNetwork:
-    """The stacked network of a condition, each replicate's weights drawn from its own stream."""
-    plain = plain_network(config, features, classes)
-    gain, rerun = config["model"]["init_gain"], config["rerun"]
-    networks = [initialise(copy.deepcopy(plain), stream(seed, "init", rerun=rerun), gain) for seed in seeds]
-    return StackedNetwork(networks, seeds, config["batch_size"], rerun)
-
-
 def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
     """The LightningModule of a condition's replicates; `data` is set up."""
-    network = network_of(config, data.shape, data.classes, data.seeds)
-    own = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
-    return ReplicatedClassifier(network, **own)
+    built = {key: config[key] for key in ("model", "batch_size", "arrangement", "position", "rate", "noise", "rerun")}
+    made = {"config": built, "shape": list(data.shape), "classes": data.classes, "seeds": data.seeds}
+    network = network_of(**made)
+    if callable(built["model"].get("function")):  # a checkpoint holds nothing that must be unpickled
+        built["model"] = built["model"] | {"function": None}
+    chosen = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
+    return ReplicatedClassifier(network, **chosen, built=made)
 
 
 # Told at each validation: the share that is done, the epoch in words, and how to have the history so far.
@@ -93,18 +90,17 @@ Tell = Callable[[float, str, Callable[[], pd.DataFrame]], None]
 
 
 class _Hooks(pl.Callback):
-    """Tells how far the fit is, and measures variance shift and activations after the epochs asked for."""
+    """Tells how far the fit is, and measures variance shift after the epochs asked for."""
 
     def __init__(self, config: Mapping[str, Any], data: ReplicateData, tell: Tell):
         self.config, self.data, self.tell = config, data, tell
         self.shift: list[dict[str, Any]] = []
-        self.activations: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"shift": self.shift, "activations": self.activations}
+        return {"shift": self.shift}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.shift, self.activations = state_dict["shift"], state_dict["activations"]
+        self.shift = state_dict["shift"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ReplicatedClassifier)
@@ -115,22 +111,31 @@ class _Hooks(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         assert isinstance(pl_module, ReplicatedClassifier)
-        network, parts, measure = pl_module.network, self.data.parts, self.config["measure"]
-        batches = self.config["batch_size"], self.config["rerun"]
+        if epoch not in self.config["measure"]["shift_epochs"]:
+            return
+        network = pl_module.network
         ended = {seed for seed, end in zip(network.seeds, pl_module.ended.tolist(), strict=True) if end}
-        if epoch in measure["shift_epochs"]:
-            measured = shift.measure(network, parts, *batches, epoch)
-            self.shift += [entry for entry in measured if entry["seed"] not in ended]
+        measured = shift.measure(network, self.data.parts, self.config["batch_size"], self.config["rerun"], epoch)
+        self.shift += [entry for entry in measured if entry["seed"] not in ended]
 
 
 @dataclass(repr=False)
 class Fitted:
-    """What training leaves: one row per seed, one per seed and validation, what else goes on record, the networks."""
+    """What training leaves: one row per seed, one per seed and validation, what else goes on record, the
+    networks.
+    """
 
     replicates: pd.DataFrame
     history: pd.DataFrame
     facts: dict[str, Any]
     networks: list[StackedNetwork]
+
+    def __repr__(self) -> str:
+        sound = self.replicates[~self.replicates["diverged"]]
+        accuracy = f"test accuracy {sound['test_acc'].mean():.4f} (standard deviation {sound['test_acc'].std():.4f})"
+        diverged = len(self.replicates) - len(sound)
+        lost = f", {diverged} diverged" if diverged else ""
+        return f"{len(self.replicates)} replicates{lost}: {accuracy}; .replicates, .history, .network(seed)"
 
     def network(self, seed: int) -> nn.Sequential:
         """The plain network of one seed in evaluation mode, with its weights and running statistics."""
@@ -141,11 +146,14 @@ class Fitted:
 
 
 def fit(
-    config: Mapping[str, Any], seeds: list[int], tell: Tell = lambda *_: None, checkpoints: Checkpoints | None = None
+    config: Mapping[str, Any],
+    seeds: list[int],
+    tell: Tell = lambda *_: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train one replicate for each seed, from where `checkpoints` stand."""
     device = "cuda" if on_gpu(config["trainer"]["accelerator"]) else "cpu"
-    at_a_time = config["replicates_at_a_time"] or AT_A_TIME[device]
+    at_a_time = config["replicates_at_a_time"] or min(AT_A_TIME[device], _fitting(config, seeds[0], device))
     todo: list[int] = list(seeds)
     done: list[Fitted] = []
 
@@ -172,7 +180,7 @@ def fit(
     facts = {
         "steps": max(group.facts["steps"] for group in done),
         "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
-        **{key: [row for group in done for row in group.facts[key]] for key in ("shift", "activations")},
+        "shift": [entry for group in done for entry in group.facts["shift"]],
     }
     return Fitted(
         pd.concat([group.replicates for group in done], ignore_index=True),
@@ -182,33 +190,24 @@ def fit(
     )
 
 
+def _fitting(config: Mapping[str, Any], seed: int, device: str) -> int:
+    """How many replicates' weights fit the memory that is for them; a GPU says itself when it is full."""
+    if device == "cuda":
+        return AT_A_TIME[device]
+    data = data_of(config, [seed])
+    data.setup()
+    weights = sum(parameter.numel() for parameter in plain_network(config, data.shape, data.classes).parameters())
+    return max(1, WEIGHTS_MEMORY // (20 * weights))  # in float32 with gradient, two moments and the best ones
+
+
 def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Checkpoint | None = None) -> Fitted:
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     data.setup()
     module = module_of(config, data)
     module.logs = False
-    network = module.network
     hooks = _Hooks(config, data, tell)
-    # Not Lightning's auto, which may choose a device without double precision.
-    gpu = on_gpu(config["trainer"]["accelerator"])
-    own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
-    if config["engine"] == "compiled":
-        module.compiled = config["batch_size"]
-        module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(seeds))
-        if module.stretch > 1:
-            own["val_check_interval"] = 1
-    trainer = pl.Trainer(
-        **own,
-        devices=[torch.cuda.current_device()] if gpu else 1,
-        logger=False,
-        callbacks=[hooks, checkpoint] if checkpoint else [hooks],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
-    )
+    trainer = _trainer(config, module, data, [hooks, checkpoint] if checkpoint else [hooks])
     try:
         saved = checkpoint.path if checkpoint and checkpoint.path.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
@@ -218,28 +217,14 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
     trainer.optimizers, trainer.strategy.lr_scheduler_configs, module.engine = [], [], None
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
     history = _history(module, seeds)
-    replicates = pd.DataFrame({"seed": seeds, **_metrics(config, module, data.parts)})
-    level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
-    diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
-    replicates.insert(1, "diverged", diverged)
-    replicates.loc[diverged, replicates.columns[2:]] = float("nan")
-    step: Any = module.steps
-    last: Any = module.steps
-    if module.best is not None:
-        step, last = module.best_step.cpu().numpy(), history.groupby("seed")["step"].max()[seeds].to_numpy()
-    replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
-    replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
-    replicates["steps_to_level"] = replicates["seed"].map(level)
-    for name in ("epoch", "epochs_after", "steps_to_level"):
-        replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
+    replicates = _replicates(config, module, data, history)
     if _shifts(config):
-        hooks.shift += shift.measure(network, data.parts, config["batch_size"], config["rerun"], "end")
+        hooks.shift += shift.measure(module.network, data.parts, config["batch_size"], config["rerun"], "end")
     sizes = {name: part.rows.shape[1] for name, part in data.parts.items()}
     facts = {
         "rows": sizes | {"features": data.features, "classes": data.classes},
         "shape": data.shape,
         "shift": hooks.shift,
-        "activations": hooks.activations,
         "steps": module.steps,
         "device": str(module.device),
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
@@ -247,13 +232,63 @@ def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Ch
     return Fitted(replicates, history, facts, [module.network])
 
 
+def _trainer(
+    config: Mapping[str, Any], module: ReplicatedClassifier, data: ReplicateData, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    # Not Lightning's auto, which may choose a device without double precision.
+    gpu = on_gpu(config["trainer"]["accelerator"])
+    own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
+    if config["engine"] == "compiled":
+        module.compiled = config["batch_size"]
+        module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(data.seeds))
+        if module.stretch > 1:
+            own["val_check_interval"] = 1
+    return pl.Trainer(
+        **own,
+        devices=[torch.cuda.current_device()] if gpu else 1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        plugins=LightningEnvironment(),  # one process, whatever a cluster's variables say
+    )
+
+
 def _stretch(config: Mapping[str, Any], steps: int, floats: int) -> int:
-    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where they cut the
-    epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the memory at hand."""
+    """How many of an epoch's steps the compiled engine takes at once: those between two validations, where
+    they cut the epoch into equal parts and their inputs (`floats` for a row of every replicate) fit the
+    memory at hand.
+    """
     interval = config["trainer"]["val_check_interval"]
     between = interval if type(interval) is int else int(steps * interval)
     fits = 4 * floats * between * config["batch_size"] <= MOST_AT_ONCE
-    return between if fits and steps % between == 0 and "limit_train_batches" not in config["trainer"] else 1
+    return between if fits and steps % between == 0 else 1
+
+
+def _replicates(
+    config: Mapping[str, Any], module: ReplicatedClassifier, data: ReplicateData, history: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per seed: the metrics, and when what they are of was reached; empty where training diverged."""
+    replicates = pd.DataFrame({"seed": data.seeds, **_metrics(config, module, data.parts)})
+    diverged = module.diverged.cpu().numpy() | replicates[["train_nll", "val_nll", "test_nll"]].isna().any(axis=1)
+    replicates.insert(1, "diverged", diverged)
+    replicates.loc[diverged, replicates.columns[2:]] = float("nan")
+    step: Any = module.steps
+    last: Any = module.steps
+    if module.best is not None:
+        step, last = (
+            module.best_step.cpu().numpy(),
+            history.groupby("seed")["step"].max()[data.seeds].to_numpy(),
+        )
+    replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
+    replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
+    level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
+    replicates["steps_to_level"] = replicates["seed"].map(level)
+    for name in ("epoch", "epochs_after", "steps_to_level"):
+        replicates[name] = replicates[name].astype("Int64").where(~replicates["diverged"])
+    return replicates
 
 
 def _shifts(config: Mapping[str, Any]) -> bool:
@@ -280,13 +315,7 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
     columns["gap"] = columns["train_acc"] - columns["test_acc"]
     columns["nll_gap"] = columns["test_nll"] - columns["train_nll"]
     if config["measure"]["silencing"]:
-        used = network.used(x for x, _ in parts["train"].batches())
-        ranking = [uses.argsort(dim=1, descending=True, stable=True) for uses in used]
-        silenced = [module.silenced_accuracy(parts["test"], fraction) for fraction in SILENCED_FRACTIONS]
-        without = [module.accuracy_without(parts["test"], ranking, fraction) for fraction in SILENCED_FRACTIONS]
-        columns |= {f"silenced_{round(100 * f)}": own for f, own in zip(SILENCED_FRACTIONS, silenced, strict=True)}
-        for name, left in (("reliance", silenced), ("reliance_most_used", without)):
-            columns[name] = reduce(torch.add, [columns["test_acc"] - own for own in left]) / len(left)
+        columns |= _silenced(module, parts, columns["test_acc"])
     if _shifts(config):
         recalibrated = shift.recalibrated(network, parts["train"])
         again = measured([(recalibrated(x), y) for x, y in parts["test"].batches()], ("acc", "nll"))
@@ -296,3 +325,19 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}
+
+
+def _silenced(module: ReplicatedClassifier, parts: Mapping[str, Part], whole: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Test accuracy with fractions of the units silenced, and what is lost of the `whole` on average."""
+    used = module.network.used(x for x, _ in parts["train"].batches())
+    ranking = [uses.argsort(dim=1, descending=True, stable=True) for uses in used]
+    columns: dict[str, torch.Tensor] = {}
+    lost, lost_without = [], []
+    for fraction in SILENCED_FRACTIONS:
+        at_random = module.silenced_accuracy(parts["test"], fraction)
+        columns[f"silenced_{round(100 * fraction)}"] = at_random
+        lost.append(whole - at_random)
+        lost_without.append(whole - module.accuracy_without(parts["test"], ranking, fraction))
+    columns["reliance"] = reduce(torch.add, lost) / len(lost)
+    columns["reliance_most_used"] = reduce(torch.add, lost_without) / len(lost_without)
+    return columns

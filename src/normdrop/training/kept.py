@@ -1,4 +1,6 @@
-"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds them."""
+"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from normdrop.data.module import Part
-from normdrop.training.fit import Fitted, data_of, plain_network
+from normdrop.data.sources import standard_rows
+from normdrop.networks import plain_network
+from normdrop.training.fit import Fitted, data_of
 from normdrop.whole import whole
 
 NETWORKS = "networks.pt"
@@ -22,12 +26,14 @@ class Kept:
     """The networks of a condition's folder."""
 
     config: Mapping[str, Any]
-    shape: int | Sequence[int]
+    shape: Sequence[int]
     classes: int
     states: Mapping[int, Mapping[str, Tensor]]
 
     def network(self, seed: int) -> nn.Sequential:
-        """The plain network of one seed in evaluation mode: (batch, *shape) → logits (batch, classes)."""
+        """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch,
+        classes).
+        """
         if seed not in self.states:
             raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
         network = plain_network(self.config, self.shape, self.classes)
@@ -35,18 +41,27 @@ class Kept:
         return network.eval()
 
     def parts(self, seed: int) -> dict[str, Part]:
-        """The rows of one seed's train, val and test part, as its network takes them, from the recorded source."""
-        data = data_of(self.config, [seed])
-        data.setup()
-        return data.parts
+        """The rows of one seed's train, val and test part, as its network takes them, from the recorded
+        source.
+
+        Raises ValueError if these are other rows by now.
+        """
+        data = self.config["data"]
+        if standard_rows(data).fingerprint != data["fingerprint"]:
+            raise ValueError(f"data={data['name']}: its rows are others than those that these networks were trained on")
+        module = data_of(self.config, [seed])
+        module.setup()
+        return module.parts
 
 
 def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool) -> None:
-    """Write the networks that were fitted, whole or not at all, beside those there already if the condition grows."""
+    """Write the networks that were fitted, whole or not at all, beside those there already if the condition
+    grows.
+    """
     path = directory / NETWORKS
     states = dict(load(directory).states) if grows and path.exists() else {}
     states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}
-    shape, classes = fitted.facts["shape"], fitted.facts["rows"]["classes"]
+    shape, classes = list(fitted.facts["shape"]), fitted.facts["rows"]["classes"]
     with whole(path) as part:
         torch.save({"config": dict(config), "shape": shape, "classes": classes, "states": states}, part)
 

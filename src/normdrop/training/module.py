@@ -12,13 +12,16 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import engine
 from normdrop.data.module import Part
-from normdrop.networks.stacked import StackedNetwork, StackedNoise
+from normdrop.networks import network_of
+from normdrop.networks.noise import StackedNoise
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
 SILENCING_DRAWS = 20
@@ -28,14 +31,16 @@ EVALUATED = 256  # rows at a time: at the end of a training the activations of m
 ELEMENTWISE = (
     *("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
 )
-# Fused where PyTorch offers it: 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
+# Fused where PyTorch offers it: 25 to 45 % faster, and with padded slices no replicate's bits depend on the
+# others.
 FUSED = ("Adam", "AdamW", "SGD")
 
 
 def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer of a config: `_target_` in torch.optim, our own `schedule`, and its arguments.
 
-    Raises ValueError with one line for one that cannot train a stack, and for arguments that it does not take.
+    Raises ValueError with one line for one that cannot train a stack, and for arguments that it does not
+    take.
     """
     target = str(config["_target_"])
     name = target.removeprefix("torch.optim.")
@@ -54,7 +59,9 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
 
 
 def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
-    """Scale the gradients of each replicate, (replicates, …), whose norm over all of them is larger down to `norm`."""
+    """Scale the gradients of each replicate, (replicates, …), whose norm over all of them is larger down to
+    `norm`.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
     factor = (norm / squares.sum(dim=0).sqrt()).clamp(max=1.0)
@@ -64,29 +71,40 @@ def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
 
 class ReplicatedClassifier(pl.LightningModule):
     """Trains all replicates of a stacked network at once. A batch is x (replicates, batch, features) and y
-    (replicates, batch); what is logged is a mean over the replicates that have not diverged.
+    (replicates, batch), or x (batch, *shape) and y (batch,), the same for each replicate; what is logged is a
+    mean over the replicates that have not diverged. It trains in float32 on one device.
 
-    `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the mean
-    training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search had not ended
-    before. `diverged` (replicates,) marks those whose loss stopped being finite: from that validation on their weights
-    are NaN, so that nothing they do later can pass for a result.
+    The network is given, or made by what is `built`: network_of's config, shape, classes and seeds. From
+    these load_from_checkpoint(path) makes it too.
 
-    With `select_epoch="best"` the network ends with the weights and running statistics that each replicate had at the
-    validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search ends once so many
-    epochs brought nothing lower, and training once all have ended; what a replicate does after its end counts nowhere.
+    `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the
+    mean training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search
+    had not ended before. `diverged` (replicates,) marks those whose loss stopped being finite: from that
+    validation on their weights are NaN, so that nothing they do later can pass for a result.
+
+    With `select_epoch="best"` the network ends with the weights and running statistics that each replicate
+    had at the validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search
+    ends once so many epochs brought nothing lower, and training once all have ended; what a replicate does
+    after its end counts nowhere.
     """
 
     def __init__(
         self,
-        network: StackedNetwork,
-        optimizer: Mapping[str, Any],
+        network: StackedNetwork | None = None,
+        optimizer: Mapping[str, Any] | None = None,
         drift: Mapping[str, float] | None = None,
         select_epoch: str = "last",
         patience: int | None = None,
+        built: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        if network is None:
+            network = rebuilt(built)
+        if optimizer is None:
+            raise ValueError("optimizer=None: must be a config of conf/optimizer")
         self.save_hyperparameters(ignore="network")
-        # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no result.
+        # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no
+        # result.
         self.automatic_optimization = False
         self.network = network
         self.optimizer_config = dict(optimizer)
@@ -115,13 +133,23 @@ class ReplicatedClassifier(pl.LightningModule):
         if select_epoch == "best":
             self.best = copy.deepcopy(network).requires_grad_(False)
             for kept in self.best.state_dict().values():
-                kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
+                if kept.is_floating_point():
+                    kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
         if self.optimizer_config["schedule"] == "constant":
             return optimizer
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_steps)]
+
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning would do otherwise than it says."""
+        if self.trainer.world_size > 1:
+            raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
+        if self.trainer.precision not in ("32-true", "32", 32):
+            raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
+        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
+            raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
 
     @property
     def total_steps(self) -> int:
@@ -148,8 +176,22 @@ class ReplicatedClassifier(pl.LightningModule):
         return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (replicates, batch, features) → logits (replicates, batch, classes)."""
+        """x (replicates, batch, features), or (batch, features) for all → logits (replicates, batch,
+        classes).
+        """
         return self.network(x)
+
+    def stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """A batch as x (replicates, batch, features) and y (replicates, batch). Raises ValueError."""
+        if isinstance(batch, Tensor):
+            raise ValueError(
+                "dataloaders=…: give datamodule= in its place; its loaders alone have row numbers, no rows"
+            )
+        x, y = batch
+        if y.dim() == 1:  # of a plain DataLoader
+            replicates = len(self.network.seeds)
+            x, y = x.flatten(1).expand(replicates, -1, -1), y.expand(replicates, -1)
+        return x, y
 
     def on_train_start(self) -> None:
         if self.patience is not None:  # a training that is taken up again may have been at its end
@@ -160,10 +202,20 @@ class ReplicatedClassifier(pl.LightningModule):
             self.network.load_state_dict(self.best.state_dict())
             self._void_diverged()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        x, y = batch
+    @property
+    def lr(self) -> float:
+        """The learning rate, where Lightning's finder of one looks for it."""
+        return float(self.optimizer_config["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer_config["lr"] = value
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
+        x, y = self.stacked(batch)
         if self.compiled:
-            return self._compiled_steps(x, y, self.compiled)
+            self._compiled_steps(x, y, self.compiled)
+            return None
         if self.drift["scale"] or self.drift["offset"]:
             x = self.drifted(x, self.steps / self.total_steps)
         loss = cross_entropy(self.network(x), y).mean(dim=1)
@@ -179,9 +231,12 @@ class ReplicatedClassifier(pl.LightningModule):
         self.loss_sum += loss.detach()
         self.loss_steps += 1
         self.steps += 1
+        return loss.detach().mean() if self.logs else None
 
     def _compiled_steps(self, x: Tensor, y: Tensor, batch_size: int) -> None:
-        """A stretch of steps at once; x (replicates, rows, features) and y (replicates, rows) are cut into batches."""
+        """A stretch of steps at once; x (replicates, rows, features) and y (replicates, rows) are cut into
+        batches.
+        """
         optimizer, schedule = self.optimizers().optimizer, self.lr_schedulers()  # type: ignore[union-attr]
         rates, swings = [], []
         for step in range(self.steps, self.steps + math.ceil(y.shape[1] / batch_size)):
@@ -200,7 +255,8 @@ class ReplicatedClassifier(pl.LightningModule):
     def swing(self, time: float) -> tuple[float, float]:
         """The factor and the offset of standardised inputs at `time` ∈ [0, 1) of training.
 
-        g = sin(2π cycles time) starts and ends at 0, so that the last training inputs are distributed like the test's.
+        g = sin(2π cycles time) starts and ends at 0, so that the last training inputs are distributed like
+        the test's.
         """
         g = math.sin(2 * math.pi * self.drift["cycles"] * time)
         return 1 + self.drift["scale"] * g, self.drift["offset"] * g
@@ -211,14 +267,14 @@ class ReplicatedClassifier(pl.LightningModule):
         return x * factor + offset
 
     def _evaluation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        x, y = batch
+        x, y = self.stacked(batch)
         self._evaluated.append((self.network(x), y))
 
     validation_step = test_step = _evaluation_step
 
     def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The logits of every replicate, (replicates, batch, classes)."""
-        return self.network(batch[0])
+        return self.network(self.stacked(batch)[0])
 
     def on_validation_epoch_end(self) -> None:
         values = self._measured("val")
@@ -241,7 +297,7 @@ class ReplicatedClassifier(pl.LightningModule):
             self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
 
     def _validated(self, nll: Tensor, acc: Tensor) -> Tensor:
-        """Keep what a validation in training says; the mean training loss since the last one, (replicates,)."""
+        """Keep what a validation says; the mean training loss since the last one, (replicates,)."""
         loss = self.loss_sum / max(self.loss_steps, 1)
         now = {"train_loss": loss, "val_nll": nll, "val_acc": acc, "live": ~self.ended}
         when = {"epoch": self.current_epoch, "step": self.steps}
@@ -261,7 +317,7 @@ class ReplicatedClassifier(pl.LightningModule):
                 parameter.masked_fill_(self.diverged[:, None], math.nan)
 
     def _search(self, nll: Tensor) -> None:
-        """Keep those replicates that were never better; the search of one that last was long ago has ended."""
+        """Keep the replicates that were never better; end the search of those that last were long ago."""
         better = (nll < self.best_nll) & ~self.ended & ~self.diverged
         self.best_nll = torch.where(better, nll, self.best_nll)
         self.best_step = torch.where(better, self.steps, self.best_step)
@@ -277,16 +333,19 @@ class ReplicatedClassifier(pl.LightningModule):
     def evaluate(
         self, part: Part, measures: Iterable[str] = ("acc", "nll"), keep: Sequence[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present mode.
+        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present
+        mode.
 
         `keep` silences units, as the network takes it.
         """
         return measured([(self.network(x, keep), y) for x, y in part.batches(EVALUATED)], measures)
 
     def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
-        """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over draws.
+        """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over
+        draws.
 
-        Of a CNN whole channels. The draws depend on the seed alone: replicate k of every arrangement loses the same.
+        Of a CNN whole channels. The draws depend on the seed alone: replicate k of every arrangement loses
+        the same.
         """
         streams = [stream(seed, "silencing") for seed in self.network.seeds]
         draws = []
@@ -307,16 +366,28 @@ class ReplicatedClassifier(pl.LightningModule):
         return self.evaluate(part, ["acc"], keep)["acc"]
 
 
+def rebuilt(built: Mapping[str, Any] | None) -> StackedNetwork:
+    """The network of what a module was built from. Raises ValueError."""
+    if built is None:
+        raise ValueError("network=None: give the network; what would rebuild it was not saved")
+    if built["config"]["model"].get("function", "") is None:
+        raise ValueError("network=None: give the network; its model was a function given from Python")
+    return network_of(**built)
+
+
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
-    """Those of MEASURES that are asked for, each (replicates,), from the logits and labels of chunks of rows."""
-    # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
+    """Those of MEASURES asked for, each (replicates,), from the logits and labels of chunks of rows."""
+    # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside
+    # it.
     logits = torch.cat([logits for logits, _ in seen], dim=1).double()
     y = torch.cat([y for _, y in seen], dim=1)
     return {measure: MEASURES[measure](logits, y) for measure in measures}
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """NLL in nats of every row: logits (replicates, rows, classes), y (replicates, rows) → (replicates, rows)."""
+    """NLL in nats of every row: logits (replicates, rows, classes), y (replicates, rows) → (replicates,
+    rows).
+    """
     return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
 
 
@@ -327,7 +398,9 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean recall over the classes that the rows have, (replicates,); NaN where a replicate's logits are not finite."""
+    """Mean recall over the classes that the rows have, (replicates,); NaN where a replicate's logits are not
+    finite.
+    """
     classes = torch.zeros(len(y), logits.shape[-1], device=y.device, dtype=logits.dtype)
     right = (logits.argmax(dim=-1) == y).to(logits.dtype)
     recall = classes.scatter_add(1, y, right) / classes.scatter_add(1, y, torch.ones_like(right))
@@ -351,7 +424,8 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
     return sums.scatter_add_(-1, bin_of, excess).abs().sum(dim=-1) / y.shape[-1]
 
 
-# What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as float64.
+# What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as
+# float64.
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "acc": accuracy,
     "balanced_acc": balanced_accuracy,

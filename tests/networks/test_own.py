@@ -1,0 +1,410 @@
+"""A network of one's own: arranged where its BN layers stand, stacked, and equal to plain copies of it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import own_networks
+from normdrop.data.module import Part
+from normdrop.networks import describe, network_of, own, plain
+from normdrop.networks.cnn import cnn
+from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.noise import StackedNoise
+from normdrop.networks.side_by_side import Place, SideBySide, pair_noise
+from normdrop.networks.stacked import STACKED, StackedBatchNorm, StackedConv, StackedNetwork, stack
+from normdrop.streams import stream
+from normdrop.training import fit, shift
+from normdrop.training.module import cross_entropy
+from own_networks import NETWORKS, ResNet
+
+SHAPE, CLASSES, BATCH, SEEDS = (1, 8, 8), 10, 8, [4, 0]
+# Of `none` and `bn` the rate plays no part.
+ARRANGED = [("none", 0.0), ("bn", 0.0), *itertools.product(("dropout", "bn_dropout", "dropout_bn"), (0.1, 0.5))]
+
+
+def config_of(make, arrangement: str = "bn_dropout", rate: float = 0.3, **model) -> dict:
+    given = {"name": "own", "file": None, "function": make, "layers": "*", "keep_dropout": False, "init_gain": 1.0}
+    placed = {"arrangement": arrangement, "position": "after", "rate": rate, "noise": model.pop("noise", "bernoulli")}
+    return placed | {"model": given | model, "rerun": 0, "batch_size": BATCH, "measure": {"silencing": False}}
+
+
+def rows(count: int, number: int = 0, replicates: int = 2) -> tuple[Tensor, Tensor]:
+    generator = np.random.default_rng(number)
+    x = torch.from_numpy(generator.normal(size=(replicates, count, 64)))
+    return x, torch.from_numpy(generator.integers(CLASSES, size=(replicates, count)))
+
+
+def paired(network: nn.Module, seed: int) -> nn.Module:
+    """A plain network whose dropout draws the masks of its seed."""
+    network = copy.deepcopy(network)
+    for noise in [*pair_noise(network, Place((seed,), BATCH, 0, ()))]:
+        noise.turn = 0
+    return network
+
+
+def sgd(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-6, atol=1e-9)
+
+
+def assert_trains_like_plain(networks: list[nn.Sequential], steps=(BATCH, 5, BATCH)) -> StackedNetwork:
+    """Outputs, and after some steps weights and buffers, of each replicate and of a plain copy with its masks."""
+    networks = [network.double() for network in networks]
+    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
+    copies = [paired(network, seed) for network, seed in zip(networks, SEEDS, strict=True)]
+    optimizer, theirs = sgd(stacked), [sgd(network) for network in copies]
+    for number, size in enumerate(steps):
+        x, y = rows(size, number)
+        optimizer.zero_grad()
+        outputs = stacked.train()(x)
+        cross_entropy(outputs, y).mean(dim=1).sum().backward()
+        optimizer.step()
+        for k, (network, its) in enumerate(zip(copies, theirs, strict=True)):
+            its.zero_grad()
+            output = network.train()(x[k])
+            nn.functional.cross_entropy(output, y[k]).backward()
+            its.step()
+            assert_close(outputs[k], output)
+    for k, network in enumerate(copies):
+        exported = stacked.replicate(k)
+        for name, values in network.state_dict().items():
+            if values.is_floating_point():
+                assert_close(exported.state_dict()[name], values)
+        assert_close(stacked.eval()(x)[k], network.eval()(x[k]))
+    return stacked
+
+
+@pytest.mark.parametrize(("arrangement", "rate"), ARRANGED)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_trains_at_every_arrangement_as_its_plain_copies_do(name, arrangement, rate):
+    config = config_of(NETWORKS[name], arrangement, rate)
+    assert_trains_like_plain([plain(config, SHAPE, CLASSES, seed) for seed in SEEDS])
+
+
+@pytest.mark.parametrize("arrangement", ["ln", "ln_dropout", "dropout_ln"])
+def test_layer_normalization_stands_there_likewise(arrangement):
+    networks = [plain(config_of(ResNet, arrangement), SHAPE, CLASSES, seed) for seed in SEEDS]
+    assert_trains_like_plain(networks)
+    norms = [layer for layer in networks[0].modules() if isinstance(layer, nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [1] * 6
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in networks[0].modules())
+
+
+@pytest.mark.parametrize("noise", ["channel", "uniform"])
+def test_it_does_so_with_other_noise_and_dropout_of_its_own(noise):
+    config = config_of(ResNet, "dropout_bn", noise=noise, keep_dropout=True, width=3)
+    stacked = assert_trains_like_plain([plain(config, SHAPE, CLASSES, seed) for seed in SEEDS])
+    rates = [layer.rate for layer in stacked.modules() if isinstance(layer, StackedNoise)]
+    assert sorted(rates) == [0.2] + [0.3] * 6
+
+
+def test_torchvisions_resnet18_does_so():
+    torchvision = pytest.importorskip("torchvision")
+
+    def make(shape, classes):
+        network = torchvision.models.resnet18(num_classes=classes)
+        network.conv1 = nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)
+        return network
+
+    assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS], steps=(4,))
+
+
+class Whole(nn.Module):
+    """A network that no registry knows."""
+
+    def __init__(self, inside: nn.Sequential):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("noise", ["bernoulli", "uniform"])
+def test_layers_with_a_stacked_form_equal_copies_side_by_side_and_shift_alike(kind, noise):
+    block = {"arrangement": "dropout_bn", "position": "after", "rate": 0.4, "noise": noise}
+    if kind == "mlp":
+        network = mlp(64, CLASSES, width=[20, 13], depth=2, **block)
+    else:
+        network = cnn(SHAPE, CLASSES, channels=[4, 5], **block)
+    networks = [initialise(copy.deepcopy(network), stream(seed, "init")).double() for seed in SEEDS]
+    fast = StackedNetwork(networks, SEEDS, BATCH).double()
+    slow = StackedNetwork([nn.Sequential(nn.Unflatten(1, (64,)), Whole(n)) for n in networks], SEEDS, BATCH).double()
+    assert [type(layer) for layer in slow.layers] == [nn.Identity, SideBySide]
+    for number in range(2):
+        x, _ = rows(BATCH, number)
+        assert_close(fast(x), slow(x))
+    x, y = rows(150, 7)
+    parts = {name: Part.of(x.float(), y) for name in ("train", "val")}
+    fast, slow = fast.float(), slow.float()
+    ours, theirs = (shift.measure(network, parts, 32, rerun=0, epoch="end") for network in (slow, fast))
+    assert len(ours) == 2 * 2
+    for entry, other in zip(ours, theirs, strict=True):
+        assert {key: entry[key] for key in ("layer", "seed", "case", "units")} == {
+            key: other[key] for key in ("layer", "seed", "case", "units")
+        }
+        assert entry["measured"] == pytest.approx(other["measured"], rel=1e-4)
+        assert entry["running_mean_shift"] == pytest.approx(other["running_mean_shift"], rel=1e-3, abs=1e-5)
+    again, and_again = (shift.recalibrated(network, parts["train"]) for network in (slow, fast))
+    torch.testing.assert_close(again(x.float()), and_again(x.float()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_replicates_bits_are_the_same_whatever_trains_beside_it():
+    def trained(chosen: list[int]) -> Tensor:
+        seeds = [[4, 0, 9][k] for k in chosen]
+        network = network_of(config_of(ResNet), SHAPE, CLASSES, seeds)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01, fused=True)
+        for number in range(2):
+            x, y = rows(BATCH, number, replicates=3)
+            optimizer.zero_grad()
+            cross_entropy(network.train()(x[chosen].float()), y[chosen]).mean(dim=1).sum().backward()
+            optimizer.step()
+        return network.eval()(rows(20, replicates=3)[0][chosen].float()).detach()
+
+    together = trained([0, 1, 2])
+    for k in range(3):
+        assert torch.equal(trained([k])[0], together[k])
+
+
+# --- where the operations stand
+
+
+def kinds(network: nn.Module) -> list[str]:
+    leaves = [layer for layer in network.modules() if not [*layer.children()]]
+    return [type(layer).__name__ for layer in leaves if isinstance(layer, nn.BatchNorm2d | nn.Dropout | nn.Identity)]
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "expected"),
+    [
+        ("none", ["Identity"]),
+        ("dropout", ["Dropout"]),
+        ("bn", ["BatchNorm2d"]),
+        ("bn_dropout", ["BatchNorm2d", "Dropout"]),
+        ("dropout_bn", ["Dropout", "BatchNorm2d"]),
+    ],
+)
+def test_the_operations_stand_in_their_order_where_each_bn_layer_stood(arrangement, expected):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    assert own.arrange(network, arrangement, 0.3) == ["1", "4"]
+    assert kinds(network) == expected * 2
+    assert all(layer.p == 0.3 for layer in network.modules() if isinstance(layer, nn.Dropout))
+
+
+def test_a_pattern_restricts_the_layers_and_others_stay_as_written():
+    network = ResNet(SHAPE, CLASSES)
+    assert own.arrange(network, "none", 0.0, layers="stages.*.bn2") == ["stages.0.bn2", "stages.1.bn2"]
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == 4
+    with pytest.raises(ValueError, match=r"model\.layers=nope: .* bn, stages\.0\.bn1"):
+        own.arrange(network, "none", 0.0, layers="nope")
+
+
+def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_stays():
+    before = torch.get_rng_state()
+    networks = {a: plain(config_of(ResNet, a, 0.3), SHAPE, CLASSES, seed=3) for a, _ in ARRANGED}
+    assert torch.equal(torch.get_rng_state(), before)
+    for network in networks.values():
+        weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        first = [layer.weight for layer in networks["none"].modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        assert all(torch.equal(a, b) for a, b in zip(weights, first, strict=True))
+    other = plain(config_of(ResNet), SHAPE, CLASSES, seed=4)
+    assert not torch.equal(other[1].stem.weight, networks["bn"][1].stem.weight)
+    scaled = plain(config_of(ResNet, init_gain=2.0), SHAPE, CLASSES, seed=3)
+    torch.testing.assert_close(scaled[1].stem.weight, 2 * networks["bn"][1].stem.weight)
+
+
+def test_the_description_shows_each_block_as_it_stands():
+    text = describe(plain(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES))
+    assert "Conv2d(1, 4" in text and text.index("Dropout(p=0.3") < text.index("BatchNorm2d(4")
+    assert len(text.splitlines()) == 8
+
+
+# --- where it comes from
+
+
+def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
+    from normdrop.study import config as configs
+
+    source = Path(own_networks.__file__)
+    (tmp_path / "net.py").write_text(source.read_text())
+    monkeypatch.chdir(tmp_path)
+    given = "model=own", "model.file=net.py", "model.function=ResNet", "+model.width=3"
+    config = configs.canonical(composed(*given))
+    assert config["model"]["file"] == str(tmp_path / "net.py") and len(config["model"]["source_hash"]) == 64
+    assert plain(config, SHAPE, CLASSES)[1].stem.out_channels == 3
+    (tmp_path / "net.py").write_text(source.read_text() + "\n# another\n")
+    assert configs.canonical(composed(*given))["model"]["source_hash"] != config["model"]["source_hash"]
+    with pytest.raises(ValueError, match=r"net\.py: has changed"):
+        plain(config, SHAPE, CLASSES)
+
+
+def test_an_installed_network_is_found_by_its_name(monkeypatch):
+    class Point:
+        def load(self):
+            return ResNet
+
+    monkeypatch.setattr(own, "installed", lambda: {"theirs": Point()})
+    config = config_of(None, width=5)
+    config["model"]["name"] = "theirs"
+    assert plain(config, SHAPE, CLASSES)[1].stem.out_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, ["model.file"]),
+        ({"file": "nowhere.py"}, ["model.file", "nowhere.py"]),
+        ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other"]),
+        ({"file": "net.py", "depth": 3}, ["model.depth", "takes"]),
+        ({"file": "broken.py"}, ["model.file", "ZeroDivisionError"]),
+        ({"name": "nope"}, ["model=nope"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_found_or_called_is_one_line(tmp_path, monkeypatch, model, words):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("def make(shape, classes): ...\ndef other(): ...\n")
+    Path("broken.py").write_text("1 / 0\n")
+    config = config_of("make", **model)
+    with pytest.raises(ValueError, match="model") as caught:
+        plain(config, SHAPE, CLASSES)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+# --- what cannot be a replicate of a study
+
+
+class Counting(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.bn, self.linear, self.calls = nn.BatchNorm1d(64), nn.Linear(64, classes), 0
+        self.register_buffer("memory", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.bn(x.flatten(1)))
+
+
+class Remembering(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory += 1
+        return super().forward(x)
+
+
+class Warming(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+class Mixing(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - super().forward(x).mean(dim=0)
+
+
+class Drawing(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+class Unshaped(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :3]
+
+
+class Unseeded(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.linear.weight.data.mul_(float(np.random.default_rng().normal()))
+
+
+def without_bn(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (without_bn, "no BatchNorm layer; put"),
+        (Remembering, "state of its own .*memory"),
+        (Warming, "state of its own"),
+        (Mixing, "mixes rows"),
+        (Drawing, "random numbers in training; use nn.Dropout"),
+        (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
+        (Unseeded, "use torch alone"),
+        (lambda shape, classes: 3, "returns int"),
+        (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
+        (lambda shape, classes: nn.Sequential(nn.BatchNorm2d(3)), "forward pass fails"),
+    ],
+)
+def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        own.check(config_of(make), SHAPE, CLASSES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_position_is_refused_where_it_is_as_written():
+    with pytest.raises(ValueError, match="position=before: leave it out"):
+        plain(config_of(ResNet) | {"position": "before"}, SHAPE, CLASSES)
+
+
+# --- what the registry holds
+
+
+def test_a_layer_runs_side_by_side_where_its_stacked_form_does_not_hold():
+    def types(*layers: nn.Module, shape=(2, 5, 5)) -> list[type]:
+        return [type(layer) for layer in stack([nn.Sequential(*layers)] * 2, Place(SEEDS, BATCH, 0, shape))]
+
+    assert types(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(1, 4))[:2] == [StackedConv, StackedBatchNorm]
+    for layer in (
+        nn.Conv2d(2, 4, 3, groups=2),
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.Conv2d(2, 4, 3, dilation=2),
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.GroupNorm(2, 2),
+        nn.BatchNorm2d(2, momentum=None),
+        nn.LayerNorm(5),
+        nn.Linear(5, 3),
+        nn.MaxPool2d(2),
+    ):
+        assert types(layer) == [SideBySide], layer
+
+
+def test_a_stacked_form_that_is_not_equal_to_its_layer_is_refused(monkeypatch):
+    monkeypatch.setitem(STACKED, nn.BatchNorm1d, lambda layers, place: nn.Identity())
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=0.123))
+    with pytest.raises(ValueError, match=r"BatchNorm1d\(4, eps=0\.123.*stacked form is not equal"):
+        StackedNetwork([network] * 2, SEEDS, BATCH)
+    monkeypatch.setitem(STACKED, nn.PReLU, lambda layers, place: layers[0])  # one weight for all replicates
+    with pytest.raises(ValueError, match="stacked form is not equal"):
+        StackedNetwork([nn.Sequential(nn.Linear(3, 4), nn.PReLU())] * 2, SEEDS, BATCH)
+
+
+# --- through the whole fit
+
+
+def test_a_fit_of_ones_own_network_is_resumed_exported_and_measured_as_any_other(tiny, tmp_path, monkeypatch):
+    config = tiny("select_epoch=best", "measure.shift_epochs=[1]", "trainer.max_epochs=2", "replicates_at_a_time=2")
+    config |= {"model": config_of(ResNet)["model"], "engine": "torch"}
+    fitted = fit.fit(config, [0, 1, 2])
+    assert not fitted.replicates["diverged"].any()
+    assert {(entry["layer"], entry["epoch"]) for entry in fitted.facts["shift"]} == {
+        (layer, epoch) for layer in range(1, 7) for epoch in (1, "end")
+    }
+    data = fit.data_of(config, [2])
+    data.setup()
+    x, y = data.parts["test"].x[0], data.parts["test"].y[0]
+    nll = nn.functional.cross_entropy(fitted.network(2)(x), y).item()
+    assert fitted.replicates["test_nll"][2] == pytest.approx(nll, rel=1e-5)
+    alone = fit.fit(config, [2]).replicates
+    assert alone.equals(fitted.replicates[2:].reset_index(drop=True))

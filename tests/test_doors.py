@@ -1,0 +1,138 @@
+"""Each door of the package, by the words of its table: a layer, a model, a metric, an optimizer are added in a copy of
+the package, each in the places that the table names and nowhere else, and trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import normdrop
+
+PACKAGE = Path(normdrop.__file__).parent
+
+
+def put(file: Path, behind: str, text: str) -> None:
+    """Put text behind the one place in a file where these words stand."""
+    before, found, after = file.read_text().partition(behind)
+    assert found and behind not in after, f"{file.name} has no one {behind!r}"
+    file.write_text(before + found + text + after)
+
+
+def a_layer(package: Path, conf: Path) -> None:
+    put(package / "arrangement.py", 'ARRANGEMENTS = ("none", ', '"gn_dropout", ')
+    layer = '\n    "gn": lambda width, space, eps, momentum: nn.GroupNorm(2, width),'
+    put(
+        package / "networks/layers.py",
+        "OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {",
+        layer,
+    )
+
+
+def a_model(package: Path, conf: Path) -> None:
+    (package / "networks/twice.py").write_text(
+        "from normdrop.networks.mlp import mlp\n\n\n"
+        "def twice(features, classes, *, factor=2, **placed):\n"
+        "    return mlp(features, classes, width=10 * factor, depth=2, **placed)\n"
+    )
+    put(package / "networks/__init__.py", '= {"mlp": mlp, "cnn": cnn', ', "twice": twice')
+    put(
+        package / "networks/__init__.py",
+        "from normdrop.networks.stacked import StackedNetwork\n",
+        "from normdrop.networks.twice import twice\n",
+    )
+    (conf / "model/twice.yaml").write_text("name: twice\nfactor: 2\ninit_gain: 1.0\n")
+
+
+def a_metric(package: Path, conf: Path) -> None:
+    put(
+        package / "metrics.py",
+        "    for metric in (\n",
+        '        Metric("test_brier", "Brier score", "nats", False, "test/brier"),\n',
+    )
+    put(
+        package / "training/module.py",
+        "MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {\n",
+        '    "brier": brier,\n',
+    )
+    put(
+        package / "training/module.py",
+        "# What can be measured of a part's logits",
+        " and labels:\ndef brier(logits, y):\n"
+        "    return (logits.softmax(-1) - F.one_hot(y, logits.shape[-1])).square().sum(-1).mean(-1)\n\n\n#",
+    )
+
+
+def an_optimizer(package: Path, conf: Path) -> None:
+    (conf / "optimizer/nadam.yaml").write_text("defaults: [adam]\n_target_: torch.optim.NAdam\n")
+
+
+# What is typed in Python then: the settings of a condition, and what is refused in one line.
+TRIED = """
+import json, sys, torch, normdrop
+from normdrop.networks import describe, plain
+from torch.nn import GroupNorm
+tiny = {"data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 2, "accelerator": "cpu"}, "engine": "torch"}
+found = {}
+for name, given in json.loads(sys.argv[1]).items():
+    fitted = normdrop.train(tiny, given, progress=False, replicates=2)
+    network = fitted.network(0)
+    data = normdrop.build(tiny, given, replicates=2)[1].parts["test"]
+    loss = torch.nn.functional.cross_entropy(network(data.x[0]), data.y[0]).item()
+    table = fitted.replicates
+    found[name] = {"columns": [*table], "text": describe(network), "nll": [loss, table.test_nll[0]]}
+    found[name]["brier"] = float(table.test_brier[0])
+try:
+    normdrop.train(tiny, model="twice", **{"model.factor": 2.55})
+except ValueError as error:
+    found["refused"] = str(error)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict:
+    """What became of each addition, all in one copy."""
+    root = tmp_path_factory.mktemp("doors")
+    conf = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())
+    shutil.copytree(PACKAGE.parent, root / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(conf, root / "conf")
+    for door in (a_layer, a_model, a_metric, an_optimizer):
+        door(root / "src/normdrop", root / "conf")
+    tried = {
+        "layer": {"arrangement": "gn_dropout", "model.width": 20},
+        "layer, cnn": {"arrangement": "gn_dropout", "model": "cnn", "position": "before"},
+        "model": {"model": "twice", "model.factor": 3},
+        "optimizer": {"optimizer": "nadam"},
+    }
+    words = [sys.executable, "-c", TRIED, json.dumps(tried)]
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_layer_trains_as_what_it_is(found):
+    for name in ("layer", "layer, cnn"):
+        assert found[name]["text"].count("GroupNorm(2, ") == 2
+        ours, table = found[name]["nll"]
+        assert ours == pytest.approx(table, rel=1e-5)  # of the plain network, GroupNorm and all
+
+
+def test_a_model_trains_by_its_name_and_refuses_a_value_in_one_line(found):
+    assert "out_features=30" in found["model"]["text"]
+    assert "model.factor=2.55" in found["refused"] and "\n" not in found["refused"]
+
+
+def test_a_metric_has_a_column(found):
+    assert "test_brier" in found["model"]["columns"] and 0 < found["model"]["brier"] < 2
+
+
+def test_an_optimizer_trains(found):
+    ours, table = found["optimizer"]["nll"]
+    assert ours == pytest.approx(table, rel=1e-5)
