@@ -276,6 +276,8 @@ def _declared(study: dict[str, Any]) -> Declared:
             said[key] = tuple(said[key])
     if not KINDS[said["kind"]].consumes:
         said.pop("over", None)
+    if said["kind"] == "mechanism":  # is of what recalibration leaves of the difference
+        said["secondary"] = tuple(dict.fromkeys([*said.get("secondary", ()), "recal_test_acc"]))
     known = Declared.__dataclass_fields__.keys()
     return Declared(**{key: value for key, value in said.items() if key in known})
 
@@ -340,8 +342,8 @@ def _settings(records: list[dict[str, Any]], own: list[str]) -> tuple[pd.DataFra
     """
     names = [record["condition"] for record in records]
     flat = pd.DataFrame([flatten(record["config"]) for record in records], index=names, dtype=object)
-    flat = flat.drop(columns=[key for key in flat if _under(key, FREE)]).map(_hashable)
-    named = [{key for key in record["setting"] if not _under(key, (*FREE, *own))} for record in records]
+    flat = flat.drop(columns=[key for key in flat if under(key, FREE)]).map(_hashable)
+    named = [{key for key in record["setting"] if not under(key, (*FREE, *own))} for record in records]
     settings = pd.DataFrame(index=names)
     for key in dict.fromkeys([*own, *sorted(set().union(*named))]):
         values = [_hashable(_value(record, key)) for record in records]
@@ -351,12 +353,12 @@ def _settings(records: list[dict[str, Any]], own: list[str]) -> tuple[pd.DataFra
     several = flat.astype(str).groupby(groups).nunique().groupby(level=0).max() > 1
     told_apart = []
     for dataset, key in several.stack()[lambda different: different].index:
-        if _under(key, tuple(settings)):
+        if under(key, tuple(settings)):
             continue
         values = flat[key][[record["dataset"] == dataset for record in records]].astype(str)
         told_apart.append(f"{dataset}: {key} is {' in some configurations, '.join(sorted(set(values)))}.")
     for line_key in dict.fromkeys(several.stack()[lambda different: different].index.get_level_values(1)):
-        if not _under(line_key, tuple(settings)):
+        if not under(line_key, tuple(settings)):
             settings[line_key] = flat[line_key]
     fewest = min(map(len, named))
     settings["beyond"] = [len(keys) > fewest for keys in named]
@@ -382,7 +384,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _under(key: str, groups: tuple[str, ...]) -> bool:
+def under(key: str, groups: tuple[str, ...]) -> bool:
     """Whether a key is one of `groups` or lies in one."""
     return any(f"{key}.".startswith(f"{group}.") for group in groups)
 

@@ -21,7 +21,7 @@ from normdrop.report.study import Study
 COLUMNS = [
     "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high",
     "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data", "experiment", "part", "rate", "family",
-    "beyond", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low", "new_high", "p_holm_new", "p_tost_holm",
+    "beyond", "counted", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low", "new_high", "p_holm_new", "p_tost_holm",
     "p_tost_new", "p_tost_holm_new", "detectable", "needed", "test_rows", "seeds", "alpha",
 ]
 # fmt: on
@@ -86,6 +86,7 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
                     "rate_a": _rate(pair.a, pair.rate),
                     "rate_b": _rate(pair.b, pair.rate),
                     "part": part,
+                    "counted": pair.counted,
                     "family": DECLARED if mine else EXPLORATORY,
                     "a": " or ".join(declared.sides[0]),
                     "b": " or ".join(declared.sides[1]),
@@ -133,6 +134,7 @@ def _again(study: Study) -> Iterator[dict[str, Any]]:
                     continue
             a, b = (chosen(side, tuned, ["seed"]) for side in (before, again))
             place = dict(zip(at, key, strict=True)) | {"comparison": comparison, "part": "", "family": HARNESS}
+            place["counted"] = False
             place |= {"a": place["arrangement"], "b": f"{place['arrangement']} again", "rate": math.nan}
             place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
             for metric in declared.metrics:
