@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps`. tag: in TensorBoard, or none."""
+    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps` (a report has them as shares of the
+    step budget). tag: in TensorBoard, or none."""
 
     column: str
     words: str
@@ -15,13 +16,13 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a stored value is multiplied by to have the unit."""
-        return 100.0 if self.unit == "pp" else 1.0
+        """What a report multiplies a value by to have the unit; of steps, per cent of the budget."""
+        return 1.0 if self.unit == "nats" else 100.0
 
     @property
     def rope(self) -> float:
-        """Differences (of steps: ratios) up to this are of no practical consequence, where a study names no other."""
-        return {"pp": 0.005, "nats": 0.02, "steps": 1.1}[self.unit]
+        """Differences up to this are of no practical consequence, where a study names no other."""
+        return {"pp": 0.005, "nats": 0.02, "steps": 0.05}[self.unit]
 
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)

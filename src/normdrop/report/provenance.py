@@ -9,54 +9,56 @@ from typing import Any
 
 import yaml
 
-from normdrop.report.records import Study
+from normdrop.report.study import Study
 
 ROOT = Path(__file__).parents[3]
 
 
-def declared_first(study: Study) -> tuple[str, list[str]]:
-    """A line on which commit declared the study and when it was trained, and the doubts to tell at the top.
+def provenance(study: Study) -> dict[str, Any]:
+    """began, ended (text), commits, versions, clean, lines (which commit declared it, what was trained from) and doubts.
 
-    The declaration is the file of the experiment that a record names, and those that it builds on, as they stood in the
-    commit that it names: the youngest change counts, and must be older than every record of that commit.
+    Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
+    The declaration is the experiment's file, and those that it builds on, as the commit of the record has them.
     """
-    records = study.records
-    start = [record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records]
-    began = min(start)
-    ended = min(record.get("finished", 0.0) for record in records)
-    commits = {record.get("commit") for record in records}
-    first = f"the first condition began at {_time(began)} and was finished at {_time(ended)}"
-    doubts = []
-    if not all(record.get("clean") for record in records if record.get("commit")):
-        doubts.append("Some conditions were trained from a tree with changes that no commit has.")
-    if None in commits:
-        return f"No commit was recorded, so nothing proves that the declaration came first; {first}.", doubts
-    sources: dict[tuple[str, str], float] = {}  # and when the first of its records began
-    for record, when in zip(records, start, strict=True):
-        source = record["commit"], str(record["choices"].get("experiment"))
-        sources[source] = min(when, sources.get(source, when))
-    found = [(_declaring(*source), when) for source, when in sources.items()]
-    known = [(*entry, when) for entry, when in found if entry is not None]
-    if not known:
-        return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
-    typed: dict[str, None] = {}
-    for commit, at, declared, when in known:
+    found = [(record, batch) for record in study.records for batch in record.get("batches") or [_whole(record)]]
+    began, ended = min(batch["began"] for _, batch in found), max(batch["finished"] for _, batch in found)
+    commits = sorted({str(batch["commit"])[:10] for _, batch in found if batch.get("commit")})
+    versions = sorted({", ".join(f"{k} {v}" for k, v in (batch.get("versions") or {}).items()) for _, batch in found})
+    lines, doubts = [], []
+    clean = all(batch.get("clean") for _, batch in found if batch.get("commit"))
+    if not clean:
+        doubts.append("Some seeds were trained from a tree with changes that no commit has.")
+    if any(batch.get("commit") is None for _, batch in found):
+        doubts.append("Of some seeds no commit was recorded, so nothing proves that the declaration came first.")
+    first: dict[tuple[str, str], float] = {}  # when the first seeds of a commit and experiment began
+    for record, batch in found:
+        source = str(batch.get("commit")), str(record["choices"].get("experiment"))
+        first[source] = min(batch["began"], first.get(source, batch["began"]))
+    for (commit, experiment), when in first.items():
+        declared = _declaring(commit, experiment)
+        if declared is None:
+            continue
+        by, at, said = declared
+        lines.append(f"Declared in commit {by[:10]} of {_time(at)} (trained from {commit[:10]}, begun {_time(when)}).")
         if at > when:
-            doubts.append(
-                f"The declaration is younger than a record: commit {commit[:10]} is of {_time(at)}, and its "
-                f"first condition began at {_time(when)}."
-            )
-        told = {key: value for key, value in study.declaration.items() if value != declared.get(key, value)}
-        typed |= dict.fromkeys(f"study.{key}={value} (declared: {declared[key]})" for key, value in told.items())
-    if typed:
-        doubts.append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
-    said = " and ".join(dict.fromkeys(f"{commit[:10]} of {_time(at)}" for commit, at, *_ in sorted(known, key=str)))
-    return f"Declared in commit {said}; {first}.", doubts
+            doubts.append(f"The declaration, {by[:10]} of {_time(at)}, is younger than seeds begun at {_time(when)}.")
+        typed = [key for key, value in said.items() if study.records[0]["study"].get(key, value) != value]
+        if typed:
+            doubts.append(f"Changed on the command line, which no commit declares: study.{', study.'.join(typed)}.")
+    lines.append(f"Trained from {_time(began)} to {_time(ended)}, from commit {', '.join(commits) or 'unknown'}.")
+    facts = {"began": _time(began), "ended": _time(ended), "commits": commits, "versions": versions}
+    return facts | {"clean": clean, "lines": list(dict.fromkeys(lines)), "doubts": list(dict.fromkeys(doubts))}
+
+
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of before, which does not tell the batches of its seeds apart."""
+    finished = record.get("finished") or 0.0
+    facts = {key: record.get(key) for key in ("seeds", "versions", "commit", "clean")}
+    return facts | {"began": finished - (record.get("wall_seconds") or 0.0), "finished": finished}
 
 
 def _declaring(commit: str, experiment: str) -> tuple[str, float, dict[str, Any]] | None:
-    """The last commit up to this one that changed the declaration, its time, and what it declares; None if git knows of
-    none."""
+    """The last commit up to this one that changed the declaration, its time, and what it declares; None: git has none."""
     try:
         files, study = _declared(commit, experiment)
         said = _git("log", "-1", "--format=%H %ct", commit, "--", *files).split()
@@ -70,13 +72,12 @@ def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:
     file = f"conf/experiment/{experiment}.yaml"
     said = yaml.safe_load(_git("show", f"{commit}:{file}")) or {}
     files, study = [file], dict[str, Any]()
-    built_on = [name for name in said.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    for base, declared in [*(_declared(commit, name) for name in built_on), ([], said.get("study") or {})]:
-        files += base
-        for key, value in declared.items():
-            merged = isinstance(value, dict) and isinstance(study.get(key), dict)
-            study[key] = {**study[key], **value} if merged else value
-    return files, study
+    for name in said.get("defaults", []):
+        if isinstance(name, str) and name != "_self_":
+            base, declared = _declared(commit, name)
+            files += base
+            study |= declared
+    return files, study | (said.get("study") or {})
 
 
 def _git(*words: str) -> str:
