@@ -1,28 +1,26 @@
-"""normdrop-report FOLDER: write FOLDER/report and FOLDER/overview, and print the answer and what to open."""
+"""normdrop-report FOLDER: write the page of what has finished, and say the answer and what to open."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
-# The rest is imported where it is needed: --help and what is refused at once shall not wait for it.
+# The rest is imported where it is needed: --help, and what is refused at once, shall not wait for it.
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn what has finished into an answer.")
     parser.add_argument("folder", type=Path, help="outputs/<name>, or a folder of several studies")
     parser.add_argument("--against", type=Path, metavar="OTHER", help="say where this run differs from that one")
-    parser.add_argument(
-        "--publish", type=Path, metavar="DIR", help="first write seeds and records, made small, to DIR; report on those"
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write report/ and overview/ to DIR, not to FOLDER")
+    said = "first write the seeds and records, made small, to DIR, and report on those"
+    parser.add_argument("--publish", type=Path, metavar="DIR", help=said)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write the page to DIR/report, not to FOLDER/report")
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that has no − gets a ?
+        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # whatever the locale says, as in every file
     try:
         _check(options)
         _report(options)
@@ -32,56 +30,48 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _check(options: Any) -> None:
-    """Raises ValueError for what cannot work, before anything is computed."""
+def _check(options: Namespace) -> None:
+    """Raises ValueError for what cannot work, before anything is read."""
     for name, folder in (("FOLDER", options.folder), ("--against", options.against)):
         if folder is not None and not folder.is_dir():
-            raise ValueError(f"{name} {folder}: no such folder")
-    target = options.output or options.publish or options.folder
-    existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"{existing}: cannot be written to; --output DIR puts the report elsewhere")
+            raise ValueError(f"{name} {folder}: no such directory")
+    target = (options.output or options.publish or options.folder).absolute()
+    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{there}: nothing can be written to it; --output DIR puts the page elsewhere")
 
 
-def _report(options: Any) -> None:
+def _report(options: Namespace) -> None:
+    from normdrop import tensorboard
     from normdrop.report import page, publish
     from normdrop.report.study import load
 
-    _tell(f"reading {options.folder}")
     folder = options.folder
+    _tell(f"reading {folder}")
     studies = load(folder)
     if options.publish:
         publish.write(studies, options.publish)
         folder = options.publish
         studies = load(folder)
+    target = (options.output or folder) / "report"
     other = load(options.against) if options.against else []
-    target = options.output or folder
-    sections = page.write(studies, target / "report", other, _tell)
-    _tell("")
-    overview = _overview(sections, target)
-    for line in page.spoken(sections):
-        print(line)
-    print(f"Page: {target / 'report' / 'report.html'}")
-    if overview:
-        print(f"TensorBoard: tensorboard --logdir {overview}")
-
-
-def _overview(sections: list[Any], target: Path) -> Path | None:
-    """Write what TensorBoard opens, of each study that has its learning curves; returns the folder to open."""
-    from normdrop import tensorboard
-    from normdrop.report import page
-
-    written = []
+    sections = page.write(studies, target, other, _tell)
     for section in sections:
-        if page.has_curves(section):
-            figures = {name: target / "report" / file for name, file in section.figures.items()}
-            tensorboard.write_overview(section.study.folder, page.texts(section), figures)
-            written.append(section.study.folder / "overview")
-    return written[0] if len(written) == 1 else target if written else None
+        root = section.study.folder
+        # What is published has no learning curves, and another's folder is left as it is.
+        if (root / "plan.json").exists() and not options.output:
+            _tell(f"TensorBoard: {section.study.name}")
+            pictures = {name: target / file for name, file in section.figures.items()}
+            tensorboard.write_overview(root, page.texts(section), pictures)
+    _tell("")
+    print("\n".join(page.first_lines(target)))
+    print(f"Page: {target / 'report.html'}")
+    shown = folder / "overview" if (folder / "overview").exists() else folder
+    print(f"TensorBoard: tensorboard --logdir {shown}")
 
 
 def _tell(line: str) -> None:
-    """Where the work stands: one line that is written over, on a terminal; else a line each."""
+    """Where the work stands: on a terminal one line that is written over."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
     elif line:

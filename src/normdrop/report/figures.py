@@ -21,6 +21,7 @@ if _named is not None:
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
+from normdrop.arrangement import POSITIONS  # noqa: E402
 from normdrop.report.tables import key_name, place, shown, spoken, varying  # noqa: E402
 
 LOOKS = {
@@ -79,35 +80,42 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
     rows: estimate, low, high (in the stored unit), and `ring` where one is to be marked.
     """
     found = list(rows.groupby(list(by), sort=False))[:MAX_PANELS]
-    columns = len(found) if len(found) < 3 else min(rows[by[-1]].nunique(), 4) if len(by) > 1 else 3
+    columns = min(len(found), 3 if len(by) == 1 else max(rows[by[-1]].nunique(), 2), 4)
     lines = math.ceil(len(found) / columns)
     figure = Figure(figsize=(WIDTH, 2.0 * lines + 0.9), layout="constrained")
-    axes = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     ticks = sorted(rows[x].dropna().unique())
-    shift = 1 if rows[x].isna().any() else 0
-    places = {value: i + shift for i, value in enumerate(ticks)}
-    names = list(rows[series].unique())
+    labels = ["tuned"] * bool(rows[x].isna().any())
+    places = {value: i for i, value in enumerate(ticks, start=len(labels))}
+    labels += [f"{value:,g}" for value in ticks]
+    names = [] if series in by else list(rows[series].unique())
     handles = {}
-    for ax, (title, panel) in zip(axes, found, strict=False):
+    for ax, (title, panel) in zip(axes.flat, found, strict=False):
         scale.ground(ax, upright=True)
-        for i, name in enumerate(names):
-            own = panel[panel[series] == name].sort_values(x)
-            at = own[x].map(places).fillna(0) + 0.5 * (i - (len(names) - 1) / 2) / max(len(names), 2)
-            drawn = scale.intervals(ax, own, at, LOOKS.get(name, OTHERS[i % len(OTHERS)]), upright=True)
+        for name, own in panel.groupby(series, sort=False):
+            number = names.index(name) if names else 0
+            beside = 0.5 * (number - (len(names) - 1) / 2) / len(names) if names else 0
+            at = own[x].map(places).fillna(0) + beside
+            drawn = scale.intervals(ax, own, at, LOOKS.get(name, OTHERS[number % len(OTHERS)]), upright=True)
             drawn.lines[0].set_linestyle("-" if joined else "none")
             handles[f"rate {name:g}" if series == "rate" else spoken(name)] = drawn
             if "ring" in own:
-                marked = own["ring"].to_numpy(bool)
-                ax.plot(at[marked], own["estimate"][marked] * scale.factor, "o", mfc="none", mec="k", ms=10)
-        ax.set_title("\n".join(textwrap.wrap(" · ".join(map(shown, title)), 84 // columns)))
-        ax.set_xticks(range(len(ticks) + shift), [*["tuned"][:shift], *(f"{value:,g}" for value in ticks)])
-    for ax in axes[len(found) :]:
+                ax.plot(at[own["ring"]], own["estimate"][own["ring"]] * scale.factor, "o", mfc="none", mec="k", ms=10)
+        ax.set_title("\n".join(textwrap.wrap(_title(*title), 84 // columns)))
+        ax.set_xticks(range(len(labels)), labels)
+    for ax in axes.flat[len(found) :]:
         ax.set_axis_off()
-    figure.supxlabel(key_name(x), fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel(key_name(x))
     figure.supylabel("\n".join(filter(None, [scale.sides, scale.label])), fontsize=8.5)
-    if len(handles) > 1:
+    if names:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6))
     return figure
+
+
+def _title(*values: Any) -> str:
+    alone = len(values) == 1 and values[0] in POSITIONS
+    return f"{values[0]} the activation" if alone else " · ".join(map(shown, values))
 
 
 def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], means: pd.DataFrame) -> Figure:
@@ -136,8 +144,9 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         reach = max(1.2 * ends.quantile(0.9), 1.1 * panel["estimate"].abs().max())
         if ends.max() > 1.5 * reach:  # a data set of few examples would leave all others too little room
             ax.set_xlim(-reach * scale.factor, reach * scale.factor)
-        ax.set_title(position)
-        ax.set_xlabel("\n".join([*textwrap.wrap(scale.sides, 96 // len(panels)), *textwrap.wrap(scale.label, 96 // len(panels))]))
+        ax.set_title(_title(position) if len(panels) < 3 else position)
+        wide = 92 // len(panels) if len(panels) < 3 else 60 // len(panels)
+        ax.set_xlabel("\n".join([*textwrap.wrap(scale.sides, wide), *textwrap.wrap(scale.label, wide)]))
         ax.tick_params(axis="y", length=0)
     axes[0].set_yticks([*range(len(lines)), *[bottom][: len(means)]], [*lines, *["mean"][: len(means)]], fontsize=8)
     axes[0].set_ylim(bottom + 0.5 if len(means) else len(lines) - 0.4, -0.6)
@@ -163,7 +172,8 @@ def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
         ax.set_xticks(range(value.shape[1]), [f"{rate:g}" for rate in grid["estimate"].columns], fontsize=7)
         ax.set_yticks(range(len(value)), [" × ".join(map(shown, np.atleast_1d(key))) for key in grid.index], fontsize=6.5)
         ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in contrast else 'BN'}", fontsize=8)
-    figure.supxlabel("dropout rate", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("dropout rate", fontsize=8)
     figure.supylabel(" × ".join(map(key_name, keys)), fontsize=9)
     label = f"{scale.label}: {scale.sides.replace('BN', 'BN or LN')}"
     figure.colorbar(image, ax=list(axes.flat), location="bottom", shrink=0.7, aspect=45, label=label)

@@ -48,7 +48,6 @@ class Section:
     tables: dict[str, pd.DataFrame]
     """what is written beside verdicts.csv, by the name of its file"""
     provenance: dict[str, Any]
-    alarm: dict[str, Any]
     figures: dict[str, str] = field(default_factory=dict)
     """files by the names of the figures, which the template has captions for"""
 
@@ -82,6 +81,11 @@ class Section:
         return table.rename(columns={"ci_low": "low", "ci_high": "high"})
 
     @property
+    def tuned_means(self) -> pd.DataFrame:
+        """The means that the main claim's words are of."""
+        return self.means[self.means["family"] == verdicts.DECLARED] if len(self.means) else self.means
+
+    @property
     def at_one_place(self) -> pd.DataFrame:
         """What the first figure draws: the means, or the comparisons of a study of one data set and setting."""
         if len(self.means):
@@ -92,20 +96,20 @@ class Section:
     @property
     def told(self) -> Iterator[dict[str, Any]]:
         """The claim's words, each with the numbers that its sentence tells: a mean, one comparison, or counts."""
+        names = [METRICS[metric].words for metric in self.study.declared.metrics]
+        quantity = self.study.kind.quantity.format(metric=" and ".join(names), over=self.study.declared.over)
         for word in self.tables["words"].to_dict("records"):
-            metric = word["metric"] or self.study.declared.metric
-            measured = self.study.kind.quantity.format(metric=METRICS[metric].words, over=self.study.declared.over)
-            word |= {"metric": metric, "measured": measured, "told": "counts", "row": None}
             means, rows = self.means, self.base
+            if word["position"]:
+                rows = rows[rows["position"] == word["position"]]
+                means = self.tuned_means[self.tuned_means["position"] == word["position"]] if len(means) else means
+            word |= {"quantity": quantity, "told": "counts", "rows": rows}
             if len(means) and word["position"]:
-                means = means[means["position"].eq(word["position"]) & means["family"].eq(verdicts.DECLARED)]
                 word |= {"told": "mean", "row": means.iloc[0]}
             elif len(rows) == 1:
-                word |= {"told": "one", "row": rows.iloc[0]}
+                word |= {"told": "one", "row": rows.iloc[0], "word": word["word"] or rows["said"].iloc[0]}
             elif rows.empty:
                 word["told"] = "nothing"
-            else:
-                word |= {"low": rows["estimate"].min(), "high": rows["estimate"].max()}
             yield word
 
 
@@ -124,7 +128,8 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study], tell: 
             with matplotlib.rc_context(figures.STYLE):
                 for name, figure in draw(sections[-1]):
                     sections[-1].figures[name] = _saved(folder / f"{sections[-1].slug}-{name}.png", figure)
-        context = {"sections": sections, "rule": words.RULE, "against": None}
+        alarm = checks.alarm(pd.concat([one.rows for one in sections], ignore_index=True))
+        context = {"sections": sections, "rule": words.RULE, "alarm": alarm, "against": None}
         if other:
             context |= {"against": beside.compare_runs(list(studies), list(other))}
             context |= {"apart": beside.differences(list(studies), list(other))}
@@ -163,7 +168,7 @@ def section(study: Study) -> Section:
         "neighbours": checks.neighbours(study),
     }
     rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
-    return Section(study, rows, scope, computed, provenance.provenance(study), checks.alarm(rows))
+    return Section(study, rows, scope, computed, provenance.provenance(study))
 
 
 def draw(section: Section) -> Iterator[tuple[str, Figure]]:
@@ -185,9 +190,8 @@ def draw(section: Section) -> Iterator[tuple[str, Figure]]:
         yield "answer", figures.along(one, ["position"], "rate", "position", scale)
     elif study.declared.claim == MAIN and several_rates:
         yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", scale)
-    tuned = section.means[section.means["family"] == verdicts.DECLARED] if len(section.means) else section.means
-    if len(tuned) or (len(section.base) > 1 and not section.figures):
-        yield "forest", figures.forest(section.base, keys, scales, tuned)
+    if len(section.means) or (len(section.base) > 1 and not section.figures):
+        yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     shift = section.tables["shift"]
     if study.declared.kind == "mechanism" and len(shift):
         shift = shift[shift["epoch"].eq("end") & shift["rate"].gt(0)]
@@ -285,3 +289,16 @@ def as_html(text: str, folder: Path) -> str:
     shell = (Path(__file__).parent / "templates" / "page.html").read_text(encoding="utf-8")
     title = text.partition("\n")[0].lstrip("# ")
     return shell.replace("{title}", html.escape(title)).replace("{body}", body)
+
+
+def first_lines(folder: Path) -> list[str]:
+    """What a written page says first, as plain text: alarms, what is missing, the answer."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    said = re.split(r"^(?:!|#|\|)", text.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return [re.sub(r"\*\*|^> ", "", line) for line in said.splitlines() if line]
+
+
+def texts(section: Section) -> dict[str, str]:
+    """What TensorBoard shows of a study as text: the answer, and the comparisons behind it."""
+    context = {"sections": [section], "alarm": checks.alarm(section.rows)}
+    return {name: render(context, limit=50, template=f"{name}.md.j2") for name in ("answer", "comparisons")}
