@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.report.compare import head, holm
-from normdrop.report.study import FREE, Study, flatten, under
+from normdrop.report.study import FREE, Study, flattened, under
 from normdrop.report.verdicts import HARNESS, rows
 
 SAME = ["dataset", "position", "comparison", "rate", "metric", "part", "a", "b"]
@@ -17,25 +17,11 @@ NUMBERS = ["n", "estimate", "ci_low", "ci_high", "sd", "verdict", "verdict_new_d
 
 
 def partners(own: Sequence[Study], reference: Sequence[Study]) -> Iterator[tuple[Study, Study]]:
-    """Each study with those of the reference that it repeats: of its name, else of its experiment, else of its claim."""
+    """Each study with those of the reference that it repeats: of its name, else of its claim."""
     for study in own:
-        for same in (_name, _experiment, _claim):
-            found = [other for other in reference if same(other) and same(other) == same(study)]
-            yield from ((study, other) for other in found)
-            if found:
-                break
-
-
-def _name(study: Study) -> str:
-    return study.name
-
-
-def _experiment(study: Study) -> str:
-    return str(study.records[0]["choices"].get("experiment") or "") if study.records else ""
-
-
-def _claim(study: Study) -> str:
-    return study.declared.claim
+        named = [other for other in reference if other.name == study.name]
+        for other in named or [other for other in reference if other.declared.claim == study.declared.claim]:
+            yield study, other
 
 
 def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float = 0.05) -> pd.DataFrame:
@@ -74,8 +60,8 @@ def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:
     table = table[table["family"] != HARNESS].fillna({"rate": -1.0})
     for key in keys:
         if key not in table:
-            values = {str(flatten(record["config"]).get(key, "")) for record in study.records}
-            table[key] = values.pop() if len(values) == 1 else ""
+            values = flattened(study.records).get(key, pd.Series([""])).unique()
+            table[key] = values[0] if len(values) == 1 else ""
         table[key] = table[key].astype(str)
     return table[[*SAME, *keys, *NUMBERS]]
 
@@ -88,20 +74,16 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
     found = []
     for study, other in partners(own, reference):
         here, there = _values(study), _values(other)
-        for dataset in here.keys() & there.keys():
-            for key in sorted({*here[dataset], *there[dataset]}):
-                one, two = (side[dataset].get(key, "—") for side in (here, there))
-                if one != two and not under(key, FREE):
-                    named = {"experiment": study.name, "reference": other.name, "dataset": dataset}
-                    found.append(named | {"key": key, "here": one, "there": two})
-    return pd.DataFrame(found, columns=["experiment", "reference", "dataset", "key", "here", "there"])
+        both = here.join(there, how="outer", lsuffix="here", rsuffix="there").fillna("—").reset_index()
+        both = both[both["dataset"].isin(here.index.unique(0).intersection(there.index.unique(0)))]
+        both = both[(both["here"] != both["there"]) & ~both["key"].map(lambda key: under(key, FREE))]
+        found.append(both.assign(experiment=study.name, reference=other.name))
+    columns = ["experiment", "reference", "dataset", "key", "here", "there"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _values(study: Study) -> dict[str, dict[str, str]]:
+def _values(study: Study) -> pd.DataFrame:
     """By data set and key all values of a study, as text."""
-    found: dict[str, dict[str, set[str]]] = {}
-    for record in study.records:
-        own = found.setdefault(record["dataset"], {})
-        for key, value in flatten(record["config"]).items():
-            own.setdefault(key, set()).add(str(value))
-    return {dataset: {key: ", ".join(sorted(values)) for key, values in own.items()} for dataset, own in found.items()}
+    flat = flattened(study.records).astype(str).assign(dataset=[record["dataset"] for record in study.records])
+    long = flat.melt("dataset", var_name="key", value_name="").groupby(["dataset", "key"])
+    return long.agg(lambda values: ", ".join(sorted(set(values))))

@@ -32,24 +32,21 @@ def edges(study: Study) -> pd.DataFrame:
     Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends), choices, at_low, at_high
     (shares), doubt. One row per tuned key whose values are numbers.
     """
-    columns = ["key", "low", "high", "choices", "at_low", "at_high", "doubt"]
     sides = [side for pair in _family(study) for side in (pair.a, pair.b)]
-    if study.declared.family != "best_vs_best" or not sides:
-        return pd.DataFrame(columns=columns)
-    chosen, found = pd.concat(sides), []
+    found, table = [], study.table
+    chosen = pd.concat(sides) if sides and study.declared.family == "best_vs_best" else table.iloc[:0]
     for key in study.declared.tuned:
-        choices, grid = chosen[key], study.table[key]
-        if key == "rate":  # an arrangement without dropout has none to choose
-            choices, grid = choices[with_dropout(chosen)], grid[with_dropout(study.table)]
-        if grid.nunique() > 1 and len(choices) and pd.api.types.is_numeric_dtype(grid):
-            ends = {"at_low": (choices == grid.min()).mean(), "at_high": (choices == grid.max()).mean()}
-            found.append({"key": key, "low": grid.min(), "high": grid.max(), "choices": len(choices)} | ends)
+        # An arrangement without dropout has no rate to choose.
+        choices, grid = (rows.loc[with_dropout(rows) | (key != "rate"), key] for rows in (chosen, table))
+        if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
+            found.append((key, grid.min(), grid.max(), len(choices), choices.eq(grid.min()), choices.eq(grid.max())))
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
-        after = chosen["epochs_after"].dropna()
-        ends = {"at_low": 0.0, "at_high": float((after == 0).mean())}
-        found.append({"key": "epoch", "low": np.nan, "high": np.nan, "choices": len(after)} | ends)
-    table = pd.DataFrame(found, columns=columns)
-    return table.assign(doubt=table[["at_low", "at_high"]].max(axis=1) > EDGE)
+        last = chosen["epochs_after"].dropna() == 0
+        found.append(("epoch", np.nan, np.nan, len(last), last & False, last))
+    result = pd.DataFrame(found, columns=["key", "low", "high", "choices", "at_low", "at_high"])
+    for end in ("at_low", "at_high"):
+        result[end] = [choices.mean() for choices in result[end]]
+    return result.assign(doubt=result[["at_low", "at_high"]].max(axis=1) > EDGE)
 
 
 def neighbours(study: Study) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,8 @@ from normdrop.report.compare import MIN_DATA_SETS, detectable, holm, judged, t_q
 from normdrop.report.study import Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, rows
 
-# fmt: off
-COLUMNS = [
-    "claim", "position", "metric", "k", "estimate", "ci_low", "ci_high", "tau", "i2", "pi_low", "pi_high", "p_value",
-    "p_tost", "verdict", "experiment", "comparison", "rate", "part", "variant", "family", "p_holm", "p_tost_holm", "sd",
-    "detectable", "datasets", "left_out",
-]
-# fmt: on
+COLUMNS = """claim position metric k estimate ci_low ci_high tau i2 pi_low pi_high p_value p_tost verdict experiment
+comparison rate part variant family p_holm p_tost_holm sd detectable datasets left_out""".split()
 AS_DECLARED, ALL, LOG_ODDS, BY_NLL = "declared", "all data sets", "log odds of error", "chosen by NLL"
 
 
@@ -62,60 +58,54 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     Equal data under several names count once. Empty below `MIN_DATA_SETS`.
     """
     columns = [*COLUMNS, *study.keys]
-    copies, apart = twins(study), set(study.declared.apart)
+    columns, declared = [*COLUMNS, *study.keys], study.declared
+    copies = twins(study)
     if table["dataset"].nunique() - len(copies) < MIN_DATA_SETS:
         return pd.DataFrame(columns=columns)
-    table = table[(table["family"] != HARNESS) & ~table["beyond"].astype(bool) & ~table["dataset"].isin(copies)]
-    kept = table[~table["dataset"].isin(apart)]
-    found = _variant(study, kept, AS_DECLARED, [*copies, *apart])
-    if apart:
-        found += _variant(study, table, ALL, copies)
-    accuracies = kept[kept["metric"] == "test_acc"]
-    if study.kind.reduce is None and len(accuracies):
-        found += _variant(study, _log_odds(accuracies), LOG_ODDS, [*copies, *apart])
-    if study.declared.family is not None:
-        by_nll = rows(study, prefer="nll", only="best_vs_best")
-        by_nll = by_nll[~by_nll["beyond"].astype(bool) & ~by_nll["dataset"].isin([*copies, *apart])]
-        found += _variant(study, by_nll, BY_NLL, [*copies, *apart])
-    result = pd.DataFrame(found).reindex(columns=columns)
-    declared = result["family"] == DECLARED
+    by_nll = rows(study, prefer="nll", only="best_vs_best") if declared.family else table.iloc[:0]
+    accuracy = table[(table["metric"] == "test_acc") & (study.kind.reduce is None)]
+    without = sorted({*copies, *declared.apart})
+    variants = [(AS_DECLARED, table, without), (LOG_ODDS, _log_odds(accuracy), without), (BY_NLL, by_nll, without)]
+    if declared.apart:
+        variants.append((ALL, table, copies))
+    result = pd.DataFrame([row for variant in variants for row in _variant(study, *variant)], columns=columns)
+    family = result["family"] == DECLARED
     for name, p_value in (("p_holm", "p_value"), ("p_tost_holm", "p_tost")):
-        result[name] = holm(result[p_value].where(declared))
-    result["verdict"] = [_verdict(study, row, declared.sum()) for row in result.to_dict("records")]
-    alpha = np.where(declared, study.declared.alpha / max(declared.sum(), 1), study.declared.alpha)
-    known = zip(result["sd"], result["k"], alpha, strict=True)
-    result["detectable"] = [detectable(sd, int(k), level) for sd, k, level in known]
+        result[name] = holm(result[p_value].where(family))
+    alpha = np.where(family, declared.alpha / max(family.sum(), 1), declared.alpha)
+    found = result.to_dict("records")
+    result["verdict"] = [_verdict(study, row) for row in found]
+    known = zip(found, alpha, strict=True)
+    result["detectable"] = [detectable(row["sd"], int(row["k"]), level) for row, level in known]
     return result.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)
 
 
-def _variant(study: Study, table: pd.DataFrame, variant: str, without: list[str]) -> list[dict[str, Any]]:
+def _variant(study: Study, variant: str, table: pd.DataFrame, without: list[str]) -> Iterator[dict[str, Any]]:
+    table = table[(table["family"] != HARNESS) & ~table["beyond"].astype(bool) & ~table["dataset"].isin(without)]
     place = ["comparison", "rate", "position", "metric", "part", *study.keys]
-    found = []
     for key, group in table.groupby(place, sort=False, dropna=False):
         if group["dataset"].nunique() < MIN_DATA_SETS:
             continue
         sound = group["estimate"].notna() & ~group["verdict"].str.startswith("refused")
-        used = group[sound]
+        used, left_out = group[sound], sorted({*group["dataset"][~sound], *without})
         declared = variant == AS_DECLARED and group["family"].eq(DECLARED).all()
         row = dict(zip(place, key, strict=True)) | {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
         row |= {"claim": study.declared.claim, "experiment": study.name}
-        row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(sorted({*group["dataset"][~sound], *without}))}
+        row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
         try:
             row |= pool(used["estimate"], used["sd"] / np.sqrt(used["n"]), rope=rope, alpha=study.declared.alpha)
         except ValueError as reason:
             row |= {"k": len(used), "verdict": f"refused: {reason}"}
-        found.append(row)
-    return found
+        yield row
 
 
-def _verdict(study: Study, row: dict[str, Any], family: int) -> str:
+def _verdict(study: Study, row: dict[str, Any]) -> str:
     if pd.isna(row["estimate"]):
         return str(row["verdict"])
     good = study.kind.good(METRICS[row["metric"]].higher_is_better) and row["variant"] != LOG_ODDS
     names = ("p_holm", "p_tost_holm") if row["family"] == DECLARED else ("p_value", "p_tost")
-    p_value, p_tost = (row[name] for name in names)
-    return judged(row["ci_low"], row["ci_high"], p_value, p_tost, study.declared.alpha, good)
+    return judged(row["ci_low"], row["ci_high"], *(row[name] for name in names), study.declared.alpha, good)
 
 
 def _log_odds(table: pd.DataFrame) -> pd.DataFrame:

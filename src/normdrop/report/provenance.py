@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from normdrop.report.study import Study
+from normdrop.report.study import Record, Study
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,53 +19,40 @@ def provenance(study: Study) -> dict[str, Any]:
     """began, ended (text), commits, versions, clean, lines (which commit declared it, what was trained from) and doubts.
 
     Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
-    The declaration is the experiment's file, and those that it builds on, as the commit of the record has them.
     """
-    found = [(record, batch) for record in study.records for batch in record.get("batches") or [_whole(record)]]
-    began, ended = min(batch["began"] for _, batch in found), max(batch["finished"] for _, batch in found)
-    commits = sorted({str(batch["commit"])[:10] for _, batch in found if batch.get("commit")})
-    versions = sorted({", ".join(f"{k} {v}" for k, v in (batch.get("versions") or {}).items()) for _, batch in found})
-    lines, doubts = [], []
-    clean = all(batch.get("clean") for _, batch in found if batch.get("commit"))
-    if not clean:
-        doubts.append("Some seeds were trained from a tree with changes that no commit has.")
-    if any(batch.get("commit") is None for _, batch in found):
-        doubts.append("Of some seeds no commit was recorded, so nothing proves that the declaration came first.")
-    first: dict[tuple[str, str], float] = {}  # when the first seeds of a commit and experiment began
-    for record, batch in found:
-        source = str(batch.get("commit")), str(record["choices"].get("experiment"))
-        first[source] = min(batch["began"], first.get(source, batch["began"]))
-    for (commit, experiment), when in first.items():
-        declared = _declaring(commit, experiment)
-        if declared is None:
+    batches = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
+    facts: dict[str, Any] = {"commits": sorted({str(commit)[:10] for commit in batches["commit"]}), "doubts": []}
+    facts |= {"versions": sorted(set(batches["versions"])), "clean": bool(batches["clean"].all())}
+    facts |= {"began": _time(batches["began"].min()), "ended": _time(batches["finished"].max())}
+    facts["lines"] = [f"Trained {facts['began']} to {facts['ended']}, from commit {', '.join(facts['commits'])}."]
+    if not facts["clean"]:
+        facts["doubts"].append("Some seeds were trained from a tree with changes that no commit has.")
+    for (commit, experiment), began in batches.groupby(["commit", "experiment"])["began"].min().items():
+        try:
+            files, said = _declared(commit, experiment)
+            by, at = _git("log", "-1", "--format=%h %ct", commit, "--", *files).split()
+        except (OSError, ValueError, subprocess.SubprocessError):
+            facts["doubts"].append(f"Git knows no declaration of {experiment} in commit {commit[:10]}.")
             continue
-        by, at, said = declared
-        lines.append(f"Declared in commit {by[:10]} of {_time(at)} (trained from {commit[:10]}, begun {_time(when)}).")
-        if at > when:
-            doubts.append(f"The declaration, {by[:10]} of {_time(at)}, is younger than seeds begun at {_time(when)}.")
-        typed = [key for key, value in said.items() if study.records[0]["study"].get(key, value) != value]
-        if typed:
-            doubts.append(f"Changed on the command line, which no commit declares: study.{', study.'.join(typed)}.")
-    lines.append(f"Trained from {_time(began)} to {_time(ended)}, from commit {', '.join(commits) or 'unknown'}.")
-    facts = {"began": _time(began), "ended": _time(ended), "commits": commits, "versions": versions}
-    return facts | {"clean": clean, "lines": list(dict.fromkeys(lines)), "doubts": list(dict.fromkeys(doubts))}
+        facts["lines"].append(f"Declared in commit {by} of {_time(float(at))}; begun {_time(began)}.")
+        if float(at) > began:
+            facts["doubts"].append(f"Commit {by} of {_time(float(at))} is younger than seeds begun {_time(began)}.")
+        if typed := [key for key, value in said.items() if study.records[0]["study"].get(key, value) != value]:
+            facts["doubts"].append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
+    return facts
 
 
-def _whole(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of before, which does not tell the batches of its seeds apart."""
+def _batches(record: Record) -> list[dict[str, Any]]:
+    """One for each time that seeds were added; a record of before does not tell them apart."""
     finished = record.get("finished") or 0.0
-    facts = {key: record.get(key) for key in ("seeds", "versions", "commit", "clean")}
-    return facts | {"began": finished - (record.get("wall_seconds") or 0.0), "finished": finished}
-
-
-def _declaring(commit: str, experiment: str) -> tuple[str, float, dict[str, Any]] | None:
-    """The last commit up to this one that changed the declaration, its time, and what it declares; None: git has none."""
-    try:
-        files, study = _declared(commit, experiment)
-        said = _git("log", "-1", "--format=%H %ct", commit, "--", *files).split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return (said[0], float(said[1]), study) if said else None
+    whole = {"began": finished - (record.get("wall_seconds") or 0.0), "finished": finished}
+    said = record.get("batches") or [{key: record.get(key) for key in ("versions", "commit", "clean")} | whole]
+    versions = [", ".join(f"{key} {value}" for key, value in (batch["versions"] or {}).items()) for batch in said]
+    own = {"experiment": str(record["choices"].get("experiment"))}
+    return [
+        batch | own | {"versions": text, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
+        for batch, text in zip(said, versions, strict=True)
+    ]
 
 
 def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:

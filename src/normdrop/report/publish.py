@@ -1,7 +1,7 @@
-"""A study as it is published: its table, and what its records say beside it, in place of a folder for each condition.
+"""A study as it is published: its table, and what its records say, in place of a folder for each configuration.
 
-table.csv.xz has a row per trained network and seed: where it stands (for people) and what was measured. study.json.xz
-holds the records without their learning curves: what all of them share once, and what each has of its own.
+table.csv.xz has a row per trained network and seed: where it stands, for people, and what was measured. study.json.xz has
+the records; learning curves are left out, and of variance shift all but the means over seeds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +20,16 @@ from normdrop.metrics import METRICS
 from normdrop.study import record as store
 
 if TYPE_CHECKING:
-    from normdrop.report.study import Study
+    from normdrop.report.study import Record, Study
 
 TABLE, RECORDS = "table.csv.xz", "study.json.xz"
-OLD_TABLE, OLD_RECORDS = "replicates.csv.xz", "records.jsonl.xz"
+LEFT = ("failed", "unfinished", "damaged")
 # What the report reads of a record, and of a seed beside the metrics that a study declares.
-RECORD = (
-    *("condition", "dataset", "arrangement", "position", "rate", "setting", "choices", "stands_for", "seeds", "config"),
-    *("study", "rows", "fresh_rows", "versions", "commit", "clean", "batches", "device", "hardware", "wall_seconds"),
-    *("finished", "command", "shift"),
-)
+RECORD = """condition dataset arrangement position rate setting choices stands_for seeds config study rows fresh_rows
+versions commit clean batches device hardware wall_seconds finished command shift""".split()
+MEASURED = "seed epochs_after val_acc val_nll test_acc test_nll diverged recal_test_acc".split()
 # Measures that are no counts: five digits are far below what matters, and more would fill a published study.
 INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
-MEASURED = ("seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "diverged", "recal_test_acc")
-
-
-def is_published(folder: Path) -> bool:
-    return (folder / RECORDS).exists() or (folder / OLD_RECORDS).exists()
 
 
 def write(studies: Sequence[Study], target: Path) -> None:
@@ -45,7 +38,7 @@ def write(studies: Sequence[Study], target: Path) -> None:
     Raises ValueError for what is published already.
     """
     for study in studies:
-        if is_published(study.folder):
+        if (study.folder / RECORDS).exists():
             raise ValueError(f"{study.folder}: is published already; publish the folder that it was made of")
         tables = []
         for record in study.records:
@@ -58,84 +51,51 @@ def write(studies: Sequence[Study], target: Path) -> None:
 def put(study: Study, replicates: pd.DataFrame, folder: Path) -> None:
     """Write one study. replicates: as they stand in its folders, with the column `condition`."""
     declared = study.declared
-    places = ["dataset", "arrangement", "position", "rate", *study.keys]
-    places += [key for key in (*declared.tuned, declared.over, "rerun") if key and key not in places]
+    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
+    places = ["dataset", "arrangement", "position", "rate", *study.keys, *own, "rerun"]
     trained = study.table.loc[~study.table["stands_in"], ["condition", *places]].drop_duplicates("condition")
     wanted = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])
-    table = trained.merge(replicates[["condition", *(name for name in wanted if name in replicates)]], on="condition")
-    text = rounded(table).to_csv(index=False, lineterminator="\n").encode()
-    left = {key: getattr(study, key) for key in ("failed", "unfinished", "damaged")}
-    flat = [_flat({key: record[key] for key in RECORD if key in record}) for record in study.records]
-    common = {key: value for key, value in flat[0].items() if all(one.get(key, flat) == value for one in flat)}
-    each = [{key: value for key, value in one.items() if key not in common} for one in flat]
-    described = {"table": hashlib.sha256(text).hexdigest(), "left": left, "common": common, "each": each}
+    measured = rounded(replicates[["condition", *(name for name in wanted if name in replicates)]])
+    text = trained.merge(measured, on="condition").to_csv(index=False, lineterminator="\n").encode()
+    records = []
+    for record in study.records:
+        kept = {key: record[key] for key in RECORD if key in record}
+        records.append(kept | {"shift": averaged(record.get("shift") or [])})
+    left = {key: getattr(study, key) for key in LEFT}
+    said = json.dumps({"table": hashlib.sha256(text).hexdigest(), "left": left, "records": records}, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE).write_bytes(lzma.compress(text, preset=9))
-    (folder / RECORDS).write_bytes(lzma.compress(json.dumps(described, allow_nan=False).encode(), preset=9))
+    for name, content in ((TABLE, text), (RECORDS, said.encode())):
+        (folder / name).write_bytes(lzma.compress(content, preset=9))
 
 
-def read(folder: Path) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], dict[str, dict[str, str]]]:
-    """A published study's records, each with its replicates, and what was failed, unfinished and damaged at the time.
-
-    Also as studies were published before. Raises ValueError if it is damaged.
-    """
-    new = (folder / RECORDS).exists()
+def read(folder: Path) -> tuple[list[tuple[Record, pd.DataFrame]], dict[str, dict[str, str]]]:
+    """A published study's records, each with its replicates, and what was left (`LEFT`). ValueError: it is damaged."""
     try:
-        said = lzma.decompress((folder / (RECORDS if new else OLD_RECORDS)).read_bytes()).decode()
-        text = lzma.decompress((folder / (TABLE if new else OLD_TABLE)).read_bytes())
-        if new:
-            head = json.loads(said)
-            records = [_nested(head["common"] | own) for own in head["each"]]
-        else:
-            head, *records = map(json.loads, said.splitlines())
-        if hashlib.sha256(text).hexdigest() != head["table" if new else "replicates"]:
-            raise ValueError(f"{folder}: damaged (the checksum of its table is another)")
+        said = json.loads(lzma.decompress((folder / RECORDS).read_bytes()))
+        text = lzma.decompress((folder / TABLE).read_bytes())
+        if hashlib.sha256(text).hexdigest() != said["table"]:
+            raise ValueError("the checksum of its table is another")
         whole = pd.read_csv(io.BytesIO(text), float_precision="round_trip", low_memory=False)
         tables = dict(iter(whole.groupby("condition", sort=False)))
-        return [(record, tables[record["condition"]]) for record in records], head["left"]
-    except (lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{folder}: damaged ({error!r})") from error
+        return [(record, tables[record["condition"]]) for record in said["records"]], said["left"]
+    except (lzma.LZMAError, ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{folder}: damaged ({error})") from error
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Replicates as a report knows them, whether they are published or in their folders."""
+    table = table.copy()
     for name in table.columns.intersection(INEXACT):
         table[name] = table[name].map("{:.5g}".format).astype(float)
     return table
 
 
-def _flat(nested: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} → {a/b: 1}; of variance shift the means over seeds."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{above}{key}/")
-        else:
-            flat[above + key] = averaged(value) if key == "shift" else value
-    return flat
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *groups, last = path.split("/")
-        inner = nested
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = value
-    return nested
-
-
-def averaged(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Variance shift of one condition, averaged over its seeds: epoch, layer, case, then measured (variance in
-    evaluation over that in training), predicted and running (NaN: None), and the number of seeds."""
-    if not entries or "seeds" in entries[0]:  # nothing, or as published
-        return list(entries)
-    table = pd.DataFrame([{"epoch": "end", "case": "", "predicted": None, "running": None} | entry for entry in entries])
+def averaged(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Variance shift of one configuration, averaged over its seeds: epoch, layer, case, then measured (variance in
+    evaluation over that in training), predicted and running (None: not known), and the number of seeds."""
     values = ["measured", "predicted", "running"]
-    groups = table.astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
-    means = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
-    rows = means.astype(object).where(means.notna(), None).to_dict("records")
-    for row in rows:
-        row |= {name: row[name] and float(f"{row[name]:.5g}") for name in values}
-    return rows
+    table = pd.DataFrame([{"epoch": "end", "case": ""} | dict.fromkeys(values) | entry for entry in entries])
+    if len(table) and "seeds" not in table:  # else it is published
+        groups = table.astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
+        table = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
+    return json.loads(table.to_json(orient="records", double_precision=5))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from normdrop.metrics import METRICS
 from normdrop.report.choose import chosen
 from normdrop.report.compare import mean_interval
 from normdrop.report.pooled import twins
 from normdrop.report.study import Study
-
-HOW = ("default", "tuned", "oracle")
-DIGITS = 12  # equal means of seeds may differ in their last bits
 
 
 def networks(study: Study) -> pd.DataFrame:
@@ -28,58 +22,51 @@ def networks(study: Study) -> pd.DataFrame:
     best tuned network, paired over data sets), best, mean_rank (among the networks of the same `how`; 1 is best), rate
     (the most frequent). Empty with fewer than two data sets, or where a kind consumes a key.
     """
-    declared, table = study.declared, study.first
-    if study.kind.reduce is not None or table.empty or declared.metric not in table:
+    metric, alpha, table = study.declared.metric, study.declared.alpha, study.first
+    if study.kind.reduce is not None or metric not in table:
         return pd.DataFrame()
-    apart = {*declared.apart, *twins(study)}
+    apart = [*study.declared.apart, *twins(study)]
     table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(apart)]
-    scores: dict[tuple[str, str, str], pd.Series] = {}
-    rates: dict[tuple[str, str, str], float] = {}
-    for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
+    scores, rates = {}, {}
+    for network, rows in table.groupby(["arrangement", "position"]):
         for how, (score, rate) in _scores(study, rows).items():
-            scores[arrangement, position, how], rates[arrangement, position, how] = score, rate
+            scores[*network, how], rates[*network, how] = score, rate
     units = pd.DataFrame(scores).dropna()
     if len(units) < 2:
         return pd.DataFrame()
-    good = METRICS[declared.metric].higher_is_better
-    tuned = units.xs("tuned", axis=1, level=2).mean()
-    best = (*(tuned.idxmax() if good else tuned.idxmin()), "tuned")
-    found: list[dict[str, Any]] = []
+    better = -1 if METRICS[metric].higher_is_better else 1
+    tuned = units.xs("tuned", axis=1, level=2, drop_level=False)
+    best = (better * tuned.mean()).idxmin()
+    # Equal means of seeds may differ in their last bits.
+    ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
-    for how in HOW:
-        own = units.xs(how, axis=1, level=2)
-        ranks = stats.rankdata(np.round(-own if good else own, DIGITS), axis=1).mean(axis=0)
-        for (arrangement, position), mean_rank in zip(own, ranks, strict=True):
-            key = arrangement, position, how
-            mean, low, high = mean_interval(units[key], declared.alpha)
-            difference, diff_low, diff_high = mean_interval(units[key] - units[best], declared.alpha)
-            name = f"{arrangement} · {position}" if several[arrangement] else arrangement
-            place = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
-            numbers = {"mean": mean, "ci_low": low, "ci_high": high, "difference": difference}
-            numbers |= {"diff_low": diff_low, "diff_high": diff_high, "best": key == best}
-            found.append(place | numbers | {"mean_rank": mean_rank, "rate": rates[key]})
-    order = {name: i for i, name in enumerate(tuned.sort_values(ascending=not good).index)}
+    found = []
+    for key in units:
+        arrangement, position, how = key
+        name = f"{arrangement} · {position}" if several[arrangement] else arrangement
+        own, apart_from_best = (mean_interval(values, alpha) for values in (units[key], units[key] - units[best]))
+        numbers = dict(zip(("mean", "ci_low", "ci_high", "difference", "diff_low", "diff_high"), own + apart_from_best))
+        place = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
+        found.append(place | numbers | {"best": key == best, "mean_rank": ranks[key], "rate": rates[key]})
     result = pd.DataFrame(found)
-    result["order"] = [order[place] for place in zip(result["arrangement"], result["position"], strict=True)]
-    return result.sort_values("order", kind="stable", ignore_index=True).drop(columns="order")
+    order = result["network"].map(result[result["how"] == "tuned"].set_index("network")["mean"]) * better
+    return result.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, float]]:
     """Of one network: how → (score by data set and keys, the most frequent rate)."""
-    metric, tuned = study.declared.metric, list(dict.fromkeys(["rate", *study.declared.tuned]))
-    unit = ["dataset", *study.keys]
+    metric, unit = study.declared.metric, ["dataset", *study.keys]
+    tuned = list(dict.fromkeys(["rate", *study.declared.tuned]))
     means = rows.groupby([*unit, *tuned])[["val_acc", metric]].mean()
     by_validation, by_test = (means[name].unstack(tuned) for name in ("val_acc", metric))
     # The mean over the other data sets: all of them less this one; a candidate must have been trained on all.
-    others = (by_validation.sum(axis=0, skipna=False) - by_validation) / max(len(by_validation) - 1, 1)
+    others = by_validation.sum(skipna=False) - by_validation
     hindsight = by_test if METRICS[metric].higher_is_better else -by_test
-    each = {"default": others.fillna(-np.inf), "oracle": hindsight.fillna(-np.inf)}
     found = {}
-    for how, preferred in each.items():
-        columns = preferred.to_numpy().argmax(axis=1)
+    for how, preferred in (("default", others), ("oracle", hindsight)):
+        columns = preferred.fillna(-np.inf).to_numpy().argmax(axis=1)
         score = pd.Series(by_test.to_numpy()[np.arange(len(by_test)), columns], index=by_test.index)
-        rate = by_test.columns.get_level_values("rate").to_numpy()[columns]
-        found[how] = score, float(pd.Series(rate).mode().iloc[0])
+        found[how] = score, by_test.columns.get_level_values("rate").to_series().iloc[columns]
     best = chosen(rows, tuned, [*unit, "seed"])
-    score = best.groupby(level=list(range(len(unit))))[metric].mean()
-    return found | {"tuned": (score, float(best["rate"].mode().iloc[0]))}
+    found["tuned"] = best.groupby(level=unit)[metric].mean(), best["rate"]
+    return {how: (score, float(rate.mode().iloc[0])) for how, (score, rate) in found.items()}

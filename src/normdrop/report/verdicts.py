@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, chosen, pairs, values
-from normdrop.report.compare import compare, detectable, holm, judged, mean_interval, needed, refusal
+from normdrop.report.compare import compare, detectable, holm, judged, needed, refusal
 from normdrop.report.study import Study
 
-# fmt: off
 # Columns of verdicts.csv; a column for each of the study's keys follows. Whoever reads it by place counts on the order.
-COLUMNS = [
-    "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high",
-    "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data", "experiment", "part", "rate", "family",
-    "beyond", "counted", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low", "new_high", "p_holm_new", "p_tost_holm",
-    "p_tost_new", "p_tost_holm_new", "detectable", "needed", "test_rows", "seeds", "alpha",
-]
-# fmt: on
+COLUMNS = """claim dataset position comparison rate_a rate_b metric n estimate ci_low ci_high p_value p_holm p_tost verdict
+p_new_data verdict_new_data experiment part rate family beyond counted a b left_out sd mean_a mean_b new_low new_high
+p_holm_new p_tost_holm p_tost_new p_tost_holm_new detectable needed test_rows seeds alpha""".split()
 # Families: the declared one is judged after Holm; a/a compares an arrangement with itself.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
 # p-values after Holm over the declared family, and what they adjust.
@@ -49,10 +45,8 @@ def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.
     alpha, declared = study.declared.alpha, table["family"] == DECLARED
     for name, p_value in ADJUSTED.items():
         table[name] = holm(table[p_value].where(declared))
-    table["verdict"] = [_verdict(study, row, "ci", "p_value", "p_holm", "p_tost") for row in table.itertuples()]
-    table["verdict_new_data"] = [
-        _verdict(study, row, "new", "p_new_data", "p_holm_new", "p_tost_new") for row in table.itertuples()
-    ]
+    for name, interval, scope in (("verdict", "ci", ""), ("verdict_new_data", "new", "_new")):
+        table[name] = [_verdict(study, row, interval, scope) for row in table.to_dict("records")]
     level = np.where(declared, alpha / max(int(declared.sum()), 1), alpha)
     table["detectable"] = [detectable(*row) for row in zip(table["sd"], table["n"], level, strict=True)]
     table = table.assign(claim=study.declared.claim, experiment=study.name, alpha=alpha)
@@ -61,17 +55,18 @@ def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.
     return table.loc[order, columns].reset_index(drop=True)
 
 
-def _verdict(study: Study, row: Any, interval: str, p_value: str, p_holm: str, p_tost: str) -> str:
+def _verdict(study: Study, row: dict[str, Any], interval: str, scope: str) -> str:
     """What a row says in one scope; a row outside the family is exploratory and judged by its own p-values."""
-    if reason := refusal(row.result):
+    if reason := refusal(row["result"]):
         return f"refused: {reason}"
-    if row.family == DECLARED:
-        p_value, p_tost = p_holm, p_holm.replace("p_", "p_tost_")
-    good = METRICS[row.metric].higher_is_better
-    if row.family != HARNESS:
+    p_value, p_tost = f"p_holm{scope}", f"p_tost_holm{scope}"
+    if row["family"] != DECLARED:
+        p_value, p_tost = ADJUSTED[p_value], ADJUSTED[p_tost]
+    good = METRICS[row["metric"]].higher_is_better
+    if row["family"] != HARNESS:
         good = study.kind.good(good)
-    low, high = getattr(row, f"{interval}_low"), getattr(row, f"{interval}_high")
-    return judged(low, high, getattr(row, p_value), getattr(row, p_tost), study.declared.alpha, good)
+    ends = row[f"{interval}_low"], row[f"{interval}_high"]
+    return judged(*ends, row[p_value], row[p_tost], study.declared.alpha, good)
 
 
 def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
@@ -117,55 +112,47 @@ def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, sampled: p
 
 def _again(study: Study) -> Iterator[dict[str, Any]]:
     """A/A: what was trained twice, configuration by configuration, and through the whole selection."""
-    declared, runs = study.declared, [study.table[study.table["rerun"] == rerun] for rerun in (0, 1)]
-    runs = [run.drop_duplicates(["condition", "seed", "arrangement"]) for run in runs]
-    own = [key for key in (declared.over, *declared.tuned) if key]
+    declared, tuned = study.declared, list(study.declared.tuned)
+    first, again = (study.table[study.table["rerun"] == rerun] for rerun in (0, 1))
+    again = again[~again["stands_in"]]
+    own = [key for key in (declared.over, *tuned) if key]
     for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
         at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
-        first = dict(iter(runs[0].groupby(at)))
-        for key, again in runs[1].groupby(at):
-            if (before := first.get(key)) is None:
+        for key, run in again.groupby(at):
+            place = dict(zip(at, key, strict=True))
+            candidates = run[[*at, *own]].drop_duplicates()
+            before = first.merge(candidates.loc[:, ~candidates.columns.duplicated()])
+            if comparison == "a/a_tuned" and (declared.over or len(candidates) < 2):
                 continue
-            tuned = list(declared.tuned)
-            candidates = again[tuned].drop_duplicates()
-            if comparison == "a/a_tuned":
-                before = before.merge(candidates, on=tuned)
-                if declared.over or len(candidates) < 2 or len(before[tuned].drop_duplicates()) < len(candidates):
-                    continue
-            a, b = (chosen(side, tuned, ["seed"]) for side in (before, again))
-            place = dict(zip(at, key, strict=True)) | {"comparison": comparison, "part": "", "family": HARNESS}
-            place["counted"] = False
-            place |= {"a": place["arrangement"], "b": f"{place['arrangement']} again", "rate": math.nan}
+            if len(before[own].drop_duplicates()) < len(candidates):
+                continue
+            a, b = (chosen(side, tuned, ["seed"]) for side in (before, run))
+            place |= {"comparison": comparison, "part": "", "family": HARNESS, "counted": False, "rate": math.nan}
+            place |= {"a": place["arrangement"], "b": f"{place['arrangement']} again"}
             place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
-            for metric in declared.metrics:
-                if metric in a and a.index.intersection(b.index).size:
-                    of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
+            for metric in (metric for metric in declared.metrics if metric in a):
+                of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
+                if len(of_a):
                     yield place | _numbers(study, metric, of_a.to_numpy(), of_b.to_numpy(), b)
 
 
-def means(study: Study, metrics: Iterable[str] = ("test_acc", "test_nll")) -> pd.DataFrame:
+def means(study: Study, metrics: Sequence[str] = ("test_acc", "test_nll")) -> pd.DataFrame:
     """Arrangement × position × rate × keys with the mean over seeds and its interval: what a sweep alone has to tell.
 
-    Columns: dataset, arrangement, position, the keys, chosen ("fixed": a row for each value of rate and of what is
-    tuned or consumed; "tuned": validation chose them), rate (of "tuned" the most frequent), metric, n, mean, ci_low,
+    Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n, mean, ci_low,
     ci_high.
     """
-    declared, found = study.declared, []
-    tuned = list(declared.tuned)
-    over = [declared.over] if declared.over else []
-    place = ["dataset", "arrangement", *study.place[1:], *over]
-    for how, at in (("fixed", list(dict.fromkeys([*place, *tuned]))), ("tuned", place)):
-        for key, block in study.first.groupby(at) if len(study.table) else ():
-            if how == "tuned" and len(block[tuned].drop_duplicates()) < 2:
-                continue
-            side = chosen(block, tuned, ["seed"])
-            named = dict(zip(at, key, strict=True)) | {"chosen": how, "rate": _rate(side)}
-            for metric in metrics:
-                if metric in side:
-                    mean, low, high = mean_interval(side[metric], declared.alpha)
-                    numbers = {"n": int(side[metric].notna().sum()), "mean": mean, "ci_low": low, "ci_high": high}
-                    found.append(named | {"metric": metric} | numbers)
-    return pd.DataFrame(found)
+    declared = study.declared
+    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
+    at = ["dataset", "arrangement", "position", "rate", *study.keys, *own]
+    if study.table.empty:
+        return pd.DataFrame(columns=[*at, "metric", "n", "mean", "ci_low", "ci_high"])
+    measured = [metric for metric in metrics if metric in study.table]
+    long = study.first.melt(at, measured, var_name="metric")
+    table = long.groupby([*at, "metric"])["value"].agg(n="count", mean="mean", error="sem").reset_index()
+    half = special.stdtrit(table["n"] - 1, 1 - declared.alpha / 2) * table["error"]
+    table = table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
+    return table.drop(columns="error")
 
 
 def spans(numbers: Iterable[int]) -> str:
