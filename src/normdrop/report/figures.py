@@ -128,7 +128,7 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     rows = rows.assign(line=["\n".join(textwrap.wrap(name, 40)) for name in names])
     size = rows.groupby("line", sort=False)["estimate"].mean()
     lines = list((size.sort_values(ascending=False) if len(means) else size).index)[:MAX_LINES]
-    panels = list(rows.groupby(["metric", "position"], sort=False))
+    panels = list(rows.sort_values("metric", kind="stable").groupby(["metric", "position"], sort=False))
     bottom = len(lines) + 0.5
     figure = Figure(figsize=(WIDTH, 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=rows["metric"].nunique() == 1, sharey=True, squeeze=False)[0]
@@ -145,9 +145,9 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         if ends.max() > 1.5 * reach:  # a data set of few examples would leave all others too little room
             ax.set_xlim(-reach * scale.factor, reach * scale.factor)
         ax.set_title(_title(position) if len(panels) < 3 else position)
-        wide = 92 // len(panels) if len(panels) < 3 else 60 // len(panels)
-        ax.set_xlabel("\n".join([*textwrap.wrap(scale.sides, wide), *textwrap.wrap(scale.label, wide)]))
+        ax.set_xlabel("\n".join(textwrap.wrap(scale.label, 92 // len(panels))))
         ax.tick_params(axis="y", length=0)
+    figure.supxlabel(" / ".join(dict.fromkeys(scale.sides for scale in scales.values())), fontsize=9)
     axes[0].set_yticks([*range(len(lines)), *[bottom][: len(means)]], [*lines, *["mean"][: len(means)]], fontsize=8)
     axes[0].set_ylim(bottom + 0.5 if len(means) else len(lines) - 0.4, -0.6)
     return figure

@@ -30,7 +30,6 @@ from normdrop.report.study import MAIN, Study
 MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
 SCOPES = {"new samples": ("new_low", "new_high", "verdict_new_data"), "these data": ("ci_low", "ci_high", "verdict")}
-SIZES = ("data.train_size", "data.train_most", "data.rows")
 # Questions that the post does not ask.
 WHY = ("mechanism", "regime", "size")
 # What folds, and nothing else, is HTML in report.md; whatever else looks like it is text.
@@ -97,7 +96,8 @@ class Section:
     def told(self) -> Iterator[dict[str, Any]]:
         """The claim's words, each with the numbers that its sentence tells: a mean, one comparison, or counts."""
         names = [METRICS[metric].words for metric in self.study.declared.metrics]
-        quantity = self.study.kind.quantity.format(metric=" and ".join(names), over=self.study.declared.over)
+        over = tables.key_name(self.study.declared.over or "")
+        quantity = self.study.kind.quantity.format(metric=" and ".join(names), over=over)
         for word in self.tables["words"].to_dict("records"):
             means, rows = self.means, self.base
             if word["position"]:
@@ -180,15 +180,16 @@ def draw(section: Section) -> Iterator[tuple[str, Figure]]:
     scale = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells = section.at_one_place, section.tables["regime"]
-    size = next((key for key in SIZES if key in keys and own[key].nunique() > 2), None)
-    several_rates = own["rate"].nunique() > 1
-    if size:
-        yield "size", figures.along(_by_size(own, size, keys), ["position", "dataset"], size, "rate", scale, joined=True)
+    if study.declared.kind == "ladder":
+        rungs = _rungs(section)
+        by = ["position", "dataset", *tables.varying(rungs, keys)]
+        series = "rate" if rungs["rate"].notna().all() else "position"
+        yield "ladder", figures.along(rungs, by, study.declared.over, series, scale, joined=True)
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, scale)
     elif one["rate"].nunique() > 1:
         yield "answer", figures.along(one, ["position"], "rate", "position", scale)
-    elif study.declared.claim == MAIN and several_rates:
+    elif study.declared.claim == MAIN and own["rate"].nunique() > 1:
         yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", scale)
     if len(section.means) or (len(section.base) > 1 and not section.figures):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
@@ -203,19 +204,20 @@ def draw(section: Section) -> Iterator[tuple[str, Figure]]:
 def _scale(section: Section, name: str) -> figures.Scale:
     metric, study = METRICS[name], section.study
     left, right = section.sides[::-1] if study.kind.good(metric.higher_is_better) else section.sides
-    quantity = study.kind.quantity.format(metric=metric.words, over=study.declared.over)
+    quantity = study.kind.quantity.format(metric=metric.words, over=tables.key_name(study.declared.over or ""))
     label = f"difference in {quantity} ({metric.unit})"
     return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")
 
 
-def _by_size(rows: pd.DataFrame, size: str, keys: Sequence[str]) -> pd.DataFrame:
-    """The rows of the first setting at equal rates; a ring where A's validation prefers that rate."""
-    for key in keys:
-        rows = rows if key == size else rows[rows[key] == rows[key].iloc[0]]
-    place = ["dataset", "position", size]
-    tuned = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
-    fixed = rows[rows["comparison"] == "same_rate"].drop(columns="rate_a").merge(tuned, on=place, how="left")
-    return fixed.assign(ring=fixed["rate"] == fixed["rate_a"])
+def _rungs(section: Section) -> pd.DataFrame:
+    """The declared comparison at each rung of a ladder, with a ring where side A's validation prefers that rate."""
+    declared, rows = section.study.declared, section.rows
+    rows = rows[~rows["beyond"].astype(bool) & rows["metric"].eq(declared.metric)]
+    rows = rows[~rows["part"].isin(["", section.study.kind.answer])]
+    place = ["dataset", "position", "part", *section.study.keys]
+    chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
+    rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")
+    return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{declared.over: rungs["part"].astype(float)})
 
 
 def _saved(file: Path, figure: Figure) -> str:
@@ -299,6 +301,7 @@ def first_lines(folder: Path) -> list[str]:
 
 
 def texts(section: Section) -> dict[str, str]:
-    """What TensorBoard shows of a study as text: the answer, and the comparisons behind it."""
-    context = {"sections": [section], "alarm": checks.alarm(section.rows)}
-    return {name: render(context, limit=50, template=f"{name}.md.j2") for name in ("answer", "comparisons")}
+    """What TensorBoard shows of a study as text: what the page has before it folds the rest."""
+    context = {"sections": [section], "rule": "", "alarm": checks.alarm(section.rows), "against": None}
+    text = render(context, limit=50).partition("<details>")[0]
+    return {"answer": re.sub(r"^!.*$", "", text, flags=re.MULTILINE)}

@@ -16,13 +16,12 @@ PLACES = {
     "before": "before the activation (pre-activation)",
     "around": "around the activation",
 }
-SPOKEN = {"bn": "BN", "ln": "LN", "none": "neither"}
+SPOKEN = {"bn": "BN", "ln": "LN", "none": "plain network"}
 KEYS = {
     "rate": "dropout rate",
     "optimizer.lr": "learning rate",
     "trainer.max_epochs": "epochs",
-    "data.train_size": "training examples",
-    "data.train_most": "training examples, at most",
+    "data.train_size": "number of training examples",
 }
 
 
