@@ -85,7 +85,7 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
                     "family": DECLARED if mine else EXPLORATORY,
                     "a": " or ".join(declared.sides[0]),
                     "b": " or ".join(declared.sides[1]),
-                } | _numbers(study, metric, a, b, pair.a)
+                } | _numbers(study, metric, a, b, pair.a, pair.b)
 
 
 def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
@@ -95,18 +95,20 @@ def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
     return float(side["rate"].mode().iloc[0]) if rate is None or set(side["rate"]) != {rate} else rate
 
 
-def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, sampled: pd.DataFrame) -> dict[str, Any]:
-    """A row's numbers, and the `Comparison` itself as `result`. sampled: rows that say how their samples were drawn."""
+def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, *sides: pd.DataFrame) -> dict[str, Any]:
+    """A row's numbers, and the `Comparison` itself as `result`. sides: rows that say how their samples were drawn."""
     rope, alpha = study.rope(metric), study.declared.alpha
-    ratio, fresh = float(sampled["test_train_ratio"].max(skipna=False)), bool(sampled["fresh_rows"].all())
+    # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
+    ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
+    fresh = all(side["fresh_rows"].all() for side in sides)
     budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
     result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha, budget=budget)
     return asdict(result) | {
         "metric": metric,
         "result": result,
         "needed": needed(result.sd, result.n, rope / 2, alpha),
-        "test_rows": sampled["test_rows"].max(),
-        "beyond": bool(sampled["beyond"].any()),
+        "test_rows": sides[0]["test_rows"].max(),
+        "beyond": bool(sides[0]["beyond"].any()),
     }
 
 
