@@ -10,7 +10,16 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from normdrop.report.compare import (
-    Comparison, alarm, compare, detectable, head, holm, judged, mean_interval, needed, refusal,
+    Comparison,
+    alarm,
+    compare,
+    detectable,
+    head,
+    holm,
+    judged,
+    mean_interval,
+    needed,
+    refusal,
 )  # fmt: skip
 
 RNG = np.random.default_rng(3)

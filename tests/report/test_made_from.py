@@ -390,5 +390,3 @@ def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(
         write(tmp_path, "bn", runs(0.5 + normal(0.0)), 0.0, position=position, study=study)
     rows = rows_of(tmp_path).set_index("position")
     assert rows["estimate"].to_dict() == pytest.approx({"after": 0.2, "before": 0.1})
-
-

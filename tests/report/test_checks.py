@@ -1,0 +1,141 @@
+"""What stands beside an answer: edges, neighbours, levels never reached, A/A, and which came first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from exact import normal, one, pair, rows_of, runs, study_of, write
+from fake_study import fake_study
+from normdrop.report import provenance as git
+from normdrop.report.checks import alarm, edges, neighbours, never_reached
+from normdrop.report.provenance import provenance
+
+
+def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
+    study = {"tuned": ["rate", "optimizer.lr"]}
+    for rate in (0.1, 0.3, 0.5):
+        for lr in (0.01, 0.1):
+            best = rate + lr  # of bn_dropout the highest of both; of dropout_bn the lowest
+            where: dict[str, Any] = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
+            a, b = (
+                runs(0.9, 8, val_acc=best, epochs_after=0),
+                runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4),
+            )
+            pair(tmp_path, a, b, **where, config={"select_epoch": "best"})
+    table = edges(study_of(tmp_path)).set_index("key")
+    assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
+    assert table.loc["optimizer.lr", ["at_low", "at_high"]].to_list() == [0.5, 0.5]
+    assert table.loc["epoch", "at_high"] == 0.75
+    assert table["doubt"].all()
+
+
+def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -> None:
+    table = neighbours(study_of(pair(tmp_path / "gap", runs(0.9 + normal(0.05), gap=0.1, test_nll=0.5),
+        runs(0.9, gap=0.2, test_nll=0.4), study={"metric": "gap"})))  # fmt: skip
+    rows = table.set_index("metric")
+    assert rows.loc["test_acc", ["mean", "up", "down", "n"]].to_list() == [pytest.approx(0.05), 1, 0, 1]
+    assert rows.loc["test_nll", ["mean", "down"]].to_list() == [pytest.approx(0.1), 0]
+    half = stats.t.isf(0.025, 9) * 0.01 / 10**0.5
+    assert rows.loc["test_acc", "half"] == pytest.approx(half)
+    loss = {"kind": "loss", "over": "drift.scale"}
+    for scale, value in ((0.0, 0.9), (0.5, 0.5)):
+        where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}
+        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), **where)
+    rows = neighbours(study_of(tmp_path / "loss")).set_index("metric")
+    assert rows.loc["test_acc", "mean"] == pytest.approx(0.3)  # over the rungs
+
+
+def test_runs_that_never_reached_the_level_are_counted(tmp_path: Path) -> None:
+    study = {"metric": "steps_to_level", "kind": "ratio"}
+    pair(tmp_path, runs(0.9, 6, steps_to_level=[5.0] * 4 + [np.nan] * 2), runs(0.9, 6, steps_to_level=9.0), study=study)
+    table = never_reached(study_of(tmp_path)).set_index("arrangement")
+    assert (table.loc["bn_dropout", "missed"], table.loc["bn_dropout", "n"]) == (2, 6)
+    assert table.loc["dropout_bn", "missed"] == 0
+
+
+def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path: Path) -> None:
+    for dataset, effect in (("one", 0.05), ("two", 0.04), ("three", 0.0)):
+        pair(tmp_path, runs(0.9 + normal(0.0)), runs(0.8), dataset=dataset)
+        write(tmp_path, "bn_dropout", runs(0.9 - effect), setting={"rerun": 1}, dataset=dataset)
+    rows = rows_of(tmp_path)
+    found = alarm(rows)
+    assert (found["claims"], found["networks"]) == (2, 3)
+    assert found["chance"] == pytest.approx(stats.binom.sf(1, 3, 0.05))
+    assert not found["alarm"]
+    again = rows.assign(experiment="another")  # the same networks in another study
+    assert alarm(pd.concat([rows, again]))["networks"] == 3
+    assert alarm(rows[rows["dataset"] != "three"].assign(n=9))["alarm"]
+
+
+def test_a_a_goes_through_the_whole_selection(tmp_path: Path) -> None:
+    for rate, val in ((0.1, 0.7), (0.3, 0.9)):
+        pair(tmp_path, runs(0.5 + rate + normal(0.0), val_acc=val), runs(0.5), rate=rate)
+        write(tmp_path, "bn_dropout", runs(0.5 + rate, val_acc=1 - val), rate, setting={"rerun": 1})
+    pair(tmp_path, runs(0.1, val_acc=0.99), runs(0.5), rate=0.7)  # not trained again: no candidate
+    row = one(tmp_path, comparison="a/a_tuned")
+    assert (row["rate_a"], row["rate_b"], row["estimate"]) == (0.3, 0.1, pytest.approx(0.2))
+    assert len(rows_of(tmp_path, comparison="a/a")) == 2
+
+
+# --- provenance
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit of the time 1,000 that declares a study of `alpha` .05."""
+    text = {"conf/experiment/x.yaml": "defaults: [base, _self_]\nstudy: {alpha: 0.05}", "conf/experiment/base.yaml": ""}
+
+    def said(*words: str) -> str:
+        if words[0] == "show":
+            return text[words[1].partition(":")[2]]
+        assert set(words[4:]) == set(text)
+        return "abc 1000"
+
+    monkeypatch.setattr(git, "_git", said)
+
+
+def grown(root: Path, began: list[float], **study: Any) -> Path:
+    """A study whose seeds were added in batches that began at these times."""
+
+    fake_study(root, rates=(0.3,), replicates=6, rerun=None, study=study)
+    for path in root.rglob("record.json"):
+        record = json.loads(path.read_text())
+        batches = [
+            {
+                "seeds": [k],
+                "versions": {"torch": f"2.{k}"},
+                "commit": f"c{k}",
+                "clean": k != 1,
+                "began": at,
+                "finished": at + 5,
+            }
+            for k, at in enumerate(began)
+        ]
+        record |= {"choices": {"experiment": "x"}, "batches": batches, "commit": "c9", "clean": True}
+        path.write_text(json.dumps(record))
+    return root
+
+
+def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path: Path, declared: None) -> None:
+    found = provenance(study_of(grown(tmp_path / "late", [2000.0, 3000.0])))
+    assert (found["commits"], found["versions"], found["clean"]) == (["c0", "c1"], ["torch 2.0", "torch 2.1"], False)
+    assert (found["began"][-9:], found["ended"][-9:]) == ("00:33 UTC", "00:50 UTC")
+    assert len(found["doubts"]) == 1  # a tree with changes, in the second batch
+    early = provenance(study_of(grown(tmp_path / "early", [500.0])))
+    assert any("younger" in line for line in early["doubts"])
+
+
+def test_what_was_typed_in_place_of_the_declaration_is_a_doubt(tmp_path: Path, declared: None) -> None:
+    found = provenance(study_of(grown(tmp_path, [2000.0], alpha=0.2)))
+    assert any("alpha" in line for line in found["doubts"])
+
+
+def test_a_record_of_before_counts_as_one_batch(tmp_path: Path) -> None:
+    found = provenance(study_of(fake_study(tmp_path, rates=(0.3,), replicates=6)))
+    assert found["doubts"]
+    assert found["versions"] == ["python 3.11, torch 2.13.0, lightning 2.6.6, normdrop 0.1.0"]

@@ -1,0 +1,50 @@
+"""A published study is read as the folders that it was made of."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from exact import study_of
+from fake_study import fake_study
+from normdrop.report.mechanism import shifts
+from normdrop.report.publish import RECORDS, TABLE, write
+from normdrop.report.study import load
+from normdrop.report.verdicts import rows
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> tuple[Path, Path]:
+    shift = [{"layer": 1, "seed": s, "case": "noise→bn", "measured": s / 7} for s in range(3)]
+    live = fake_study(tmp_path / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
+                      settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
+    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True)
+    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").write_text("ValueError: no")
+    write(load(tmp_path / "live"), tmp_path / "out")
+    return live, tmp_path / "out" / "x"
+
+
+def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path, Path]) -> None:
+    live, there = map(study_of, published)
+    pd.testing.assert_frame_equal(rows(live), rows(there))
+    pd.testing.assert_frame_equal(shifts(live), shifts(there))
+    assert (live.keys, live.declared, live.failed) == (there.keys, there.declared, there.failed)
+    assert there.failed
+    assert not there.unfinished
+    with pytest.raises(ValueError, match="published already"):
+        write([there], published[1])
+
+
+def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> None:
+    table = pd.read_csv(published[1] / TABLE)
+    assert {"dataset", "arrangement", "position", "rate", "model.depth", "seed", "test_acc"} <= set(table)
+    assert len(table) == len(study_of(published[0]).table.query("not stands_in"))
+
+
+@pytest.mark.parametrize("name", [TABLE, RECORDS])
+def test_damage_is_named(published: tuple[Path, Path], name: str) -> None:
+    path = published[1] / name
+    path.write_bytes(path.read_bytes()[:-9])
+    study = study_of(published[1])
+    assert study.table.empty
+    assert "damaged" in study.damaged["."]

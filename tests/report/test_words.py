@@ -1,0 +1,52 @@
+"""The word of a claim, by counts over its family and by the mean over data sets."""
+
+import pytest
+
+from normdrop.report.words import counted_word, counts, pooled_word
+
+B, W, E, OPEN, R = "better", "worse", "equivalent", "inconclusive", "refused: 3 seeds"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        ([B] * 3 + [OPEN], "Yes"),
+        ([B] * 2 + [OPEN], "Sometimes: 2 of 3"),
+        ([B] * 3 + [W], "It depends"),
+        ([W] * 3 + [E], "No: the opposite"),
+        ([W] + [E] * 9, "Sometimes the opposite: 1 of 10"),
+        ([E] * 3 + [OPEN], "No practical difference"),
+        ([E] * 3 + [B], "Sometimes: 1 of 4"),
+        (["better, but practically equivalent"] * 4, "No practical difference"),
+        ([E] * 2 + [OPEN], "Inconclusive"),
+        ([OPEN], "Inconclusive"),
+        ([R, R], "Refused"),
+        ([B, B, B, R], "Yes"),
+        ([B, B, R], "Sometimes: 2 of 3"),
+    ],
+)
+def test_a_word_by_counts(verdicts: list[str], word: str) -> None:
+    assert counted_word(verdicts) == word
+
+
+def test_no_verdict_is_no_claim() -> None:
+    with pytest.raises(ValueError, match="no verdict"):
+        counted_word([])
+    assert counts([B, OPEN, R, E, E]) == {"better": 1, "worse": 0, "equivalent": 2, "refused": 1, "open": 1, "n": 5}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "prediction", "word"),
+    [
+        ("better", (-0.004, 0.02), "Yes"),
+        ("better", (-0.006, 0.02), "It depends"),
+        ("worse", (-0.02, 0.004), "No: the opposite"),
+        ("equivalent", (-0.004, 0.004), "No practical difference"),
+        ("better, but practically equivalent", (0.001, 0.004), "No practical difference"),
+        ("inconclusive", (-0.02, 0.004), "Inconclusive"),
+        ("inconclusive", (-0.02, 0.02), "It depends"),
+        ("refused: 7 data sets", (-0.02, 0.02), "Refused"),
+    ],
+)
+def test_a_word_of_the_mean_over_data_sets(verdict: str, prediction: tuple[float, float], word: str) -> None:
+    assert pooled_word(verdict, prediction, 0.005) == word
