@@ -92,9 +92,9 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     """Whether the A/A rows of a whole page claim more differences than chance.
 
     rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
-    rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
     the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
     less than .005; claiming: those rows.
+    """
     tested = rows[(rows["family"] == HARNESS) & ~rows["verdict"].str.startswith("refused")]
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]

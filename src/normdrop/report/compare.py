@@ -1,8 +1,8 @@
 """Paired comparisons: from two arrays to a verdict. Arrays and numbers alone. THE RULE FOR "BETTER" is `judged`.
 
 Seed k of A and seed k of B share their split, initial weights and batch order, so everything looks at pairs. Two
-scopes: *these data* (seeds are independent draws, given the rows) and *new samples* like them (re-splits of the same rows
-overlap: the variance is corrected, Nadeau & Bengio 2003, Machine Learning 52:239-281).
+scopes: *these data* (seeds are independent draws, given the rows) and *new samples* like them (re-splits of the same
+rows overlap: the variance is corrected, Nadeau & Bengio 2003, Machine Learning 52:239-281).
 """
 
 from __future__ import annotations
