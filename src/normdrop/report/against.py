@@ -1,4 +1,4 @@
-"""A run beside a reference: where estimates differ by more than chance allows, and what else differs between the two."""
+"""A run beside a reference: where estimates differ by more than chance allows, and what else differs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float 
 
 
 def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:
-    """A study's verdicts with a column for each of `keys`: of those that it does not vary, the one value that it has."""
+    """A study's verdicts with a column for each of `keys`: of one that it does not vary, its value."""
     table = rows(study)
     table = table[table["family"] != HARNESS].fillna({"rate": -1.0})
     for key in keys:

@@ -78,7 +78,7 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
 
 
 def never_reached(study: Study) -> pd.DataFrame:
-    """Runs that never reached the level whose steps are counted, by data set, arrangement and the keys: n and missed."""
+    """Runs that never reached the level whose steps are counted, by data set, arrangement, keys: n and missed."""
     counted = [metric for metric in study.declared.metrics if METRICS[metric].unit == "steps"]
     columns = ["dataset", "arrangement", *study.keys]
     if not counted or study.table.empty:
@@ -91,9 +91,9 @@ def never_reached(study: Study) -> pd.DataFrame:
 def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     """Whether the A/A rows of a whole page claim more differences than chance.
 
-    rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained the
-    same two. claims of networks differ from themselves, with probability `chance` so many or more; alarm: that is less
-    than .005; claiming: those rows.
+    rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
+    the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
+    less than .005; claiming: those rows.
     """
     tested = rows[(rows["family"] == HARNESS) & ~rows["verdict"].str.startswith("refused")]
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])

@@ -37,7 +37,7 @@ class Pair:
 
 
 def chosen(rows: pd.DataFrame, keys: list[str], by: list[str], prefer: str = "accuracy") -> pd.DataFrame:
-    """The row that validation prefers among all values of `keys`, for each value of `by` (the seed), which is the index.
+    """The row that validation prefers among all values of `keys`, for each value of `by` (the seed), the index.
 
     A seed for which a candidate was never trained is left out; a diverged candidate comes last.
     """
@@ -94,8 +94,8 @@ def _comparisons(study: Study, block: pd.DataFrame) -> list[tuple[str, float | N
 def _shared(study: Study, own: list[pd.DataFrame], rate: float | None) -> list[pd.DataFrame] | None:
     """Both sides' rows at the values that both have; None if an arrangement has nothing there.
 
-    An arrangement without dropout has rate 0 alone. Where one side is the better of more arrangements, its rates are its
-    own, so that a study can give both as many candidates.
+    An arrangement without dropout has rate 0 alone. Where one side is the better of more arrangements, its rates are
+    its own, so that a study can give both as many candidates.
     """
     sides, shared = study.declared.sides, None
     if rate is not None:
@@ -120,7 +120,7 @@ def with_dropout(rows: pd.DataFrame) -> pd.Series:
 
 
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(part of the claim, A's values, B's values): one per seed that both sides have, of what the kind makes of them."""
+    """(part of the claim, A's values, B's values): one per seed that both have, as the kind makes them."""
     a, b = pair.a, pair.b
     if metric not in a or not (a[metric].notna().any() and b[metric].notna().any()):
         return

@@ -1,15 +1,15 @@
 """Paired comparisons: from two arrays to a verdict. Arrays and numbers alone. THE RULE FOR "BETTER" is `judged`.
 
-Seed k of A and seed k of B share their split, initial weights and batch order, so everything looks at pairs. Two scopes:
-*these data* (seeds are independent draws, given the rows) and *new samples* like them (re-splits of the same rows
-overlap: the variance is corrected, Nadeau & Bengio 2003, Machine Learning 52:239-281).
+Seed k of A and seed k of B share their split, initial weights and batch order, so everything looks at pairs. Two
+scopes: *these data* (seeds are independent draws, given the rows) and *new samples* like them (re-splits of the same
+rows overlap: the variance is corrected, Nadeau & Bengio 2003, Machine Learning 52:239-281).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +27,7 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Comparison:
-    """A - B over n pairs, in the metric's unit: its mean, intervals and tests. Field names are columns of verdicts.csv."""
+    """A - B over n pairs, in the metric's unit: mean, intervals, tests. The fields are columns of verdicts.csv."""
 
     n: int
     left_out: int
@@ -173,7 +173,7 @@ def detectable(sd: float, n: int, alpha: float) -> float:
     return sd * _effect(n, alpha) if n >= 2 and sd > 0 else NAN
 
 
-@lru_cache(maxsize=None)
+@cache
 def _effect(n: int, alpha: float) -> float:
     return float(np.squeeze(TTestPower().solve_power(nobs=n, alpha=alpha, power=POWER)))
 

@@ -50,7 +50,9 @@ def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         asked = int(cells["comparison"].eq(comparison).sum())
         numbers = {"cells": len(effects), "asked": asked, "share": share, "ci_low": low, "ci_high": high}
         found.append({"position": position, "comparison": comparison, **numbers, "word": word})
-    return pd.DataFrame(found, columns=["position", "comparison", "cells", "asked", "share", "ci_low", "ci_high", "word"])
+    return pd.DataFrame(
+        found, columns=["position", "comparison", "cells", "asked", "share", "ci_low", "ci_high", "word"]
+    )
 
 
 def shifts(study: Study) -> pd.DataFrame:

@@ -16,8 +16,13 @@ from normdrop.report.compare import MIN_DATA_SETS, detectable, holm, judged, t_q
 from normdrop.report.study import Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, rows
 
-COLUMNS = """claim position metric k estimate ci_low ci_high tau i2 pi_low pi_high p_value p_tost verdict experiment
-comparison rate part variant family p_holm p_tost_holm sd detectable datasets left_out""".split()
+# fmt: off
+COLUMNS = [
+    "claim", "position", "metric", "k", "estimate", "ci_low", "ci_high", "tau", "i2", "pi_low", "pi_high",
+    "p_value", "p_tost", "verdict", "experiment", "comparison", "rate", "part", "variant", "family", "p_holm",
+    "p_tost_holm", "sd", "detectable", "datasets", "left_out",
+]
+# fmt: on
 AS_DECLARED, ALL, LOG_ODDS, BY_NLL = "declared", "all data sets", "log odds of error", "chosen by NLL"
 
 
@@ -54,8 +59,8 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """Each comparison of the grid proper over its data sets, the declared ones first: COLUMNS and the study's keys.
 
     table: `verdicts.rows` of the study. variant: "declared" (without the data sets that are set apart), and secondary
-    ones: "all data sets", "log odds of error" (differences near the ceiling and at 60 % are not alike), "chosen by NLL".
-    Equal data under several names count once. Empty below `MIN_DATA_SETS`.
+    ones: "all data sets", "log odds of error" (differences near the ceiling and at 60 % are not alike), "chosen by
+    NLL". Equal data under several names count once. Empty below `MIN_DATA_SETS`.
     """
     columns = [*COLUMNS, *study.keys]
     columns, declared = [*COLUMNS, *study.keys], study.declared

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def provenance(study: Study) -> dict[str, Any]:
-    """began, ended (text), commits, versions, clean, lines (which commit declared it, what was trained from) and doubts.
+    """began, ended (text), commits, versions, clean, lines (what declared it, what was trained from) and doubts.
 
     Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
     """

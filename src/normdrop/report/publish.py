@@ -1,7 +1,7 @@
 """A study as it is published: its table, and what its records say, in place of a folder for each configuration.
 
-table.csv.xz has a row per trained network and seed: where it stands, for people, and what was measured. study.json.xz has
-the records; learning curves are left out, and of variance shift all but the means over seeds.
+table.csv.xz has a row per trained network and seed: where it stands, for people, and what was measured. study.json.xz
+has the records; learning curves are left out, and of variance shift all but the means over seeds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 TABLE, RECORDS = "table.csv.xz", "study.json.xz"
 LEFT = ("failed", "unfinished", "damaged")
 # What the report reads of a record, and of a seed beside the metrics that a study declares.
-RECORD = """condition dataset arrangement position rate setting choices stands_for seeds config study rows fresh_rows
-versions commit clean batches device hardware wall_seconds finished command shift""".split()
-MEASURED = "seed epochs_after val_acc val_nll test_acc test_nll diverged recal_test_acc".split()
+# fmt: off
+RECORD = [
+    "condition", "dataset", "arrangement", "position", "rate", "setting", "choices", "stands_for", "seeds",
+    "config", "study", "rows", "fresh_rows", "versions", "commit", "clean", "batches", "device", "hardware",
+    "wall_seconds", "finished", "command", "shift",
+]
+# fmt: on
+# fmt: off
+MEASURED = [
+    "seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "diverged", "recal_test_acc",
+]
+# fmt: on
 # Measures that are no counts: five digits are far below what matters, and more would fill a published study.
 INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
 

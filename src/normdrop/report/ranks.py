@@ -45,7 +45,8 @@ def networks(study: Study) -> pd.DataFrame:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
         own, apart_from_best = (mean_interval(values, alpha) for values in (units[key], units[key] - units[best]))
-        numbers = dict(zip(("mean", "ci_low", "ci_high", "difference", "diff_low", "diff_high"), own + apart_from_best))
+        names = ("mean", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
+        numbers = dict(zip(names, own + apart_from_best, strict=True))
         place = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
         found.append(place | numbers | {"best": key == best, "mean_rank": ranks[key], "rate": rates[key]})
     result = pd.DataFrame(found)

@@ -59,7 +59,9 @@ def trends(study: Study) -> pd.DataFrame:
     """
     declared, found, tables = study.declared, [], []
     for pair in pairs(study):
-        difference = pair.a[declared.metric].astype(float).sub(pair.b[declared.metric].astype(float)).rename("difference")
+        difference = (
+            pair.a[declared.metric].astype(float).sub(pair.b[declared.metric].astype(float)).rename("difference")
+        )
         rate = np.nan if pair.rate is None else pair.rate
         place = pair.place | {"comparison": pair.comparison, "rate": rate, "beyond": bool(pair.a["beyond"].any())}
         tables.append(difference.reset_index().assign(**place))

@@ -196,7 +196,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _configuration(path: Path, directory: Path, found: dict[Path, _Folder]) -> None:
-    """Put a configuration's folder to its study's: the one that its record names, else the nearest above that is known."""
+    """Put a configuration's folder to its study's: the one that its record names, else the nearest known above."""
     root = next((parent for parent in path.parents if parent in found), Path(os.path.normpath(directory)))
     name = os.path.relpath(path, root)
     if not (path / store.RECORD).exists():

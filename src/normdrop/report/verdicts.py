@@ -18,9 +18,15 @@ from normdrop.report.compare import compare, detectable, holm, judged, needed, r
 from normdrop.report.study import Study
 
 # Columns of verdicts.csv; a column for each of the study's keys follows. Whoever reads it by place counts on the order.
-COLUMNS = """claim dataset position comparison rate_a rate_b metric n estimate ci_low ci_high p_value p_holm p_tost verdict
-p_new_data verdict_new_data experiment part rate family beyond counted a b left_out sd mean_a mean_b new_low new_high
-p_holm_new p_tost_holm p_tost_new p_tost_holm_new detectable needed test_rows seeds alpha""".split()
+# fmt: off
+COLUMNS = [
+    "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low",
+    "ci_high", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data", "experiment",
+    "part", "rate", "family", "beyond", "counted", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low",
+    "new_high", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "detectable", "needed",
+    "test_rows", "seeds", "alpha",
+]
+# fmt: on
 # Families: the declared one is judged after Holm; a/a compares an arrangement with itself.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
 # p-values after Holm over the declared family, and what they adjust.
@@ -75,17 +81,21 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
         for metric in dict.fromkeys([*declared.metrics, *declared.secondary]):
             mine = pair.counted and pair.comparison == declared.family and metric in declared.metrics
             for part, a, b in values(study, pair, metric):
-                yield pair.place | {
-                    "comparison": pair.comparison,
-                    "rate": math.nan if pair.rate is None else pair.rate,
-                    "rate_a": _rate(pair.a, pair.rate),
-                    "rate_b": _rate(pair.b, pair.rate),
-                    "part": part,
-                    "counted": pair.counted,
-                    "family": DECLARED if mine else EXPLORATORY,
-                    "a": " or ".join(declared.sides[0]),
-                    "b": " or ".join(declared.sides[1]),
-                } | _numbers(study, metric, a, b, pair.a)
+                yield (
+                    pair.place
+                    | {
+                        "comparison": pair.comparison,
+                        "rate": math.nan if pair.rate is None else pair.rate,
+                        "rate_a": _rate(pair.a, pair.rate),
+                        "rate_b": _rate(pair.b, pair.rate),
+                        "part": part,
+                        "counted": pair.counted,
+                        "family": DECLARED if mine else EXPLORATORY,
+                        "a": " or ".join(declared.sides[0]),
+                        "b": " or ".join(declared.sides[1]),
+                    }
+                    | _numbers(study, metric, a, b, pair.a, pair.b)
+                )
 
 
 def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
@@ -95,18 +105,20 @@ def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
     return float(side["rate"].mode().iloc[0]) if rate is None or set(side["rate"]) != {rate} else rate
 
 
-def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, sampled: pd.DataFrame) -> dict[str, Any]:
-    """A row's numbers, and the `Comparison` itself as `result`. sampled: rows that say how their samples were drawn."""
+def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, *sides: pd.DataFrame) -> dict[str, Any]:
+    """A row's numbers, and the `Comparison` itself as `result`. sides: rows that say how their samples were drawn."""
     rope, alpha = study.rope(metric), study.declared.alpha
-    ratio, fresh = float(sampled["test_train_ratio"].max(skipna=False)), bool(sampled["fresh_rows"].all())
+    # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
+    ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
+    fresh = all(side["fresh_rows"].all() for side in sides)
     budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
     result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha, budget=budget)
     return asdict(result) | {
         "metric": metric,
         "result": result,
         "needed": needed(result.sd, result.n, rope / 2, alpha),
-        "test_rows": sampled["test_rows"].max(),
-        "beyond": bool(sampled["beyond"].any()),
+        "test_rows": sides[0]["test_rows"].max(),
+        "beyond": bool(sides[0]["beyond"].any()),
     }
 
 

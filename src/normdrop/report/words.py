@@ -16,9 +16,9 @@ from normdrop.report.verdicts import DECLARED
 RULE = (
     "The main claim has one word per position, of the mean over data sets: Yes (better, not equivalent), No: the "
     "opposite, No practical difference (equivalent), Inconclusive; It depends where the prediction interval reaches "
-    "beyond the ROPE on both sides. Another claim is told by counts over its declared family after Holm: Yes or No: the "
-    "opposite (at least three quarters, none against), No practical difference (likewise), It depends (some each way), "
-    "Sometimes (some, none against), else Inconclusive. Fewer than six seeds: refused."
+    "beyond the ROPE on both sides. Another claim is told by counts over its declared family after Holm: Yes or No: "
+    "the opposite (at least three quarters, none against), No practical difference (likewise), It depends (some each "
+    "way), Sometimes (some, none against), else Inconclusive. Fewer than six seeds: refused."
 )
 POOLED_WORDS = {
     "better": "Yes",
