@@ -191,7 +191,9 @@ def draw(section: Section) -> Iterator[tuple[str, Figure]]:
         yield "answer", figures.along(one, ["position"], "rate", "position", scale)
     elif study.declared.claim == MAIN and own["rate"].nunique() > 1:
         yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", scale)
-    if len(section.means) or (len(section.base) > 1 and not section.figures):
+    elif len(section.base) > 1 and section.means.empty:
+        yield "forest", figures.forest(section.base, keys, scales, section.means)
+    if len(section.means):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     shift = section.tables["shift"]
     if study.declared.kind == "mechanism" and len(shift):
