@@ -13,6 +13,13 @@ import pytest
 from made import ORDERING, made
 from normdrop.report import figures, page
 from normdrop.report.__main__ import main
+from normdrop.report.study import Declared, Study
+
+
+
+def silent(line: str) -> None:
+    """What is being worked on."""
+
 
 OVERFITTING = {"claim": "overfitting", "contrast": {"a": "dropout", "b": "none"}, "metrics": ("gap",)}
 
@@ -25,12 +32,20 @@ def coarse() -> object:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def population() -> page.Section:
+    return page.section(made("population", **ORDERING))
+
+
+@pytest.fixture(scope="module")
+def written(population: page.Section, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a population and of another claim whose sentence looks like HTML."""
     folder = tmp_path_factory.mktemp("page") / "report"
     claim = OVERFITTING | {"sentence": "<script>alert(1)</script> less overfitting", "family": "best_vs_best"}
     other = made("over/fitting", datasets=2, arrangements=("none", "dropout"), positions=("after",), **claim)
-    page.write([made("population", **ORDERING), other], folder, [], lambda line: None)
+    sections = {"population": population, "over/fitting": page.section(other)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "section", lambda study: sections[study.name])
+        page.write([population.study, other], folder, [], silent)
     return folder
 
 
@@ -75,21 +90,33 @@ def test_a_claim_is_told_by_its_counts_and_the_range_of_its_own_metric(written: 
     assert f"of 2 comparisons; {low} to {high} pp" in block
 
 
-def test_the_same_study_makes_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    page.write([made("population", **ORDERING)], tmp_path / "one", [], lambda line: None)
-    page.write([made("population", **ORDERING)], tmp_path / "two", [], lambda line: None)
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, sweep: page.Section) -> Study:
+    """A study whose numbers are there already, so that a page takes no time."""
+    monkeypatch.setattr(page, "section", lambda study: sweep)
+    monkeypatch.setattr(page, "draw", lambda section: iter(()))
+    return sweep.study
+
+
+@pytest.fixture(scope="module")
+def sweep() -> page.Section:
+    return page.section(made("my grid", datasets=1))
+
+
+def test_the_same_study_makes_the_same_bytes(small: Study, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        page.write([small], tmp_path / name, [], silent)
     files = {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()}
     assert files == {file.name: file.read_bytes() for file in (tmp_path / "two").iterdir()}
-    assert {"report.md", "report.html", "verdicts.csv", "pooled.csv", "replicates.csv"} <= files.keys()
+    assert {"report.md", "report.html", "verdicts.csv", "means.csv", "replicates.csv"} <= files.keys()
 
 
-def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(tmp_path: Path) -> None:
-    study = made("my grid", datasets=1)
-    page.write([study], tmp_path / "report", [], lambda line: None)
+def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Study, tmp_path: Path) -> None:
+    page.write([small], tmp_path / "report", [], silent)
     text = (tmp_path / "report/report.md").read_text()
     assert text.startswith("# my grid\n") and "Exploratory" in text and "## Every network at every rate" in text
     rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
-    means = study.table.groupby(["arrangement", "position", "rate"])["test_acc"].mean() * 100
+    means = small.table.groupby(["arrangement", "position", "rate"])["test_acc"].mean() * 100
     for arrangement, name in (("bn_dropout", "BN then dropout"), ("dropout_bn", "dropout then BN")):
         for position in ("after", "before"):
             cells = rows[f"| {name}", position]
@@ -101,29 +128,40 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(tmp_path: P
         assert f"{100 * row['estimate'] + 0:+.2f} pp" in text
 
 
-def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(tmp_path: Path) -> None:
-    big = made("big", datasets=40, positions=("after",), rates=(0.5,), **ORDERING)
-    many = [big, *(made(f"other{i}", datasets=7, rates=(0.5,), **ORDERING) for i in range(2))]
-    page.write(many, tmp_path / "report", [], lambda line: None)
-    assert len((tmp_path / "report/report.md").read_bytes()) <= page.MOST
-    assert "<td>d39</td>" in (tmp_path / "report/report.html").read_text()
+def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "MOST", 2900)
+    page.write([small], tmp_path / "report", [], silent)
+    text = (tmp_path / "report/report.md").read_text()
+    assert len(text.encode()) <= 2900 and "rows, in the tables" in text
+    assert "rows, in the tables" not in (tmp_path / "report/report.html").read_text()
+
+
+def test_what_has_not_finished_is_said_first_and_named(tmp_path: Path) -> None:
+    left = {"unfinished": {"digits/bn": "begun"}, "failed": {"digits/none": "out of memory"}}
+    study = Study("begun", tmp_path, Declared(), [], pd.DataFrame(columns=["dataset"]), [], **left)
+    page.write([study], tmp_path / "report", [], silent)
+    text = (tmp_path / "report/report.md").read_text()
+    first = text.split("<details>")[0]
+    assert "0 configurations are finished, 1 are not, 1 failed" in first and "No configuration has finished" in first
+    assert "`digits/bn`: begun" in text and "`digits/none`: out of memory" in text
 
 
 def test_a_page_takes_the_mode_of_its_folder_and_replaces_an_earlier_one_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o2775)
-    study = made("study", datasets=1)
     target = tmp_path / "report"
-    page.write([study], target, [], lambda line: None)
+    page.write([small], target, [], silent)
     assert stat.S_IMODE(target.stat().st_mode) == 0o2775
     (target / "stale.png").touch()
-    page.write([study], target, [], lambda line: None)
+    page.write([small], target, [], silent)
     assert [path.name for path in tmp_path.iterdir()] == ["report"] and not (target / "stale.png").exists()
     before = (target / "report.md").read_bytes()
     monkeypatch.setattr(page, "as_html", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        page.write([study], target, [], lambda line: None)
+        page.write([small], target, [], silent)
     assert [path.name for path in tmp_path.iterdir()] == ["report"] and (target / "report.md").read_bytes() == before
 
 
@@ -152,9 +190,10 @@ def test_an_unknown_backend_and_an_ascii_locale_do_no_harm(monkeypatch: pytest.M
 
 
 def test_the_end_says_the_answer_the_page_and_what_to_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    population: page.Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("normdrop.report.study.load", lambda folder: [made("population", **ORDERING)])
+    monkeypatch.setattr(page, "section", lambda study: population)
+    monkeypatch.setattr("normdrop.report.study.load", lambda folder: [population.study])
     assert main([str(tmp_path), "--output", str(tmp_path / "else/where")]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()

@@ -154,21 +154,26 @@ def section(study: Study) -> Section:
     said = words.words(study, rows, over_sets)
     scope = next((scope for scope in said["scope"] if scope in SCOPES), "these data")
     low, high, verdict = SCOPES[scope]
+    mechanical, main = study.declared.kind == "mechanism", study.declared.claim == MAIN
+    nothing = pd.DataFrame()
+    recalibrated = mechanism.recalibration(study, rows) if mechanical else nothing
     computed = {
         "words": said,
         "pooled": over_sets,
         "means": verdicts.means(study),
-        "networks": ranks.networks(study),
-        "regime": regime.cells(study) if study.declared.family is None else pd.DataFrame(),
-        "trends": regime.trends(study),
-        "recalibration": mechanism.recalibration(study, rows),
-        "shift": mechanism.shifts(study),
+        "networks": ranks.networks(study) if main else nothing,
+        "regime": regime.cells(study) if study.declared.family is None else nothing,
+        "trends": regime.trends(study) if study.declared.claim in WHY else nothing,
+        "recalibration": recalibrated,
+        "shares": mechanism.shares(study, recalibrated) if mechanical else nothing,
+        "shift": mechanism.shifts(study) if mechanical else nothing,
         "edges": checks.edges(study),
         "never_reached": checks.never_reached(study),
         "neighbours": checks.neighbours(study),
     }
+    known = provenance.provenance(study) if study.records else {"lines": [], "doubts": []}
     rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
-    return Section(study, rows, scope, computed, provenance.provenance(study))
+    return Section(study, rows, scope, computed, known)
 
 
 def draw(section: Section) -> Iterator[tuple[str, Figure]]:
@@ -196,7 +201,7 @@ def draw(section: Section) -> Iterator[tuple[str, Figure]]:
     if len(section.means):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     shift = section.tables["shift"]
-    if study.declared.kind == "mechanism" and len(shift):
+    if len(shift):
         shift = shift[shift["epoch"].eq("end") & shift["rate"].gt(0)]
         shift = shift.assign(estimate=shift["measured"], low=shift["measured"], high=shift["measured"])
         ratio = figures.Scale("variance at inference / in training", factor=1, base=1)
