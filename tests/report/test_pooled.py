@@ -16,7 +16,7 @@ from normdrop.report.study import Study
 from normdrop.report.words import words
 
 RNG = np.random.default_rng(11)
-EFFECTS, ERRORS = RNG.normal(0.004, 0.01, 9), RNG.uniform(0.001, 0.02, 9)
+EFFECTS, ERRORS = RNG.normal(0.004, 0.02, 9), RNG.uniform(0.001, 0.02, 9)
 
 
 def population(root: Path, effects: dict[str, np.ndarray], **where: Any) -> Study:

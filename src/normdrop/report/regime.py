@@ -23,9 +23,9 @@ def cells(study: Study) -> pd.DataFrame:
     """
     found = []
     place, declared = [*study.place, "rate"], study.declared
-    for old, new in (("bn", "bn"), ("bn", "ln")):
-        sides = [[name.replace(old, new) for name in side] for side in declared.sides]
-        if (old != new and sides == declared.sides) or not {*sides[0], *sides[1]} <= set(study.arrangements):
+    control = [[name.replace("bn", "ln") for name in side] for side in declared.sides]
+    for sides in [declared.sides] if control == declared.sides else [declared.sides, control]:
+        if not {*sides[0], *sides[1]} <= set(study.arrangements):
             continue
         again = f"recal_{declared.metric}"
         contrast = replace(declared, contrast=dict(zip("ab", sides, strict=True)), secondary=(again,), family=None)

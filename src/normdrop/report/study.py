@@ -274,7 +274,7 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
     keys = [key for key in settings if key not in own and key != "beyond"]
     # A network also stands for positions that nobody asked for.
     asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
-    networks = [network for record in records for network in _networks(record) if network["position"] in asked]
+    networks = [network for record in records for network in _networks(record, asked)]
     columns = [column for column in replicates if column in READ or column in METRICS]
     table = pd.DataFrame(networks).merge(settings, left_on="condition", right_index=True)
     table = _measured(table.merge(replicates[["condition", *columns]], on="condition"))
@@ -285,8 +285,8 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
     return Study(name, path, declared, records, table, keys, told_apart, **left)
 
 
-def _networks(record: Record) -> Iterable[dict[str, Any]]:
-    """What is known of a configuration, once for each arrangement and position that its network stands for."""
+def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
+    """What is known of a configuration, once for each arrangement and asked position that its network stands for."""
     rows, config = record["rows"], record["config"]
     batch, alone = config["batch_size"], rows["train"] % config["batch_size"] == 1  # such a row is left out
     row = {
@@ -301,9 +301,10 @@ def _networks(record: Record) -> Iterable[dict[str, Any]]:
         "budget": config["trainer"]["max_epochs"] * math.ceil((rows["train"] - (alone and batch > 1)) / batch),
     }
     itself = (record["arrangement"], record["position"])
-    for arrangement, position in dict.fromkeys([itself, *map(tuple, record["stands_for"])]):
-        stands_in = (arrangement, position) != itself
-        yield row | {"arrangement": arrangement, "position": position, "stands_in": stands_in}
+    names = [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in asked]
+    # A network of a position that nobody asked for is known by the first one that somebody did.
+    known = itself if itself in names else next(iter(names), None)
+    return [row | {"arrangement": a, "position": p, "stands_in": (a, p) != known} for a, p in names]
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
