@@ -257,8 +257,9 @@ def _declared(study: dict[str, Any]) -> Declared:
     if kind not in KINDS:
         raise ValueError(f"kind {kind}: known are {', '.join(KINDS)}")
     said["metrics"] = [metric] if isinstance(metric, str) else metric
+    said.setdefault("secondary", [])
     if kind == "mechanism":  # is of what recalibration leaves of the difference
-        said["secondary"] = [*said.get("secondary", []), "recal_test_acc"]
+        said["secondary"] = [*said["secondary"], "recal_test_acc"]
     if not KINDS[kind].consumes:
         said.pop("over", None)
     known = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
