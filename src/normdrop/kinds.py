@@ -32,7 +32,7 @@ def loss(values: pd.DataFrame) -> dict[str, pd.Series]:
 def ladder(values: pd.DataFrame) -> dict[str, pd.Series]:
     """Each rung, and the trend: the change from the first to the last along a line, rungs equally far apart."""
     rungs = {_text(rung): values[rung] for rung in values}
-    return rungs | {"trend": trend(values)}
+    return rungs | {"trend": trend(values)} if len(rungs) > 1 else rungs
 
 
 def trend(values: pd.DataFrame) -> pd.Series:
