@@ -17,10 +17,10 @@ from normdrop.report.verdicts import rows
 def cells(study: Study) -> pd.DataFrame:
     """The map: A - B at equal rate at every place, and the same with layer normalization in place of BN as the control.
 
-    Columns: contrast, dataset, position, the keys, rate, part (of a ladder the rung, or its trend), n, estimate, ci_low,
-    ci_high, p_value, p_tost, the same of recalibrated networks (recal, recal_low, recal_high) where measured, word: ahead
-    and behind (the interval lies on that side of 0), no difference (the equivalence test rejects), open. Exploratory:
-    nothing is adjusted.
+    Columns: contrast, dataset, position, the keys, rate, part (of a ladder the rung, or its trend), n, estimate,
+    ci_low, ci_high, p_value, p_tost, the same of recalibrated networks (recal, recal_low, recal_high) where measured,
+    word: ahead and behind (the interval lies on that side of 0), no difference (the equivalence test rejects), open.
+    Exploratory: nothing is adjusted.
     """
     found = []
     place, declared = [*study.place, "rate", "part"], study.declared
