@@ -262,8 +262,10 @@ def _declared(study: dict[str, Any]) -> Declared:
         said["secondary"] = [*said["secondary"], "recal_test_acc"]
     if not KINDS[kind].consumes:
         said.pop("over", None)
-    known = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
-    return Declared(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    known: dict[str, Any] = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
+    for key, value in known.items():
+        known[key] = tuple(value) if isinstance(value, list) else value
+    return Declared(**known)
 
 
 def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFrame, left: dict[str, Any]) -> Study:
@@ -272,7 +274,7 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
         declared = replace(declared, tuned=("rate", *declared.tuned))  # best against best is over all rates
     own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
     settings, told_apart = _settings(records, own)
-    keys = [key for key in settings if key not in own and key != "beyond"]
+    keys = [str(key) for key in settings if key not in own and key != "beyond"]
     # A network also stands for positions that nobody asked for.
     asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
     networks = [network for record in records for network in _networks(record, asked)]
@@ -326,7 +328,7 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     """
     names = [record["condition"] for record in records]
     flat = flattened(records)
-    flat = flat.drop(columns=[key for key in flat if under(key, FREE)])
+    flat = flat.drop(columns=[key for key in flat if under(str(key), FREE)])
     named = [{key for key in record["setting"] if not under(key, (*FREE, *own))} for record in records]
     settings = pd.DataFrame(index=names)
     for key in dict.fromkeys([*own, *sorted(set().union(*named))]):
@@ -337,7 +339,8 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
             settings[key] = values
     groups = [[record["dataset"] for record in records], *(settings[key].astype(str) for key in settings)]
     several = flat.astype(str).groupby(groups).nunique().gt(1).any()
-    untold = [key for key in flat if several[key] and not under(key, tuple(settings))]
+    told = [str(key) for key in settings]
+    untold = [str(key) for key, differs in several.items() if differs and not under(str(key), told)]
     told_apart = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
     fewest = min(map(len, named))
     settings = settings.assign(**{key: flat[key] for key in untold}, beyond=[len(keys) > fewest for keys in named])
