@@ -5,6 +5,7 @@ A new kind is one more object here and, if it consumes a key, one function that 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ def spread(values: pd.DataFrame) -> dict[str, pd.Series]:
 
 def loss(values: pd.DataFrame) -> dict[str, pd.Series]:
     """The value where the key is nearest 0, minus that at each other one, and the mean of these losses."""
-    start = min(values, key=abs)
+    rungs: list[Any] = list(values)
+    start = min(rungs, key=abs)
     lost = values.drop(columns=start).rsub(values[start], axis=0)
     parts = {"": lost.mean(axis=1, skipna=False)}
     if lost.shape[1] > 1:
@@ -32,14 +34,14 @@ def loss(values: pd.DataFrame) -> dict[str, pd.Series]:
 def ladder(values: pd.DataFrame) -> dict[str, pd.Series]:
     """Each rung, and the trend: the change from the first to the last along a line, rungs equally far apart."""
     rungs = {_text(rung): values[rung] for rung in values}
-    return rungs | {"trend": trend(values)}
+    return rungs | {"trend": trend(values)} if len(rungs) > 1 else rungs
 
 
 def trend(values: pd.DataFrame) -> pd.Series:
     """Least-squares change of each row from the first column to the last; NaN where a value is missing."""
     steps = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
-    slope = values @ steps / (steps @ steps)
-    return slope * (len(steps) - 1)
+    slope = values.to_numpy(dtype=float) @ steps / (steps @ steps)
+    return pd.Series(slope * (len(steps) - 1), index=values.index)
 
 
 def _text(rung: object) -> str:

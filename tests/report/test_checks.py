@@ -93,7 +93,7 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(*words: str) -> str:
         if words[0] == "show":
             return text[words[1].partition(":")[2]]
-        assert set(words[4:]) == set(text)
+        assert set(words[5:]) == set(text)
         return "abc 1000"
 
     monkeypatch.setattr(git, "_git", said)

@@ -334,8 +334,7 @@ def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves
     rng = np.random.default_rng(5)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 10, 40)} for _ in "ab")
     a[10][0] = np.nan
-    rows = rows_of(along(tmp_path, "ladder", a, b), family="declared").set_index("part")
-    assert list(rows.index) == ["1", "2", "10", "40", "trend"]
+    rows = rows_of(along(tmp_path, "ladder", a, b)).set_index("part").loc[["1", "2", "10", "40", "trend"]]
     row = rows.loc["trend"]
     assert (row["n"], row["left_out"]) == (7, 1)
     difference = np.array([a[k] - b[k] for k in a])[:, 1:]
@@ -343,7 +342,7 @@ def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves
     for k in a:
         assert rows.loc[str(k), "estimate"] == pytest.approx(np.nanmean(a[k] - b[k]))
     assert rows["n"].to_list() == [8, 8, 7, 8, 7]
-    assert rows["p_holm"].to_list() == pytest.approx(multipletests(rows["p_value"], method="holm")[1].tolist())
+    assert rows["family"].to_list() == ["exploratory"] * 4 + ["declared"]  # the trend alone confirms
 
 
 @pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])

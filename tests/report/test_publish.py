@@ -18,7 +18,7 @@ def published(tmp_path: Path) -> tuple[Path, Path]:
     shift = [{"layer": 1, "seed": s, "case": "noise→bn", "measured": s / 7} for s in range(3)]
     live = fake_study(tmp_path / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
                       settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
-    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True)
+    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True, exist_ok=True)
     (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").write_text("ValueError: no")
     write(load(tmp_path / "live"), tmp_path / "out")
     return live, tmp_path / "out" / "x"

@@ -129,7 +129,7 @@ def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndar
         yield "", of_a.to_numpy(), of_b.to_numpy()
         return
     tables = rungs(study, pair, metric)
-    if tables[0].shape[1] > 1:
+    if tables[0].shape[1] > 1 or (study.kind.answer and tables[0].shape[1]):  # a single rung may stand beside a ladder
         reduced = [study.kind.reduce(table) for table in tables]
         for part in reduced[0]:
             yield part, reduced[0][part].to_numpy(), reduced[1][part].to_numpy()

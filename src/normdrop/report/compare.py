@@ -63,23 +63,24 @@ def compare(
     fresh: every seed drew rows of its own, so that the two scopes are one. budget: the value of a seed that never
     reached its level.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"a of shape {a.shape}, b of shape {b.shape}: need one value per seed on both sides")
+    of_a, of_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if of_a.shape != of_b.shape or of_a.ndim != 1:
+        raise ValueError(f"a of shape {of_a.shape}, b of shape {of_b.shape}: need one value per seed on both sides")
     if rope <= 0:
         raise ValueError(f"rope={rope}: must be a positive difference in the metric's unit")
-    lost_a, lost_b = ~np.isfinite(a), ~np.isfinite(b)
+    lost_a, lost_b = ~np.isfinite(of_a), ~np.isfinite(of_b)
     one_sided, kept = abs(int(lost_a.sum()) - int(lost_b.sum())), ~(lost_a | lost_b)
-    a, b = a[kept], b[kept]
-    n, left_out, never = len(a), int((~kept).sum()), int(((a == budget) & (b == budget)).sum())
+    of_a, of_b = of_a[kept], of_b[kept]
+    n, left_out, never = len(of_a), int((~kept).sum()), int(((of_a == budget) & (of_b == budget)).sum())
     if n < 2:
         return Comparison(n, left_out, one_sided, never)
-    difference = differences(a, b)
+    difference = differences(of_a, of_b)
     mean, sd = float(difference.mean()), float(difference.std(ddof=1))
     here = t_tests(mean, sd / math.sqrt(n), n - 1, rope, alpha)
     error = sd * math.sqrt(1 / n + test_train_ratio)
     new = here if fresh else t_tests(mean, error, n - 1, rope, alpha)
-    return Comparison(n, left_out, one_sided, never, mean, sd, float(a.mean()), float(b.mean()), *here, *new)
+    means = float(of_a.mean()), float(of_b.mean())
+    return Comparison(n, left_out, one_sided, never, mean, sd, *means, *here, *new)
 
 
 def differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,7 +102,7 @@ def t_tests(mean: float, error: float, freedom: int, rope: float, alpha: float) 
     if math.isnan(error):
         return NAN, NAN, NAN, NAN
     if error == 0:
-        return mean, mean, 0.5**freedom if mean else 1.0, float(abs(mean) >= rope)
+        return mean, mean, 0.5**freedom if mean else 1.0, float(not abs(mean) < rope)  # 1 without a rope
     half = error * t_quantile(1 - alpha / 2, freedom)
     p_value = 2 * special.stdtr(freedom, -abs(mean) / error)
     p_tost = special.stdtr(freedom, (abs(mean) - rope) / error)
@@ -110,12 +111,12 @@ def t_tests(mean: float, error: float, freedom: int, rope: float, alpha: float) 
 
 def mean_interval(values: ArrayLike, alpha: float = 0.05) -> tuple[float, float, float]:
     """Mean of what is finite, and its t interval; NaN ends with fewer than two values."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else NAN), NAN, NAN
-    half = t_quantile(1 - alpha / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    if len(known) < 2:
+        return (float(known.mean()) if len(known) else NAN), NAN, NAN
+    half = t_quantile(1 - alpha / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
+    return float(known.mean()), float(known.mean() - half), float(known.mean() + half)
 
 
 def t_quantile(level: float, freedom: float) -> float:

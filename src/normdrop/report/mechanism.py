@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from normdrop.report.compare import holm, mean_interval
@@ -70,4 +68,5 @@ def shifts(study: Study) -> pd.DataFrame:
     if not entries:
         return pd.DataFrame(columns=[*place, "epoch", "layer", "case", "measured", "predicted", "running", "seeds"])
     trained = study.table.loc[~study.table["stands_in"], place].drop_duplicates("condition")
-    return trained.merge(pd.DataFrame(entries), on="condition").fillna({"predicted": math.nan, "running": math.nan})
+    numbers = dict.fromkeys(("measured", "predicted", "running"), float)
+    return trained.merge(pd.DataFrame(entries).astype(numbers), on="condition")

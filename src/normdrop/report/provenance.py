@@ -27,7 +27,8 @@ def provenance(study: Study) -> dict[str, Any]:
     facts["lines"] = [f"Trained {facts['began']} to {facts['ended']}, from commit {', '.join(facts['commits'])}."]
     if not facts["clean"]:
         facts["doubts"].append("Some seeds were trained from a tree with changes that no commit has.")
-    for (commit, experiment), began in batches.groupby(["commit", "experiment"])["began"].min().items():
+    first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()
+    for commit, experiment, began in first.to_numpy().tolist():
         try:
             files, said = _declared(commit, experiment)
             by, at = _git("log", "-1", "--format=%h %ct", commit, "--", *files).split()

@@ -102,9 +102,13 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
 def averaged(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Variance shift of one configuration, averaged over its seeds: epoch, layer, case, then measured (variance in
     evaluation over that in training), predicted and running (None: not known), and the number of seeds."""
+    if not entries:
+        return []
     values = ["measured", "predicted", "running"]
     table = pd.DataFrame([{"epoch": "end", "case": ""} | dict.fromkeys(values) | entry for entry in entries])
-    if len(table) and "seeds" not in table:  # else it is published
+    if "seeds" not in table:  # else it is published
         groups = table.astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
         table = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
-    return json.loads(table.to_json(orient="records", double_precision=5))
+    table = table[["epoch", "layer", "case", *values, "seeds"]]
+    averages: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=5))
+    return averages

@@ -17,20 +17,20 @@ from normdrop.report.verdicts import rows
 def cells(study: Study) -> pd.DataFrame:
     """The map: A - B at equal rate at every place, and the same with layer normalization in place of BN as the control.
 
-    Columns: contrast, dataset, position, the keys, rate, n, estimate, ci_low, ci_high, p_value, p_tost, the same of
-    recalibrated networks (recal, recal_low, recal_high) where measured, word: ahead and behind (the interval lies on
-    that side of 0), no difference (the equivalence test rejects), open. Exploratory: nothing is adjusted.
+    Columns: contrast, dataset, position, the keys, rate, part (of a ladder the rung, or its trend), n, estimate,
+    ci_low, ci_high, p_value, p_tost, the same of recalibrated networks (recal, recal_low, recal_high) where measured,
+    word: ahead and behind (the interval lies on that side of 0), no difference (the equivalence test rejects), open.
+    Exploratory: nothing is adjusted.
     """
     found = []
-    place, declared = [*study.place, "rate"], study.declared
-    for old, new in (("bn", "bn"), ("bn", "ln")):
-        sides = [[name.replace(old, new) for name in side] for side in declared.sides]
-        if (old != new and sides == declared.sides) or not {*sides[0], *sides[1]} <= set(study.arrangements):
+    place, declared = [*study.place, "rate", "part"], study.declared
+    control = [[name.replace("bn", "ln") for name in side] for side in declared.sides]
+    for sides in [declared.sides] if control == declared.sides else [declared.sides, control]:
+        if not {*sides[0], *sides[1]} <= set(study.arrangements):
             continue
         again = f"recal_{declared.metric}"
         contrast = replace(declared, contrast=dict(zip("ab", sides, strict=True)), secondary=(again,), family=None)
         table = rows(replace(study, declared=contrast), only="same_rate")
-        table = table[~table["beyond"].astype(bool)]
         first = table[table["metric"] == declared.metric]
         named = {"estimate": "recal", "ci_low": "recal_low", "ci_high": "recal_high"}
         recal = table[table["metric"] == again].rename(columns=named)[[*place, *named.values()]]
@@ -59,16 +59,13 @@ def trends(study: Study) -> pd.DataFrame:
     """
     declared, found, tables = study.declared, [], []
     for pair in pairs(study):
-        difference = (
-            pair.a[declared.metric].astype(float).sub(pair.b[declared.metric].astype(float)).rename("difference")
-        )
+        a, b = (side[declared.metric].astype(float) for side in (pair.a, pair.b))
+        difference = (a - b).rename("difference").reset_index()
         rate = np.nan if pair.rate is None else pair.rate
-        place = pair.place | {"comparison": pair.comparison, "rate": rate, "beyond": bool(pair.a["beyond"].any())}
-        tables.append(difference.reset_index().assign(**place))
+        tables.append(difference.assign(**pair.place, comparison=pair.comparison, rate=rate))
     if not tables:
         return pd.DataFrame()
-    table = pd.concat(tables, ignore_index=True)
-    table = table[~table["beyond"]].drop(columns="beyond").fillna({"rate": -1.0})
+    table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})
     keys = [key for key in (declared.over, *study.keys) if key]
     for key in (key for key in keys if pd.api.types.is_numeric_dtype(table[key]) and table[key].nunique() > 1):
         others = [name for name in table if name not in (key, "difference", "seed")]

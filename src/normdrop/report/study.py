@@ -257,12 +257,15 @@ def _declared(study: dict[str, Any]) -> Declared:
     if kind not in KINDS:
         raise ValueError(f"kind {kind}: known are {', '.join(KINDS)}")
     said["metrics"] = [metric] if isinstance(metric, str) else metric
+    said.setdefault("secondary", [])
     if kind == "mechanism":  # is of what recalibration leaves of the difference
-        said["secondary"] = [*said.get("secondary", []), "recal_test_acc"]
+        said["secondary"] = [*said["secondary"], "recal_test_acc"]
     if not KINDS[kind].consumes:
         said.pop("over", None)
-    known = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
-    return Declared(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+    known: dict[str, Any] = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
+    for key, value in known.items():
+        known[key] = tuple(value) if isinstance(value, list) else value
+    return Declared(**known)
 
 
 def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFrame, left: dict[str, Any]) -> Study:
@@ -271,10 +274,10 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
         declared = replace(declared, tuned=("rate", *declared.tuned))  # best against best is over all rates
     own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
     settings, told_apart = _settings(records, own)
-    keys = [key for key in settings if key not in own and key != "beyond"]
+    keys = [str(key) for key in settings if key not in own and key != "beyond"]
     # A network also stands for positions that nobody asked for.
     asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
-    networks = [network for record in records for network in _networks(record) if network["position"] in asked]
+    networks = [network for record in records for network in _networks(record, asked)]
     columns = [column for column in replicates if column in READ or column in METRICS]
     table = pd.DataFrame(networks).merge(settings, left_on="condition", right_index=True)
     table = _measured(table.merge(replicates[["condition", *columns]], on="condition"))
@@ -285,8 +288,8 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
     return Study(name, path, declared, records, table, keys, told_apart, **left)
 
 
-def _networks(record: Record) -> Iterable[dict[str, Any]]:
-    """What is known of a configuration, once for each arrangement and position that its network stands for."""
+def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
+    """What is known of a configuration, once for each arrangement and asked position that its network stands for."""
     rows, config = record["rows"], record["config"]
     batch, alone = config["batch_size"], rows["train"] % config["batch_size"] == 1  # such a row is left out
     row = {
@@ -301,9 +304,10 @@ def _networks(record: Record) -> Iterable[dict[str, Any]]:
         "budget": config["trainer"]["max_epochs"] * math.ceil((rows["train"] - (alone and batch > 1)) / batch),
     }
     itself = (record["arrangement"], record["position"])
-    for arrangement, position in dict.fromkeys([itself, *map(tuple, record["stands_for"])]):
-        stands_in = (arrangement, position) != itself
-        yield row | {"arrangement": arrangement, "position": position, "stands_in": stands_in}
+    names = [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in asked]
+    # A network of a position that nobody asked for is known by the first one that somebody did.
+    known = itself if itself in names else next(iter(names), None)
+    return [row | {"arrangement": a, "position": p, "stands_in": (a, p) != known} for a, p in names]
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
@@ -324,7 +328,7 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     """
     names = [record["condition"] for record in records]
     flat = flattened(records)
-    flat = flat.drop(columns=[key for key in flat if under(key, FREE)])
+    flat = flat.drop(columns=[key for key in flat if under(str(key), FREE)])
     named = [{key for key in record["setting"] if not under(key, (*FREE, *own))} for record in records]
     settings = pd.DataFrame(index=names)
     for key in dict.fromkeys([*own, *sorted(set().union(*named))]):
@@ -335,7 +339,8 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
             settings[key] = values
     groups = [[record["dataset"] for record in records], *(settings[key].astype(str) for key in settings)]
     several = flat.astype(str).groupby(groups).nunique().gt(1).any()
-    untold = [key for key in flat if several[key] and not under(key, tuple(settings))]
+    told = [str(key) for key in settings]
+    untold = [str(key) for key, differs in several.items() if differs and not under(str(key), told)]
     told_apart = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
     fewest = min(map(len, named))
     settings = settings.assign(**{key: flat[key] for key in untold}, beyond=[len(keys) > fewest for keys in named])

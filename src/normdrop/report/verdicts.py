@@ -81,6 +81,7 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
         for metric in dict.fromkeys([*declared.metrics, *declared.secondary]):
             mine = pair.counted and pair.comparison == declared.family and metric in declared.metrics
             for part, a, b in values(study, pair, metric):
+                confirms = mine and part == (study.kind.answer or part)  # of a ladder the trend alone
                 yield (
                     pair.place
                     | {
@@ -90,7 +91,7 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
                         "rate_b": _rate(pair.b, pair.rate),
                         "part": part,
                         "counted": pair.counted,
-                        "family": DECLARED if mine else EXPLORATORY,
+                        "family": DECLARED if confirms else EXPLORATORY,
                         "a": " or ".join(declared.sides[0]),
                         "b": " or ".join(declared.sides[1]),
                     }
