@@ -27,7 +27,7 @@ def made(
     seeds: int = 6,
     **declared: Any,
 ) -> Study:
-    """bn_dropout is `effect(position, rate, size)` ahead; declared: as of `Declared`, nothing for an exploratory sweep."""
+    """bn_dropout is `effect(position, rate, size)` ahead; declared: as of `Declared`, none for a sweep."""
     rng = np.random.default_rng(0)
     rows = []
     for number, size in itertools.product(range(datasets), sizes or (0,)):
@@ -39,7 +39,12 @@ def made(
                 place = {"dataset": f"d{number}", "arrangement": arrangement, "position": position, "rate": rate}
                 place |= {"data.train_size": size} if sizes else {}
                 place["condition"] = f"d{number}/{arrangement}/{position}/q{rate:g}/{size}"
-                values = {"seed": range(seeds), "test_acc": accuracy, "test_nll": 1 - accuracy, "gap": 0.2 - accuracy / 5}
+                values = {
+                    "seed": range(seeds),
+                    "test_acc": accuracy,
+                    "test_nll": 1 - accuracy,
+                    "gap": 0.2 - accuracy / 5,
+                }
                 values |= {"val_acc": accuracy - rate / 10, "val_nll": 1 - accuracy, "diverged": False}
                 rows.append(pd.DataFrame(place | values))
     table = pd.concat(rows, ignore_index=True)

@@ -96,7 +96,9 @@ def test_a_forest_has_each_rows_interval_in_its_place_and_the_mean_below_with_bo
 
 
 def test_two_metrics_never_share_an_axis() -> None:
-    table = pd.concat([rows(dataset=["one", "two"], position=["after"]).assign(metric=name) for name in ("gap", "nll_gap")])
+    table = pd.concat(
+        [rows(dataset=["one", "two"], position=["after"]).assign(metric=name) for name in ("gap", "nll_gap")]
+    )
     scales = {"gap": SCALE, "nll_gap": figures.Scale("difference in NLL gap (nats)", 1, sides=SCALE.sides)}
     figure = figures.forest(table, [], scales, table.iloc[:0])
     assert [ax.get_xlabel() for ax in figure.axes] == [scales[name].label for name in ("gap", "nll_gap")]
@@ -105,7 +107,9 @@ def test_two_metrics_never_share_an_axis() -> None:
 
 
 def test_a_map_is_blue_where_a_is_ahead_and_faint_where_the_interval_has_0() -> None:
-    table = rows(dataset=["one"], contrast=["bn_dropout - dropout_bn"], position=["after", "before"], lr=[0.1, 0.2], rate=[0.3])
+    table = rows(
+        dataset=["one"], contrast=["bn_dropout - dropout_bn"], position=["after", "before"], lr=[0.1, 0.2], rate=[0.3]
+    )
     table["estimate"] = [0.05, -0.05, 0.01, 0.02]
     table = table.assign(ci_low=table["estimate"] - 0.015, ci_high=table["estimate"] + 0.015)
     figure = figures.regime(table, ["lr"], SCALE)

@@ -16,7 +16,6 @@ from normdrop.report.__main__ import main
 from normdrop.report.study import Declared, Study
 
 
-
 def silent(line: str) -> None:
     """What is being worked on."""
 
@@ -179,7 +178,7 @@ def test_an_unknown_backend_and_an_ascii_locale_do_no_harm(monkeypatch: pytest.M
     code = (
         "import os, sys; import normdrop.report.page; from normdrop.report.__main__ import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "main(['−']); print(os.environ['MPLBACKEND'], 'torch' in sys.modules)"
+        "main([chr(0x2212)]); print(os.environ['MPLBACKEND'], 'torch' in sys.modules)"
     )
     monkeypatch.setenv("MPLBACKEND", "module://no.such.backend")
     for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):

@@ -9,7 +9,12 @@ from normdrop.report import tables
 
 @pytest.mark.parametrize(
     ("value", "metric", "text"),
-    [(0.0123, "test_acc", "+1.23"), (-0.00001, "test_acc", "+0.00"), (-0.0126, "test_nll", "-0.013"), (float("nan"), "gap", "—")],
+    [
+        (0.0123, "test_acc", "+1.23"),
+        (-0.00001, "test_acc", "+0.00"),
+        (-0.0126, "test_nll", "-0.013"),
+        (float("nan"), "gap", "—"),
+    ],
 )
 def test_a_number_has_its_metrics_unit_and_digits(value: float, metric: str, text: str) -> None:
     assert tables.number(value, metric) == text
@@ -38,7 +43,10 @@ def test_of_two_orders_a_side_is_named_by_what_comes_first(a: str, b: object, na
 def test_a_place_names_what_tells_rows_apart() -> None:
     rows = pd.DataFrame({"optimizer.lr": [0.01, 0.001], "model.depth": [2, 2], "part": ["", "trend"]})
     keys = tables.varying(rows, ["optimizer.lr", "model.depth"])
-    assert [tables.place(row, keys) for row in rows.to_dict("records")] == ["learning rate 0.01", "learning rate 0.001, trend"]
+    assert [tables.place(row, keys) for row in rows.to_dict("records")] == [
+        "learning rate 0.01",
+        "learning rate 0.001, trend",
+    ]
 
 
 def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 # A notebook names a backend that may not be installed here, and matplotlib would fail as it is imported.
 _named = os.environ.pop("MPLBACKEND", None)
-import matplotlib  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -130,7 +129,9 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     lines = list((size.sort_values(ascending=False) if len(means) else size).index)[:MAX_LINES]
     panels = list(rows.sort_values("metric", kind="stable").groupby(["metric", "position"], sort=False))
     bottom = len(lines) + 0.5
-    figure = Figure(figsize=(WIDTH, 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1), layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH, 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1), layout="constrained"
+    )
     axes = figure.subplots(1, len(panels), sharex=rows["metric"].nunique() == 1, sharey=True, squeeze=False)[0]
     for ax, ((metric, position), panel) in zip(axes, panels, strict=True):
         scale, panel = scales[metric], panel[panel["line"].isin(lines)]
@@ -170,7 +171,9 @@ def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
             ink = "w" if clear[y, x] and abs(size) > 0.6 * top else "k"
             ax.text(x, y, f"{size:+.1f}", ha="center", va="center", fontsize=6, color=ink)
         ax.set_xticks(range(value.shape[1]), [f"{rate:g}" for rate in grid["estimate"].columns], fontsize=7)
-        ax.set_yticks(range(len(value)), [" × ".join(map(shown, np.atleast_1d(key))) for key in grid.index], fontsize=6.5)
+        ax.set_yticks(
+            range(len(value)), [" × ".join(map(shown, np.atleast_1d(key))) for key in grid.index], fontsize=6.5
+        )
         ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in contrast else 'BN'}", fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel("dropout rate", fontsize=8)

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class Section:
 
     @property
     def compared(self) -> pd.DataFrame:
-        """The comparisons that the answer is of, tuned and at fixed rates: of the grid proper, and of the whole claim."""
+        """What the answer is of, tuned and at fixed rates: comparisons of the grid proper and of the whole claim."""
         rows = self.rows[~self.rows["beyond"].astype(bool) & ~self.rows["family"].eq(verdicts.HARNESS)]
         return rows[rows["part"].eq(self.study.kind.answer) & rows["metric"].isin(self.study.declared.metrics)]
 
@@ -149,13 +150,15 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study], tell: 
 
 def section(study: Study) -> Section:
     """All that is computed of a study."""
-    rows = verdicts.rows(study)
+    rows, nothing = verdicts.rows(study), pd.DataFrame()
+    if study.table.empty:
+        told = {"words": words.words(study, rows, nothing)}
+        return Section(study, rows, "these data", defaultdict(pd.DataFrame, told), {"lines": [], "doubts": []})
     over_sets = pooled.pooled(study, rows)
     said = words.words(study, rows, over_sets)
     scope = next((scope for scope in said["scope"] if scope in SCOPES), "these data")
     low, high, verdict = SCOPES[scope]
     mechanical, main = study.declared.kind == "mechanism", study.declared.claim == MAIN
-    nothing = pd.DataFrame()
     recalibrated = mechanism.recalibration(study, rows) if mechanical else nothing
     computed = {
         "words": said,
@@ -171,9 +174,8 @@ def section(study: Study) -> Section:
         "never_reached": checks.never_reached(study),
         "neighbours": checks.neighbours(study),
     }
-    known = provenance.provenance(study) if study.records else {"lines": [], "doubts": []}
     rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
-    return Section(study, rows, scope, computed, known)
+    return Section(study, rows, scope, computed, provenance.provenance(study))
 
 
 def draw(section: Section) -> Iterator[tuple[str, Figure]]:
@@ -238,7 +240,11 @@ def _saved(file: Path, figure: Figure) -> str:
 def _write_tables(folder: Path, sections: Sequence[Section], against: pd.DataFrame | None) -> None:
     found: dict[str, list[pd.DataFrame]] = {"against": [] if against is None else [against]}
     for one in sections:
-        own = {"verdicts": one.rows.drop(columns=["low", "high", "said"]), "replicates": one.study.table, **one.tables}
+        own = {
+            "verdicts": one.rows.drop(columns=["low", "high", "said"], errors="ignore"),
+            "replicates": one.study.table,
+            **one.tables,
+        }
         for name, table in own.items():
             found.setdefault(name, []).append(table.assign(experiment=one.study.name))
     for name, parts in found.items():
