@@ -61,7 +61,7 @@ def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.
     return table.loc[order, columns].reset_index(drop=True)
 
 
-def _verdict(study: Study, row: dict[str, Any], interval: str, scope: str) -> str:
+def _verdict(study: Study, row: dict[Any, Any], interval: str, scope: str) -> str:
     """What a row says in one scope; a row outside the family is exploratory and judged by its own p-values."""
     if reason := refusal(row["result"]):
         return f"refused: {reason}"
