@@ -38,7 +38,7 @@ def networks(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
     tuned = units.xs("tuned", axis=1, level=2, drop_level=False)
-    best = (better * tuned.mean()).idxmin()
+    best = tuned.mean().mul(better).idxmin()
     # Equal means of seeds may differ in their last bits.
     ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
