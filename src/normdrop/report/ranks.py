@@ -37,8 +37,8 @@ def networks(study: Study) -> pd.DataFrame:
     if len(units) < 2:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
-    tuned = units.xs("tuned", axis=1, level=2, drop_level=False)
-    best = tuned.mean().mul(better).idxmin()
+    tuned = {key: better * float(units[key].mean()) for key in scores if key[2] == "tuned"}
+    best = min(tuned, key=tuned.__getitem__)
     # Equal means of seeds may differ in their last bits.
     ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
