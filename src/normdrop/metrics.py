@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps` (a report has them as shares of the
-    step budget). tag: in TensorBoard, or none."""
+    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps` (a report has them as shares of
+    the step budget). tag: in TensorBoard, or none."""
 
     column: str
     words: str
@@ -39,7 +39,7 @@ METRICS = {
         Metric("gap", "accuracy gap", "pp", False, "test/acc_gap"),
         Metric("nll_gap", "NLL gap", "nats", False, "test/loss_gap"),
         Metric("test_balanced_acc", "balanced test accuracy", "pp", True, "test/balanced_acc"),
-        Metric("steps_to_level", "steps to level", "steps", False, "train/steps_to_level"),
+        Metric("steps_to_level", "steps to target loss", "steps", False, "train/steps_to_level"),
         Metric("recal_test_acc", "test accuracy, recalibrated", "pp", True, "test/acc_recalibrated"),
         Metric("recal_test_nll", "test NLL, recalibrated", "nats", False, "test/loss_recalibrated"),
         Metric("train_acc", "training accuracy", "pp", True, "train/acc"),
@@ -49,10 +49,10 @@ METRICS = {
         Metric("val_acc", "validation accuracy", "pp", True, "val/acc"),
         Metric("val_nll", "validation NLL", "nats", False, "val/loss"),
         Metric("val_ece", "validation calibration error", "pp"),
-        Metric("reliance", "accuracy lost to silenced units", "pp", False, "test/reliance"),
-        Metric("reliance_most_used", "accuracy lost to the silencing of the most used units", "pp"),
+        Metric("reliance", "accuracy drop with ablated units", "pp", False, "test/reliance"),
+        Metric("reliance_most_used", "accuracy drop with the most used units ablated", "pp"),
         *(
-            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units silenced", "pp", True)
+            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units ablated", "pp", True)
             for share in SILENCED_FRACTIONS
         ),
     )

@@ -389,3 +389,23 @@ def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(
         write(tmp_path, "bn", runs(0.5 + normal(0.0)), 0.0, position=position, study=study)
     rows = rows_of(tmp_path).set_index("position")
     assert rows["estimate"].to_dict() == pytest.approx({"after": 0.2, "before": 0.1})
+
+
+def test_the_rates_of_a_rung_are_those_chosen_there(tmp_path: Path) -> None:
+    study = {"kind": "ladder", "over": DEPTH, "secondary": []}
+    for depth, best in ((1, 0.1), (2, 0.5)):
+        for rate in (0.1, 0.5):
+            table = runs(0.8, 6, val_acc=0.9 - abs(rate - best))
+            where: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study, "rate": rate}
+            pair(tmp_path, table, runs(0.7, 6), **where)
+    rows = rows_of(tmp_path, comparison="best_vs_best").set_index("part")
+    assert rows["rate_a"].to_dict() == {"1": 0.1, "2": 0.5, "trend": 0.1}
+
+
+def test_a_single_rung_stands_beside_a_ladder_without_a_trend(tmp_path: Path) -> None:
+    study = {"kind": "ladder", "over": DEPTH, "secondary": []}
+    for setting in ({DEPTH: 1}, {DEPTH: 2}, {DEPTH: 1, "model.width": 8}):
+        pair(tmp_path, runs(0.8 + normal(0.0)), runs(0.7), setting=setting, study=study)
+    rows = rows_of(tmp_path, comparison="best_vs_best").set_index(["model.width", "part"])
+    assert [*rows.index] == [(128, "trend"), (128, "1"), (128, "2"), (8, "1")]
+    assert rows["family"].to_list() == ["declared"] + ["exploratory"] * 3

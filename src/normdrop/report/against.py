@@ -86,4 +86,8 @@ def _values(study: Study) -> pd.DataFrame:
     """By data set and key all values of a study, as text."""
     flat = flattened(study.records).astype(str).assign(dataset=[record["dataset"] for record in study.records])
     long = flat.melt("dataset", var_name="key", value_name="").groupby(["dataset", "key"])
-    return long.agg(lambda values: ", ".join(sorted(set(values))))
+    return long.agg(_listed)
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(sorted(set(values)))

@@ -94,7 +94,8 @@ def _variant(study: Study, variant: str, table: pd.DataFrame, without: list[str]
         sound = group["estimate"].notna() & ~group["verdict"].str.startswith("refused")
         used, left_out = group[sound], sorted({*group["dataset"][~sound], *without})
         declared = variant == AS_DECLARED and group["family"].eq(DECLARED).all()
-        row = dict(zip(place, key, strict=True)) | {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
+        row: dict[str, Any] = dict(zip(place, key, strict=True))
+        row |= {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
         row |= {"claim": study.declared.claim, "experiment": study.name}
         row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
@@ -105,12 +106,12 @@ def _variant(study: Study, variant: str, table: pd.DataFrame, without: list[str]
         yield row
 
 
-def _verdict(study: Study, row: dict[str, Any]) -> str:
+def _verdict(study: Study, row: dict[Any, Any]) -> str:
     if pd.isna(row["estimate"]):
         return str(row["verdict"])
     good = study.kind.good(METRICS[row["metric"]].higher_is_better) and row["variant"] != LOG_ODDS
-    names = ("p_holm", "p_tost_holm") if row["family"] == DECLARED else ("p_value", "p_tost")
-    return judged(row["ci_low"], row["ci_high"], *(row[name] for name in names), study.declared.alpha, good)
+    p_value, p_tost = ("p_holm", "p_tost_holm") if row["family"] == DECLARED else ("p_value", "p_tost")
+    return judged(row["ci_low"], row["ci_high"], row[p_value], row[p_tost], study.declared.alpha, good)
 
 
 def _log_odds(table: pd.DataFrame) -> pd.DataFrame:

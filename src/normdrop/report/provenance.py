@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from normdrop.report.study import Record, Study
+from normdrop.report.verdicts import spans
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,6 +26,10 @@ def provenance(study: Study) -> dict[str, Any]:
     facts |= {"versions": sorted(set(batches["versions"])), "clean": bool(batches["clean"].all())}
     facts |= {"began": _time(batches["began"].min()), "ended": _time(batches["finished"].max())}
     facts["lines"] = [f"Trained {facts['began']} to {facts['ended']}, from commit {', '.join(facts['commits'])}."]
+    hours = sum(record.get("wall_seconds") or 0.0 for record in study.records) / 3600
+    versions = "; ".join(facts["versions"])
+    facts["lines"].append(f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {versions}.")
+    facts["lines"] += sorted({f"`{record['command']}`" for record in study.records if record.get("command")})
     if not facts["clean"]:
         facts["doubts"].append("Some seeds were trained from a tree with changes that no commit has.")
     first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()

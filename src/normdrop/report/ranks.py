@@ -27,21 +27,23 @@ def networks(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     apart = [*study.declared.apart, *twins(study)]
     table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(apart)]
-    scores, rates = {}, {}
-    for network, rows in table.groupby(["arrangement", "position"]):
+    scores: dict[tuple[str, str, str], pd.Series] = {}
+    rates: dict[tuple[str, str, str], float] = {}
+    for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
         for how, (score, rate) in _scores(study, rows).items():
-            scores[*network, how], rates[*network, how] = score, rate
+            key = str(arrangement), str(position), how
+            scores[key], rates[key] = score, rate
     units = pd.DataFrame(scores).dropna()
     if len(units) < 2:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
-    tuned = units.xs("tuned", axis=1, level=2, drop_level=False)
-    best = (better * tuned.mean()).idxmin()
+    tuned = {key: better * float(units[key].mean()) for key in scores if key[2] == "tuned"}
+    best = min(tuned, key=tuned.__getitem__)
     # Equal means of seeds may differ in their last bits.
     ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
     found = []
-    for key in units:
+    for key in scores:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
         own, apart_from_best = (mean_interval(values, alpha) for values in (units[key], units[key] - units[best]))

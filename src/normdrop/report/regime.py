@@ -73,8 +73,9 @@ def trends(study: Study) -> pd.DataFrame:
             values = block.pivot(index="seed", columns=key, values="difference").dropna()
             if values.shape[1] < 2 or len(values) < 2:
                 continue
-            change = trend(values)
-            tests = t_tests(change.mean(), change.sem(), len(change) - 1, study.rope(declared.metric), declared.alpha)
+            change = trend(values).to_numpy(dtype=float)
+            error = change.std(ddof=1) / np.sqrt(len(change))
+            tests = t_tests(change.mean(), error, len(change) - 1, study.rope(declared.metric), declared.alpha)
             row = dict(zip(others, place, strict=True)) | {key: "", "key": key, "n": len(change)}
             row |= {"first": values.columns[0], "last": values.columns[-1], "estimate": change.mean()}
             found.append(row | dict(zip(("ci_low", "ci_high", "p_value"), tests, strict=False)))

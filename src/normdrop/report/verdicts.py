@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from normdrop.kinds import text
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, chosen, pairs, values
 from normdrop.report.compare import compare, detectable, holm, judged, needed, refusal
@@ -61,7 +62,7 @@ def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.
     return table.loc[order, columns].reset_index(drop=True)
 
 
-def _verdict(study: Study, row: dict[str, Any], interval: str, scope: str) -> str:
+def _verdict(study: Study, row: dict[Any, Any], interval: str, scope: str) -> str:
     """What a row says in one scope; a row outside the family is exploratory and judged by its own p-values."""
     if reason := refusal(row["result"]):
         return f"refused: {reason}"
@@ -87,8 +88,8 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
                     | {
                         "comparison": pair.comparison,
                         "rate": math.nan if pair.rate is None else pair.rate,
-                        "rate_a": _rate(pair.a, pair.rate),
-                        "rate_b": _rate(pair.b, pair.rate),
+                        "rate_a": _rate(_at(study, pair.a, part), pair.rate),
+                        "rate_b": _rate(_at(study, pair.b, part), pair.rate),
                         "part": part,
                         "counted": pair.counted,
                         "family": DECLARED if confirms else EXPLORATORY,
@@ -97,6 +98,13 @@ def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
                     }
                     | _numbers(study, metric, a, b, pair.a, pair.b)
                 )
+
+
+def _at(study: Study, side: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The rows that a part of the claim is of: a rung's own, else all."""
+    if not study.declared.over or part in ("", study.kind.answer):
+        return side
+    return side[side.index.get_level_values(study.declared.over).map(text) == part]
 
 
 def _rate(side: pd.DataFrame, rate: float | None = None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -57,10 +57,10 @@ def pooled_word(verdict: str, prediction: tuple[float, float], rope: float) -> s
     return POOLED_WORDS[head(verdict)]
 
 
-def counts(verdicts: Sequence[str]) -> dict[str, int]:
+def counts(verdicts: Iterable[str]) -> dict[str, int]:
     heads = Counter(map(head, verdicts))
     named = {word: heads[word] for word in ("better", "worse", "equivalent", "refused")}
-    return named | {"open": heads["inconclusive"], "n": len(verdicts)}
+    return named | {"open": heads["inconclusive"], "n": heads.total()}
 
 
 def family(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
