@@ -11,6 +11,7 @@ from typing import Any
 
 # A notebook names a backend that may not be installed here, and matplotlib would fail as it is imported.
 _named = os.environ.pop("MPLBACKEND", None)
+from matplotlib import rc_context  # noqa: E402, F401
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 

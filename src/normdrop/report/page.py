@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
-from matplotlib.figure import Figure
 from PIL import Image
 
 from normdrop.metrics import METRICS
@@ -126,7 +124,7 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study], tell: 
         for number, study in enumerate(studies, 1):
             tell(f"{study.name} ({number} of {len(studies)})")
             sections.append(section(study))
-            with matplotlib.rc_context(figures.STYLE):
+            with figures.rc_context(figures.STYLE):
                 for name, figure in draw(sections[-1]):
                     sections[-1].figures[name] = _saved(folder / f"{sections[-1].slug}-{name}.png", figure)
         alarm = checks.alarm(pd.concat([one.rows for one in sections], ignore_index=True))
@@ -178,7 +176,7 @@ def section(study: Study) -> Section:
     return Section(study, rows, scope, computed, provenance.provenance(study))
 
 
-def draw(section: Section) -> Iterator[tuple[str, Figure]]:
+def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     """The figures that there are numbers for; first that of the answer."""
     study, compared, keys = section.study, section.compared, section.study.keys
     if compared.empty:
@@ -229,7 +227,7 @@ def _rungs(section: Section) -> pd.DataFrame:
     return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{declared.over: rungs["part"].astype(float)})
 
 
-def _saved(file: Path, figure: Figure) -> str:
+def _saved(file: Path, figure: figures.Figure) -> str:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     # A palette holds all that a plot shows, in a quarter of the bytes.
