@@ -1,4 +1,4 @@
-"""Conditions with exactly the numbers that a test gives, and the report's way from them to its rows and figures."""
+"""Conditions with exactly the numbers that a test gives, and the report's way from them to its rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import stats
 
 from fake_study import STUDY, write_condition
-from normdrop.report import figures
-from normdrop.report.checks import checks
-from normdrop.report.contrasts import contrasts
-from normdrop.report.mechanism import shifts
-from normdrop.report.records import Study, load
-from normdrop.report.regime import regime
-from normdrop.report.verdicts import verdicts
+from normdrop.report.study import Study, load
+from normdrop.report.verdicts import rows
 
 SPREAD = 0.01
 
@@ -50,14 +44,13 @@ def pair(root: Path, a: pd.DataFrame, b: pd.DataFrame, **where: Any) -> Path:
 
 
 def study_of(root: Path) -> Study:
-    (study,) = load(root).studies
+    (study,) = load(root)
     return study
 
 
 def rows_of(root: Path, **where: Any) -> pd.DataFrame:
     """The rows of verdicts.csv in which the columns have these values, in their order."""
-    study = study_of(root)
-    table = verdicts(study, contrasts(study))
+    table = rows(study_of(root))
     for column, value in where.items():
         table = table[table[column] == value]
     return table
@@ -66,20 +59,3 @@ def rows_of(root: Path, **where: Any) -> pd.DataFrame:
 def one(root: Path, **where: Any) -> pd.Series:
     (row,) = (row for _, row in rows_of(root, **where).iterrows())
     return row
-
-
-def checks_of(root: Path) -> str:
-    """What was checked, a line each."""
-    study = study_of(root)
-    found = contrasts(study)
-    return "\n".join(checks(study, found, verdicts(study, found), shifts(study)))
-
-
-def drawn(root: Path, rows: pd.DataFrame | None = None) -> dict[str, Figure]:
-    """The figures of a study by name; of its own rows, or of these."""
-    study = study_of(root)
-    found = contrasts(study)
-    rows = verdicts(study, found) if rows is None else rows
-    shift = shifts(study)
-    drawings = figures.draw(study, found, rows, shift[shift["epoch"] == "end"], cells=regime(study, shift))
-    return {name: figure for name, _, figure in drawings}

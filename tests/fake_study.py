@@ -25,7 +25,7 @@ STUDY: dict[str, Any] = {
     "kind": "difference",
     "over": None,
     "tuned": ["rate"],
-    "rope": {"test_acc": 0.005, "test_nll": 0.02, "test_ece": 0.005, "gap": 0.005, "steps_to_level": 1.1},
+    "rope": {"test_acc": 0.005, "test_nll": 0.02, "test_ece": 0.005, "gap": 0.005},
     "alpha": 0.05,
     "family": "best_vs_best",
 }

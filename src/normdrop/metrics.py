@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps`. tag: in TensorBoard, or none."""
+    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps` (a report has them as shares of
+    the step budget). tag: in TensorBoard, or none."""
 
     column: str
     words: str
@@ -15,13 +16,13 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a stored value is multiplied by to have the unit."""
-        return 100.0 if self.unit == "pp" else 1.0
+        """What a report multiplies a value by to have the unit; of steps, per cent of the budget."""
+        return 1.0 if self.unit == "nats" else 100.0
 
     @property
     def rope(self) -> float:
-        """Differences (of steps: ratios) up to this are of no practical consequence, where a study names no other."""
-        return {"pp": 0.005, "nats": 0.02, "steps": 1.1}[self.unit]
+        """Differences up to this are of no practical consequence, where a study names no other."""
+        return {"pp": 0.005, "nats": 0.02, "steps": 0.05}[self.unit]
 
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -38,7 +39,7 @@ METRICS = {
         Metric("gap", "accuracy gap", "pp", False, "test/acc_gap"),
         Metric("nll_gap", "NLL gap", "nats", False, "test/loss_gap"),
         Metric("test_balanced_acc", "balanced test accuracy", "pp", True, "test/balanced_acc"),
-        Metric("steps_to_level", "steps to level", "steps", False, "train/steps_to_level"),
+        Metric("steps_to_level", "steps to target loss", "steps", False, "train/steps_to_level"),
         Metric("recal_test_acc", "test accuracy, recalibrated", "pp", True, "test/acc_recalibrated"),
         Metric("recal_test_nll", "test NLL, recalibrated", "nats", False, "test/loss_recalibrated"),
         Metric("train_acc", "training accuracy", "pp", True, "train/acc"),
@@ -48,10 +49,10 @@ METRICS = {
         Metric("val_acc", "validation accuracy", "pp", True, "val/acc_selected"),
         Metric("val_nll", "validation NLL", "nats", False, "val/loss_selected"),
         Metric("val_ece", "validation calibration error", "pp"),
-        Metric("reliance", "accuracy lost to silenced units", "pp", False, "test/reliance"),
-        Metric("reliance_most_used", "accuracy lost to the silencing of the most used units", "pp"),
+        Metric("reliance", "accuracy drop with ablated units", "pp", False, "test/reliance"),
+        Metric("reliance_most_used", "accuracy drop with the most used units ablated", "pp"),
         *(
-            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units silenced", "pp", True)
+            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units ablated", "pp", True)
             for share in SILENCED_FRACTIONS
         ),
     )

@@ -1,6 +1,6 @@
-"""What was checked: each line says a number that the study's own tables give, and the doubt that it answers."""
+"""What stands beside an answer: edges, neighbours, levels never reached, A/A, and which came first."""
 
-import re
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,129 +9,133 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from exact import checks_of, rows_of
+from exact import normal, one, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
-from normdrop.report import page
-from normdrop.report.__main__ import main
-from normdrop.report.checks import largest, theory
-from normdrop.report.records import load
+from normdrop.report import provenance as git
+from normdrop.report.checks import alarm, edges, neighbours, never_reached
+from normdrop.report.provenance import provenance
 
 
-def ahead(effects: dict[str, float]) -> Any:
-    return lambda arrangement, *_: 0.9 + effects.get(arrangement, 0.0)
+def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
+    study = {"tuned": ["rate", "optimizer.lr"]}
+    for rate in (0.1, 0.3, 0.5):
+        for lr in (0.01, 0.1):
+            best = rate + lr  # of bn_dropout the highest of both; of dropout_bn the lowest
+            where: dict[str, Any] = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
+            a, b = (
+                runs(0.9, 8, val_acc=best, epochs_after=0),
+                runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4),
+            )
+            pair(tmp_path, a, b, **where, config={"select_epoch": "best"})
+    table = edges(study_of(tmp_path)).set_index("key")
+    assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
+    assert table.loc["optimizer.lr", ["at_low", "at_high"]].to_list() == [0.5, 0.5]
+    assert table.loc["epoch", "at_high"] == 0.75
+    assert table["doubt"].all()
 
 
-def test_the_smallest_difference_that_is_found_follows_from_the_spread_and_the_size_of_the_family(
-    tmp_path: Path,
-) -> None:
-    directory = fake_study(tmp_path, rates=(0.3,), positions=("after", "before"), replicates=20)
-    found = re.search(r"true difference of ([\d.]+) to ([\d.]+) pp with 80 % power.*0\.05 / 2", checks_of(directory))
-    assert found is not None
-    table = rows_of(directory, family="declared")
-    # Power, computed afresh from the noncentral t.
-    spread = (table["estimate"] / table["d_z"]).sort_values()
-    for shown, sd in zip(map(float, found.groups()), spread, strict=True):
-        ncp = shown / 100 / sd * 20**0.5
-        limit = stats.t.ppf(1 - 0.025 / 2, 19)
-        power = stats.nct.sf(limit, 19, ncp) + stats.nct.cdf(-limit, 19, ncp)
-        assert power == pytest.approx(0.8, abs=0.02)
+def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -> None:
+    table = neighbours(study_of(pair(tmp_path / "gap", runs(0.9 + normal(0.05), gap=0.1, test_nll=0.5),
+        runs(0.9, gap=0.2, test_nll=0.4), study={"metric": "gap"})))  # fmt: skip
+    rows = table.set_index("metric")
+    assert rows.loc["test_acc", ["mean", "up", "down", "n"]].to_list() == [pytest.approx(0.05), 1, 0, 1]
+    assert rows.loc["test_nll", ["mean", "down"]].to_list() == [pytest.approx(0.1), 0]
+    half = stats.t.isf(0.025, 9) * 0.01 / 10**0.5
+    assert rows.loc["test_acc", "half"] == pytest.approx(half)
+    loss = {"kind": "loss", "over": "drift.scale"}
+    for scale, value in ((0.0, 0.9), (0.5, 0.5)):
+        where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}
+        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), **where)
+    rows = neighbours(study_of(tmp_path / "loss")).set_index("metric")
+    assert rows.loc["test_acc", "mean"] == pytest.approx(0.3)  # over the rungs
 
 
-def test_the_level_of_the_other_side_is_told(tmp_path: Path) -> None:
-    directory = fake_study(tmp_path, rates=(0.3,), accuracy=ahead({"dropout_bn": -0.2}), replicates=8)
-    mean = 100 * pd.read_csv(directory / "digits/dropout_bn/after/q0.30/replicates.csv")["test_acc"].mean()
-    assert f"of dropout_bn alone, test accuracy is {mean:.1f} % (digits, after)" in checks_of(directory)
+def test_runs_that_never_reached_the_level_are_counted(tmp_path: Path) -> None:
+    study = {"metric": "steps_to_level", "kind": "ratio"}
+    pair(tmp_path, runs(0.9, 6, steps_to_level=[5.0] * 4 + [np.nan] * 2), runs(0.9, 6, steps_to_level=9.0), study=study)
+    table = never_reached(study_of(tmp_path)).set_index("arrangement")
+    assert (table.loc["bn_dropout", "missed"], table.loc["bn_dropout", "n"]) == (2, 6)
+    assert table.loc["dropout_bn", "missed"] == 0
 
 
-def test_an_effect_at_one_rate_is_the_positive_control_of_a_comparison_at_each_sides_best(tmp_path: Path) -> None:
-    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
-        return 0.9 - (0.1 if (arrangement, rate) == ("dropout_bn", 0.7) else 0.0)
-
-    text = checks_of(fake_study(tmp_path, accuracy=accuracy, replicates=10, rates=(0.3, 0.7), seed=1))
-    assert re.search(r"1 of 2 comparisons differ .*the most on digits, after, rate 0\.7: \+(9|10)\.\d+ pp", text)
-
-
-def test_without_any_effect_the_positive_control_says_so(tmp_path: Path) -> None:
-    text = checks_of(fake_study(tmp_path, accuracy=ahead({}), own_sd=0.001, replicates=12, rates=(0.1, 0.3), seed=1))
-    assert "none of 2 comparisons differs either" in text
-
-
-def test_a_gap_is_taken_apart_into_its_two_accuracies(tmp_path: Path) -> None:
-    study = {"metric": "gap", "secondary": ["train_acc", "test_acc"], "rope": {"gap": 0.005}}
-    directory = fake_study(tmp_path, rates=(0.3,), study=study, replicates=8)
-    a, b = (
-        pd.read_csv(directory / f"digits/{name}/after/q0.30/replicates.csv") for name in ("bn_dropout", "dropout_bn")
-    )
-    train, test = (100 * (a[name] - b[name]).mean() for name in ("train_acc", "test_acc"))
-    assert f"digits: {train:+.1f} and {test:+.1f} pp" in checks_of(directory)
+def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path: Path) -> None:
+    for dataset, effect in (("one", 0.05), ("two", 0.04), ("three", 0.0)):
+        pair(tmp_path, runs(0.9 + normal(0.0)), runs(0.8), dataset=dataset)
+        write(tmp_path, "bn_dropout", runs(0.9 - effect), setting={"rerun": 1}, dataset=dataset)
+    rows = rows_of(tmp_path)
+    found = alarm(rows)
+    assert (found["claims"], found["networks"]) == (2, 3)
+    assert found["chance"] == pytest.approx(stats.binom.sf(1, 3, 0.05))
+    assert not found["alarm"]
+    again = rows.assign(experiment="another")  # the same networks in another study
+    assert alarm(pd.concat([rows, again]))["networks"] == 3
+    assert alarm(rows[rows["dataset"] != "three"].assign(n=9))["alarm"]
 
 
-def test_runs_that_never_reached_the_level_are_counted_side_by_side(tmp_path: Path) -> None:
-    study = {"metric": "steps_to_level", "kind": "ratio", "rope": {"steps_to_level": 1.1}}
-    directory = fake_study(tmp_path, rates=(0.3,), study=study, replicates=12, max_steps=100)
-    missed = pd.read_csv(directory / "digits/dropout_bn/after/q0.30/replicates.csv")["steps_to_level"].isna().sum()
-    assert f"{missed} of 12 of dropout_bn on digits, after" in checks_of(directory)
+def test_a_a_goes_through_the_whole_selection(tmp_path: Path) -> None:
+    for rate, val in ((0.1, 0.7), (0.3, 0.9)):
+        pair(tmp_path, runs(0.5 + rate + normal(0.0), val_acc=val), runs(0.5), rate=rate)
+        write(tmp_path, "bn_dropout", runs(0.5 + rate, val_acc=1 - val), rate, setting={"rerun": 1})
+    pair(tmp_path, runs(0.1, val_acc=0.99), runs(0.5), rate=0.7)  # not trained again: no candidate
+    row = one(tmp_path, comparison="a/a_tuned")
+    assert (row["rate_a"], row["rate_b"], row["estimate"]) == (0.3, 0.1, pytest.approx(0.2))
+    assert len(rows_of(tmp_path, comparison="a/a")) == 2
 
 
-def test_where_every_run_reached_the_level_that_is_said(tmp_path: Path) -> None:
-    study = {"metric": "steps_to_level", "kind": "ratio", "rope": {"steps_to_level": 1.1}}
-    directory = fake_study(tmp_path, rates=(0.3,), study=study, replicates=12)
-    assert "Every one of 24 runs reached the level" in checks_of(directory)
+# --- provenance
 
 
-def test_choices_at_an_end_of_the_grid_are_counted(tmp_path: Path) -> None:
-    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
-        return 0.9 - (rate if arrangement == "bn_dropout" else 1 - rate)
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit of the time 1,000 that declares a study of `alpha` .05."""
+    text = {"conf/experiment/x.yaml": "defaults: [base, _self_]\nstudy: {alpha: 0.05}", "conf/experiment/base.yaml": ""}
 
-    text = checks_of(fake_study(tmp_path, accuracy=accuracy, replicates=6))
-    assert "the lowest of the grid (0.1) in 50 % of 12 choices and the highest (0.7) in 50 %" in text
+    def said(*words: str) -> str:
+        if words[0] == "show":
+            return text[words[1].partition(":")[2]]
+        assert set(words[5:]) == set(text)
+        return "abc 1000"
 
-
-def test_a_ladder_says_how_far_it_goes_down(tmp_path: Path) -> None:
-    study = {"kind": "ladder", "over": "data.clusters_per_class"}
-    settings = [{"data.clusters_per_class": rung} for rung in (1, 2, 4)]
-
-    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
-        return 1 - 0.1 * setting["data.clusters_per_class"]
-
-    text = checks_of(
-        fake_study(tmp_path, study=study, settings=settings, accuracy=accuracy, rates=(0.3,), shared_sd=0, own_sd=1e-6)
-    )
-    assert "test accuracy of dropout_bn goes from 90.0 % at the first data.clusters_per_class to 60.0" in text
+    monkeypatch.setattr(git, "_git", said)
 
 
-def test_a_ladder_of_which_one_rung_is_there_gets_its_report(tmp_path: Path) -> None:
-    study = {"kind": "ladder", "over": "data.clusters_per_class"}
-    directory = fake_study(tmp_path, study=study, settings=[{"data.clusters_per_class": 1}], rates=(0.3,), replicates=6)
-    (section,) = page.write(load(directory), "normdrop-report").sections
-    assert "The ladder is one" not in " ".join(section.checks)
+def grown(root: Path, began: list[float], **study: Any) -> Path:
+    """A study whose seeds were added in batches that began at these times."""
+
+    fake_study(root, rates=(0.3,), replicates=6, rerun=None, study=study)
+    for path in root.rglob("record.json"):
+        record = json.loads(path.read_text())
+        batches = [
+            {
+                "seeds": [k],
+                "versions": {"torch": f"2.{k}"},
+                "commit": f"c{k}",
+                "clean": k != 1,
+                "began": at,
+                "finished": at + 5,
+            }
+            for k, at in enumerate(began)
+        ]
+        record |= {"choices": {"experiment": "x"}, "batches": batches, "commit": "c9", "clean": True}
+        path.write_text(json.dumps(record))
+    return root
 
 
-def test_only_exact_forms_count_for_the_agreement_of_theory_and_measurement() -> None:
-    shift = pd.DataFrame(
-        [
-            ("noise→bn", 0.5, 0.5),
-            ("noise→linear→bn", 0.44, 0.4),
-            ("noise→linear→activation→bn (approximate)", 1.0, 0.1),
-            ("no noise above", 3.0, 1.0),
-            ("no formula", 1.0, np.nan),
-        ],
-        columns=["case", "measured", "predicted"],
-    )
-    line = theory(shift)
-    assert line is not None
-    assert "at 2 BN layers" in line
-    assert "1.050 times the predicted (from 1.000 to 1.100)" in line
-    assert theory(shift.tail(3)) is None
-    assert theory(pd.DataFrame()) is None
+def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path: Path, declared: None) -> None:
+    found = provenance(study_of(grown(tmp_path / "late", [2000.0, 3000.0])))
+    assert (found["commits"], found["versions"], found["clean"]) == (["c0", "c1"], ["torch 2.0", "torch 2.1"], False)
+    assert (found["began"][-9:], found["ended"][-9:]) == ("00:33 UTC", "00:50 UTC")
+    assert len(found["doubts"]) == 1  # a tree with changes, in the second batch
+    early = provenance(study_of(grown(tmp_path / "early", [500.0])))
+    assert any("younger" in line for line in early["doubts"])
 
 
-def test_another_run_of_the_same_comparisons_is_counted_in_its_section(tmp_path: Path) -> None:
-    for name in ("plain", "own"):
-        fake_study(tmp_path / name / "ordering", rates=(0.3,), replicates=8, seed=len(name))
-    assert main([str(tmp_path / "plain")]) == 0
-    written = page.write(load(tmp_path / "own"), "normdrop-report", tmp_path / "plain")
-    n = len(pd.read_csv(tmp_path / "own/report/verdicts.csv"))
-    (section,) = written.sections
-    assert f"Of {n} comparisons that `{tmp_path / 'plain'}` has as well, 0 estimates differ" in section.checks[-1]
-    assert largest(pd.DataFrame({"t": [np.nan]}), "elsewhere") == []
+def test_what_was_typed_in_place_of_the_declaration_is_a_doubt(tmp_path: Path, declared: None) -> None:
+    found = provenance(study_of(grown(tmp_path, [2000.0], alpha=0.2)))
+    assert any("alpha" in line for line in found["doubts"])
+
+
+def test_a_record_of_before_counts_as_one_batch(tmp_path: Path) -> None:
+    found = provenance(study_of(fake_study(tmp_path, rates=(0.3,), replicates=6)))
+    assert found["doubts"]
+    assert found["versions"] == ["python 3.11, torch 2.13.0, lightning 2.6.6, normdrop 0.1.0"]

@@ -1,6 +1,5 @@
-"""What a figure draws is what the tables hold: read off the axes, artist by artist."""
+"""What a figure draws is what its table holds: read off the axes, artist by artist."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,402 +7,133 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.container import ErrorbarContainer
-from matplotlib.figure import Figure
-from scipy import stats
 
-from exact import drawn, normal, pair, rows_of, runs, study_of, write
-from fake_study import fake_study
-from normdrop.report.contrasts import contrasts
-from normdrop.report.mechanism import shifts
+from made import ORDERING, made
+from normdrop.report import figures, page
 
-RATES = (0.1, 0.3, 0.5)
-ROPE = {"test_acc": 0.004, "test_nll": 0.02, "steps_to_level": 1.2}
+SCALE = figures.Scale("difference in test accuracy (pp)", 100, rope=0.004, sides="← B better · A better →")
 
 
-def panels(figure: Figure) -> dict[str, Axes]:
-    return {ax.get_title(loc="left") or ax.get_title(): ax for ax in figure.axes}
+def title(ax: Axes) -> str:
+    return ax.get_title(loc="left") or ax.get_title()
 
 
-def lines_of(ax: Axes) -> list[tuple[list[float], list[float]]]:
-    return [(list(map(float, line.get_xdata())), list(map(float, line.get_ydata()))) for line in ax.get_lines()]
-
-
-def points_of(ax: Axes) -> np.ndarray:
-    """(points, 2) of the axes' one cloud."""
-    (cloud,) = ax.collections
-    return np.ma.filled(cloud.get_offsets(), np.nan)
-
-
-def bars_of(ax: Axes) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """By label: x, the means and half the lengths of the bars."""
-    found = {}
+def bars(ax: Axes, upright: bool = True) -> list[tuple[float, float, float, float, str]]:
+    """(place, value, low, high, colour) of every interval that is drawn."""
+    found = []
     for container in ax.containers:
-        assert isinstance(container, ErrorbarContainer)
-        line, _, (bars,) = container.lines
-        ends = np.array(bars.get_segments())[:, :, 1]
-        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
-        assert ends.mean(axis=1) == pytest.approx(y)
-        found[str(container.get_label())] = x, y, (ends[:, 1] - ends[:, 0]) / 2
+        line, _, (ends,) = container.lines
+        along, across = (line.get_xdata(), line.get_ydata()) if upright else (line.get_ydata(), line.get_xdata())
+        for place, value, segment in zip(along, across, ends.get_segments(), strict=True):
+            low, high = segment[:, 1 if upright else 0]
+            found.append((float(place), float(value), float(low), float(high), to_hex(line.get_color())))
     return found
 
 
-def bands_of(ax: Axes) -> list[tuple[float, float, float, float]]:
-    """The spans from edge to edge: left, right, bottom, top."""
-    return [(b.x0, b.x1, b.y0, b.y1) for b in (patch.get_bbox() for patch in ax.patches)]
+def rows(**values: Any) -> pd.DataFrame:
+    """Every combination, with an estimate and unequal arms of its own."""
+    table = pd.MultiIndex.from_product(values.values(), names=values.keys()).to_frame(index=False)
+    table["estimate"] = np.arange(len(table)) / 100
+    return table.assign(low=table["estimate"] - 0.002, high=table["estimate"] + 0.003, metric="test_acc", part="")
 
 
-def half(values: pd.Series) -> float:
-    """Of the mean's 95 % t interval."""
-    n = values.notna().sum()
-    return float(stats.t.isf(0.025, n - 1) * values.std(ddof=1) / n**0.5)
+def test_the_answer_has_a_panel_for_each_position_and_the_tuned_rate_first() -> None:
+    table = rows(position=["after", "before"], rate=[0.5, np.nan, 0.1])
+    figure = figures.along(table, ["position"], "rate", "position", SCALE)
+    assert "B better · A better" in figure.get_supylabel()
+    colours = set()
+    for ax, position in zip(figure.axes, ("after", "before"), strict=True):
+        own = table[table["position"] == position].set_index("rate")
+        assert title(ax) == f"{position} the activation"
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["tuned", "0.1", "0.5"]
+        (band,) = [patch.get_bbox() for patch in ax.patches]
+        assert (band.y0, band.y1) == pytest.approx((-0.4, 0.4))
+        drawn = {round(place): (value, low, high) for place, value, low, high, _ in bars(ax)}
+        for place, rate in enumerate([np.nan, 0.1, 0.5]):
+            row = own[own.index.isna()].iloc[0] if np.isnan(rate) else own.loc[rate]
+            assert drawn[place] == pytest.approx(tuple(100 * row[["estimate", "low", "high"]].astype(float)))
+        colours |= {bar[-1] for bar in bars(ax)}
+    assert len(colours) == 2, "a position has its colour"
 
 
-def legend(figure: Figure) -> dict[str, str]:
-    """Label and colour of each entry of the one legend."""
-    (shown,) = figure.legends
-    lines = [getattr(handle, "lines", [handle])[0] for handle in shown.legend_handles]  # of error bars the line
-    colours = [to_hex(line.get_color()) for line in lines]
-    labels = [text.get_text() for text in shown.get_texts()]
-    assert len(set(colours)) == len(labels), "a colour for each"
-    return dict(zip(labels, colours, strict=True))
+def test_a_ladder_has_a_line_for_each_rate_and_a_ring_where_validation_prefers_it() -> None:
+    table = rows(position=["after", "before"], dataset=["one", "two"], size=[250, 4000], rate=[0.1, 0.5])
+    table["ring"] = table["rate"].eq(0.5) & table["size"].eq(250) & table["dataset"].eq("two")
+    figure = figures.along(table, ["position", "dataset"], "size", "rate", SCALE, joined=True)
+    by_title = {title(ax): ax for ax in figure.axes}
+    assert set(by_title) == {f"{position} · {name}" for position in ("after", "before") for name in ("one", "two")}
+    for (position, name), own in table.groupby(["position", "dataset"]):
+        ax = by_title[f"{position} · {name}"]
+        if position == "before":  # the lower panels name the sizes for all
+            assert [label.get_text() for label in ax.get_xticklabels()] == ["250", "4,000"]
+        for container, rate in zip(ax.containers, (0.1, 0.5), strict=True):
+            line = own[own["rate"] == rate].sort_values("size")
+            assert container.lines[0].get_ydata() == pytest.approx(100 * line["estimate"])
+            assert container.lines[0].get_linestyle() == "-"
+        rings = [line for line in ax.get_lines() if line.get_markersize() == 10 and len(line.get_ydata())]
+        assert [list(ring.get_ydata()) for ring in rings for _ in ring.get_ydata()] == [
+            [pytest.approx(100 * value)] for value in own.loc[own["ring"], "estimate"]
+        ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["rate 0.1", "rate 0.5"]
 
 
-@pytest.fixture(scope="module")
-def ordering(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two data sets, two positions, three rates, all five arrangements, each with a level and spread of its own."""
+def test_a_forest_has_each_rows_interval_in_its_place_and_the_mean_below_with_both_intervals() -> None:
+    table = rows(dataset=["one", "two", "three"], position=["after", "before"])
+    means = rows(position=["after", "before"]).assign(estimate=[0.01, 0.02], pi_low=-0.03, pi_high=0.06)
+    figure = figures.forest(table, [], {"test_acc": SCALE}, means)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["three", "two", "one", "mean"], "the largest first"
+    for ax, position in zip(figure.axes, ("after", "before"), strict=True):
+        own = table[table["position"] == position].set_index("dataset")
+        for place, value, low, high, _ in bars(ax, upright=False):
+            row = own.loc[labels[round(place)]]
+            assert (value, low, high) == pytest.approx(tuple(100 * row[["estimate", "low", "high"]].astype(float)))
+        mean = means.set_index("position").loc[position]
+        widths = {line.get_linewidth(): list(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2}
+        assert widths[4] == pytest.approx([100 * mean["low"], 100 * mean["high"]])
+        assert widths[1] == pytest.approx([-3, 6])
 
-    def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
-        levels = {"none": 0.80, "dropout": 0.83, "bn": 0.86, "bn_dropout": 0.92, "dropout_bn": 0.89}
-        best = {"bn_dropout": 0.3, "dropout_bn": 0.1}.get(arrangement, 0.5)
-        return levels[arrangement] - 0.1 * abs(rate - best) * ("dropout" in arrangement) - 0.02 * (position == "before")
 
-    directory = tmp_path_factory.mktemp("drawn") / "ordering"
-    return fake_study(
-        directory,
-        datasets=("one", "two"),
-        positions=("after", "before"),
-        rates=RATES,
-        replicates=8,
-        accuracy=accuracy,
-        own_sd=0.01,
-        study={"rope": ROPE},
+def test_two_metrics_never_share_an_axis() -> None:
+    table = pd.concat(
+        [rows(dataset=["one", "two"], position=["after"]).assign(metric=name) for name in ("gap", "nll_gap")]
     )
+    scales = {"gap": SCALE, "nll_gap": figures.Scale("difference in NLL gap (nats)", 1, sides=SCALE.sides)}
+    figure = figures.forest(table, [], scales, table.iloc[:0])
+    assert [ax.get_xlabel() for ax in figure.axes] == [scales[name].label for name in ("gap", "nll_gap")]
+    for ax, factor in zip(figure.axes, (100, 1), strict=True):
+        assert sorted(bar[1] for bar in bars(ax, upright=False)) == pytest.approx([0, 0.01 * factor])
 
 
-@pytest.fixture(scope="module")
-def figures(ordering: Path) -> dict[str, Figure]:
-    return drawn(ordering)
+def test_a_map_is_blue_where_a_is_ahead_and_faint_where_the_interval_has_0() -> None:
+    table = rows(
+        dataset=["one"], contrast=["bn_dropout - dropout_bn"], position=["after", "before"], lr=[0.1, 0.2], rate=[0.3]
+    )
+    table["estimate"] = [0.05, -0.05, 0.01, 0.02]
+    table = table.assign(ci_low=table["estimate"] - 0.015, ci_high=table["estimate"] + 0.015)
+    figure = figures.regime(table, ["lr"], SCALE)
+    after, before = figure.axes[:2]
+    (image,) = after.get_images()
+    red, _, blue, _ = np.moveaxis(image.to_rgba(image.get_array())[:, 0], -1, 0)
+    assert blue[0] > red[0] and red[1] > blue[1]
+    assert image.get_alpha()[:, 0].tolist() == [1, 1]
+    assert before.get_images()[0].get_alpha()[:, 0].tolist() == [0.25, 1]
+    assert [text.get_text() for text in before.texts] == ["+1.0", "+2.0"]
 
 
-def condition(root: Path, dataset: str, arrangement: str, position: str, rate: float) -> pd.DataFrame:
-    (folder,) = root.glob(f"{dataset}/{arrangement}/{position}/q{rate:.2f}")
-    return pd.read_csv(folder / "replicates.csv")
+def test_a_side_is_named_where_more_of_the_metric_speaks_for_it() -> None:
+    section = page.section(made("study", datasets=1, **ORDERING))
+    assert page._scale(section, "test_acc").sides == "← dropout first better · BN first better →"
+    assert page._scale(section, "test_nll").sides == "← BN first better · dropout first better →"
+    assert (page._scale(section, "test_acc").factor, page._scale(section, "test_nll").factor) == (100, 1)
 
 
-def best_of(root: Path, dataset: str, arrangement: str, position: str) -> pd.DataFrame:
-    """Per seed the row that validation accuracy prefers."""
-    rates = RATES if "dropout" in arrangement else (0.0,)
-    where = position if arrangement not in ("none", "dropout") else "after"
-    rows = pd.concat(condition(root, dataset, arrangement, where, rate) for rate in rates)
-    return rows.sort_values("val_acc", ascending=False).groupby("seed").first()
-
-
-def test_an_ordering_has_these_figures(figures: dict[str, Figure]) -> None:
-    assert list(figures) == ["effects", "difference", "pairs", "by_rate", "curves", "who_beats_whom"]
-
-
-def test_effects_are_the_declared_rows_with_their_intervals_for_this_data(
-    ordering: Path, figures: dict[str, Figure]
-) -> None:
-    (ax,) = figures["effects"].axes
-    rows = rows_of(ordering, family="declared")
-    assert len(rows) == 4
-    null, *drawn_lines = lines_of(ax)
-    assert null[0] == [0.0, 0.0]
-    for y, (row, bar, point) in enumerate(zip(rows.itertuples(), drawn_lines[::2], drawn_lines[1::2], strict=True)):
-        assert bar == ([pytest.approx(100 * row.ci_low), pytest.approx(100 * row.ci_high)], [y, y])
-        assert point == ([pytest.approx(100 * row.estimate)], [y])
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == [f"{row.dataset} · {row.position}" for row in rows.itertuples()]
-    assert ax.get_yticks().tolist() == [0, 1, 2, 3]
-    bottom, top = ax.get_ylim()
-    assert bottom > top, "the first row stands on top"
-    ((left, right, *_),) = bands_of(ax)
-    assert (left, right) == pytest.approx((-0.4, 0.4))
-    colours = [line.get_color() for line in ax.get_lines()[1::2]]
-    assert colours[0] == colours[2] != colours[1] == colours[3], "a position has its colour"
-
-
-def test_difference_has_every_rate_and_the_best_of_each_panels_rows(ordering: Path, figures: dict[str, Figure]) -> None:
-    rows = rows_of(ordering, metric="test_acc")
-    rows = rows[rows["comparison"].isin(["same_rate", "best_vs_best"])]
-    by_title = panels(figures["difference"])
-    assert set(by_title) == {"one", "two"}
-    colours = legend(figures["difference"])
-    assert list(colours) == ["after", "before"]
-    for dataset, ax in by_title.items():
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["0.1", "0.3", "0.5", "best"]
-        places = dict(zip([*RATES, "best"], ax.get_xticks(), strict=True))
-        here = rows[rows["dataset"] == dataset]
-        found = {}
-        null, *others = ax.get_lines()
-        assert list(null.get_ydata()) == [0, 0]
-        for bar, point in zip(others[:-1:2], others[1:-1:2], strict=True):
-            (x,), (y,) = np.atleast_1d(point.get_xdata()), np.atleast_1d(point.get_ydata())
-            assert list(bar.get_xdata()) == [x, x]
-            place = min(places, key=lambda key: abs(places[key] - x))
-            assert abs(places[place] - x) < 0.2
-            assert to_hex(point.get_color()) == to_hex(bar.get_color()) == colours[str(point.get_label())]
-            found[point.get_label(), place] = (y, *bar.get_ydata())
-        expected = {
-            (row.position, "best" if row.comparison == "best_vs_best" else row.rate_a): pytest.approx(
-                (100 * row.estimate, 100 * row.ci_low, 100 * row.ci_high)
-            )
-            for row in here.itertuples()
-        }
-        assert found == expected
-        assert (-0.4, 0.4) in [pytest.approx(band[2:]) for band in bands_of(ax)]
-
-
-def test_pairs_has_a_of_each_replicate_against_its_b(ordering: Path, figures: dict[str, Figure]) -> None:
-    by_title = panels(figures["pairs"])
-    assert set(by_title) == {f"{d} · {p}" for d in ("one", "two") for p in ("after", "before")}
-    for title, ax in by_title.items():
-        dataset, position = title.split(" · ")
-        a, b = (best_of(ordering, dataset, name, position)["test_acc"] for name in ("bn_dropout", "dropout_bn"))
-        assert points_of(ax) == pytest.approx(np.column_stack([100 * b, 100 * a]))
-        assert (ax.get_xlabel(), ax.get_ylabel() or "bn_dropout") == ("dropout_bn", "bn_dropout")
-        ((x, y),) = lines_of(ax)
-        assert x == y
-        assert min(100 * a.min(), 100 * b.min()) >= x[0]
-        assert max(100 * a.max(), 100 * b.max()) <= x[1]
-
-
-def test_by_rate_has_each_arrangements_mean_test_accuracy_and_its_interval_at_every_rate(
-    ordering: Path, figures: dict[str, Figure]
-) -> None:
-    colours = legend(figures["by_rate"])
-    assert set(colours) == {"none", "dropout", "bn", "bn_dropout", "dropout_bn"}
-    for title, ax in panels(figures["by_rate"]).items():
-        dataset, position = title.split(" · ")
-        bars = bars_of(ax)
-        assert set(bars) == {"dropout", "bn_dropout", "dropout_bn"}
-        for arrangement, (x, mean, width) in bars.items():
-            assert x == pytest.approx(RATES, abs=0.02)
-            where = position if arrangement != "dropout" else "after"
-            for i, rate in enumerate(RATES):
-                values = condition(ordering, dataset, arrangement, where, rate)["test_acc"]
-                assert (mean[i], width[i]) == pytest.approx((100 * values.mean(), 100 * half(values)))
-        level = {str(line.get_label()): line for line in ax.get_lines() if line.get_linestyle() == "--"}
-        assert set(level) == {"none", "bn"}
-        bands = bands_of(ax)
-        for (arrangement, line), band in zip(level.items(), bands, strict=True):
-            where = position if arrangement != "none" else "after"
-            values = 100 * condition(ordering, dataset, arrangement, where, 0)["test_acc"]
-            assert line.get_ydata() == pytest.approx([values.mean()] * 2)
-            assert line.get_xdata() == pytest.approx([0.0, RATES[-1]])
-            assert band[2:] == pytest.approx((values.mean() - half(values), values.mean() + half(values)))
-            assert to_hex(line.get_color()) == colours[arrangement]
-
-
-def test_curves_are_validation_accuracy_of_the_condition_that_most_replicates_chose(
-    ordering: Path, figures: dict[str, Figure]
-) -> None:
-    for dataset, ax in panels(figures["curves"]).items():
-        name = dataset.split(" · ")[0]
-        curves = {str(line.get_label()): line for line in ax.get_lines()}
-        assert list(curves) == ["none", "dropout", "bn", "bn_dropout", "dropout_bn"]
-        for (arrangement, line), band in zip(curves.items(), ax.collections, strict=True):
-            rates = RATES if "dropout" in arrangement else (0.0,)
-            chosen = best_of(ordering, name, arrangement, "after")["rate"].value_counts()
-            assert arrangement not in ("dropout", "bn_dropout", "dropout_bn") or 4 < chosen.iloc[0] <= 8
-            assert chosen.index[0] in rates
-            folder = ordering / f"{name}/{arrangement}/after/q{chosen.index[0]:.2f}"
-            by_epoch = pd.read_csv(folder / "history.csv").groupby("epoch")["val_acc"]
-            assert list(line.get_xdata()) == [1, 2, 3, 4]
-            assert list(line.get_ydata()) == pytest.approx((100 * by_epoch.mean()).tolist())
-            corners = pd.DataFrame(band.get_paths()[0].vertices).groupby(0)[1]
-            assert corners.min().tolist() == pytest.approx((100 * by_epoch.quantile(0.1)).tolist())
-            assert corners.max().tolist() == pytest.approx((100 * by_epoch.quantile(0.9)).tolist())
-            assert to_hex(band.get_facecolor()[0]) == to_hex(line.get_color())
-
-
-@pytest.mark.parametrize(("metric", "sign"), [("test_acc", 1), ("test_nll", -1), ("test_ece", -1)])
-def test_who_beats_whom_says_how_often_the_row_beats_the_column(
-    tmp_path: Path, ordering: Path, metric: str, sign: int
-) -> None:
-    names = ["none", "dropout", "bn", "bn_dropout", "dropout_bn"]
-    rng = np.random.default_rng(1)
-    tables = {}
-    for name in names:
-        values = rng.choice([0.5, 0.6, 0.7], 9)  # few values, so that there are ties
-        table = runs(values if metric == "test_acc" else 0.1, 9, **({} if metric == "test_acc" else {metric: values}))
-        tables[name] = table[metric]
-        write(tmp_path, name, table, 0.3 * ("dropout" in name), study={"metric": metric, "secondary": []})
-    (ax,) = drawn(tmp_path)["who_beats_whom"].axes
-    matrix = np.asarray(ax.get_images()[0].get_array().filled(np.nan))
-    for i, row in enumerate(names):
-        for j, column in enumerate(names):
-            ahead = sign * (tables[row] - tables[column])
-            expected = np.nan if i == j else (ahead > 0).mean() + (ahead == 0).mean() / 2
-            assert matrix[i, j] == pytest.approx(expected, nan_ok=True)
-    shown = {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
-    assert shown == {(j, i): f"{matrix[i, j]:.2f}" for i in range(5) for j in range(5) if i != j}
-    assert [label.get_text() for label in ax.get_xticklabels()] == names
-    assert [label.get_text() for label in ax.get_yticklabels()] == names
-    assert ax.yaxis_inverted(), "the first row stands on top, as in the table"
-    assert (ax.get_images()[0].get_clim()) == (0, 1)
-
-
-def test_who_beats_whom_counts_a_censored_run_as_the_slower_and_two_as_a_tie(tmp_path: Path) -> None:
-    study = {"metric": "steps_to_level", "kind": "ratio", "secondary": [], "contrast": {"a": "bn", "b": "none"}}
-    steps = {"none": [10, np.nan, np.nan, 20], "dropout": [np.nan] * 4, "bn": [20, 10, np.nan, 10]}
-    for name, values in steps.items():
-        write(tmp_path, name, runs(0.9, 4, steps_to_level=values), 0.3 * (name == "dropout"), study=study)
-    (ax,) = drawn(tmp_path)["who_beats_whom"].axes
-    matrix = np.asarray(ax.get_images()[0].get_array().filled(np.nan))
-    assert matrix[0, 1:].tolist() == [0.75, 0.375]
-    assert matrix[1, [0, 2]].tolist() == [0.25, 0.125]
-    assert matrix[2, :2].tolist() == [0.625, 0.875]
-
-
-def test_who_beats_whom_and_curves_have_each_data_set_at_its_first_position(figures: dict[str, Figure]) -> None:
-    for name in ("curves", "who_beats_whom"):
-        assert list(panels(figures[name])) == ["one · after", "two · after"]
-
-
-def test_shift_has_measured_over_predicted_in_each_arrangements_colour(tmp_path: Path) -> None:
-    points = {"bn_dropout": [(1.0, 0.98), (0.7, 0.6)], "dropout_bn": [(0.5, 0.55), (0.4, 0.3)]}
-    for arrangement, layers in points.items():
-        entry = {"seed": 0, "epoch": "end", "case": "noise→bn", "running": 9.0}
-        shift = [entry | {"layer": n, "predicted": p, "measured": m} for n, (p, m) in enumerate(layers, start=1)]
-        write(tmp_path, arrangement, runs(0.9 + normal(0)), shift=shift)
-    figure = drawn(tmp_path)["shift"]
-    (ax,) = figure.axes
-    found = {str(c.get_label()): c for c in ax.collections}
-    assert {name: [tuple(p) for p in c.get_offsets()] for name, c in found.items()} == points
-    assert len({to_hex(c.get_facecolor()[0]) for c in found.values()}) == 2
-    ((x, y),) = lines_of(ax)
-    assert x == y
-    assert ("predicted" in ax.get_xlabel(), "measured" in ax.get_ylabel()) == (True, True)
-    assert len(shifts(study_of(tmp_path))) == 4
-
-
-def test_grid_has_each_arrangements_mean_along_the_grid_at_its_own_best_rate(tmp_path: Path) -> None:
-    over, rungs = "data.train_size", (50, 400, 200)
-    study: dict[str, Any] = {"kind": "ladder", "over": over, "secondary": [], "rope": ROPE}
-    rng = np.random.default_rng(2)
-    expected: dict[str, dict[int, pd.Series]] = {}
-    for arrangement in ("none", "bn_dropout", "dropout_bn"):
-        rates = (0.1, 0.5) if "dropout" in arrangement else (0.0,)
-        for rung in rungs:
-            tables = []
-            for rate in rates:
-                tables.append(runs(rng.normal(0.8, 0.05, 7), 7, val_acc=rng.normal(0.8, 0.05, 7)))
-                write(tmp_path, arrangement, tables[-1], rate, setting={over: rung}, study=study)
-            best = pd.concat(tables).sort_values("val_acc", ascending=False).groupby("seed").first()["test_acc"]
-            expected.setdefault(arrangement, {})[rung] = best
-    figures = drawn(tmp_path)
-    assert list(figures) == ["effects", "grid", "curves", "who_beats_whom"]
-    (ax,) = figures["grid"].axes
-    bars = bars_of(ax)
-    assert set(bars) == set(expected)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "200", "400"]
-    assert ax.get_xlabel() == over
-    for arrangement, (x, mean, width) in bars.items():
-        assert x == pytest.approx([0, 1, 2], abs=0.15)
-        for i, rung in enumerate((50, 200, 400)):
-            values = 100 * expected[arrangement][rung]
-            assert (mean[i], width[i]) == pytest.approx((values.mean(), half(values)))
-    (effects,) = figures["effects"].axes
-    labels = [label.get_text() for label in effects.get_yticklabels()]
-    rungs = [f"d · after · {over.rpartition('.')[2]}={rung}" for rung in (50, 200, 400)]  # without the key's group
-    assert labels == [*rungs, f"d · after · trend over {over}"]
-
-
-def test_ratios_are_drawn_as_they_are_around_1_on_logarithmic_axes(tmp_path: Path) -> None:
-    study = {"metric": "steps_to_level", "kind": "ratio", "secondary": [], "rope": ROPE}
-    rng = np.random.default_rng(3)
-    steps = rng.integers(50, 90, (3, 2, 9)).astype(float)
-    for rate, (a, b) in zip(RATES, steps, strict=True):
-        pair(tmp_path, runs(0.9, 9, steps_to_level=a), runs(0.9, 9, steps_to_level=b), rate=rate, study=study)
-    figures = drawn(tmp_path)
-    row = rows_of(tmp_path, family="declared").iloc[0]
-    (ax,) = figures["effects"].axes
-    null, bar, point = lines_of(ax)
-    assert null[0] == [1, 1]
-    assert bar[0] == pytest.approx([row["ci_low"], row["ci_high"]])
-    assert point[0] == pytest.approx([row["estimate"]])
-    assert bands_of(ax)[0][:2] == pytest.approx((1 / 1.2, 1.2))
-    assert ax.get_xscale() == "log"
-    (ax,) = figures["difference"].axes
-    assert ax.get_yscale() == "log"
-    (ax,) = figures["pairs"].axes
-    # Every rate ties on validation: the lowest is chosen.
-    assert points_of(ax).tolist() == np.column_stack([steps[0, 1], steps[0, 0]]).tolist()
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert "by_rate" not in figures
-
-
-def test_a_pair_with_a_diverged_run_has_no_point(tmp_path: Path) -> None:
-    a, b = 0.8 + np.arange(8) / 100, 0.7 + np.arange(8) / 50
-    a[1] = b[5] = np.nan
-    pair(tmp_path, runs(a, 8), runs(b, 8))
-    (ax,) = drawn(tmp_path)["pairs"].axes
-    kept = [0, 2, 3, 4, 6, 7]
-    assert points_of(ax) == pytest.approx(np.column_stack([100 * b, 100 * a])[kept])
-
-
-def test_further_settings_stand_in_effects_alone(tmp_path: Path) -> None:
-    for setting in ({}, {"noise": "uniform"}):
-        for k, rate in enumerate(RATES):
-            wheres: dict[str, Any] = {"rate": rate, "setting": setting}
-            pair(tmp_path, runs(0.9 - k / 10 + normal(0)), runs(0.8 - k / 10), **wheres)
-            write(tmp_path, "none", runs(0.6), 0.0, setting=setting)
-    figures = drawn(tmp_path)
-    assert len(figures["effects"].axes[0].get_yticks()) == 2
-    for name in ("difference", "pairs", "by_rate", "curves", "who_beats_whom"):
-        assert len(figures[name].axes) == 1, name
-        assert "noise" not in "".join(panels(figures[name]))
-
-
-@pytest.mark.parametrize("metric", ["test_nll", "gap"])
-def test_figures_show_the_primary_metric_in_its_unit(tmp_path: Path, metric: str) -> None:
-    scale = 1 if metric == "test_nll" else 100
-    values = (0.3 + normal(0.05)).round(5)  # a loss has five digits here
-    for rate in RATES:
-        a, b = runs(0.9, **{metric: values}), runs(0.9, **{metric: 0.3})
-        pair(tmp_path, a, b, rate=rate, study={"metric": metric, "secondary": [], "rope": {metric: 0.02}})
-        write(tmp_path, "dropout", b, rate, study={"metric": metric, "secondary": [], "rope": {metric: 0.02}})
-    figures = drawn(tmp_path)
-    row = rows_of(tmp_path, family="declared").iloc[0]
-    (effects,) = figures["effects"].axes
-    assert lines_of(effects)[1][0] == pytest.approx([scale * row["ci_low"], scale * row["ci_high"]])
-    assert bands_of(effects)[0][:2] == pytest.approx((-0.02 * scale, 0.02 * scale))
-    (by_rate,) = figures["by_rate"].axes
-    assert bars_of(by_rate)["bn_dropout"][1] == pytest.approx([scale * values.mean()] * 3)
-    (pairs,) = figures["pairs"].axes
-    assert points_of(pairs)[:, 1] == pytest.approx(scale * values)
-    unit = "(nats)" if scale == 1 else "(pp)"
-    assert all(unit in figures[name].axes[0].get_ylabel() for name in ("difference", "by_rate"))
-    assert unit in effects.get_xlabel()
-
-
-def test_the_panels_of_a_contrast_do_not_mix_settings_of_the_grid(tmp_path: Path) -> None:
-    for depth in (1, 3):
-        wheres: dict[str, Any] = {"setting": {"model.depth": depth}}
-        for rate in RATES:
-            pair(tmp_path, runs(0.5 + depth / 10 + normal(0)), runs(0.4 + depth / 50), rate=rate, **wheres)
-        write(tmp_path, "bn", runs(0.3 + depth / 10), 0.0, **wheres)
-    figures = drawn(tmp_path)
-    for depth in (1, 3):
-        title = f"model.depth={depth}"
-        (ax,) = (ax for key, ax in panels(figures["by_rate"]).items() if title in key)
-        assert bars_of(ax)["bn_dropout"][1] == pytest.approx([50 + 10 * depth] * 3)
-        (ax,) = (ax for key, ax in panels(figures["difference"]).items() if title in key)
-        (estimate,) = {round(float(y[0]), 6) for x, y in lines_of(ax)[2:-1:2]}
-        assert estimate == pytest.approx(10 + 8 * depth)
-        (ax,) = (ax for key, ax in panels(figures["pairs"]).items() if title in key)
-        assert points_of(ax)[:, 0] == pytest.approx([40 + 2 * depth] * 10)
-    assert len(contrasts(study_of(tmp_path))) == 2 * 4
+def test_a_study_of_sizes_draws_its_rungs() -> None:
+    declared = {"claim": "size", "kind": "ladder", "over": "data.train_size", "family": "same_rate"}
+    study = made("size", datasets=1, arrangements=("bn_dropout", "dropout_bn"), sizes=(250, 1000, 4000), **declared)
+    section = page.section(study)
+    rungs = page._rungs(section)
+    assert len(rungs) == 2 * 2 * 3 and set(rungs["data.train_size"]) == {250, 1000, 4000}
+    assert rungs.loc[rungs["ring"], "rate"].eq(0.1).all() and rungs["ring"].sum() == 6, "validation prefers 0.1"
+    assert [name for name, _ in page.draw(section)] == ["ladder"]

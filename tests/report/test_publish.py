@@ -1,99 +1,50 @@
-"""A published study says what the folders that it was made of say, and is refused where it is not whole."""
+"""A published study is read as the folders that it was made of."""
 
-import lzma
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pytest
 
+from exact import study_of
 from fake_study import fake_study
-from normdrop.report.__main__ import main
-from normdrop.report.records import PUBLISHED, REPLICATES, load
-
-SHIFT = [
-    {
-        "seed": seed,
-        "epoch": epoch,
-        "layer": 1,
-        "case": "noise→bn",
-        "measured": 0.4 + seed / 7,
-        "predicted": None,
-        "running": 0.4,
-    }
-    for seed in range(7)
-    for epoch in (1, "end")
-]
-KINDS: dict[str, dict[str, Any]] = {
-    "ordering": {
-        "settings": ({"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}),
-        "study": {"tuned": ["rate", "optimizer.lr"]},
-        "datasets": [f"d{i}" for i in range(8)],
-        "rates": (0.1, 0.5),
-    },
-    "speed": {"study": {"kind": "ratio", "metric": "steps_to_level"}, "max_steps": 105.0, "rates": (0.3,)},
-    "drift": {
-        "study": {"kind": "loss", "over": "drift.scale", "contrast": {"a": "bn", "b": "none"}},
-        "arrangements": ("none", "bn"),
-        "settings": tuple({"drift.scale": scale} for scale in (0.0, 0.2, 0.4)),
-    },
-    "mechanism": {
-        "study": {"kind": "mechanism"},
-        "settings": ({}, {"noise": "uniform"}),
-        "rates": (0.5,),
-        "shift": SHIFT,
-    },
-}
+from normdrop.report.mechanism import shifts
+from normdrop.report.publish import RECORDS, TABLE, write
+from normdrop.report.study import load
+from normdrop.report.verdicts import rows
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder of four experiments with its report, and its published form with its own."""
-    root = tmp_path_factory.mktemp("published")
-    for name, made in KINDS.items():
-        fake_study(root / "claims" / name, replicates=7, **made)
-    (root / "claims/ordering/d0/dropout_bn/after/q0.90").mkdir()
-    (root / "claims/ordering/d0/dropout_bn/after/q0.90/error.txt").write_text("ValueError: no rows")
-    assert main([str(root / "claims")]) == main([str(root / "claims"), "--publish", str(root / "reference")]) == 0
-    return root / "claims", root / "reference"
+@pytest.fixture
+def published(tmp_path: Path) -> tuple[Path, Path]:
+    shift = [{"layer": 1, "seed": s, "case": "noise→bn", "measured": s / 7} for s in range(3)]
+    live = fake_study(tmp_path / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
+                      settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
+    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True, exist_ok=True)
+    (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").write_text("ValueError: no")
+    write(load(tmp_path / "live"), tmp_path / "out")
+    return live, tmp_path / "out" / "x"
 
 
-@pytest.mark.parametrize("table", ["verdicts", "pooled", "sensitivity", "ranks", "shift", "recalibration"])
-def test_a_table_of_the_published_form_is_that_of_the_folders_to_the_byte(both: tuple[Path, Path], table: str) -> None:
-    folders, published = ((where / "report" / f"{table}.csv").read_bytes() for where in both)
-    assert folders == published
+def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path, Path]) -> None:
+    live, there = map(study_of, published)
+    pd.testing.assert_frame_equal(rows(live), rows(there))
+    pd.testing.assert_frame_equal(shifts(live), shifts(there))
+    assert (live.keys, live.declared, live.failed) == (there.keys, there.declared, there.failed)
+    assert there.failed
+    assert not there.unfinished
+    with pytest.raises(ValueError, match="published already"):
+        write([there], published[1])
 
 
-def test_the_sensitivity_has_the_levels_that_learning_curves_were_needed_for(both: tuple[Path, Path]) -> None:
-    assert "level × 0.8" in (both[1] / "report/sensitivity.csv").read_text()
-    assert "Learning curves are not published" in (both[1] / "report/report.md").read_text()
-    drawn = [{path.stem.rpartition("-")[2] for path in where.glob("report/*.png")} for where in both]
-    left_out = drawn[0] - drawn[1]
-    assert {"curves", "pairs", "by_rate"} <= left_out <= {"curves", "pairs", "by_rate", "who_beats_whom"}
+def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> None:
+    table = pd.read_csv(published[1] / TABLE)
+    assert {"dataset", "arrangement", "position", "rate", "model.depth", "seed", "test_acc"} <= set(table)
+    assert len(table) == len(study_of(published[0]).table.query("not stands_in"))
 
 
-def test_what_failed_is_still_named(both: tuple[Path, Path]) -> None:
-    assert load(both[1]).failed == load(both[0]).failed == {"ordering/d0/dropout_bn/after/q0.90": "ValueError: no rows"}
-    assert load(both[1] / "ordering").failed == {"d0/dropout_bn/after/q0.90": "ValueError: no rows"}
-
-
-def test_a_published_form_gives_the_same_bytes_again_and_is_not_published_again(
-    both: tuple[Path, Path], tmp_path: Path, capsys: Any
-) -> None:
-    from normdrop.report import publish
-
-    publish.write(load(both[0]), tmp_path)
-    for file in (PUBLISHED, REPLICATES):
-        assert (tmp_path / "speed" / file).read_bytes() == (both[1] / "speed" / file).read_bytes()
-    assert main([str(both[1]), "--publish", str(tmp_path)]) == 1
-    assert "is published already" in capsys.readouterr().err
-
-
-def test_a_published_table_that_was_changed_is_damaged(both: tuple[Path, Path], tmp_path: Path) -> None:
-    from normdrop.report import publish
-
-    publish.write(load(both[0] / "speed"), tmp_path)
-    table = tmp_path / "speed" / REPLICATES
-    table.write_bytes(lzma.compress(lzma.decompress(table.read_bytes()).replace(b"False", b"True", 1)))
-    found = load(tmp_path)
-    assert not found.studies
-    assert "its checksum is not that in" in found.damaged["speed"]
+@pytest.mark.parametrize("name", [TABLE, RECORDS])
+def test_damage_is_named(published: tuple[Path, Path], name: str) -> None:
+    path = published[1] / name
+    path.write_bytes(path.read_bytes()[:-9])
+    study = study_of(published[1])
+    assert study.table.empty
+    assert "damaged" in study.damaged["."]

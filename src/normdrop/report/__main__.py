@@ -1,82 +1,83 @@
-"""normdrop-report DIRECTORY [--against REFERENCE]: write DIRECTORY/report and print the short answer."""
+"""normdrop-report FOLDER: write the page of what has finished, and say the answer and what to open."""
 
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
+import io
+import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
-
-from normdrop.report import page, publish, readme
-from normdrop.report.answer import partial
-from normdrop.report.records import Found, load
-
-WIDTH = 130  # of a pipe or a log, which has none of its own
+# The rest is imported where it is needed: --help, and what is refused at once, shall not wait for it.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn finished conditions into an answer.")
-    parser.add_argument("directory", type=Path, help="outputs/<experiment>, or a folder of several experiments")
-    parser.add_argument(
-        "--against", type=Path, metavar="REFERENCE", help="say where this run differs from a reference's"
-    )
-    parser.add_argument(
-        "--publish",
-        type=Path,
-        metavar="FOLDER",
-        help="first write the replicates and records, made small, to FOLDER, and report on those",
-    )
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="write the table of answers between FILE's marks")
+    parser = argparse.ArgumentParser(prog="normdrop-report", description="Turn what has finished into an answer.")
+    parser.add_argument("folder", type=Path, help="outputs/<name>, or a folder of several studies")
+    parser.add_argument("--against", type=Path, metavar="OTHER", help="say where this run differs from that one")
+    said = "first write the seeds and records, made small, to DIR, and report on those"
+    parser.add_argument("--publish", type=Path, metavar="DIR", help=said)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write the page to DIR/report, not to FOLDER/report")
     options = parser.parse_args(arguments)
-    command = shlex.join(["normdrop-report", *(sys.argv[1:] if arguments is None else arguments)])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # whatever the locale says, as in every file
     try:
-        found = load(options.directory)
-        if options.publish:
-            publish.write(found, options.publish)
-            found = load(options.publish)
-        written = page.write(found, command, options.against)
-        if options.readme:
-            readme.put(options.readme, found.directory / "report")
+        _check(options)
+        _report(options)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"normdrop-report: {error}", file=sys.stderr)
         return 1
-    _print(found, written)
     return 0
 
 
-def _print(found: Found, written: page.Page) -> None:
-    # A pipe or a log has no width of its own: as wide as the table needs.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    for section in written.sections:
-        said = section.answer
-        console.print(section.study.declaration["sentence"] or section.slug, style="dim", markup=False)
-        console.print(f"{said.word}. {_plain(said.sentence)}", style="bold", markup=False)
-        console.print(section.neighbours or "No test accuracy or NLL was measured beside it.", markup=False)
-        console.print(_plain(" ".join(said.first) or "Nothing at the top: no doubt was found."), markup=False)
-        change = " ".join(section.change[:1]) or "Other data: every row of the family is settled here."
-        console.print(f"What would change it: {_plain(change)}", markup=False)
-    if written.harness:
-        alarm = written.harness.alarm
-        console.print(
-            ("Alarm: " if alarm else "A/A: ") + written.harness.sentence,
-            style="bold red" if alarm else None,
-            markup=False,
-        )
-    for what, names in (("failed", found.failed), ("not finished", found.unfinished), ("damaged", found.damaged)):
-        for name, reason in list(names.items())[:20]:
-            console.print(f"{what}: {name}: {reason}", markup=False, soft_wrap=True)
-        if len(names) > 20:
-            console.print(f"{what}: {len(names) - 20} more, in the report")
-    if found.unfinished:
-        console.print(partial(found), style="bold")
-    console.print(f"Report: {found.directory / 'report' / 'report.html'}", markup=False, soft_wrap=True)
+def _check(options: Namespace) -> None:
+    """Raises ValueError for what cannot work, before anything is read."""
+    for name, folder in (("FOLDER", options.folder), ("--against", options.against)):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{name} {folder}: no such directory")
+    target = (options.output or options.publish or options.folder).absolute()
+    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{there}: nothing can be written to it; --output DIR puts the page elsewhere")
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\*\*|`", "", text)
+def _report(options: Namespace) -> None:
+    from normdrop import tensorboard
+    from normdrop.report import page, publish
+    from normdrop.report.study import load
+
+    folder = options.folder
+    _tell(f"reading {folder}")
+    studies = load(folder)
+    if options.publish:
+        publish.write(studies, options.publish)
+        folder = options.publish
+        studies = load(folder)
+    target = (options.output or folder) / "report"
+    other = load(options.against) if options.against else []
+    sections = page.write(studies, target, other, _tell)
+    for section in sections:
+        root = section.study.folder
+        # What is published has no learning curves, and another's folder is left as it is.
+        if (root / "plan.json").exists() and not options.output:
+            _tell(f"TensorBoard: {section.study.name}")
+            pictures = {name: target / file for name, file in section.figures.items()}
+            tensorboard.write_overview(root, page.texts(section), pictures)
+    _tell("")
+    print("\n".join(page.first_lines(target)))
+    print(f"Page: {target / 'report.html'}")
+    shown = folder / "overview" if (folder / "overview").exists() else folder
+    print(f"TensorBoard: tensorboard --logdir {shown}")
+
+
+def _tell(line: str) -> None:
+    """Where the work stands: on a terminal one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,118 +1,93 @@
-"""A run beside a reference: where estimates differ by more than their intervals allow, and what was replicated."""
+"""A run beside a reference: where estimates differ by more than chance allows, and what else differs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from normdrop.metrics import METRICS
-from normdrop.report.answer import say
-from normdrop.report.statistics import holm
-from normdrop.report.verdicts import DECLARED, each
-from normdrop.report.words import head
+from normdrop.report.compare import head, holm
+from normdrop.report.study import FREE, Study, flattened, under
+from normdrop.report.verdicts import HARNESS, rows
 
-# Which rows are the same comparison. The rates of best_vs_best are an outcome, so they do not count there.
-SAME = ["claim", "dataset", "position", "comparison", "metric", "setting", "a", "b", "rate"]
+SAME = ["dataset", "position", "comparison", "rate", "metric", "part", "a", "b"]
+NUMBERS = ["n", "estimate", "ci_low", "ci_high", "sd", "verdict", "verdict_new_data", "family", "seeds"]
 
 
-def read_reference(directory: Path, name: str = "verdicts") -> pd.DataFrame:
-    """All tables of that name under `directory`, as one. Raises ValueError if there is none."""
-    files = sorted(directory.rglob(f"{name}.csv"))
-    if not files:
-        raise ValueError(f"--against {directory}: no {name}.csv in it")
-    tables = [pd.read_csv(file, keep_default_na=False, na_values=[""]) for file in files]
-    # A page over several studies repeats the rows of each study's own page.
-    return pd.concat(tables, ignore_index=True).drop_duplicates()
+def partners(own: Sequence[Study], reference: Sequence[Study]) -> Iterator[tuple[Study, Study]]:
+    """Each study with those of the reference that it repeats: of its name, else of its claim."""
+    for study in own:
+        named = [other for other in reference if other.name == study.name]
+        for other in named or [other for other in reference if other.declared.claim == study.declared.claim]:
+            yield study, other
 
 
-def compare_runs(own: pd.DataFrame, reference: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """One row per comparison that both have: both estimates and verdicts, t, p_holm, differs, verdict_differs.
+def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float = 0.05) -> pd.DataFrame:
+    """One row per comparison that both have, in the two runs' numbers (those of the reference end in _reference).
 
-    t = (own - reference) / √(SE² + SE²), each SE from the width of its t interval (of a ratio, on the log scale), on
-    Welch and Satterthwaite's degrees of freedom; p_holm covers all rows. Runs that share seeds and code are not
-    independent: t is then too small, never too large.
+    Further columns: experiment, reference (names of the two studies), SAME and the keys, t and p of Welch's test of the
+    two means, p_holm over all rows, differs (p_holm < alpha), verdict_differs, shared_seeds. Runs that share seeds and
+    code are not independent: t is then too small, never too large.
     """
-    both = _keyed(own).merge(_keyed(reference), on=SAME, suffixes=("", "_reference"))
-    # Several experiments may test one claim: the one of the same name is meant; where the reference has no such
-    # experiment, whichever comes first.
-    both["other"] = both["experiment"] != both["experiment_reference"]
-    both = both[~(both["other"] & both["experiment"].isin(reference["experiment"]))]
-    both = both.sort_values("other", kind="stable").drop_duplicates([*SAME, "experiment"]).sort_index(ignore_index=True)
-    found, degrees = [], []
-    for row in both.to_dict("records"):
-        values = np.array(
-            [[row[f"{k}{side}"] for k in ("estimate", "ci_low", "ci_high")] for side in ("", "_reference")]
-        )
-        if METRICS[row["metric"]].unit == "steps" and (values > 0).all():
-            values = np.log(values)
-        freedom = np.maximum([row["n"] - 1, row["n_reference"] - 1], 1)
-        beyond = np.array([row["alpha"], row["alpha_reference"]]) / 2  # either end of the interval
-        with np.errstate(invalid="ignore"):  # a median of censored runs is infinite, and so are its bounds
-            error = (values[:, 2] - values[:, 1]) / (2 * stats.t.isf(beyond, freedom))
-            gap, noise = values[0, 0] - values[1, 0], float(np.hypot(*error))
-        found.append(gap / noise if noise > 0 else (0.0 if gap == 0 else np.inf if np.isfinite(gap) else np.nan))
-        degrees.append(noise**4 / float((error**4 / freedom).sum()) if noise > 0 else float(freedom.sum()))
-    both["t"] = found
-    both["p_holm"] = holm(2 * stats.t.sf(np.abs(both["t"]), degrees))
-    both["differs"] = both["p_holm"] < alpha
-    both["verdict_differs"] = both["verdict"].map(say) != both["verdict_reference"].map(say)
-    return both
+    tables = []
+    for study, other in partners(own, reference):
+        keys = list(dict.fromkeys([*study.keys, *other.keys]))
+        here, there = (_keyed(run, keys) for run in (study, other))
+        both = here.merge(there, on=[*SAME, *keys], suffixes=("", "_reference"))
+        shared = set(study.table["seed"]) & set(other.table["seed"])
+        tables.append(both.assign(experiment=study.name, reference=other.name, shared_seeds=len(shared)))
+    if not any(len(table) for table in tables):
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    squares = [table[f"sd{side}"] ** 2 / table[f"n{side}"] for side in ("", "_reference")]
+    freedom = [table[f"n{side}"] - 1 for side in ("", "_reference")]
+    gap, noise = table["estimate"] - table["estimate_reference"], squares[0] + squares[1]
+    gap = gap.where(gap.abs() > 1e-12, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table["t"] = (gap / np.sqrt(noise)).where(gap != 0, 0.0)
+        degrees = noise**2 / (squares[0] ** 2 / freedom[0] + squares[1] ** 2 / freedom[1])
+    table["p"] = 2 * stats.t.sf(table["t"].abs(), degrees.where(noise > 0, freedom[0]))
+    table["p_holm"] = holm(table["p"])
+    verdicts = [table[name].map(head) for name in ("verdict", "verdict_reference")]
+    return table.assign(differs=table["p_holm"] < alpha, verdict_differs=verdicts[0] != verdicts[1])
 
 
-PLACE = ["experiment", "claim", "dataset", "position", "setting", "comparison", "metric"]
-NUMBERS = ["estimate", "ci_low", "ci_high"]
+def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:
+    """A study's verdicts with a column for each of `keys`: of one that it does not vary, its value."""
+    table = rows(study)
+    table = table[table["family"] != HARNESS].fillna({"rate": -1.0})
+    for key in keys:
+        if key not in table:
+            values = flattened(study.records).get(key, pd.Series([""])).unique()
+            table[key] = values[0] if len(values) == 1 else ""
+        table[key] = table[key].astype(str)
+    return table[[*SAME, *keys, *NUMBERS]]
 
 
-def replicated(both: pd.DataFrame, own: dict[str, pd.DataFrame], reference: Path) -> pd.DataFrame:
-    """What was declared, there and here: the word of each claim, each pooled mean, and each row of a declared family.
+def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFrame:
+    """What the configurations of two runs differ in, rows of the data (`data.fingerprint`) among it.
 
-    both: `compare_runs`. own: this run's tables by name, `pooled` and `words` among them; reference: the other run's
-    folder. Columns: level (claim, pooled or row), PLACE, NUMBERS and verdict, all but PLACE also of the
-    reference, under a name in _reference; replicated (the same word) and same_sign (NaN where there is no estimate).
+    Columns: experiment, reference, dataset, key, here, there (all values, as text).
     """
-    tables = [both[both["family"] == DECLARED].assign(level="row")]
-    for level, name, key in (("pooled", "pooled", PLACE[:2] + PLACE[3:]), ("claim", "words", PLACE[:2])):
-        if name not in own or not [*reference.rglob(f"{name}.csv")]:
-            continue
-        sides = [own[name], read_reference(reference, name)]
-        if name == "pooled":
-            sides = [t[(t["family"] == DECLARED) & (t["variant"] == "as declared")] for t in sides]
-            sides = [t.assign(setting=t["setting"].astype(object).fillna("")) for t in sides]
-        values = [*key, *(column for column in NUMBERS if column in own[name]), "verdict"]
-        one, other = (table[values] for table in sides)
-        tables.insert(0, one.merge(other, on=key, suffixes=("", "_reference")).assign(level=level))
-    columns = ["level", *PLACE, *NUMBERS, "verdict", *(f"{name}_reference" for name in [*NUMBERS, "verdict"])]
-    table = pd.concat(tables, ignore_index=True).reindex(columns=columns)
-    null = table["metric"].map(lambda name: float(name in METRICS and METRICS[name].unit == "steps")).astype(float)
-    table["replicated"] = table["verdict"].map(head) == table["verdict_reference"].map(head)
-    signs = [np.sign(table[name].astype(float) - null) for name in ("estimate", "estimate_reference")]
-    table["same_sign"] = (signs[0] == signs[1]).where(table["estimate"].notna())
-    return table
+    found = []
+    for study, other in partners(own, reference):
+        here, there = _values(study), _values(other)
+        both = here.join(there, how="outer", lsuffix="here", rsuffix="there").fillna("—").reset_index()
+        both = both[both["dataset"].isin(here.index.unique(0).intersection(there.index.unique(0)))]
+        both = both[(both["here"] != both["there"]) & ~both["key"].map(lambda key: under(key, FREE))]
+        found.append(both.assign(experiment=study.name, reference=other.name))
+    columns = ["experiment", "reference", "dataset", "key", "here", "there"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def seeds_apart(own: pd.DataFrame, reference: pd.DataFrame) -> str:
-    """One line on whether two runs' verdicts rest on other seeds."""
-    if "seeds" not in reference:
-        return "Which seeds the other run has is not known: whether this one is independent of it cannot be told."
-    both = own.merge(reference.drop_duplicates("experiment"), on="experiment", suffixes=("", "_reference"))
-    shared = {row.experiment for row in each(both) if not _seeds(row.seeds).isdisjoint(_seeds(row.seeds_reference))}
-    if shared:
-        return (
-            f"Warning: the two runs share seeds ({', '.join(sorted(shared))}), so that this one confirms nothing there."
-        )
-    here, there = ("; ".join(sorted({*table["seeds"]})) for table in (own, reference))
-    return f"No seed is in both: {here} here, {there} there."
+def _values(study: Study) -> pd.DataFrame:
+    """By data set and key all values of a study, as text."""
+    flat = flattened(study.records).astype(str).assign(dataset=[record["dataset"] for record in study.records])
+    long = flat.melt("dataset", var_name="key", value_name="").groupby(["dataset", "key"])
+    return long.agg(_listed)
 
 
-def _seeds(spans: str) -> set[int]:
-    return {n for run in spans.split() for n in range(int(run.split("-")[0]), int(run.split("-")[1]) + 1)}
-
-
-def _keyed(table: pd.DataFrame) -> pd.DataFrame:
-    rate = table[["rate_a", "rate_b"]].max(axis=1).where(table["comparison"] != "best_vs_best", -1.0).fillna(-1.0)
-    keyed = table.assign(rate=rate.round(6), setting=table["setting"].astype(object).fillna(""))
-    keyed["alpha"] = table.get("alpha", 0.05)  # which earlier tables do not say
-    return keyed[[*SAME, "experiment", "n", "estimate", "ci_low", "ci_high", "alpha", "verdict", "family"]]
+def _listed(values: pd.Series) -> str:
+    return ", ".join(sorted(set(values)))

@@ -1,45 +1,38 @@
-"""The page: what was declared, answered and drawn, as report.html, report.md and tables beside them."""
+"""The page: one Markdown template makes report.md, and that report.html; the tables lie beside them as CSV."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 import shutil
+import stat
 import tempfile
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import markupsafe
 import pandas as pd
-from matplotlib.figure import Figure
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 from PIL import Image
 
-from normdrop import tensorboard
+from normdrop.metrics import METRICS
 from normdrop.report import against as beside
-from normdrop.report import figures, mechanism, population, regime
-from normdrop.report.answer import Answer, Harness, answer, harness, partial, say
-from normdrop.report.checks import EDGE, checks, largest, neighbours, unsettled, would_change
-from normdrop.report.checks import declared as declared_contrasts
-from normdrop.report.checks import edges as tuning_edges
-from normdrop.report.contrasts import contrasts
-from normdrop.report.provenance import declared_first
-from normdrop.report.records import Found, Study
-from normdrop.report.tables import (
-    Table,
-    against_table,
-    declared,
-    pooled_table,
-    ranking_table,
-    recalibration_table,
-    replicated_table,
-    reproduced,
-    sensitivity_table,
-    short_table,
-    verdict_table,
-)
-from normdrop.report.verdicts import DECLARED, HARNESS, verdicts
+from normdrop.report import checks, figures, mechanism, pooled, provenance, ranks, regime, tables, verdicts, words
+from normdrop.report.study import MAIN, Study
+
+MOST = 40_000  # bytes of report.md, so that a repository shows it
+LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
+SCOPES = {"new samples": ("new_low", "new_high", "verdict_new_data"), "these data": ("ci_low", "ci_high", "verdict")}
+# Questions that the post does not ask.
+WHY = ("mechanism", "regime", "size")
+# What folds, and nothing else, is HTML in report.md; whatever else looks like it is text.
+FOLD = re.compile(r"\s*(<details>\s*<summary>[^<]*</summary>|</details>)\s*")
 
 
 @dataclass
@@ -47,216 +40,279 @@ class Section:
     """One study on the page."""
 
     study: Study
-    slug: str
     rows: pd.DataFrame
-    answer: Answer
-    neighbours: str | None
-    change: list[str]
-    """what would change the answer"""
-    checks: list[str]
-    declared: list[tuple[str, str]]
-    reproduce: list[tuple[str, str]]
-    figures: list[tuple[str, str, str]]
-    """file name, caption, the PNG in base64"""
-    short: Table
-    ranking: Table
-    family: Table
-    mechanism: Table
-    unfolded: list[tuple[Table, str]]
-    """further tables of the page, with their titles"""
-    written: dict[str, pd.DataFrame]
-    """further tables that are written beside verdicts.csv"""
+    """verdicts.csv, and low, high and said: interval and verdict in the scope that the page speaks of"""
+    scope: str
+    tables: dict[str, pd.DataFrame]
+    """what is written beside verdicts.csv, by the name of its file"""
+    provenance: dict[str, Any]
+    figures: dict[str, str] = field(default_factory=dict)
+    """files by the names of the figures, which the template has captions for"""
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"\W+", "-", self.study.name).strip("-")
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        return tables.sides(self.study)
+
+    @property
+    def compared(self) -> pd.DataFrame:
+        """What the answer is of, tuned and at fixed rates: comparisons of the grid proper and of the whole claim."""
+        rows = self.rows[~self.rows["beyond"].astype(bool) & ~self.rows["family"].eq(verdicts.HARNESS)]
+        return rows[rows["part"].eq(self.study.kind.answer) & rows["metric"].isin(self.study.declared.metrics)]
+
+    @property
+    def base(self) -> pd.DataFrame:
+        """Those of them that were declared."""
+        return self.compared[self.compared["family"] == verdicts.DECLARED]
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """The same over data sets, a row for each position and rate; empty where there are too few."""
+        table = self.tables["pooled"]
+        if table.empty:
+            return table
+        table = table[table["variant"].eq("declared") & table["part"].eq(self.study.kind.answer)]
+        table = table[table["metric"] == self.study.declared.metric]
+        return table.rename(columns={"ci_low": "low", "ci_high": "high"})
+
+    @property
+    def tuned_means(self) -> pd.DataFrame:
+        """The means that the main claim's words are of."""
+        return self.means[self.means["family"] == verdicts.DECLARED] if len(self.means) else self.means
+
+    @property
+    def at_one_place(self) -> pd.DataFrame:
+        """What the first figure draws: the means, or the comparisons of a study of one data set and setting."""
+        if len(self.means):
+            return self.means
+        rows = self.compared[self.compared["metric"] == self.study.declared.metric]
+        return rows if len(rows[["dataset", *self.study.keys]].drop_duplicates()) == 1 else rows.iloc[:0]
+
+    @property
+    def told(self) -> Iterator[dict[str, Any]]:
+        """The claim's words, each with the numbers that its sentence tells: a mean, one comparison, or counts."""
+        names = [METRICS[metric].words for metric in self.study.declared.metrics]
+        over = tables.key_name(self.study.declared.over or "")
+        quantity = self.study.kind.quantity.format(metric=" and ".join(names), over=over)
+        for word in self.tables["words"].to_dict("records"):
+            means, rows = self.means, self.base
+            if word["position"]:
+                rows = rows[rows["position"] == word["position"]]
+                means = self.tuned_means[self.tuned_means["position"] == word["position"]] if len(means) else means
+            word |= {"quantity": quantity, "told": "counts", "rows": rows}
+            if len(means) and word["position"]:
+                word |= {"told": "mean", "row": means.iloc[0]}
+            elif len(rows) == 1:
+                word |= {"told": "one", "row": rows.iloc[0], "word": word["word"] or rows["said"].iloc[0]}
+            elif rows.empty:
+                word["told"] = "nothing"
+            yield word
 
 
-@dataclass
-class Page:
-    sections: list[Section]
-    harness: Harness | None
+def write(studies: Sequence[Study], target: Path, other: Sequence[Study], tell: Callable[[str], None]) -> list[Section]:
+    """Write the page and its tables to the folder `target`, whole or not at all: they replace an earlier page.
 
-
-def write(found: Found, command: str, against: Path | None = None) -> Page:
-    """Write `report/` in the directory, whole or not at all: it replaces an earlier one in one step.
-
-    against: a folder with the verdicts.csv of another run to compare with. Raises ValueError if there is none in it.
+    other: the studies of another run to set it against, or none. tell: hears what is being worked on.
     """
-    reference = None if against is None else beside.read_reference(against)
-    target = found.directory / "report"
-    folder = Path(tempfile.mkdtemp(prefix=".report-", dir=found.directory))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".report-", dir=target.parent))
     try:
-        sections = [_section(study, slug, folder) for study, slug in zip(found.studies, _slugs(found), strict=True)]
-        rows = pd.concat([s.rows for s in sections], ignore_index=True) if sections else pd.DataFrame()
-        named = [(s.study.root.resolve().name, s.written) for s in sections]
-        tables = {"verdicts": rows}
-        for name in dict.fromkeys(name for _, written in named for name in written):
-            parts = [written[name].assign(experiment=experiment) for experiment, written in named if name in written]
-            tables[name] = pd.concat(parts, ignore_index=True)
-        alpha = max((s.study.declaration["alpha"] for s in sections), default=0.05)
-        page = Page(sections, harness(rows, alpha) if sections else None)
-        other = None
-        if against is not None and reference is not None:
-            both = beside.compare_runs(rows, reference)
-            for section in sections:
-                section.checks += largest(both[both["experiment"] == section.study.root.resolve().name], str(against))
-            tables["replicated"] = beside.replicated(both, tables, against)
-            other = {
-                "name": str(against),
-                "rows": both,
-                "table": against_table(both),
-                "seeds": beside.seeds_apart(rows, reference),
-                "replicated": replicated_table(tables["replicated"]),
-            }
-        for name, table in tables.items():
-            # Seven digits: the last of sixteen are the machine's own, and a table made anew must have the same bytes.
-            table.infer_objects().to_csv(folder / f"{name}.csv", index=False, float_format="%.7g")
-        replicates = pd.concat([s.study.replicates.assign(study=s.slug) for s in sections] or [pd.DataFrame()])
-        replicates.to_csv(folder / "replicates.csv", index=False)
-        context = {
-            "sections": sections,
-            "harness": page.harness,
-            "found": found,
-            "command": command,
-            "partial": partial(found),
-            "against": other,
-            "title": "normdrop: "
-            + (sections[0].study.declaration["claim"] if len(sections) == 1 else found.directory.name),
-        }
-        for name in ("report.html", "report.md"):
-            (folder / name).write_text(_templates(name).get_template(f"{name}.j2").render(context))
-        for s in sections:
-            if (s.study.root / "plan.json").exists():  # what is published has no curves
-                sentence = f"{s.answer.word}. {s.answer.sentence}"
-                texts = {"answer": sentence, "differences": s.family.columns(IN_TENSORBOARD).markdown()}
-                figures = {file.removesuffix(".png"): folder / file for file, _, _ in s.figures}
-                tensorboard.write_overview(s.study.root, texts, figures)
-        folder.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=".report-old-", dir=found.directory))
-            target.rename(old / "report")
-            folder.rename(target)
-            shutil.rmtree(old)
-        else:
-            folder.rename(target)
+        sections = []
+        for number, study in enumerate(studies, 1):
+            tell(f"{study.name} ({number} of {len(studies)})")
+            sections.append(section(study))
+            with figures.rc_context(figures.STYLE):
+                for name, figure in draw(sections[-1]):
+                    sections[-1].figures[name] = _saved(folder / f"{sections[-1].slug}-{name}.png", figure)
+        alarm = checks.alarm(pd.concat([one.rows for one in sections], ignore_index=True))
+        context = {"sections": sections, "rule": words.RULE, "alarm": alarm, "against": None}
+        if other:
+            context |= {"against": beside.compare_runs(list(studies), list(other))}
+            context |= {"apart": beside.differences(list(studies), list(other))}
+        _write_tables(folder, sections, context["against"])
+        text = render(context, LIMITS[-1])
+        for limit in LIMITS:
+            if len(render(context, limit).encode()) <= MOST:
+                text = render(context, limit)
+                break
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        (folder / "report.html").write_text(as_html(render(context, limit=300), folder), encoding="utf-8")
+        _replace(target, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return page
+    return sections
 
 
-def _templates(name: str) -> jinja2.Environment:
+def section(study: Study) -> Section:
+    """All that is computed of a study."""
+    rows, nothing = verdicts.rows(study), pd.DataFrame()
+    if study.table.empty:
+        told = {"words": words.words(study, rows, nothing)}
+        return Section(study, rows, "these data", defaultdict(pd.DataFrame, told), {"lines": [], "doubts": []})
+    over_sets = pooled.pooled(study, rows)
+    said = words.words(study, rows, over_sets)
+    scope = next((scope for scope in said["scope"] if scope in SCOPES), "these data")
+    low, high, verdict = SCOPES[scope]
+    mechanical, main = study.declared.kind == "mechanism", study.declared.claim == MAIN
+    recalibrated = mechanism.recalibration(study, rows) if mechanical else nothing
+    computed = {
+        "words": said,
+        "pooled": over_sets,
+        "means": verdicts.means(study),
+        "networks": ranks.networks(study) if main else nothing,
+        "regime": regime.cells(study) if study.declared.family is None else nothing,
+        "trends": regime.trends(study) if study.declared.claim in WHY else nothing,
+        "recalibration": recalibrated,
+        "shares": mechanism.shares(study, recalibrated) if mechanical else nothing,
+        "shift": mechanism.shifts(study) if mechanical else nothing,
+        "edges": checks.edges(study),
+        "never_reached": checks.never_reached(study),
+        "neighbours": checks.neighbours(study),
+    }
+    rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
+    return Section(study, rows, scope, computed, provenance.provenance(study))
+
+
+def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
+    """The figures that there are numbers for; first that of the answer."""
+    study, compared, keys = section.study, section.compared, section.study.keys
+    if compared.empty:
+        return
+    scales = {metric: _scale(section, metric) for metric in compared["metric"].unique()}
+    scale = scales[study.declared.metric]
+    own = compared[compared["metric"] == study.declared.metric]
+    one, cells = section.at_one_place, section.tables["regime"]
+    if study.declared.kind == "ladder":
+        rungs = _rungs(section)
+        by = ["position", "dataset", *tables.varying(rungs, keys)]
+        series = "rate" if rungs["rate"].notna().all() else "position"
+        yield "ladder", figures.along(rungs, by, study.declared.over, series, scale, joined=True)
+    elif len(cells) and len(keys) > 1:
+        yield "regime", figures.regime(cells, keys, scale)
+    elif one["rate"].nunique() > 1:
+        yield "answer", figures.along(one, ["position"], "rate", "position", scale)
+    elif study.declared.claim == MAIN and own["rate"].nunique() > 1:
+        yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", scale)
+    elif len(section.base) > 1 and section.means.empty:
+        yield "forest", figures.forest(section.base, keys, scales, section.means)
+    if len(section.means):
+        yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
+    shift = section.tables["shift"]
+    if len(shift):
+        shift = shift[shift["epoch"].eq("end") & shift["rate"].gt(0)]
+        shift = shift.assign(estimate=shift["measured"], low=shift["measured"], high=shift["measured"])
+        ratio = figures.Scale("variance at inference / in training", factor=1, base=1)
+        yield "shift", figures.along(shift, ["position"], "rate", "arrangement", ratio)
+
+
+def _scale(section: Section, name: str) -> figures.Scale:
+    metric, study = METRICS[name], section.study
+    left, right = section.sides[::-1] if study.kind.good(metric.higher_is_better) else section.sides
+    quantity = study.kind.quantity.format(metric=metric.words, over=tables.key_name(study.declared.over or ""))
+    label = f"difference in {quantity} ({metric.unit})"
+    return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")
+
+
+def _rungs(section: Section) -> pd.DataFrame:
+    """The declared comparison at each rung of a ladder, with a ring where side A's validation prefers that rate."""
+    declared, rows = section.study.declared, section.rows
+    rows = rows[~rows["beyond"].astype(bool) & rows["metric"].eq(declared.metric)]
+    rows = rows[~rows["part"].isin(["", section.study.kind.answer])]
+    place = ["dataset", "position", "part", *section.study.keys]
+    chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
+    rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")
+    return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{declared.over: rungs["part"].astype(float)})
+
+
+def _saved(file: Path, figure: figures.Figure) -> str:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A palette holds all that a plot shows, in a quarter of the bytes.
+    Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(file, optimize=True)
+    return file.name
+
+
+def _write_tables(folder: Path, sections: Sequence[Section], against: pd.DataFrame | None) -> None:
+    found: dict[str, list[pd.DataFrame]] = {"against": [] if against is None else [against]}
+    for one in sections:
+        own = {
+            "verdicts": one.rows.drop(columns=["low", "high", "said"], errors="ignore"),
+            "replicates": one.study.table,
+            **one.tables,
+        }
+        for name, table in own.items():
+            found.setdefault(name, []).append(table.assign(experiment=one.study.name))
+    for name, parts in found.items():
+        parts = [part for part in parts if len(part)]
+        if parts:
+            # Seven digits: the last of sixteen are the machine's own, and a table made anew has the same bytes.
+            text = pd.concat(parts, ignore_index=True).to_csv(index=False, float_format="%.7g", lineterminator="\n")
+            (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+
+
+def _replace(target: Path, folder: Path) -> None:
+    """Put a finished page in the place of an earlier one, with the mode of the folder that it stands in."""
+    folder.chmod(stat.S_IMODE(target.parent.stat().st_mode))
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=".report-", dir=target.parent))
+        target.rename(old / "report")
+        folder.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(target)
+
+
+def render(context: dict[str, Any], limit: int, template: str = "report.md.j2") -> str:
+    """A template of ours as Markdown. limit: rows of a folded table."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("normdrop.report", "templates"),
-        autoescape=name.endswith("html"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["rich_text"] = _rich_text
-    environment.filters["say"] = say
-    return environment
+    environment.globals |= vars(tables) | {"limit": limit, "MAIN": MAIN, "WHY": WHY}
+    environment.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
+    text = environment.get_template(template).render(context)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _rich_text(text: str) -> markupsafe.Markup:
-    """The two marks of Markdown that the answers use, as HTML."""
-    safe = str(markupsafe.escape(text))
-    safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
-    return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))
+def as_html(text: str, folder: Path) -> str:
+    """The page as one HTML file, its images inside."""
+
+    def block(_: Any, tokens: Any, at: int, *__: Any) -> str:
+        content = tokens[at].content
+        return content if FOLD.fullmatch(content) else escapeHtml(content)
+
+    def image(_: Any, tokens: Any, at: int, *__: Any) -> str:
+        data = base64.b64encode((folder / tokens[at].attrs["src"]).read_bytes()).decode()
+        return f'<img src="data:image/png;base64,{data}" alt="{html.escape(tokens[at].content)}">'
+
+    def heading(_: Any, tokens: Any, at: int, *__: Any) -> str:
+        """With the anchor that a repository gives it."""
+        name = re.sub(r"[^\w -]", "", tokens[at + 1].content.lower()).replace(" ", "-")
+        return f'<{tokens[at].tag} id="{name}">'
+
+    markdown = MarkdownIt("commonmark").enable("table").disable("html_inline")
+    for name, rule in {"html_block": block, "image": image, "heading_open": heading}.items():
+        markdown.add_render_rule(name, rule)
+    body = markdown.render(text).replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    shell = (Path(__file__).parent / "templates" / "page.html").read_text(encoding="utf-8")
+    title = text.partition("\n")[0].lstrip("# ")
+    return shell.replace("{title}", html.escape(title)).replace("{body}", body)
 
 
-# Of a row under another choice; the rest of verdicts.csv's columns would make this the largest table.
-# fmt: off
-VARIED = [
-    "variant", "claim", "dataset", "position", "setting", "comparison", "metric", "rate_a", "rate_b", "n", "estimate",
-    "ci_low", "ci_high", "p_holm", "p_tost", "verdict", "new_low", "new_high", "verdict_new_data",
-]
-# fmt: on
-
-# TensorBoard's TEXT tab breaks the words of a wider table.
-IN_TENSORBOARD = ("data set", "position", "setting", "comparison", "metric", "A - B", "interval", "verdict", "n")
+def first_lines(folder: Path) -> list[str]:
+    """What a written page says first, as plain text: alarms, what is missing, the answer."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    said = re.split(r"^(?:!|#|\|)", text.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return [re.sub(r"\*\*|^> ", "", line) for line in said.splitlines() if line]
 
 
-def _slugs(found: Found) -> list[str]:
-    """A name for each study: its claim, or among several its folder."""
-    slugs: list[str] = []
-    for study in found.studies:
-        name = study.declaration["claim"] if study.root == found.directory else study.root.name
-        names = [name, *(f"{name}-{i}" for i in range(2, len(found.studies) + 2))]
-        slugs.append(next(name for name in names if name not in slugs))
-    return slugs
-
-
-def _section(study: Study, slug: str, folder: Path) -> Section:
-    declaration = study.declaration
-    found = contrasts(study)
-    own = declared_contrasts(study, found)
-    rows = verdicts(study, found)
-    along = mechanism.shifts(study)
-    shift = along[along["epoch"] == "end"]
-    recalibration = mechanism.recalibration(study, found)
-    over_sets = population.pooled(study, rows)
-    ranked = population.ranking(study, population.scores(study))
-    varied, varied_pooled = population.sensitivity(study, rows)
-    cells = regime.regime(study, along)
-    said = answer(study, rows, over_sets)
-    if declaration["kind"] == "mechanism" and len(recalibration):
-        said.word, said.sentence = mechanism.explained(recalibration, declaration["alpha"])
-        said.rule, said.these_rows, said.new_data = mechanism.EXPLAINED, said.word, "cannot be told"
-    counts = []
-    if len(cells):
-        said.word, said.sentence = "A map", regime.told(study, cells)
-        counts = regime.counted(cells, declaration["alpha"]).to_dict("records")
-    came_first, doubts = declared_first(study)
-    edges = [edge.line for edge in tuning_edges(study, own) if max(edge.at_low, edge.at_high) > EDGE]
-    said.first += [*doubts, *edges]
-    said.beside += filter(None, [population.explored(study, population.properties(study, rows))])
-    beside_it = neighbours(study, own)
-    word = {"claim": declaration["claim"], "sentence": declaration["sentence"], "verdict": said.word}
-    word |= {"these_rows": said.these_rows, "new_data": said.new_data, "amount": said.amount, "neighbours": beside_it}
-    written = {
-        "words": pd.DataFrame([word]),
-        "shift": along,
-        "recalibration": recalibration,
-        "regime": cells,
-        "sensitivity": varied.reindex(columns=VARIED) if len(varied) else varied,
-        "ranks": ranked[1] if ranked else pd.DataFrame(),
-        "pooled": pd.concat([over_sets, varied_pooled.iloc[over_sets["family"].eq(DECLARED).sum() :]]),
-    }
-    judged = rows["family"].isin([DECLARED, HARNESS])
-    recalibrated = recalibration_table(recalibration)
-    unfolded = [
-        (
-            Table.of({str(key): str(value) for key, value in row.items()} for row in counts),
-            "Where A is ahead and where it is behind: cells by training length (exploratory)",
-        ),
-        (pooled_table(over_sets), "Over data sets, every comparison"),
-        (pooled_table(varied_pooled), "Over data sets, under other choices of ours (exploratory)"),
-        (sensitivity_table(varied), "Under other choices of ours (exploratory)"),
-        (recalibrated, "What recalibration removes"),
-    ]
-    return Section(
-        study=study,
-        slug=slug,
-        rows=rows,
-        answer=said,
-        neighbours=f"Beside it, A - B: {beside_it}." if beside_it else None,
-        change=[line for line in [unsettled(study, rows), *would_change(study, said)] if line],
-        checks=checks(study, found, rows, shift),
-        declared=[*declared(study), ("Came first", came_first)],
-        reproduce=reproduced(study),
-        figures=[
-            _saved(folder / f"{slug}-{name}.png", caption, figure)
-            for name, caption, figure in figures.draw(study, found, rows, shift, over_sets, ranked, cells)
-        ],
-        short=short_table(rows[judged]),
-        ranking=ranking_table(study, ranked[1] if ranked else pd.DataFrame()),
-        family=verdict_table(rows[judged | rows["comparison"].eq(declaration["family"])]),
-        mechanism=recalibrated,
-        unfolded=[(table, title) for table, title in unfolded if table.rows],
-        written={name: table for name, table in written.items() if len(table)},
-    )
-
-
-def _saved(file: Path, caption: str, figure: Figure) -> tuple[str, str, str]:
-    drawn = io.BytesIO()
-    figure.savefig(drawn)
-    # A palette holds all that a plot shows, in a quarter of the bytes.
-    Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(file, optimize=True)
-    return file.name, caption, base64.b64encode(file.read_bytes()).decode()
+def texts(section: Section) -> dict[str, str]:
+    """What TensorBoard shows of a study as text: what the page has before it folds the rest."""
+    context = {"sections": [section], "rule": "", "alarm": checks.alarm(section.rows), "against": None}
+    text = render(context, limit=50).partition("<details>")[0]
+    return {"answer": re.sub(r"^!.*$", "", text, flags=re.MULTILINE)}

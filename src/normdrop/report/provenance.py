@@ -7,62 +7,58 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from normdrop.report.records import Study
+from normdrop.report.study import Record, Study
+from normdrop.report.verdicts import spans
 
 ROOT = Path(__file__).parents[3]
 
 
-def declared_first(study: Study) -> tuple[str, list[str]]:
-    """A line on which commit declared the study and when it was trained, and the doubts to tell at the top.
+def provenance(study: Study) -> dict[str, Any]:
+    """began, ended (text), commits, versions, clean, lines (what declared it, what was trained from) and doubts.
 
-    The declaration is the file of the experiment that a record names, and those that it builds on, as they stood in the
-    commit that it names: the youngest change counts, and must be older than every record of that commit.
+    Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
     """
-    records = study.records
-    start = [record.get("finished", 0.0) - (record.get("wall_seconds") or 0.0) for record in records]
-    began = min(start)
-    ended = min(record.get("finished", 0.0) for record in records)
-    commits = {record.get("commit") for record in records}
-    first = f"the first condition began at {_time(began)} and was finished at {_time(ended)}"
-    doubts = []
-    if not all(record.get("clean") for record in records if record.get("commit")):
-        doubts.append("Some conditions were trained from a tree with changes that no commit has.")
-    if None in commits:
-        return f"No commit was recorded, so nothing proves that the declaration came first; {first}.", doubts
-    sources: dict[tuple[str, str], float] = {}  # and when the first of its records began
-    for record, when in zip(records, start, strict=True):
-        source = record["commit"], str(record["choices"].get("experiment"))
-        sources[source] = min(when, sources.get(source, when))
-    found = [(_declaring(*source), when) for source, when in sources.items()]
-    known = [(*entry, when) for entry, when in found if entry is not None]
-    if not known:
-        return f"Trained from commit {', '.join(sorted(str(c)[:10] for c in commits))}; {first}.", doubts
-    typed: dict[str, None] = {}
-    for commit, at, declared, when in known:
-        if at > when:
-            doubts.append(
-                f"The declaration is younger than a record: commit {commit[:10]} is of {_time(at)}, and its "
-                f"first condition began at {_time(when)}."
-            )
-        told = {key: value for key, value in study.declaration.items() if value != declared.get(key, value)}
-        typed |= dict.fromkeys(f"study.{key}={value} (declared: {declared[key]})" for key, value in told.items())
-    if typed:
-        doubts.append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
-    said = " and ".join(dict.fromkeys(f"{commit[:10]} of {_time(at)}" for commit, at, *_ in sorted(known, key=str)))
-    return f"Declared in commit {said}; {first}.", doubts
+    batches = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
+    facts: dict[str, Any] = {"commits": sorted({str(commit)[:10] for commit in batches["commit"]}), "doubts": []}
+    facts |= {"versions": sorted(set(batches["versions"])), "clean": bool(batches["clean"].all())}
+    facts |= {"began": _time(batches["began"].min()), "ended": _time(batches["finished"].max())}
+    facts["lines"] = [f"Trained {facts['began']} to {facts['ended']}, from commit {', '.join(facts['commits'])}."]
+    hours = sum(record.get("wall_seconds") or 0.0 for record in study.records) / 3600
+    versions = "; ".join(facts["versions"])
+    facts["lines"].append(f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {versions}.")
+    facts["lines"] += sorted({f"`{record['command']}`" for record in study.records if record.get("command")})
+    if not facts["clean"]:
+        facts["doubts"].append("Some seeds were trained from a tree with changes that no commit has.")
+    first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()
+    for commit, experiment, began in first.to_numpy().tolist():
+        try:
+            files, said = _declared(commit, experiment)
+            by, at = _git("log", "-1", "--format=%h %ct", commit, "--", *files).split()
+        except (OSError, ValueError, subprocess.SubprocessError):
+            facts["doubts"].append(f"Git knows no declaration of {experiment} in commit {commit[:10]}.")
+            continue
+        facts["lines"].append(f"Declared in commit {by} of {_time(float(at))}; begun {_time(began)}.")
+        if float(at) > began:
+            facts["doubts"].append(f"Commit {by} of {_time(float(at))} is younger than seeds begun {_time(began)}.")
+        if typed := [key for key, value in said.items() if study.records[0]["study"].get(key, value) != value]:
+            facts["doubts"].append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
+    return facts
 
 
-def _declaring(commit: str, experiment: str) -> tuple[str, float, dict[str, Any]] | None:
-    """The last commit up to this one that changed the declaration, its time, and what it declares; None if git knows of
-    none."""
-    try:
-        files, study = _declared(commit, experiment)
-        said = _git("log", "-1", "--format=%H %ct", commit, "--", *files).split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return (said[0], float(said[1]), study) if said else None
+def _batches(record: Record) -> list[dict[str, Any]]:
+    """One for each time that seeds were added; a record of before does not tell them apart."""
+    finished = record.get("finished") or 0.0
+    whole = {"began": finished - (record.get("wall_seconds") or 0.0), "finished": finished}
+    said = record.get("batches") or [{key: record.get(key) for key in ("versions", "commit", "clean")} | whole]
+    versions = [", ".join(f"{key} {value}" for key, value in (batch["versions"] or {}).items()) for batch in said]
+    own = {"experiment": str(record["choices"].get("experiment"))}
+    return [
+        batch | own | {"versions": text, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
+        for batch, text in zip(said, versions, strict=True)
+    ]
 
 
 def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:
@@ -70,13 +66,12 @@ def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:
     file = f"conf/experiment/{experiment}.yaml"
     said = yaml.safe_load(_git("show", f"{commit}:{file}")) or {}
     files, study = [file], dict[str, Any]()
-    built_on = [name for name in said.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    for base, declared in [*(_declared(commit, name) for name in built_on), ([], said.get("study") or {})]:
-        files += base
-        for key, value in declared.items():
-            merged = isinstance(value, dict) and isinstance(study.get(key), dict)
-            study[key] = {**study[key], **value} if merged else value
-    return files, study
+    for name in said.get("defaults", []):
+        if isinstance(name, str) and name != "_self_":
+            base, declared = _declared(commit, name)
+            files += base
+            study |= declared
+    return files, study | (said.get("study") or {})
 
 
 def _git(*words: str) -> str:

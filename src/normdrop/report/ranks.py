@@ -1,83 +1,75 @@
-"""Which of several networks to use: mean ranks over data sets, and which of them are told apart (Demšar 2006).
+"""Which of several networks to use, and what an untuned user loses: each with a default, tuned, and with hindsight."""
 
-Arrays alone. The critical difference and the groups are a few lines each, and a diagram draws from `Ranks`: a package
-for it would bring seaborn.
-"""
-
-import math
-from dataclasses import dataclass
-from itertools import combinations
+from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
+import pandas as pd
 
-from normdrop.report.statistics import MIN_DATA_SETS, Floats, holm
-
-# Equal means of replicates, and equal differences of means, may differ in their last bits.
-DIGITS = 12
-
-
-@dataclass(frozen=True, eq=False)
-class Ranks:
-    """m networks over k data sets. Networks are numbered as the columns of the scores."""
-
-    k: int
-    mean_ranks: Floats
-    """(m,): 1 is the best of all on every data set, m the worst"""
-    p_friedman: float
-    """that all networks are equally good"""
-    p_pairs: Floats
-    """(m, m), symmetric: Wilcoxon's signed ranks of each pair, Holm over all pairs; NaN on the diagonal"""
-    critical_difference: float
-    """of two mean ranks (Nemenyi): what is less apart is not told apart"""
-    groups: list[tuple[int, ...]]
-    """networks not told apart by it, best first: each of two or more, none within another"""
+from normdrop.metrics import METRICS
+from normdrop.report.choose import chosen
+from normdrop.report.compare import mean_interval
+from normdrop.report.pooled import twins
+from normdrop.report.study import Study
 
 
-def rank(scores: ArrayLike, *, alpha: float = 0.05, higher_is_better: bool = True) -> Ranks:
-    """scores: (data sets, networks), e.g. each network's mean test accuracy. Ties take the mean of their ranks.
+def networks(study: Study) -> pd.DataFrame:
+    """Every network of the grid proper over the data sets, the best tuned one first.
 
-    - p_friedman: Friedman's χ² with ties (`scipy.stats.friedmanchisquare`), conservative for few data sets.
-    - p_pairs: two-sided, differences of 0 split evenly between the signs. Unlike mean ranks, a pair's does not depend
-      on which other networks are there (Benavoli, Corani & Mangili 2016, JMLR 17:1-10).
-    - critical_difference: q √(m(m + 1)/(6k)), q the studentized range of m over √2 (Demšar 2006, JMLR 7:1-30).
-
-    Raises ValueError with fewer than `MIN_DATA_SETS` data sets or three networks, or if a score is not finite: the
-    caller leaves that data set out and says so.
+    how: "default", the candidate (rate and whatever else is tuned) with the highest mean validation accuracy on the
+    *other* data sets; "tuned", each seed's own choice by validation; "oracle", the candidate that turns out best on the
+    test rows. Columns: network, arrangement, position, how, k (data sets that have all networks, without those set
+    apart), mean, ci_low, ci_high (of the primary metric, each data set alike), difference, diff_low, diff_high (to the
+    best tuned network, paired over data sets), best, mean_rank (among the networks of the same `how`; 1 is best), rate
+    (the most frequent). Empty with fewer than two data sets, or where a kind consumes a key.
     """
-    scores = np.asarray(scores, dtype=float)
-    if scores.ndim != 2 or scores.shape[0] < MIN_DATA_SETS or scores.shape[1] < 3:
-        raise ValueError(f"scores of shape {scores.shape}: need {MIN_DATA_SETS} data sets and three networks or more")
-    if not np.isfinite(scores).all():
-        row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(f"data set {row}: network {column} scores {scores[row, column]} and cannot be ranked")
-    k, m = scores.shape
-    scores = scores / (np.abs(scores).max() or 1.0)
-    ties = np.round(scores, DIGITS)
-    means = stats.rankdata(-ties if higher_is_better else ties, axis=1).mean(axis=0)
-    pairs = list(combinations(range(m), 2))
-    p_pairs = np.full((m, m), np.nan)
-    rows, columns = np.transpose(pairs)
-    p_pairs[rows, columns] = p_pairs[columns, rows] = holm([_wilcoxon(scores[:, i] - scores[:, j]) for i, j in pairs])
-    critical = float(stats.studentized_range.isf(alpha, m, np.inf)) / math.sqrt(2) * math.sqrt(m * (m + 1) / (6 * k))
-    order = [int(i) for i in np.argsort(means, kind="stable")]
-    ends = [sum(means[i] - means[first] < critical for i in order) for first in order]
-    groups = [
-        tuple(order[start:end])
-        for start, end in enumerate(ends)
-        if end - start > 1 and (start == 0 or end > ends[start - 1])
-    ]
-    return Ranks(
-        k=k,
-        mean_ranks=means,
-        p_friedman=float(stats.friedmanchisquare(*ties.T).pvalue) if np.ptp(ties, axis=1).any() else 1.0,
-        p_pairs=p_pairs,
-        critical_difference=critical,
-        groups=groups,
-    )
+    metric, alpha, table = study.declared.metric, study.declared.alpha, study.first
+    if study.kind.reduce is not None or metric not in table:
+        return pd.DataFrame()
+    apart = [*study.declared.apart, *twins(study)]
+    table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(apart)]
+    scores: dict[tuple[str, str, str], pd.Series] = {}
+    rates: dict[tuple[str, str, str], float] = {}
+    for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
+        for how, (score, rate) in _scores(study, rows).items():
+            key = str(arrangement), str(position), how
+            scores[key], rates[key] = score, rate
+    units = pd.DataFrame(scores).dropna()
+    if len(units) < 2:
+        return pd.DataFrame()
+    better = -1 if METRICS[metric].higher_is_better else 1
+    tuned = {key: better * float(units[key].mean()) for key in scores if key[2] == "tuned"}
+    best = min(tuned, key=tuned.__getitem__)
+    # Equal means of seeds may differ in their last bits.
+    ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
+    several = table.groupby("arrangement")["position"].nunique() > 1
+    found = []
+    for key in scores:
+        arrangement, position, how = key
+        name = f"{arrangement} · {position}" if several[arrangement] else arrangement
+        own, apart_from_best = (mean_interval(values, alpha) for values in (units[key], units[key] - units[best]))
+        names = ("mean", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
+        numbers = dict(zip(names, own + apart_from_best, strict=True))
+        place = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
+        found.append(place | numbers | {"best": key == best, "mean_rank": ranks[key], "rate": rates[key]})
+    result = pd.DataFrame(found)
+    order = result["network"].map(result[result["how"] == "tuned"].set_index("network")["mean"]) * better
+    return result.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
 
 
-def _wilcoxon(difference: Floats) -> float:
-    difference = np.round(difference, DIGITS)
-    return float(stats.wilcoxon(difference, zero_method="zsplit").pvalue) if difference.any() else 1.0
+def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, float]]:
+    """Of one network: how → (score by data set and keys, the most frequent rate)."""
+    metric, unit = study.declared.metric, ["dataset", *study.keys]
+    tuned = list(dict.fromkeys(["rate", *study.declared.tuned]))
+    means = rows.groupby([*unit, *tuned])[["val_acc", metric]].mean()
+    by_validation, by_test = (means[name].unstack(tuned) for name in ("val_acc", metric))
+    # The mean over the other data sets: all of them less this one; a candidate must have been trained on all.
+    others = by_validation.sum(skipna=False) - by_validation
+    hindsight = by_test if METRICS[metric].higher_is_better else -by_test
+    found = {}
+    for how, preferred in (("default", others), ("oracle", hindsight)):
+        columns = preferred.fillna(-np.inf).to_numpy().argmax(axis=1)
+        score = pd.Series(by_test.to_numpy()[np.arange(len(by_test)), columns], index=by_test.index)
+        found[how] = score, by_test.columns.get_level_values("rate").to_series().iloc[columns]
+    best = chosen(rows, tuned, [*unit, "seed"])
+    found["tuned"] = best.groupby(level=unit)[metric].mean(), best["rate"]
+    return {how: (score, float(rate.mode().iloc[0])) for how, (score, rate) in found.items()}

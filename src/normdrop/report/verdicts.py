@@ -1,210 +1,183 @@
-"""From a study's replicates to the rows of verdicts.csv: which numbers are compared, and what each comparison says."""
+"""From a study to the rows of verdicts.csv: each comparison, what it says, and whether it was declared."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
+from normdrop.kinds import text
 from normdrop.metrics import METRICS
-from normdrop.report.contrasts import Contrast, tuned, values_of
-from normdrop.report.records import Study, keys_of
-from normdrop.report.statistics import compare, compare_ratio, holm, replicates_needed, verdict
+from normdrop.report.choose import Pair, chosen, pairs, values
+from normdrop.report.compare import compare, detectable, holm, judged, needed, refusal
+from normdrop.report.study import Study
 
+# Columns of verdicts.csv; a column for each of the study's keys follows. Whoever reads it by place counts on the order.
 # fmt: off
 COLUMNS = [
-    "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low", "ci_high",
-    "d_z", "p_superior", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data",
-    # Whoever reads the table by place counts on the order of those above.
-    "setting", "left_out", "bca_low", "bca_high", "new_low", "new_high", "family", "a", "b", "experiment",
-    "null", "sd", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "needed", "seeds", "alpha",
+    "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low",
+    "ci_high", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data", "experiment",
+    "part", "rate", "family", "beyond", "counted", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low",
+    "new_high", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "detectable", "needed",
+    "test_rows", "seeds", "alpha",
 ]
 # fmt: on
-# Rows of the two comparisons are verdicts; `a/a` tests the harness, `way_out` a change of one arrangement.
+# Families: the declared one is judged after Holm; a/a compares an arrangement with itself.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
-# Columns of p-values after Holm over the declared family, and those that they adjust.
-ADJUSTED = {
-    "p_holm": "p_value",
-    "p_holm_new": "p_new_data",
-    "p_tost_holm": "p_tost",
-    "p_tost_holm_new": "p_tost_new",
-}
+# p-values after Holm over the declared family, and what they adjust.
+ADJUSTED = {"p_holm": "p_value", "p_holm_new": "p_new_data", "p_tost_holm": "p_tost", "p_tost_holm_new": "p_tost_new"}
 
 
-def each(table: pd.DataFrame) -> Iterator[Any]:
-    """The rows of a table of many types."""
-    return table.itertuples(index=False)
+def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.DataFrame:
+    """Every comparison of a study, the declared family first: COLUMNS and the study's keys.
 
-
-def farthest(table: pd.DataFrame, column: str) -> Any:
-    """The row whose value is the farthest from 0."""
-    return next(each(table.loc[[table[column].abs().idxmax()]]))
-
-
-def units_in(row: Any) -> tuple[str, float]:
-    """Unit and factor of a row's estimate: a ratio, whose null is 1, has none."""
-    metric = METRICS[row.metric]
-    null = getattr(row, "null", 1 if metric.unit == "steps" else 0)
-    return ("×", 1.0) if null == 1 else (metric.unit, metric.scale)
-
-
-def verdicts(study: Study, found: list[Contrast], margin: float | None = None) -> pd.DataFrame:
-    """Every comparison of the study, its declared family first; columns `COLUMNS`.
-
-    margin: a factor of the ROPEs; with it the contrasts alone on the primary metrics, for a sensitivity analysis.
+    comparison: best_vs_best, same_rate, a/a or a/a_tuned. part: of the claim, "" where it has but one. beyond: the
+    setting is outside of the grid proper, so that the claim's word does not count it. detectable: the smallest true
+    difference that would be seen with 80 % power, of a declared row as the first in Holm's order. needed: seeds for a
+    half-width of half the ROPE. prefer, only: as of `choose.pairs`; with them no A/A.
     """
-    secondary = study.declaration["secondary"] if margin is None else []
-    rows = [*_contrast_rows(study, found, [*dict.fromkeys([*study.metrics, *secondary])], margin or 1.0)]
-    if margin is None:
-        rows += [*_harness_rows(study), *_tuned_again(study)]
-        if study.declaration["kind"] == "mechanism":
-            rows += _way_out_rows(study)
-    if not rows:
-        return pd.DataFrame(columns=COLUMNS)
-    table, alpha = pd.DataFrame(rows), study.declaration["alpha"]
-    declared = table["family"] == DECLARED
+    columns = [*COLUMNS, *study.keys]
+    found = [] if study.table.empty else [*_compared(study, pairs(study, prefer, only))]
+    if only is None and not study.table.empty:
+        found += _again(study)
+    if not found:
+        return pd.DataFrame(columns=columns)
+    table = pd.DataFrame(found)
+    alpha, declared = study.declared.alpha, table["family"] == DECLARED
     for name, p_value in ADJUSTED.items():
         table[name] = holm(table[p_value].where(declared))
-    said, said_new = [], []
-    for row in each(table):
-        # A row outside the family is exploratory: it is judged by its own p-value, and labelled.
-        p, p_new = (row.p_holm, row.p_holm_new) if row.family == DECLARED else (row.p_value, row.p_new_data)
-        metric = METRICS[row.metric]
-        good = metric.higher_is_better if row.family == HARNESS else study.kind_of(row.metric).good(metric)
-        said.append(verdict(row.result, p, alpha=alpha, higher_is_better=good))
-        said_new.append(verdict(row.result, p_new, alpha=alpha, higher_is_better=good, scope="new data"))
-    table = table.assign(verdict=said, verdict_new_data=said_new, seeds=spans(study.replicates["seed"]), alpha=alpha)
-    order = [DECLARED, EXPLORATORY, HARNESS]
-    table = table.sort_values("family", key=lambda family: family.map(order.index), kind="stable", ignore_index=True)
-    return table[COLUMNS]
+    for name, interval, scope in (("verdict", "ci", ""), ("verdict_new_data", "new", "_new")):
+        table[name] = [_verdict(study, row, interval, scope) for row in table.to_dict("records")]
+    level = np.where(declared, alpha / max(int(declared.sum()), 1), alpha)
+    table["detectable"] = [detectable(*row) for row in zip(table["sd"], table["n"], level, strict=True)]
+    table = table.assign(claim=study.declared.claim, experiment=study.name, alpha=alpha)
+    table["seeds"] = spans(study.table["seed"])
+    order = table["family"].map([DECLARED, EXPLORATORY, HARNESS].index).sort_values(kind="stable").index
+    return table.loc[order, columns].reset_index(drop=True)
 
 
-def spans(numbers: Iterable[int]) -> str:
-    """Whole numbers as runs: `0-9 20-29`."""
-    sorted_numbers = sorted({*map(int, numbers)})
-    runs = [[*run] for _, run in itertools.groupby(sorted_numbers, key=lambda n: n - sorted_numbers.index(n))]
-    return " ".join(f"{run[0]}-{run[-1]}" for run in runs)
+def _verdict(study: Study, row: dict[Any, Any], interval: str, scope: str) -> str:
+    """What a row says in one scope; a row outside the family is exploratory and judged by its own p-values."""
+    if reason := refusal(row["result"]):
+        return f"refused: {reason}"
+    p_value, p_tost = f"p_holm{scope}", f"p_tost_holm{scope}"
+    if row["family"] != DECLARED:
+        p_value, p_tost = ADJUSTED[p_value], ADJUSTED[p_tost]
+    good = METRICS[row["metric"]].higher_is_better
+    if row["family"] != HARNESS:
+        good = study.kind.good(good)
+    ends = row[f"{interval}_low"], row[f"{interval}_high"]
+    return judged(*ends, row[p_value], row[p_tost], study.declared.alpha, good)
 
 
-def _contrast_rows(study: Study, found: list[Contrast], metrics: list[str], margin: float) -> Iterator[dict[str, Any]]:
-    for contrast in found:
-        for metric in metrics:
-            declared = contrast.comparison == study.declaration["family"] and metric in study.metrics
-            for part, a, b in values_of(study, contrast, metric):
-                yield {
-                    "dataset": contrast.dataset,
-                    "position": contrast.position,
-                    "setting": ",".join(filter(None, [contrast.setting, part])),
-                    "comparison": contrast.comparison,
-                    "rate_a": _rate(contrast.a, contrast.rate),
-                    "rate_b": _rate(contrast.b, contrast.rate),
-                    "a": " or ".join(study.sides[0]),
-                    "b": " or ".join(study.sides[1]),
-                    "family": DECLARED if declared and contrast.counted else EXPLORATORY,
-                } | _compared(study, metric, a, b, contrast.block, margin)
+def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
+    declared = study.declared
+    for pair in found:
+        for metric in dict.fromkeys([*declared.metrics, *declared.secondary]):
+            mine = pair.counted and pair.comparison == declared.family and metric in declared.metrics
+            for part, a, b in values(study, pair, metric):
+                confirms = mine and part == (study.kind.answer or part)  # of a ladder the trend alone
+                yield (
+                    pair.place
+                    | {
+                        "comparison": pair.comparison,
+                        "rate": math.nan if pair.rate is None else pair.rate,
+                        "rate_a": _rate(_at(study, pair.a, part), pair.rate),
+                        "rate_b": _rate(_at(study, pair.b, part), pair.rate),
+                        "part": part,
+                        "counted": pair.counted,
+                        "family": DECLARED if confirms else EXPLORATORY,
+                        "a": " or ".join(declared.sides[0]),
+                        "b": " or ".join(declared.sides[1]),
+                    }
+                    | _numbers(study, metric, a, b, pair.a, pair.b)
+                )
+
+
+def _at(study: Study, side: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The rows that a part of the claim is of: a rung's own, else all."""
+    if not study.declared.over or part in ("", study.kind.answer):
+        return side
+    return side[side.index.get_level_values(study.declared.over).map(text) == part]
 
 
 def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
     """The rate of a side; where it was chosen, the one chosen most often (the lowest of several)."""
+    if side.empty:
+        return math.nan
     return float(side["rate"].mode().iloc[0]) if rate is None or set(side["rate"]) != {rate} else rate
 
 
-def _compared(
-    study: Study, metric: str, a: np.ndarray, b: np.ndarray, sampled: pd.DataFrame, margin: float = 1.0
-) -> dict[str, Any]:
-    """The columns of a row that its numbers give, and the `Comparison` itself as `result`.
-
-    sampled: the replicates that say how rows were drawn: one fixed test part, or one split that is not fresh, counts.
-    """
-    rope, alpha, fresh = study.rope(metric), study.declaration["alpha"], bool(sampled["fresh_rows"].all())
-    if study.kind_of(metric).ratio:
-        rope = rope**margin
-        result = compare_ratio(a, b, rope=rope, fresh=fresh, alpha=alpha)
-    else:
-        rope *= margin
-        ratio = float(sampled["test_train_ratio"].max(skipna=False))
-        result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha)
-    measured = result.sd > 0 and not math.isnan(rope)
+def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, *sides: pd.DataFrame) -> dict[str, Any]:
+    """A row's numbers, and the `Comparison` itself as `result`. sides: rows that say how their samples were drawn."""
+    rope, alpha = study.rope(metric), study.declared.alpha
+    # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
+    ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
+    fresh = all(side["fresh_rows"].all() for side in sides)
+    budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
+    result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha, budget=budget)
     return asdict(result) | {
-        "claim": study.declaration["claim"],
-        "experiment": study.root.resolve().name,
         "metric": metric,
         "result": result,
-        "needed": replicates_needed(result.sd, result.n, rope / 2, alpha) if measured else math.nan,
+        "needed": needed(result.sd, result.n, rope / 2, alpha),
+        "test_rows": sides[0]["test_rows"].max(),
+        "beyond": bool(sides[0]["beyond"].any()),
     }
 
 
-def _harness_rows(study: Study) -> Iterator[dict[str, Any]]:
-    """The A/A rows: every condition that was trained again with other initial weights, orders and masks."""
-    own_column = [key for key in [study.over, *study.declaration["tuned"]] if key and key != "rate"]
-    point = ["dataset", "arrangement", "position", "rate", "setting", *own_column]
-    again = study.replicates[study.replicates["rerun"] == 1].drop_duplicates(["condition", "seed"])
-    first = study.replicates[study.replicates["rerun"] == 0].groupby(point)
-    for key, rerun in again.groupby(point):
-        if key in first.groups:
-            dataset, arrangement, position, _, setting, *values = key
-            extra = [f"{name}={value}" for name, value in zip(own_column, values, strict=True)]
-            place = {
-                "dataset": dataset,
-                "position": position,
-                "setting": ",".join(filter(None, [str(setting), *extra])),
-            }
-            place |= {"comparison": "a/a", "a": arrangement, "b": f"{arrangement} again", "family": HARNESS}
-            yield from _paired(study, first.get_group(key), rerun, study.metrics, rerun, place)
-
-
-def _tuned_again(study: Study) -> Iterator[dict[str, Any]]:
-    """A/A through the whole selection: what is chosen among all candidates, trained twice."""
-    keys = study.declaration["tuned"]
-    block = ["dataset", "arrangement", "position", "setting"]
-    runs = [study.replicates[study.replicates["rerun"] == rerun].groupby(block) for rerun in (0, 1)]
-    for key, again in runs[1]:
-        candidates = again[keys].drop_duplicates()
-        if study.over is not None or len(candidates) < 2 or key not in runs[0].groups:
-            continue
-        first = runs[0].get_group(key).merge(candidates, on=keys)
-        if len(first[keys].drop_duplicates()) == len(candidates):
-            dataset, arrangement, position, setting = key
-            place = {"dataset": dataset, "position": position, "setting": setting, "comparison": "a/a_tuned"}
-            place |= {"a": arrangement, "b": f"{arrangement} again", "family": HARNESS}
-            a, b = (tuned(study, side, keys) for side in (first, again))
-            yield from _paired(study, a, b, study.metrics, again, place)
-
-
-def _way_out_rows(study: Study) -> Iterator[dict[str, Any]]:
-    """Each arrangement of the contrast with something changed minus itself without that change."""
-    first = study.replicates[study.replicates["rerun"] == 0]
-    for (dataset, position), block in first.groupby(["dataset", "position"]):
-        for setting in study.settings:
-            # The setting that lacks only what this one adds.
-            inner = [s for s in study.settings if set(keys_of(s)) < set(keys_of(setting))]
-            if not inner:
+def _again(study: Study) -> Iterator[dict[str, Any]]:
+    """A/A: what was trained twice, configuration by configuration, and through the whole selection."""
+    declared, tuned = study.declared, list(study.declared.tuned)
+    first, again = (study.table[study.table["rerun"] == rerun] for rerun in (0, 1))
+    again = again[~again["stands_in"]]
+    own = [key for key in (declared.over, *tuned) if key]
+    for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
+        at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
+        for key, run in again.groupby(at):
+            place = dict(zip(at, key, strict=True))
+            candidates = run[[*at, *own]].drop_duplicates()
+            before = first.merge(candidates.loc[:, ~candidates.columns.duplicated()])
+            if comparison == "a/a_tuned" and (declared.over or len(candidates) < 2):
                 continue
-            base = max(inner, key=lambda s: len(keys_of(s)))
-            for arrangement in [*study.sides[0], *study.sides[1]]:
-                rows = block[block["arrangement"] == arrangement]
-                pair = [rows[rows["setting"] == s] for s in (setting, base)]
-                shared = set(pair[0]["rate"]) & set(pair[1]["rate"])
-                a, b = (tuned(study, side[side["rate"].isin(shared)], ["rate"]) for side in pair)
-                if not set(a["seed"]).isdisjoint(b["seed"]):
-                    place = {"dataset": dataset, "position": position, "setting": setting, "comparison": "way_out"}
-                    place |= {"a": arrangement, "b": f"{arrangement}, {base or 'as it was'}", "family": EXPLORATORY}
-                    yield from _paired(study, a, b, [study.metric], rows, place)
+            if len(before[own].drop_duplicates()) < len(candidates):
+                continue
+            a, b = (chosen(side, tuned, ["seed"]) for side in (before, run))
+            place |= {"comparison": comparison, "part": "", "family": HARNESS, "counted": False, "rate": math.nan}
+            place |= {"a": place["arrangement"], "b": f"{place['arrangement']} again"}
+            place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
+            for metric in (metric for metric in declared.metrics if metric in a):
+                of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
+                if len(of_a):
+                    yield place | _numbers(study, metric, of_a.to_numpy(), of_b.to_numpy(), b)
 
 
-def _paired(
-    study: Study, a: pd.DataFrame, b: pd.DataFrame, metrics: list[str], sampled: pd.DataFrame, place: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """A row for each of the metrics: two trainings of one arrangement, replicate by replicate."""
-    a, b = a.set_index("seed"), b.set_index("seed")
-    if not (seeds := sorted(set(a.index) & set(b.index))):
-        return
-    place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
-    for metric in (m for m in metrics if m in b):
-        of_a, of_b = (side[metric].reindex(seeds).to_numpy(dtype=float) for side in (a, b))
-        yield place | _compared(study, metric, of_a, of_b, sampled)
+def means(study: Study, metrics: Sequence[str] = ("test_acc", "test_nll")) -> pd.DataFrame:
+    """Arrangement × position × rate × keys with the mean over seeds and its interval: what a sweep alone has to tell.
+
+    Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n, mean, ci_low,
+    ci_high.
+    """
+    declared = study.declared
+    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
+    at = ["dataset", "arrangement", "position", "rate", *study.keys, *own]
+    if study.table.empty:
+        return pd.DataFrame(columns=[*at, "metric", "n", "mean", "ci_low", "ci_high"])
+    measured = [metric for metric in metrics if metric in study.table]
+    long = study.first.melt(at, measured, var_name="metric")
+    table = long.groupby([*at, "metric"])["value"].agg(n="count", mean="mean", error="sem").reset_index()
+    half = special.stdtrit(table["n"] - 1, 1 - declared.alpha / 2) * table["error"]
+    table = table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
+    return table.drop(columns="error")
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Whole numbers as runs: `0-9 20-29`."""
+    counted = enumerate(sorted({*map(int, numbers)}))
+    runs = [[n for _, n in run] for _, run in itertools.groupby(counted, key=lambda pair: pair[1] - pair[0])]
+    return " ".join(f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,99 @@
+"""What recalibration removes of an effect, and the shift itself; the map and the trends along keys."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from exact import normal, pair, rows_of, runs, study_of, write
+from normdrop.report.mechanism import recalibration, shares, shifts
+from normdrop.report.regime import cells, counts, trends
+from normdrop.report.words import words
+
+STUDY: dict[str, Any] = {"kind": "mechanism", "claim": "mechanism", "rope": {}, "secondary": []}
+LR, DEPTH = "optimizer.lr", "model.depth"
+
+
+def mechanism(root: Path, effects: dict[str, list[float]], left: float) -> Any:
+    """Depths with these effects, by position; recalibration leaves the share `left` of each."""
+    for position, values in effects.items():
+        for depth, effect in enumerate(values):
+            a = runs(0.8 + effect + normal(0, 10) / 5, recal_test_acc=0.8 + left * effect + normal(0, 10) / 5)
+            pair(root, a, runs(0.8, recal_test_acc=0.8), setting={DEPTH: depth}, position=position, study=STUDY)
+    return study_of(root)
+
+
+def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_position(tmp_path: Path) -> None:
+    study = mechanism(tmp_path, {"after": [0.02, 0.04, 0.03, 0.0], "before": [0.0, 0.0]}, left=0.1)
+    table = recalibration(study, rows_of(tmp_path))
+    best = table[(table["comparison"] == "best_vs_best") & (table["position"] == "after")].set_index(DEPTH)
+    assert best["share"].drop(3).to_list() == pytest.approx([0.9] * 3)
+    assert (best["before"][1], best["after"][1]) == pytest.approx((0.04, 0.004))
+    found = shares(study, table).set_index("position")
+    assert (found.loc["after", "cells"], found.loc["after", "asked"]) == (3, 4)
+    assert found["word"].to_dict() == {"after": "Yes", "before": "Nothing to explain"}
+    assert words(study, rows_of(tmp_path), rows_of(tmp_path).iloc[:0])["word"].to_list() == [
+        "Yes",
+        "Nothing to explain",
+    ]
+    kept = mechanism(tmp_path / "kept", {"after": [0.02, 0.04, 0.03]}, left=0.8)
+    assert shares(kept, recalibration(kept, rows_of(tmp_path / "kept")))["word"].to_list() == ["No"]
+
+
+def test_nothing_recalibrated_is_an_empty_table(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9), runs(0.8))
+    assert recalibration(study_of(tmp_path), rows_of(tmp_path)).empty
+
+
+def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(tmp_path: Path) -> None:
+    for k, arrangement in enumerate(("bn_dropout", "dropout_bn")):
+        entries = [
+            {"layer": layer, "seed": seed, "case": "noise→bn", "epoch": "end", "measured": k + layer / 10 + seed / 100}
+            for seed in range(4)
+            for layer in (1, 2)
+        ]
+        write(tmp_path, arrangement, runs(0.9, 4), shift=[*entries, entries[0] | {"epoch": 1, "measured": 9.0}])
+    table = shifts(study_of(tmp_path)).query("epoch == 'end'").set_index(["arrangement", "layer"])
+    assert len(table) == 4
+    assert table.loc[("dropout_bn", 2), "measured"] == pytest.approx(1.215)
+    assert np.isnan(table.loc[("dropout_bn", 2), "predicted"])
+    assert set(table["seeds"]) == {4}
+
+
+def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path: Path) -> None:
+    effects = {(0.1, "after"): 0.02, (0.1, "before"): 0.0, (0.01, "after"): -0.02, (0.01, "before"): 0.002}
+    for (lr, position), effect in effects.items():
+        for layer, share in (("bn", 1.0), ("ln", 0.0)):
+            for arrangement, own in ((f"{layer}_dropout", share * effect), (f"dropout_{layer}", 0.0)):
+                noise = normal(0) / 20 * (layer == "bn" and arrangement.startswith("bn"))
+                table = runs(0.8 + own + noise, recal_test_acc=0.8 + own / 2 + noise)
+                write(tmp_path, arrangement, table, setting={LR: lr}, position=position, study={"family": None})
+    table = cells(study_of(tmp_path))
+    assert len(table) == 8
+    own = table[table["contrast"] == "bn_dropout - dropout_bn"].set_index([LR, "position"])
+    assert own["estimate"].to_dict() == pytest.approx(effects, abs=1e-9)
+    assert own["recal"].to_dict() == pytest.approx({key: value / 2 for key, value in effects.items()}, abs=1e-9)
+    assert own["word"].to_dict() == {(0.1, "after"): "ahead", (0.1, "before"): "no difference",
+                                     (0.01, "after"): "behind", (0.01, "before"): "ahead"}  # fmt: skip
+    assert set(table[table["contrast"] != "bn_dropout - dropout_bn"]["word"]) == {"no difference"}
+    said = counts(table, ["contrast"]).set_index("contrast")
+    assert said.loc["bn_dropout - dropout_bn"].to_list() == [2, 1, 1, 0]
+
+
+def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}
+    for (size, depth), effect in values.items():
+        pair(tmp_path, runs(0.8 + effect, 8), runs(0.8, 8), setting={"data.train_size": size, DEPTH: depth})
+    table = trends(study_of(tmp_path))
+    assert set(table["key"]) == {"data.train_size", DEPTH}
+    row = table[(table["key"] == "data.train_size") & (table[DEPTH] == 4) & (table["comparison"] == "same_rate")].iloc[
+        0
+    ]
+    change = values[4000, 4] - values[250, 4]  # of three rungs the middle one has no weight
+    assert (row["n"], row["first"], row["last"], row["rate"]) == (8, 250, 4000, 0.3)
+    assert row["estimate"] == pytest.approx(change.mean())
+    assert row["p_value"] == pytest.approx(stats.ttest_1samp(change, 0).pvalue)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(stats.ttest_1samp(change, 0).confidence_interval()))

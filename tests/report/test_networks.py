@@ -1,0 +1,54 @@
+"""Which network to use: with a default from the other data sets, tuned, and with hindsight."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from exact import runs, study_of, write
+from normdrop.report.ranks import networks
+
+RATES = (0.1, 0.5)
+# Data set → rate → (validation accuracy, test accuracy) of bn_dropout. On `odd` validation and test disagree.
+TRUTH = {
+    "one": {0.1: (0.8, 0.70), 0.5: (0.9, 0.80)},
+    "two": {0.1: (0.7, 0.60), 0.5: (0.8, 0.75)},
+    "odd": {0.1: (0.9, 0.50), 0.5: (0.1, 0.90)},
+}
+
+
+def test_default_tuned_and_oracle_are_told_apart_and_paired_against_the_best(tmp_path: Path) -> None:
+    for dataset, by_rate in TRUTH.items():
+        for rate, (val, test) in by_rate.items():
+            write(tmp_path, "bn_dropout", runs(test, 6, val_acc=val), rate, dataset=dataset)
+            write(tmp_path, "bn_dropout", runs(test / 2, 6, val_acc=val), rate, dataset=dataset, position="before")
+        write(tmp_path, "none", runs(0.65, 6), 0.0, dataset=dataset)
+    table = networks(study_of(tmp_path)).set_index(["network", "how"])
+    assert len(table) == 9
+    own = table.loc["bn_dropout · after"]
+    assert own.loc["tuned", "mean"] == pytest.approx(np.mean([0.8, 0.75, 0.5]))
+    assert own.loc["oracle", "mean"] == pytest.approx(np.mean([0.8, 0.75, 0.9]))
+    # By the others' validation: for `one` .1 (.7 + .9 against .8 + .1), for `two` .1, for `odd` .5.
+    assert own.loc["default", "mean"] == pytest.approx(np.mean([0.7, 0.6, 0.9]))
+    assert own.loc["tuned", "best"]
+    assert own["mean_rank"].to_dict() == pytest.approx({"default": 4 / 3, "tuned": 4 / 3, "oracle": 1.0})
+    row = table.loc[("none", "tuned")]
+    difference = 0.65 - np.array([0.8, 0.75, 0.5])
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval()
+    assert [row["difference"], row["diff_low"], row["diff_high"]] == pytest.approx([difference.mean(), low, high])
+    assert (row["k"], row["rate"]) == (3, 0.0)
+
+
+def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path: Path) -> None:
+    for dataset in ("one", "two", "apart", "lacking"):
+        study = {"apart": ["apart"]}
+        write(tmp_path, "bn_dropout", runs(0.9, 6), dataset=dataset, study=study)
+        if dataset != "lacking":
+            write(tmp_path, "none", runs(0.8, 6), 0.0, dataset=dataset, study=study)
+    assert set(networks(study_of(tmp_path))["k"]) == {2}
+
+
+def test_one_data_set_or_a_grid_that_is_consumed_has_no_table(tmp_path: Path) -> None:
+    write(tmp_path / "one", "bn", runs(0.9, 6), 0.0)
+    assert networks(study_of(tmp_path / "one")).empty

@@ -1,0 +1,212 @@
+"""From folders to studies: what is read, how settings are told apart, what is named where it cannot be trusted."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exact import normal, pair, runs, study_of, write
+from fake_study import STUDY, fake_study, write_condition
+from normdrop.report.study import load
+from normdrop.report.verdicts import rows
+
+LR = "optimizer.lr"
+
+
+def small(root: Path, **options: Any) -> Path:
+    return fake_study(root, rates=(0.2, 0.5), replicates=6, **options)
+
+
+def test_the_table_has_a_row_per_seed_and_asked_position_and_a_typed_column_per_key_that_varies(tmp_path: Path) -> None:
+    settings = [{LR: 0.1, "model.depth": 2}, {LR: 0.01, "model.depth": 4}]
+    root = small(tmp_path, positions=("after", "around"), settings=settings, rerun=None)
+    study = study_of(root)
+    assert study.keys == ["model.depth", LR]
+    assert sorted(study.table["model.depth"].unique()) == [2, 4]
+    assert study.table[LR].dtype == float
+    table = study.table.groupby(["arrangement", "position", "rate", LR]).size()
+    assert set(table) == {6}
+    assert set(study.table["position"]) == {"after", "around"}  # none also stands for before, which nobody asked for
+    stands_in = study.table[study.table["stands_in"]][["arrangement", "position"]].drop_duplicates().to_numpy().tolist()
+    assert ["none", "around"] in stands_in
+    assert ["bn_dropout", "around"] not in stands_in
+
+
+def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_their_config(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9), runs(0.8))
+    pair(tmp_path, runs(0.7), runs(0.8), setting={"model.depth": 5})
+    table = study_of(tmp_path).table
+    assert table.groupby("model.depth")["beyond"].first().to_dict() == {3: False, 5: True}
+    assert table[table["arrangement"] == "bn_dropout"].groupby("model.depth")["test_acc"].first().to_dict() == {
+        3: 0.9,
+        5: 0.7,
+    }
+
+
+def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path: Path) -> None:
+    for optimizer in ("adam", "sgd"):
+        for channels in ([8], [8, 16]):
+            setting = {"optimizer": optimizer, "model.channels": channels}
+            pair(tmp_path, runs(0.9 + normal(0)), runs(0.8), setting=setting)
+    study = study_of(tmp_path)
+    assert study.keys == ["model.channels", "optimizer"]
+    assert set(study.table["model.channels"]) == {"[8]", "[8, 16]"}
+    assert set(study.table["optimizer"]) == {"adam", "sgd"}
+
+
+def test_what_the_sweep_did_not_name_tells_configurations_apart_and_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "bn_dropout", runs(0.9))
+    write(tmp_path, "dropout_bn", runs(0.8), config={"batch_size": 7, "replicates": 3, "data": {"path": "x"}})
+    study = study_of(tmp_path)
+    assert "batch_size" in study.keys
+    assert any("batch_size: 64, 7" in line for line in study.told_apart)
+    assert not any("replicates" in line or "path" in line for line in study.told_apart)
+    assert rows(study).empty  # never compared with each other
+
+
+def test_steps_are_shares_of_the_budget_and_never_reached_is_all_of_it(tmp_path: Path) -> None:
+    steps = [16.0, np.nan, 32.0, 64.0, 8.0, 8.0]
+    accuracies = [0.9] * 5 + [np.nan]
+    study = {"metric": "steps_to_level", "kind": "ratio"}
+    # 1,025 rows in batches of 64 are 16 steps an epoch, the last row left out; four epochs
+    pair(tmp_path, runs(accuracies, 6, steps_to_level=steps), runs(0.9, 6, steps_to_level=16.0),
+         rows=(1025, 300, 400), study=study)  # fmt: skip
+    table = study_of(tmp_path).table
+    own = table[table["arrangement"] == "bn_dropout"].set_index("seed")["steps_to_level"]
+    assert own.to_list() == [0.25, 1.0, 0.5, 1.0, 0.125, 1.0]  # the last one diverged
+    row = rows(study_of(tmp_path)).iloc[0]
+    assert (row["metric"], row["verdict"]) == ("steps_to_level", "inconclusive")
+    assert row["estimate"] == pytest.approx(own.mean() - 0.25)
+
+
+def test_two_folders_of_one_name_are_two_studies_named_by_their_path(tmp_path: Path) -> None:
+    for where in ("laptop", "cluster"):
+        small(tmp_path / where / "ordering")
+    assert sorted(study.name for study in load(tmp_path)) == ["cluster/ordering", "laptop/ordering"]
+    assert [study.name for study in load(tmp_path / "laptop" / "ordering")] == ["ordering"]
+
+
+def test_linked_configurations_and_studies_are_read_and_circles_are_not_followed(tmp_path: Path) -> None:
+    root = small(tmp_path / "real" / "ordering")
+    linked = root / "digits" / "bn"
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "study").symlink_to(root, target_is_directory=True)
+    (root / "circle").symlink_to(root, target_is_directory=True)
+    (study,) = load(tmp_path / "all")
+    assert study.name == "study"
+    assert not study.unfinished
+    assert "bn" in set(study.table["arrangement"])
+
+
+def test_a_study_can_be_asked_for_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = small(tmp_path / "ordering")
+    monkeypatch.chdir(root / "digits" / "bn")
+    (study,) = load(Path("."))
+    assert study.name == "ordering"
+    assert set(study.table["arrangement"]) == {"bn"}
+    monkeypatch.chdir(root)
+    assert [study.name for study in load(Path("."))] == ["ordering"]
+
+
+def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Path) -> None:
+    root = small(tmp_path, rerun=None)
+    plan = json.loads((root / "plan.json").read_text())
+    names = list(plan["conditions"])
+    short, lost, broken, failed, unknown = names[:5]
+    plan["conditions"][short]["seeds"] = list(range(9))
+    (root / "plan.json").write_text(json.dumps(plan))
+    (root / lost / "record.json").unlink()
+    (root / broken / "replicates.csv").write_text("seed\n1\n")
+    (root / failed / "record.json").unlink()
+    (root / failed / "error.txt").write_text("ValueError: no\nmore")
+    record = json.loads((root / unknown / "record.json").read_text())
+    record["study"]["metric"] = "brier"
+    (root / unknown / "record.json").write_text(json.dumps(record))
+    study = study_of(root)
+    assert study.failed == {failed: "ValueError: no"}
+    assert set(study.unfinished) == {short, lost}
+    assert "6 of 9" in study.unfinished[short]
+    assert set(study.damaged) == {broken, unknown}
+    assert "brier" in study.damaged[unknown]
+    assert len(study.planned) == len(names)
+    assert set(study.table["condition"]) == {*names} - {lost, broken, failed, unknown}
+
+
+def test_a_study_of_which_nothing_is_finished_is_there_all_the_same(tmp_path: Path) -> None:
+    plan = {"conditions": {"d/bn/after/q0.00": {"seeds": [0, 1]}}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    study = study_of(tmp_path)
+    assert set(study.unfinished) == {"d/bn/after/q0.00"}
+    assert rows(study).empty
+    with pytest.raises(ValueError, match="nothing"):
+        load(tmp_path / "nothing")
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(ValueError, match="no configurations"):
+        load(tmp_path)
+
+
+def test_a_configuration_moved_elsewhere_is_damaged(tmp_path: Path) -> None:
+    root = small(tmp_path)
+    os.rename(root / "digits", root / "letters")
+    study = study_of(root)
+    assert study.table.empty
+    assert all("another configuration" in reason for reason in study.damaged.values())
+
+
+def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path: Path) -> None:
+    for arrangement, table in (("bn_dropout", runs(0.9 + normal(0))), ("dropout_bn", runs(0.8))):
+        write_condition(tmp_path / "mine", table, dataset="d", arrangement=arrangement, position="after", rate=0.3,
+                        study={"grid": {}})  # fmt: skip
+    (study,) = load(tmp_path)
+    assert (study.name, study.undeclared, study.declared.family) == ("mine", True, None)
+    table = rows(study)
+    assert set(table["family"]) == {"exploratory"}
+    assert {*table["comparison"]} == {"best_vs_best", "same_rate"}
+
+
+def test_what_a_declaration_leaves_out_is_nothing_but_alpha_and_the_rate(tmp_path: Path) -> None:
+    study = {key: STUDY[key] for key in ("claim", "contrast", "metric", "kind", "family")}
+    for arrangement in ("bn_dropout", "dropout_bn"):
+        write_condition(tmp_path, runs(0.9), dataset="d", arrangement=arrangement, position="after", rate=0.3,
+                        study=study)  # fmt: skip
+    declared = study_of(tmp_path).declared
+    assert (declared.tuned, declared.alpha, declared.secondary, declared.apart) == (("rate",), 0.05, (), ())
+
+
+def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_nothing_makes_none(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9), runs(0.8))
+    pair(tmp_path, runs(0.9), runs(0.8), rate=0.5, study={"core": None})
+    assert len(load(tmp_path)) == 1
+    pair(tmp_path, runs(0.9), runs(0.8), rate=0.7, study={"alpha": 0.01})
+    first, second = load(tmp_path)
+    assert {first.name, second.name} == {tmp_path.name, f"{tmp_path.name} (2)"}
+
+
+def test_the_main_claim_comes_first_and_of_those_the_one_on_the_most_data_sets(tmp_path: Path) -> None:
+    small(tmp_path / "a", study={"claim": "speed"})
+    small(tmp_path / "b")
+    small(tmp_path / "c", datasets=("one", "two"))
+    assert [study.name for study in load(tmp_path)] == ["c", "b", "a"]
+
+
+def test_rates_are_tuned_wherever_there_are_several(tmp_path: Path) -> None:
+    study = study_of(small(tmp_path, study={"tuned": [LR]}))
+    assert study.declared.tuned == ("rate", LR)
+
+
+def test_a_metric_that_is_added_reaches_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from normdrop.metrics import METRICS, Metric
+    from normdrop.report.verdicts import means
+
+    monkeypatch.setitem(METRICS, "brier", Metric("brier", "Brier score", "pp"))
+    pair(tmp_path, runs(0.9, brier=0.1 + normal(0)), runs(0.9, brier=0.3),
+         study={"metric": "brier", "secondary": ["test_acc"]})  # fmt: skip
+    study = study_of(tmp_path)
+    row = rows(study).iloc[0]
+    assert (row["metric"], row["verdict"], row["estimate"]) == ("brier", "better", pytest.approx(-0.2))
+    assert means(study, ["brier"])["mean"].to_list() == pytest.approx([0.1, 0.3])
