@@ -1,12 +1,16 @@
-"""What the tests share: the real configs, made small."""
+"""What the tests share: the real configs, made small; one finished sweep and its page, made once for all workers."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # No test is judged by its time.
@@ -19,6 +23,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on small tensor
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=[20,13]", "trainer.max_epochs=2"),
     *("trainer.accelerator=cpu", "logging=minimal"),
+)
+
+# Two positions, two rates, six seeds and an A/A run: enough for whatever reads a study.
+FINISHED = (
+    *("experiment=ordering", "arrangement=none,dropout,bn,bn_dropout,dropout_bn", "position=after,before"),
+    *("rate=0.3,0.5", "optimizer.lr=0.003", "replicates=6", "first_seed=0", "data.train_size=70", "batch_size=16"),
+    *("model.width=16", "patience=null", "trainer.max_epochs=3", "trainer.accelerator=cpu", "hydra/launcher=basic"),
 )
 
 
@@ -50,3 +61,40 @@ def tiny(composed: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
         return config
 
     return compose
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """shared(name, make): a folder that all workers have in common, which the first to ask for it makes."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = common / name, common / f"{name}.done"
+        with FileLock(common / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Callable[..., Path]) -> Path:
+    """A finished sweep of the ordering experiment on digits, as the command line leaves it. To be read, not written."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "normdrop", *FINISHED, f"hydra.sweep.dir={folder}"]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+    return shared("ordering", make)
+
+
+@pytest.fixture(scope="session")
+def page(shared: Callable[..., Path], finished: Path) -> Path:
+    """The report of `finished`: the folder of report.html, report.md and the tables. To be read, not written."""
+    from normdrop.report.__main__ import main
+
+    shared("page", lambda _: main([str(finished)]))
+    return finished / "report"
