@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normdrop.data import sources
-from normdrop.data.rows import Rows
+from normdrop.data.rows import Rows, numeric_rows
 from normdrop.data.split import project, scale_of, split, standardise
 
 
@@ -103,3 +103,39 @@ def test_one_principal_component_of_a_line_is_the_line():
     line = np.linspace(-1, 1, 9)[:, None] * [3.0, 4.0]
     out = project(standardise({"train": line}), 1)["train"][:, 0]
     assert abs(np.corrcoef(out, line[:, 0])[0, 1]) == pytest.approx(1)
+
+
+def _copied(times: list[int], classes: int = 2, seed: int = 0) -> Rows:
+    """Rows of noise, each as often as `times` says, of classes in turn."""
+    x = np.repeat(np.random.default_rng(seed).normal(size=(len(times), 3)), times, axis=0)
+    y = np.repeat(np.arange(len(times)) % classes, times)
+    return numeric_rows(x, y, range(classes))
+
+
+def test_copies_of_a_row_stay_in_one_part_whose_size_depends_on_no_seed():
+    rows = _copied([1, 4, 2, 7] * 20, classes=3)
+    sizes = set()
+    for seed in range(8):
+        parts = split(rows, seed)
+        held = [{*rows.copies[own].tolist()} for own in parts.values()]
+        assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
+        assert len({*np.concatenate([*parts.values()]).tolist()}) == sum(map(len, parts.values()))
+        sizes.add(tuple(len(own) for own in parts.values()))
+        for own in parts.values():
+            shares = np.bincount(rows.y[own], minlength=3) / len(own)
+            assert np.abs(shares - np.bincount(rows.y) / len(rows.y)).max() < 0.1
+    ((train, val, test),) = sizes
+    assert (test, val) == (56, 45)  # 20 % of 280, and of the rest
+    assert 224 - 45 - 3 * 2 * 6 <= train <= 224 - 45
+
+
+def test_without_copies_the_split_is_the_one_of_single_rows():
+    rows = _copied([1] * 60)
+    assert rows.copies is None
+    for together, apart in zip(split(rows, 3).values(), split(rows, 3, copies="apart").values(), strict=True):
+        assert np.array_equal(together, apart)
+
+
+def test_a_missing_value_and_a_zero_of_either_sign_are_copies():
+    x = np.array([[np.nan, 0.0], [np.nan, -0.0], [1.0, 2.0]])
+    assert numeric_rows(x, np.array([0, 1, 0]), range(2)).copies.tolist() in ([0, 0, 1], [1, 1, 0])

@@ -57,6 +57,14 @@ class Rows:
             digest.update(b"-" if part is None else part.astype("u1").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def copies(self) -> np.ndarray | None:
+        """A number for each row, (rows,), the same for rows with the same features; None if no two have."""
+        x = np.where(np.isnan(self.x), np.nan, self.x + 0.0)  # one NaN, one zero
+        each = np.ascontiguousarray(x).view(f"V{x.shape[1] * x.itemsize}").ravel()
+        distinct, numbers = np.unique(each, return_inverse=True)
+        return None if len(distinct) == len(x) else numbers
+
     def facts(self) -> dict[str, Any]:
         """What the data are, for the record; `sentence` and `remarks` say it."""
         return {

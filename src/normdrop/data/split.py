@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -24,14 +24,17 @@ def split(
     test_fraction: float = 0.2,
     train_size: int | None = None,
     train_most: int | None = None,
+    copies: str = "together",
 ) -> dict[str, np.ndarray]:
     """The row numbers of one replicate's train, val and test part, stratified, from its stream `split`.
 
     test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
     taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is;
-    train_most does so where there are more rows than that. The sizes depend on the number of rows only. Raises
+    train_most does so where there are more rows than that. copies: rows with the same features go to the same part
+    (`together`) or are drawn like all others (`apart`); see `_grouped`. The sizes do not depend on the seed. Raises
     ValueError if a class would be missing from a part.
     """
+    require("data.copies", copies, copies in ("together", "apart"), "together or apart")
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
         require(f"data.{key}", value, is_number(value) and 0 < value < 1, "a number between 0 and 1")
     for key, size in {"train_size": train_size, "train_most": train_most}.items():
@@ -40,8 +43,12 @@ def split(
     rng = np.random.RandomState(stream(seed, "split").bit_generator)  # what scikit-learn takes
     parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
     train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
-    for part, fraction in (("test", test_fraction), ("val", val_fraction)):
-        if part not in parts:
+    drawn = {part: share for part, share in (("test", test_fraction), ("val", val_fraction)) if part not in parts}
+    if copies == "together" and rows.copies is not None:
+        train, grouped = _grouped(rows, train, rows.copies, drawn, rng)
+        parts |= grouped
+    else:
+        for part, fraction in drawn.items():
             train, parts[part] = _stratified(rows, train, part, math.ceil(fraction * len(train)), rng)
     if train_size is not None and train_size > len(train):
         raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
@@ -75,6 +82,56 @@ def _stratified(
         if (np.bincount(rows.y[held], minlength=classes) == 0).any():
             raise few
     return others, drawn
+
+
+def _grouped(
+    rows: Rows, index: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], rng: np.random.RandomState
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Draw parts so that no group has rows in two of them: (the training rows, the parts).
+
+    groups: a number for each row of the data set, (rows,). shares: of the rows that the parts before have left.
+    A group counts as of the class that most of its rows have. Each class gives a part its share of the rows, group by
+    group in random order. What a part cannot take of its last group goes to no part, and as many rows as that can
+    cost at worst are left out of training: the sizes are the same for every seed.
+    """
+    counts = np.zeros((groups.max() + 1, len(rows.classes)), int)
+    np.add.at(counts, (groups[index], rows.y[index]), 1)
+    size, label = counts.sum(axis=1), counts.argmax(axis=1)
+    left = np.array([size[label == number].sum() for number in range(len(rows.classes))])
+    wanted = {}
+    for part, share in shares.items():
+        wanted[part] = _apportioned(math.ceil(share * left.sum()), left)
+        left = left - wanted[part]
+    by_group = index[np.argsort(groups[index], kind="stable")]
+    members = np.split(by_group, size.cumsum()[:-1])
+    train: list[np.ndarray] = []
+    parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}
+    for number, name in enumerate(rows.classes):
+        own = np.flatnonzero((label == number) & (size > 0))
+        kept = left[number] - len(shares) * (size[own].max(initial=1) - 1)
+        if kept < 1 or any(wanted[part][number] < 1 for part in shares):
+            raise ValueError(
+                f"data: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together, too few for "
+                "train, val and test"
+            )
+        queue = [members[group] for group in rng.permutation(own)]
+        for part in shares:
+            room = wanted[part][number]
+            while room > 0:
+                taken = queue.pop()[:room]
+                parts[part].append(taken)
+                room -= len(taken)
+        train.append(rng.permutation(np.concatenate(queue))[:kept])
+    return np.concatenate(train), {part: np.concatenate(own) for part, own in parts.items()}
+
+
+def _apportioned(total: int, weights: np.ndarray) -> np.ndarray:
+    """Whole numbers with this total, as near to the proportions of the weights as can be (largest remainders)."""
+    exact = total * weights / weights.sum()
+    whole = np.floor(exact).astype(int)
+    largest = np.argsort(whole - exact, kind="stable")[: total - whole.sum()]
+    whole[largest] += 1
+    return whole
 
 
 def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
