@@ -94,10 +94,12 @@ TAKEN = (
     *("drift.scale", "drift.offset", "drift.cycles", "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"),
     *("model.width", "model.depth", "model.init_gain", "model.bn_momentum", "model.bn_eps"),
     # These change no number that is measured here.
-    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "rerun", "name", "logging", "engine", "study."),
+    *("seeds", "first_seed", "replicates", "replicates_at_a_time", "rerun", "name", "logging", "engine", "study"),
     *("checkpoint_minutes", "save_networks", "measure.", "trainer.accelerator", "data.name", "data.source"),
     *("data.level", "data.shape", "data.fingerprint", "precision", "replicates_max"),
 )
+# What the split is told.
+SPLIT = [name for name, given in inspect.signature(split).parameters.items() if given.kind is given.KEYWORD_ONLY]
 
 Part = tuple[Tensor, Tensor]
 
@@ -137,8 +139,7 @@ def chosen(source: Path, target: Path, experiments: Collection[str], most: int |
 
 
 def check(name: str, config: dict[str, Any]) -> None:
-    parts = (*inspect.signature(split).parameters, *arguments(source_of(config["data"]["source"])))
-    taken = (*TAKEN, *(f"data.{key}" for key in parts))
+    taken = (*TAKEN, *(f"data.{key}" for key in (*SPLIT, *arguments(source_of(config["data"]["source"])))))
     for key, value in pd.json_normalize(config).iloc[0].items():
         allowed = value in VALUES[key] if key in VALUES else str(key).startswith(taken)
         if not allowed:
@@ -152,7 +153,7 @@ def parts_of(config: dict[str, Any], seed: int) -> tuple[dict[str, Part], int]:
     """Train, validation and test part, standardised, and the number of classes."""
     data = config["data"]
     rows = bound(data)(seed=seed) if data["fresh"] else bound(data)()
-    index = split(rows, seed, **{key: data[key] for key in inspect.signature(split).parameters if key in data})
+    index = split(rows, seed, **{key: data[key] for key in SPLIT if key in data})
     x = standardised({name: rows.x[i].astype(np.float64) for name, i in index.items()})
     if data["pca"] is not None:
         pca = PCA(data["pca"], svd_solver="full").fit(x["train"])

@@ -119,9 +119,9 @@ def ceiling(rng: np.random.Generator, k: int, tau: float, true: float, n: int = 
     found = pool(means, sds / math.sqrt(n), rope=ROPE, alpha=ALPHA)
     low, high, p_tost = weighted(means, sds * math.sqrt(1 / n + 1 / 4))
     return {
-        "claimed": found.p_value < ALPHA,
-        "equivalent": found.p_tost < ALPHA,
-        "interval covers": found.ci_low <= true <= found.ci_high,
+        "claimed": found["p_value"] < ALPHA,
+        "equivalent": found["p_tost"] < ALPHA,
+        "interval covers": found["ci_low"] <= true <= found["ci_high"],
         "weighted: equivalent": p_tost < ALPHA,
         "weighted: covers": low <= true <= high,
     }

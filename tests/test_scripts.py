@@ -61,7 +61,7 @@ def test_the_claims_all_run_and_are_reported_though_one_fails_and_each_says_firs
     cost = subprocess.run(made, capture_output=True, text=True, check=True).stdout.splitlines()
     configurations = len([*checkout.rglob("record.json")])
     minutes = round(1.5 * configurations / 60, 1)
-    assert cost[1] == f'speed,{configurations},{2 * configurations},{minutes},two test cores'
+    assert cost[1] == f"speed,{configurations},{2 * configurations},{minutes},two test cores"
     (checkout / "outputs/reference").mkdir(parents=True)
     (checkout / "outputs/reference/cost.csv").write_text("\n".join(cost))
     status, lines = ablate(checkout, "claims", "replicates=3")
