@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train what the authors of MNIST-1D trained (Greydanus & Kobak) and set the test accuracies beside theirs.
 
-Run it with .venv/bin/python scripts/outside.py [SEEDS]; exit status 1 if a mean of the seeds (default: 4) is farther from
-their figure than 3 points. With the positions shuffled a network that convolves has to fall.
+Run it with .venv/bin/python scripts/outside.py [SEEDS]; exit status 1 if a mean of the seeds (default: 4) is farther
+from their figure than 3 points. With the positions shuffled a network that convolves has to fall.
 """
 
 import sys

@@ -50,11 +50,12 @@ def prose(readme: str) -> Iterator[str]:
 def commands(readme: str) -> Iterator[str]:
     """What a reader may type: lines of code blocks, and code within the text that begins with a program's name."""
     for code, lines in blocks(readme):
-        typed = lines if code else re.findall(r"`([^`]+)`", "\n".join(lines))
+        typed = lines if code else re.findall(r"`([^`]+)`", " ".join(map(str.strip, lines)))
         whole = "\n".join(typed).replace("\\\n", " ").splitlines()
         for line in whole:
             line = line.strip().removeprefix("$ ")
-            if not line.endswith("=") and re.match(r"(\.venv/bin/)?(python scripts/|normdrop(-report)? )|scripts/\w", line):
+            program = re.match(r"(\.venv/bin/)?(python scripts/|normdrop(-report)? )|scripts/\w", line)
+            if program and not line.endswith("="):
                 yield line
 
 
