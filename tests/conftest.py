@@ -32,6 +32,32 @@ FINISHED = (
     *("model.width=16", "patience=null", "trainer.max_epochs=3", "trainer.accelerator=cpu", "hydra/launcher=basic"),
 )
 
+# Files that sweep in other processes, train often, serve TensorBoard or draw pages: `scripts/test --fast` leaves them
+# out, and the others start them first, the longest before all, so that neither of two workers ends alone.
+SLOW = (
+    *(
+        "test_reliability",
+        "test_tensorboard",
+        "test_sweep",
+        "test_properties",
+        "test_bad_input",
+        "test_doors",
+        "test_own",
+    ),
+    *("test_reference", "test_told", "test_population", "test_page", "test_drawn", "test_publish", "test_hash"),
+    *("test_compiled", "test_engine", "test_fit", "test_fit_cnn", "test_checkpoint", "test_kept", "test_lightning"),
+    *("test_api", "test_shift", "test_shift_cnn", "test_select_epoch", "test_stacked", "test_stacked_cnn"),
+    *("test_cross_check", "test_measured", "test_benchmark", "test_package", "test_readmes", "test_tables"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., dict[str, Any]]:
