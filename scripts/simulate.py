@@ -141,7 +141,7 @@ def lines() -> Iterator[Line]:
     for k in (25, 43):
         for tau in (0.0, 0.3, 0.6):
             yield Line(f"{k} data sets, τ = {tau}", 20, 0.0, ceiling, (k, tau, 0.0), {"interval covers": ALWAYS})
-            must = {"interval covers": ALWAYS, "equivalent": (0.0, 0.09)}
+            must = {"interval covers": ALWAYS, "equivalent": (0.0, 0.08)}
             yield Line(f"{k} data sets, τ = {tau}", 20, ROPE, ceiling, (k, tau, ROPE), must)
 
 
