@@ -112,7 +112,8 @@ def finished(shared: Callable[..., Path]) -> Path:
 
     def make(folder: Path) -> None:
         command = [sys.executable, "-m", "normdrop", *FINISHED, f"hydra.sweep.dir={folder}"]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert ended.returncode == 0, ended.stdout
 
     return shared("ordering", make)
 
