@@ -63,7 +63,7 @@ class Scale:
         """Estimates with their intervals at these places of the other axis; upright: the values run upwards."""
         values = rows["estimate"].to_numpy(float) * self.factor
         ends = rows[["low", "high"]].to_numpy(float).T * self.factor
-        lengths = {"yerr" if upright else "xerr": np.abs(ends - values)}
+        lengths: Any = {"yerr" if upright else "xerr": np.abs(ends - values)}
         x, y = (at, values) if upright else (values, at)
         return ax.errorbar(x, y, **lengths, fmt=look[1], color=look[0], ms=4.5, lw=1.5)
 
@@ -96,9 +96,9 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
             number = names.index(name) if names else 0
             beside = 0.5 * (number - (len(names) - 1) / 2) / len(names) if names else 0
             at = own[x].map(places).fillna(0) + beside
-            drawn = scale.intervals(ax, own, at, LOOKS.get(name, OTHERS[number % len(OTHERS)]), upright=True)
+            drawn = scale.intervals(ax, own, at, LOOKS.get(str(name), OTHERS[number % len(OTHERS)]), upright=True)
             drawn.lines[0].set_linestyle("-" if joined else "none")
-            handles[f"rate {name:g}" if series == "rate" else spoken(name)] = drawn
+            handles[f"rate {name:g}" if series == "rate" else spoken(str(name))] = drawn
             if "ring" in own:
                 ax.plot(at[own["ring"]], own["estimate"][own["ring"]] * scale.factor, "o", mfc="none", mec="k", ms=10)
         ax.set_title("\n".join(textwrap.wrap(_title(*title), 84 // columns)))
@@ -134,7 +134,8 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         figsize=(WIDTH, 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1), layout="constrained"
     )
     axes = figure.subplots(1, len(panels), sharex=rows["metric"].nunique() == 1, sharey=True, squeeze=False)[0]
-    for ax, ((metric, position), panel) in zip(axes, panels, strict=True):
+    for ax, (key, panel) in zip(axes, panels, strict=True):
+        metric, position = map(str, key)
         scale, panel = scales[metric], panel[panel["line"].isin(lines)]
         scale.ground(ax, upright=False)
         scale.intervals(ax, panel, [lines.index(line) for line in panel["line"]], LOOKS[position], upright=False)
@@ -175,7 +176,7 @@ def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
         ax.set_yticks(
             range(len(value)), [" × ".join(map(shown, np.atleast_1d(key))) for key in grid.index], fontsize=6.5
         )
-        ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in contrast else 'BN'}", fontsize=8)
+        ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in str(contrast) else 'BN'}", fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel("dropout rate", fontsize=8)
     figure.supylabel(" × ".join(map(key_name, keys)), fontsize=9)

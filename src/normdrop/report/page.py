@@ -92,7 +92,7 @@ class Section:
         return rows if len(rows[["dataset", *self.study.keys]].drop_duplicates()) == 1 else rows.iloc[:0]
 
     @property
-    def told(self) -> Iterator[dict[str, Any]]:
+    def told(self) -> Iterator[Any]:
         """The claim's words, each with the numbers that its sentence tells: a mean, one comparison, or counts."""
         names = [METRICS[metric].words for metric in self.study.declared.metrics]
         over = tables.key_name(self.study.declared.over or "")
@@ -128,7 +128,7 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study], tell: 
                 for name, figure in draw(sections[-1]):
                     sections[-1].figures[name] = _saved(folder / f"{sections[-1].slug}-{name}.png", figure)
         alarm = checks.alarm(pd.concat([one.rows for one in sections], ignore_index=True))
-        context = {"sections": sections, "rule": words.RULE, "alarm": alarm, "against": None}
+        context: dict[str, Any] = {"sections": sections, "rule": words.RULE, "alarm": alarm, "against": None}
         if other:
             context |= {"against": beside.compare_runs(list(studies), list(other))}
             context |= {"apart": beside.differences(list(studies), list(other))}
@@ -189,7 +189,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         rungs = _rungs(section)
         by = ["position", "dataset", *tables.varying(rungs, keys)]
         series = "rate" if rungs["rate"].notna().all() else "position"
-        yield "ladder", figures.along(rungs, by, study.declared.over, series, scale, joined=True)
+        yield "ladder", figures.along(rungs, by, str(study.declared.over), series, scale, joined=True)
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, scale)
     elif one["rate"].nunique() > 1:
@@ -224,7 +224,7 @@ def _rungs(section: Section) -> pd.DataFrame:
     place = ["dataset", "position", "part", *section.study.keys]
     chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
     rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")
-    return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{declared.over: rungs["part"].astype(float)})
+    return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{str(declared.over): rungs["part"].astype(float)})
 
 
 def _saved(file: Path, figure: figures.Figure) -> str:

@@ -86,7 +86,7 @@ def varying(rows: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 def place(row: Any, keys: Iterable[str]) -> str:
     """Where a row stands among the settings: `learning rate 0.01, epochs 50`."""
-    parts = [f"{key_name(key)} {shown(row[key])}" for key in keys]
+    parts = [f"{key_name(key)} {shown(row[key])}" for key in keys if row[key] != ""]
     return ", ".join([*parts, *filter(None, [row.get("part")])])
 
 
