@@ -94,7 +94,16 @@ TYPED = st.one_of(
     st.integers(-3, 3).map(str),
     st.floats(allow_nan=False, allow_subnormal=False).map(str),
 )
-KEYS = sorted({*(f"++{key}" for key in configs.RULES), "study", "data", "model", "trainer", "measure"})
+KEYS = sorted(
+    {
+        *(f"++{key}" for key in configs.keys(configs.plain(configs.compose()))),
+        "study",
+        "data",
+        "model",
+        "trainer",
+        "measure",
+    }
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate], database=None)

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
-from normdrop.report.records import load
+from normdrop.report.study import load
 from normdrop.study import app, config, sweep
 from normdrop.study import record as results
 from normdrop.study.config import CONF
@@ -196,8 +196,12 @@ def test_the_openml_population_has_72_data_sets_and_one_by_its_number_trains_and
     assert len(numbers) == len({*numbers}) == 72 and {*map(int, grid.study.apart)} < {*numbers}
     one = ("data.dataset=3", *ONE_POINT, "position=after", "optimizer.lr=0.01", "hydra.sweeper.also=[]", *TINY)
     assert command("experiment=population_openml", *one) == ""
-    (study,) = load(Path("outputs/population_openml")).studies
-    assert [*study.replicates["dataset"]] == ["3"] * 2 and study.records[0]["data"]["rows"] == 3196
+    (study,) = load(Path("outputs/population_openml"))
+    assert (
+        [*study.table["dataset"].unique()] == ["3"]
+        and study.table["seed"].nunique() == 2
+        and study.records[0]["data"]["rows"] == 3196
+    )
 
 
 # --- training it
@@ -362,8 +366,8 @@ def test_the_report_knows_of_a_recorded_condition_whether_the_data_gave_its_test
     rows.assign(part=np.where(np.arange(90) < 60, "train", "test")).to_csv(table, index=False)
     split = "data.split_column=part" if given else "data.drop=[part]"
     assert command(*TABLE, "data.path=x.csv", split) == ""
-    (study,) = load(table.parent / "outputs/study").studies
-    assert study.replicates["test_train_ratio"].isna().all() == given
+    (study,) = load(table.parent / "outputs/study")
+    assert study.table["test_train_ratio"].isna().all() == given
 
 
 def test_data_that_the_command_line_chose_have_a_folder_of_their_own(planned, table):

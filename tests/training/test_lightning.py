@@ -124,7 +124,7 @@ def trainer_of(tmp_path, **changes) -> lightning.Trainer:
         ({"precision": "bf16-mixed"}, "precision=bf16-mixed: must be 32-true"),
         ({"callbacks": [BatchSizeFinder()]}, "batch_size: cannot be scaled"),
     ],
-    ids=str,
+    ids=["double precision", "half precision", "batch size finder"],
 )
 def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
     module, data = normdrop.build(*TINY)

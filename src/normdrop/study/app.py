@@ -98,10 +98,10 @@ def _study(words: list[str], report: bool) -> int:
             if (folder / "plan.json").exists():
                 _report(folder)  # of what has finished
         raise
-    for folder, configurations in command.planned:
+    for folder, _ in command.planned:
         if report:
             return _report(folder)
-        shown = folder if configurations <= 40 else folder / "overview"  # TensorBoard draws no more runs at once
+        shown = folder / "overview" if (folder / "overview").exists() else folder
         print(f"the answer:   normdrop-report {folder}")
         print(f"its page:     {folder}/report/report.html, once that is written")
         print(f"TensorBoard:  tensorboard --logdir {shown}")

@@ -81,7 +81,7 @@ def _watch(progress: Progressing, stop: threading.Event, pause: float) -> None:
             left = f"about {progress.left(done)} left"
             finished = f"{len(progress.ended)} of {count(progress.total, 'configuration')} finished"
             bar.update(task, completed=done, text=f"{finished}, {left}; now {running}")
-            if len(progress.ended) > drawn and time.monotonic() >= draw_at:
+            if len(progress.ended) > drawn and (over or time.monotonic() >= draw_at):
                 drawn, draw_at = len(progress.ended), _overview(progress.root)
             if console.is_terminal:
                 continue
