@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,8 @@ class SideBySide(nn.Module):
 
 def pair_noise(module: nn.Module, place: Place) -> Iterator[StackedNoise]:
     """Put noise from the replicates' streams where a module's dropout stands; each that was put there."""
-    for name, layer in [*module.named_modules()]:
+    layers: list[tuple[str, Any]] = [*module.named_modules()]
+    for name, layer in layers:
         place.passed(layer)
         if isinstance(layer, DROPOUTS):
             noise = place.noise(layer)
