@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from normdrop.networks.layers import CHANNEL_NOISES, NOISES, WEIGHTS
 from normdrop.networks.noise import StackedNoise
 
-DROPOUTS = (*NOISES.values(), *CHANNEL_NOISES)
+DROPOUTS: tuple[type[nn.Module], ...] = (*NOISES.values(), *CHANNEL_NOISES)
 
 
 @dataclass
@@ -89,8 +88,7 @@ class SideBySide(nn.Module):
 
 def pair_noise(module: nn.Module, place: Place) -> Iterator[StackedNoise]:
     """Put noise from the replicates' streams where a module's dropout stands; each that was put there."""
-    layers: list[tuple[str, Any]] = [*module.named_modules()]
-    for name, layer in layers:
+    for name, layer in [*module.named_modules()]:
         place.passed(layer)
         if isinstance(layer, DROPOUTS):
             noise = place.noise(layer)
