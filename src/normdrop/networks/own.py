@@ -59,6 +59,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
     name, function = model["name"], model.get("function")
     if callable(function):
         return function
+    function = str(function)
     if name in installed():
         return installed()[name].load()
     if not model.get("file"):

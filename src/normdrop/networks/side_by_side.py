@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from normdrop.networks.layers import CHANNEL_NOISES, NOISES, WEIGHTS
 from normdrop.networks.noise import StackedNoise
 
-DROPOUTS = (*NOISES.values(), *CHANNEL_NOISES)
+DROPOUTS: tuple[type[nn.Module], ...] = (*NOISES.values(), *CHANNEL_NOISES)
 
 
 @dataclass

@@ -77,7 +77,7 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
     """The LightningModule of a condition's replicates; `data` is set up."""
     built = {key: config[key] for key in ("model", "batch_size", "arrangement", "position", "rate", "noise", "rerun")}
-    made = {"config": built, "shape": list(data.shape), "classes": data.classes, "seeds": data.seeds}
+    made: dict[str, Any] = {"config": built, "shape": list(data.shape), "classes": data.classes, "seeds": data.seeds}
     network = network_of(**made)
     if callable(built["model"].get("function")):  # a checkpoint holds nothing that must be unpickled
         built["model"] = built["model"] | {"function": None}

@@ -148,7 +148,7 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
         if self.trainer.precision not in ("32-true", "32", 32):
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
-        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):
+        if any(isinstance(callback, BatchSizeFinder) for callback in getattr(self.trainer, "callbacks", ())):
             raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
 
     @property

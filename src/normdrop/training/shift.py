@@ -35,7 +35,7 @@ PASSES = 3
 NO_NOISE, NOISE = "no noise above", "noise above"
 
 # Called with a BN layer, whose replicates these are, and its input (replicates, channels, values).
-See = Callable[[nn.Module, slice, Tensor], None]
+See = Callable[[nn.Module, slice, Tensor], Any]
 
 
 @torch.no_grad()
