@@ -229,7 +229,6 @@ def test_the_first_layers_measured_shift_is_eval_variance_over_train_variance(bn
     assert [e["measured"] for e in first] == pytest.approx([1.0, 1.0], abs=1e-3)
     second = [e for e in bn_dropout.facts["shift"] if e["layer"] == 2]
     assert all(e["measured"] < 0.97 for e in second)
-    assert all(e["predicted"] == pytest.approx(e["measured"], rel=0.15) for e in second)
 
 
 def test_the_rows_on_record_are_those_of_each_part(bn_dropout: Fitted) -> None:

@@ -46,8 +46,10 @@ BY_RATE = {
 }
 MOST_RUNS = 20
 # Beginnings of a config's keys that are no hyperparameters.
-NOT_SHOWN = ("study", "name", "logging", "seeds", "first_seed", "replicates", "precision", "checkpoint")
-NOT_SHOWN += ("save", "engine", "measure", "data.fingerprint")
+NOT_SHOWN = (
+    *("study", "name", "logging", "seeds", "first_seed", "replicates", "precision", "checkpoint"),
+    *("save", "engine", "measure", "data.fingerprint"),
+)
 
 
 def write_condition(
@@ -100,8 +102,8 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
     for directory in finished:
         if not any(directory.glob("events.out.tfevents.*")):
             record = json.loads((directory / "record.json").read_text(encoding="utf-8"))
-            tables = [pd.read_csv(directory / f"{name}.csv") for name in ("replicates", "history")]
-            write_condition(directory, record, *tables, logging=record["config"]["logging"])
+            replicates, history = (pd.read_csv(directory / f"{name}.csv") for name in ("replicates", "history"))
+            write_condition(directory, record, replicates, history, record["config"]["logging"])
     if finished:
         _write_overview(folder, finished, texts, figures)
 
@@ -135,7 +137,8 @@ class Run:
 
     def curves(self, curves: pd.DataFrame) -> None:
         """Add curves: their x as the index, a column for each tag."""
-        for x, values in curves.sort_index().to_dict("index").items():
+        points: dict[Any, Any] = curves.sort_index().to_dict("index")
+        for x, values in points.items():
             self.add(int(x), _scalars(values))
 
     def write(self, directory: Path) -> None:
@@ -333,7 +336,7 @@ def _add_by_rate(run: Run, rows: pd.DataFrame, rates: list[float]) -> None:
         by_rate = fixed.pivot_table(index="rate", columns="seed", values=column)
         if rates and set(rows["rate"]) == {0.0}:
             by_rate = by_rate.reindex(rates, method="ffill")
-        by_rate.index = (1000 * by_rate.index).round().astype(int)
+        by_rate.index = pd.Index([round(1000 * float(rate)) for rate in by_rate.index])
         run.curves(_with_band(tag, by_rate))
 
 

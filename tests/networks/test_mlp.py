@@ -82,7 +82,7 @@ def test_model_blog_computes_exactly_what_the_posts_network_computes(arrangement
     from normdrop.training.fit import network_of
 
     config = composed("model=blog", f"arrangement={arrangement}")
-    configured = network_of(config, features=10, classes=10, seeds=[0]).replicate(0)
+    configured = network_of(config, 10, classes=10, seeds=[0]).replicate(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         post = written()

@@ -62,8 +62,8 @@ class Table:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
-        here = self.scaling is not None and rows.device.type == "cpu" and self.x.dtype != torch.float16
-        if here and (gather := compiled(_standardised)):
+        gather = compiled(_standardised) if rows.device.type == "cpu" and self.x.dtype != torch.float16 else None
+        if gather and self.scaling is not None:
             x = torch.empty(*rows.shape, self.x.shape[1])
             gather(*(tensor.numpy() for tensor in (self.x, rows.contiguous(), self.scaling, x)))
         else:

@@ -205,7 +205,8 @@ def _configuration(path: Path, directory: Path, found: dict[Path, _Folder]) -> N
         return
     try:
         read = store.read(path)
-        assert read is not None
+        if read is None:
+            raise ValueError("the tables are not those of the record; the same command trains it again")
         condition = read.record["condition"]
         parts = len(Path(condition).parts)
         if Path(os.path.abspath(path)).parts[-parts:] != Path(condition).parts:

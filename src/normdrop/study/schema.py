@@ -21,8 +21,10 @@ from normdrop.metrics import METRICS
 from normdrop.study.told import nearest, unknown_key
 
 # The names that a study's folder uses itself.
-RESERVED = ("report", "overview", "seeds", "plan.json", "record.json", "replicates.csv", "history.csv", "error.txt")
-RESERVED += ("networks.pt",)
+RESERVED = (
+    *("report", "overview", "seeds", "plan.json", "record.json", "replicates.csv", "history.csv", "error.txt"),
+    "networks.pt",
+)
 # They name columns or words of a table.
 AS_TYPED = ("target", "categorical", "drop", "missing", "split_column", "group_column", "order_column")
 
@@ -55,8 +57,8 @@ def _number(low: float, *, above: bool = False, below: float = math.inf) -> Any:
     """The type of numbers from low, or above it, and below a limit."""
 
     def check(value: Any) -> float:
-        value = canonical(value)
         number = type(value) in (int, float) and abs(value) < 2**1023  # nor nan, inf, what floats lack
+        value = canonical(float(value)) if number else value
         if not number or value < low or (above and value == low) or value >= below:
             limits = f" {'>' if above else '≥'} {low:g}" if low > -math.inf else ""
             raise ValueError(f"a number{limits}" + (f" and < {below:g}" if below < math.inf else ""))
