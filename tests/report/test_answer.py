@@ -1,0 +1,52 @@
+"""The numbers of the README's answer are those of the published tables."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from normdrop.report import pooled, verdicts
+from normdrop.report.study import load
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "outputs/reference"
+README = (ROOT / "README.md").read_text(encoding="utf-8").replace("− ", "-").replace("+ ", "+").replace("−", "-")
+
+
+@pytest.fixture(scope="module")
+def population() -> pd.DataFrame:
+    """The means over data sets, made anew of every seed of the published population."""
+    (study,) = load(PUBLISHED / "population")
+    made = pooled.pooled(study, verdicts.rows(study))
+    return made[(made["variant"] == pooled.AS_DECLARED) & (made["metric"] == "test_acc")]
+
+
+def cells(position: str) -> list[str]:
+    (line,) = [line for line in README.splitlines() if line.startswith(f"| {position}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", ["after", "before"])
+def test_the_table_of_positions_says_what_the_seeds_say(population: pd.DataFrame, position: str) -> None:
+    own = population[population["position"] == position]
+    (tuned,) = own[own["comparison"] == "best_vs_best"].to_dict("records")
+    (half,) = own[(own["comparison"] == "same_rate") & (own["rate"] == 0.5)].to_dict("records")
+    _, said_tuned, said_half, rests = cells(position)
+    for said, row in ((said_tuned, tuned), (said_half, half)):
+        numbers = [f"{100 * row[name]:+.2f}" for name in ("estimate", "ci_low", "ci_high")]
+        assert re.findall(r"[+-]\d+\.\d+", said) == numbers
+    assert f"{tuned['k']} tables" in rests
+
+
+def test_the_claims_are_counted_as_on_the_page() -> None:
+    words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
+    for experiment in ("overfitting", "reliance", "speed", "initialisation", "drift", "together"):
+        (line,) = [line for line in README.splitlines() if f"`{experiment}`" in line]
+        told = words.loc[experiment]
+        for verdict in ("better", "worse"):
+            count = re.search(rf"(\d+|none) {verdict}", line)
+            assert count is not None, line
+            assert int(count[1].replace("none", "0")) == told[verdict], line
+        assert f"of {told['n']}" in line
