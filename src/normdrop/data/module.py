@@ -265,15 +265,6 @@ class ReplicateData(lightning.LightningDataModule):
                 x[replicate], y[replicate] = values[name], own.y[index[name]]
         return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
 
-    def taken(self, replicates: int) -> int:
-        """Bytes that the resident rows of so many replicates take."""
-        tables = {part.table for part in self.parts.values()}
-        held = sum(table.x.nbytes + table.y.nbytes for table in tables)
-        own = sum(part.rows.nbytes for part in self.parts.values())
-        own += sum(table.scaling.nbytes for table in tables if table.scaling is not None)
-        shared = all(table.scaling is not None for table in tables)
-        return held + own * replicates // len(self.seeds) if shared else (held + own) * replicates // len(self.seeds)
-
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
         return self.order.state(int(self.trainer.num_training_batches))
