@@ -452,8 +452,8 @@ def workers(parent: int) -> list[int]:
 
 
 def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic_launchers(tmp_path):
-    # Long enough that the condition seen in work is still in work when the signal comes.
-    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=50", "checkpoint_minutes=10")
+    # Long enough (a second or more) that the condition seen in work is still in work when the signal comes.
+    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=500", "checkpoint_minutes=10")
     child = Child(tmp_path, *arguments, "hydra.launcher.n_jobs=2")
     notes = tmp_path / "outputs" / "sweep" / ".progress"
     while not (notes.is_dir() and any(notes.iterdir())):

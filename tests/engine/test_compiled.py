@@ -279,8 +279,8 @@ def test_a_process_that_compiles_and_one_that_reads_the_cache_get_the_same_bits(
     script = "import hashlib, pickle, test_compiled as t; net, (x, y, r) = t.network(), t.data(); "
     script += "t.by_machine(net, t.adam(net), x, y, r); "
     script += "print(hashlib.sha256(pickle.dumps([a.tolist() for a in t.everything(net)])).hexdigest())"
-    # Not sys.path, which other tests may change.
-    places = map(str, (Path(normdrop.__file__).parents[1], Path(__file__).parents[1]))
+    # Neither sys.path, which other tests may change, nor the working folder, which PYTHONSAFEPATH leaves out.
+    places = map(str, (Path(normdrop.__file__).parents[1], Path(__file__).parents[1], Path(__file__).parent))
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(places)}
     told: dict[str, Any] = {"env": environment, "cwd": Path(__file__).parent, "capture_output": True, "text": True}
     first, second = (subprocess.run([sys.executable, "-c", script], **told) for _ in range(2))
