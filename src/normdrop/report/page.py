@@ -28,6 +28,8 @@ from normdrop.report.study import MAIN, Study
 
 MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
+# Columns of verdicts that its CSV leaves out: they are others under a second name, or follow from them.
+UNWRITTEN = ["low", "high", "said", "alpha", "sd", "p_holm_new", "p_tost_new", "p_tost_holm_new"]
 SCOPES = {"new samples": ("new_low", "new_high", "verdict_new_data"), "these data": ("ci_low", "ci_high", "verdict")}
 # Questions that the post does not ask.
 WHY = ("mechanism", "regime", "size")
@@ -239,7 +241,7 @@ def _write_tables(folder: Path, sections: Sequence[Section], against: pd.DataFra
     found: dict[str, list[pd.DataFrame]] = {"against": [] if against is None else [against]}
     for one in sections:
         own = {
-            "verdicts": one.rows.drop(columns=["low", "high", "said"], errors="ignore"),
+            "verdicts": one.rows.drop(columns=UNWRITTEN, errors="ignore"),
             "replicates": one.study.table,
             **one.tables,
         }
@@ -248,8 +250,8 @@ def _write_tables(folder: Path, sections: Sequence[Section], against: pd.DataFra
     for name, parts in found.items():
         parts = [part for part in parts if len(part)]
         if parts:
-            # Seven digits: the last of sixteen are the machine's own, and a table made anew has the same bytes.
-            text = pd.concat(parts, ignore_index=True).to_csv(index=False, float_format="%.7g", lineterminator="\n")
+            # Five digits: the last of sixteen are the machine's own, and a table made anew has the same bytes.
+            text = pd.concat(parts, ignore_index=True).to_csv(index=False, float_format="%.5g", lineterminator="\n")
             (folder / f"{name}.csv").write_text(text, encoding="utf-8")
 
 
