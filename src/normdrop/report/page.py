@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,9 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         rungs = _rungs(section)
         by = ["position", "dataset", *tables.varying(rungs, keys)]
         series = "rate" if rungs["rate"].notna().all() else "position"
-        yield "ladder", figures.along(rungs, by, str(study.declared.over), series, scale, joined=True)
+        metric = METRICS[study.declared.metric]
+        at_each = replace(scale, label=f"difference in {metric.words} ({metric.unit})")  # of a rung, not of the trend
+        yield "ladder", figures.along(rungs, by, str(study.declared.over), series, at_each, joined=True)
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, scale)
     elif one["rate"].nunique() > 1:
