@@ -50,3 +50,9 @@ def test_the_claims_are_counted_as_on_the_page() -> None:
             assert count is not None, line
             assert int(count[1].replace("none", "0")) == told[verdict], line
         assert f"of {told['n']}" in line
+
+
+def test_what_more_data_does_is_counted_as_on_the_page() -> None:
+    words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
+    (said,) = re.findall(r"in (\d+) of (\d+) comparisons, away from it in (\d+) \(`size`\)", " ".join(README.split()))
+    assert [int(number) for number in said] == [words.loc["size", name] for name in ("better", "n", "worse")]

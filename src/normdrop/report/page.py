@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     study, compared, keys = section.study, section.compared, section.study.keys
     if compared.empty:
         return
-    scales = {metric: _scale(section, metric) for metric in compared["metric"].unique()}
+    scales = {metric: _scale(section, metric, study.kind.quantity) for metric in compared["metric"].unique()}
     scale = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells = section.at_one_place, section.tables["regime"]
@@ -191,8 +191,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         rungs = _rungs(section)
         by = ["position", "dataset", *tables.varying(rungs, keys)]
         series = "rate" if rungs["rate"].notna().all() else "position"
-        metric = METRICS[study.declared.metric]
-        at_each = replace(scale, label=f"difference in {metric.words} ({metric.unit})")  # of a rung, not of the trend
+        at_each = _scale(section, study.declared.metric)  # of a rung, not of the trend
         yield "ladder", figures.along(rungs, by, str(study.declared.over), series, at_each, joined=True)
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, scale)
@@ -212,11 +211,12 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         yield "shift", figures.along(shift, ["position"], "rate", "arrangement", ratio)
 
 
-def _scale(section: Section, name: str) -> figures.Scale:
+def _scale(section: Section, name: str, quantity: str = "{metric}") -> figures.Scale:
+    """How differences in a metric are drawn. quantity: what of it is compared, as `Kind.quantity`."""
     metric, study = METRICS[name], section.study
     left, right = section.sides[::-1] if study.kind.good(metric.higher_is_better) else section.sides
-    quantity = study.kind.quantity.format(metric=metric.words, over=tables.key_name(study.declared.over or ""))
-    label = f"difference in {quantity} ({metric.unit})"
+    compared = quantity.format(metric=metric.words, over=tables.key_name(study.declared.over or ""))
+    label = f"difference in {compared} ({metric.unit})"
     return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")
 
 
