@@ -57,7 +57,7 @@ def _report(options: Namespace) -> None:
         studies = load(folder)
     target = (options.output or folder) / "report"
     other = load(options.against) if options.against else []
-    sections = page.write(studies, target, other, _tell)
+    sections = page.write(studies, target, other)
     for section in sections:
         root = section.study.folder
         # What is published has no learning curves, and another's folder is left as it is.

@@ -50,12 +50,6 @@ def mean(row: Any) -> str:
     return f"{number(row['mean'], row['metric'], sign='')} ± {half}"
 
 
-def p_value(value: float) -> str:
-    if pd.isna(value):
-        return "—"
-    return "< .0001" if value < 0.0001 else f"{value:.4f}"
-
-
 def spoken(name: str) -> str:
     """An arrangement in the field's words, its layers in their order; any other name as it is."""
     return SPOKEN.get(name) or " then ".join(SPOKEN.get(part, part) for part in name.split("_"))
@@ -73,6 +67,12 @@ def sides(study: Study) -> tuple[str, str]:
 
 def key_name(key: str) -> str:
     return KEYS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+def quantity(study: Study, metrics: Iterable[str]) -> str:
+    """What a study compares, in words: its kind says what it makes of its metrics."""
+    words = " and ".join(METRICS[metric].words for metric in metrics)
+    return study.kind.quantity.format(metric=words, over=key_name(study.declared.over or ""))
 
 
 def shown(value: Any) -> str:
