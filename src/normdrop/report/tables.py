@@ -11,11 +11,6 @@ from normdrop.arrangement import operations
 from normdrop.metrics import METRICS
 from normdrop.report.study import Study
 
-PLACES = {
-    "after": "after the activation (post-activation)",
-    "before": "before the activation (pre-activation)",
-    "around": "around the activation",
-}
 SPOKEN = {"bn": "BN", "ln": "LN", "none": "plain network"}
 KEYS = {
     "rate": "dropout rate",
@@ -32,22 +27,6 @@ def number(value: float, metric: str, sign: str = "+") -> str:
     digits = 3 if METRICS[metric].unit == "nats" else 2
     # What rounds to 0 from below would be -0.00 without the + 0.
     return f"{round(METRICS[metric].scale * value, digits) + 0:{sign}.{digits}f}"
-
-
-def interval(low: float, high: float, metric: str) -> str:
-    return "—" if pd.isna(low) else f"{number(low, metric)} to {number(high, metric)}"
-
-
-def estimate(row: Any) -> str:
-    """A difference with unit and interval, of a row with metric, estimate, low and high."""
-    size = f"{number(row['estimate'], row['metric'])} {METRICS[row['metric']].unit}"
-    return size if pd.isna(row["low"]) else f"{size} ({interval(row['low'], row['high'], row['metric'])})"
-
-
-def mean(row: Any) -> str:
-    """A level with half of its interval, of a row with metric, mean, ci_low and ci_high."""
-    half = number((row["ci_high"] - row["ci_low"]) / 2, row["metric"], sign="")
-    return f"{number(row['mean'], row['metric'], sign='')} ± {half}"
 
 
 def spoken(name: str) -> str:
