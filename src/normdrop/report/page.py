@@ -125,7 +125,6 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study] = ()) -
 
 def section(study: Study) -> Section:
     """All that is computed of a study."""
-    declared, answer = study.declared, study.kind.answer
     found, over_sets = list[Pair](), pd.DataFrame(columns=pooled.COLUMNS)
     beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
     facts: dict[str, Any] = {"lines": [], "doubts": []}
@@ -137,14 +136,14 @@ def section(study: Study) -> Section:
         beside |= _beside(study, rows, found)
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
-    scope, names = "these data", ["ci_low", "ci_high", "verdict"]
+    scope, low, high, verdict = "these data", "ci_low", "ci_high", "verdict"
     if (said["scope"] == "new samples").any():
-        scope, names = "new samples", ["new_low", "new_high", "verdict_new_data"]
-    rows = rows.assign(low=rows[names[0]], high=rows[names[1]], said=rows[names[2]])
-    compared = rows[~rows["beyond"].astype(bool) & rows["family"].ne(verdicts.HARNESS)]
-    compared = compared[compared["part"].eq(answer) & compared["metric"].isin(declared.metrics)]
-    means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(answer)]
-    means = means[means["metric"] == declared.metric].rename(columns={"ci_low": "low", "ci_high": "high"})
+        scope, low, high, verdict = "new samples", "new_low", "new_high", "verdict_new_data"
+    rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
+    compared = rows.query("family != 'a/a' and beyond == False and part == @study.kind.answer")
+    compared = compared[compared["metric"].isin(study.declared.metrics)]
+    means = over_sets.query("variant == 'declared' and part == @study.kind.answer and metric == @study.declared.metric")
+    means = means.rename(columns={"ci_low": "low", "ci_high": "high"})
     return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
 
 
@@ -191,7 +190,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     if len(section.means):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     if len(shift):
-        shift = shift[shift["epoch"].eq("end") & shift["rate"].gt(0)]
+        shift = shift.query("epoch == 'end' and rate > 0")
         shift = shift.assign(estimate=shift["measured"], low=shift["measured"], high=shift["measured"])
         ratio = figures.Scale("variance at inference / in training", factor=1, base=1)
         yield "shift", figures.along(shift, ["position"], "rate", "arrangement", ratio)
@@ -209,8 +208,7 @@ def scale(study: Study, name: str, quantity: str = "") -> figures.Scale:
 def _ladder(section: Section) -> figures.Figure:
     """The declared comparison at each rung, with a ring where side A's validation prefers that rate."""
     declared, rows, keys = section.study.declared, section.rows, section.study.keys
-    rows = rows[~rows["beyond"].astype(bool) & rows["metric"].eq(declared.metric)]
-    rows = rows[~rows["part"].isin(["", section.study.kind.answer])]
+    rows = rows.query("beyond == False and metric == @declared.metric and part not in ['', 'trend']")
     place = ["dataset", "position", "part", *keys]
     chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
     rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")

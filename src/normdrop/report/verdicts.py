@@ -106,7 +106,7 @@ def again(study: Study) -> Iterator[Pair]:
     """A/A: what was trained twice, configuration by configuration, and through the whole selection (a/a_tuned)."""
     tuned = list(study.declared.tuned)
     own = [key for key in (study.declared.over, *tuned) if key]
-    twice = study.table[(study.table["rerun"] == 1) & ~study.table["stands_in"]]
+    twice = study.table.query("rerun == 1 and not stands_in")
     for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
         at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
         for place, second in twice.groupby(at):

@@ -10,7 +10,6 @@ import pandas as pd
 from normdrop.report import mechanism
 from normdrop.report.compare import head
 from normdrop.report.study import MAIN, Study
-from normdrop.report.verdicts import DECLARED
 
 POOLED_WORDS = {
     "better": "Yes",
@@ -53,8 +52,7 @@ def pooled_word(verdict: str, prediction: tuple[float, float], rope: float) -> s
 
 def family(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that a claim's word is of: the declared family at the grid proper, and of a ladder the trend."""
-    kept = (rows["family"] == DECLARED) & ~rows["beyond"].astype(bool) & (rows["part"] == study.kind.answer)
-    return rows[kept]
+    return rows.query("family == 'declared' and beyond == False and part == @study.kind.answer")
 
 
 def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataFrame:
@@ -78,17 +76,17 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
             prediction = mean["pi_low"], mean["pi_high"]
             told.append((mean["position"], pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))))
     elif declared.claim == MAIN:
-        told = [(position, "") for position in sorted(base["position"].unique())]
+        told = [(position, "") for position in sorted(set(base["position"]))]
     elif len(base):
         told = [("", counted_word(**counts(base[column])))]
     found = []
     for position, word in told or [("", "")]:
-        of_position = base[base["position"].eq(position) | (position == "")]
+        own = base[base["position"] == position] if position else base
         place = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
-        found.append(place | {"position": position, "word": word, **counts(of_position[column]), "scope": scope})
+        found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": scope})
     return pd.DataFrame(found)
 
 
 def tuned(study: Study, over_sets: pd.DataFrame) -> pd.DataFrame:
     """The means over data sets that the main claim's words are of, one each."""
-    return over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(study.declared.metric)]
+    return over_sets.query("family == 'declared' and metric == @study.declared.metric")
