@@ -44,6 +44,9 @@ def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -
     assert rows.loc["test_nll", ["mean", "down"]].to_list() == [pytest.approx(0.1), 0]
     half = stats.t.isf(0.025, 9) * 0.01 / 10**0.5
     assert rows.loc["test_acc", "half"] == pytest.approx(half)
+    nothing = study_of(pair(tmp_path / "nothing", a, b, study={"family": None}))
+    (row,) = neighbours(nothing, pairs(nothing)).to_dict("records")
+    assert (row["metric"], row["n"]) == ("test_nll", 2), "of every comparison where none is declared"
     loss = {"kind": "loss", "over": "drift.scale"}
     for scale, value in ((0.0, 0.9), (0.5, 0.5)):
         where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}

@@ -20,8 +20,8 @@ ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every pa
 
 def _family(study: Study, found: Iterable[Pair]) -> list[Pair]:
     """The comparisons of the declared family at the grid proper; all of them where nothing is declared."""
-    families = (None, study.declared.family)
-    return [pair for pair in found if pair.counted and pair.comparison in families and not pair.a["beyond"].any()]
+    declared = [pair for pair in found if study.declared.family in (None, pair.comparison)]
+    return [pair for pair in declared if pair.counted and not pair.a["beyond"].any()]
 
 
 def edges(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
