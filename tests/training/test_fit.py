@@ -506,7 +506,7 @@ def test_a_fit_takes_the_gpu_that_its_process_is_bound_to(tiny, monkeypatch):
 
 def test_an_accuracy_in_the_table_is_the_very_fraction_of_rows(tiny, tmp_path):
     table = pd.read_csv(io.BytesIO(finish(tiny("replicates=3"), tmp_path)["replicates.csv"]))
-    rows = {"train_acc": 70, "train_mode_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}
+    rows = {"train_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}
     for name, count in rows.items():
         right = table[name] * count
         assert np.abs(right - right.round()).max() < 1e-9

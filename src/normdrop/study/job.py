@@ -143,7 +143,7 @@ def finish(
     made["data"] = data | {"parts": {part: made["rows"][part] for part in ("train", "val", "test")}}
     # Re-splits hold no sampling of a test part that the data set itself gives.
     made["rows"] |= {"fixed_test": "test" in data["given"]}
-    tensorboard.write_condition(directory, made, replicates, history, config["logging"])
+    tensorboard.write_condition(directory, made, replicates, history)
     if config["save_networks"]:
         keep(directory, config, fitted, grows=old is not None)
     record.write(directory, made, replicates, history)

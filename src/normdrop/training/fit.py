@@ -320,8 +320,6 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         recalibrated = shift.recalibrated(network, parts["train"])
         again = measured([(recalibrated(x), y) for x, y in parts["test"].batches()], ("acc", "nll"))
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
-        batches = config["batch_size"], config["rerun"]
-        columns["train_mode_acc"] = shift.train_mode_accuracy(network, parts["train"], *batches)
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}
