@@ -90,7 +90,7 @@ class ReplicatedClassifier(pl.LightningModule):
     (replicates, batch), or x (batch, *shape) and y (batch,), the same for each replicate; what is logged is a
     mean over the replicates that have not diverged. It trains in float32 on one device.
 
-    config: of a condition. shape: of a row. seeds: one for each replicate.
+    config: of a condition. row_shape: (features,) or (channels, *space). seeds: one for each replicate.
 
     `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the
     mean training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search
@@ -110,18 +110,18 @@ class ReplicatedClassifier(pl.LightningModule):
     best_nll: Tensor
     best_step: Tensor
 
-    def __init__(self, config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]):
+    def __init__(self, config: Mapping[str, Any], row_shape: Sequence[int], classes: int, seeds: Sequence[int]):
         super().__init__()
         self.config = dict(config)
         model = dict(config["model"])
         if callable(model.get("function")):
             model["function"] = None  # a checkpoint holds nothing that must be unpickled
-        made = {"config": self.config | {"model": model}, "shape": [*shape], "classes": classes, "seeds": [*seeds]}
-        self.save_hyperparameters(made)
+        made = {"config": self.config | {"model": model}, "row_shape": [*row_shape], "classes": classes}
+        self.save_hyperparameters(made | {"seeds": [*seeds]})
         # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no
         # result.
         self.automatic_optimization = False
-        self.network = network_of(config, shape, classes, seeds)
+        self.network = network_of(config, row_shape, classes, seeds)
         self.lr = config["optimizer"]["lr"]  # where Lightning's finder of one looks for it
         # With the compiled engine a batch of Lightning's is a stretch of so many batches of the config's size.
         self.stretch = 1
