@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fitting import trained
+from normdrop.networks import network_of
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
-from normdrop.training.fit import data_of, fit, network_of
+from normdrop.training.fit import data_of, fit
 from normdrop.training.shift import measure
 
 SEEDS = [0, 3]
@@ -46,10 +47,9 @@ class Fitted:
 def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
     """Train, and draw the parts again."""
     found = fit(config, seeds)
-    (stack,) = found.networks
     data = data_of(config, seeds)
-    data.setup()
     networks = {seed: found.network(seed) for seed in seeds}
+    stack = StackedNetwork([*networks.values()], seeds, config["batch_size"])
     return Fitted(found.replicates.set_index("seed"), found.history, found.facts, networks, data.parts, stack)
 
 
