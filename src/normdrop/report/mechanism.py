@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from normdrop.report.compare import holm, mean_interval
-from normdrop.report.publish import averaged
 from normdrop.report.study import Study
 
 BEFORE, AFTER = "test_acc", "recal_test_acc"
@@ -57,16 +56,12 @@ def shifts(study: Study) -> pd.DataFrame:
     """Variance shift, a row per configuration, epoch, BN layer and case, mean over seeds.
 
     Columns: condition, dataset, arrangement, position, rate, the keys, epoch, layer, case, measured (variance of the
-    layer's input in evaluation over that in training), predicted, running, seeds.
+    layer's input in evaluation over that in training), running (over the running variance), seeds; in older studies
+    predicted.
     """
     place = ["condition", "dataset", "arrangement", "position", "rate", *study.keys]
-    entries = [
-        {"condition": record["condition"], **entry}
-        for record in study.records
-        for entry in averaged(record.get("shift") or [])
-    ]
+    entries = [{"condition": record["condition"]} | entry for record in study.records for entry in record["shift"]]
     if not entries:
-        return pd.DataFrame(columns=[*place, "epoch", "layer", "case", "measured", "predicted", "running", "seeds"])
+        return pd.DataFrame(columns=[*place, "epoch", "layer", "case", "measured", "running", "seeds"])
     trained = study.table.loc[~study.table["stands_in"], place].drop_duplicates("condition")
-    numbers = dict.fromkeys(("measured", "predicted", "running"), float)
-    return trained.merge(pd.DataFrame(entries).astype(numbers), on="condition")
+    return trained.merge(pd.DataFrame(entries).astype({"measured": float, "running": float}), on="condition")
