@@ -133,7 +133,6 @@ def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Pa
     assert "6 of 9" in study.unfinished[short]
     assert set(study.damaged) == {broken, unknown}
     assert "brier" in study.damaged[unknown]
-    assert len(study.planned) == len(names)
     assert set(study.table["condition"]) == {*names} - {lost, broken, failed, unknown}
 
 
