@@ -19,9 +19,9 @@ from normdrop.study import config as configs
 from normdrop.study.app import one_line
 from normdrop.study.facts import one_engine
 from normdrop.training.check import check_fit
-from normdrop.training.fit import Fitted, data_of, fit, module_of, quietly
+from normdrop.training.fit import Fitted, fit, quietly
 from normdrop.training.kept import load
-from normdrop.training.module import ReplicatedClassifier
+from normdrop.training.module import ReplicatedClassifier, data_of
 
 __all__ = ["build", "load", "train"]
 
@@ -65,8 +65,7 @@ def build(*overrides: Given, model: Model | None = None, **settings: Any) -> tup
     """
     config = _checked(overrides, settings, model)
     data = data_of(config, configs.seeds(config))
-    data.setup()
-    return module_of(config, data), data
+    return ReplicatedClassifier(config, data.shape, data.classes, data.seeds), data
 
 
 def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: Model | None) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of all that a seed's numbers depend on, but the seed: of given data, the rows themselves."""
     decisive = {key: value for key, value in config.items() if key not in FIXED}
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "accelerator"}
-    if not config["data"]["fresh"] and "fingerprint" in config["data"]:
-        decisive["data"] = {key: config["data"][key] for key in ("name", "level", "source", *SERVED, "fingerprint")}
+    data = config["data"]
+    if not data["fresh"] and "fingerprint" in data:
+        data = {key: data[key] for key in ("name", "level", "source", *SERVED, "fingerprint")}
+    decisive["data"] = data | {"standardise": "feature"}  # a key of earlier versions, whose finished folders go on
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -29,9 +29,8 @@ from normdrop.study import record
 from normdrop.study.plan import missing, read_plan
 from normdrop.study.progress import note_of
 from normdrop.study.told import line
-from normdrop.training.checkpoint import Checkpoints
+from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.fit import Fitted, fit, quiet
-from normdrop.training.kept import keep
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 LIVE = 10  # seconds at least between two writes of a configuration's curves while it trains
@@ -125,8 +124,8 @@ def finish(
             tensorboard.write_live(directory, history())
             shown = time.time()
 
-    checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
-    fitted = fit(config, seeds, tell, checkpoints)
+    checkpoint = Checkpoint(directory, configs.config_hash(config), config["checkpoint_minutes"])
+    fitted = fit(config, seeds, tell, checkpoint)
     began -= fitted.facts["earlier_seconds"]
     named = _named(config, study)
     replicates, history = fitted.replicates.assign(**named), fitted.history
@@ -145,11 +144,11 @@ def finish(
         made["steps"] = max(old.record["steps"], made["steps"])
         made["wall_seconds"] = round(old.record["wall_seconds"] + made["wall_seconds"], 3)
     made["seeds"] = replicates["seed"].tolist()
-    tensorboard.write_condition(directory, made, replicates, history, config["logging"])
+    tensorboard.write_condition(directory, made, replicates, history)
     if config["save_networks"]:
-        keep(directory, config, fitted, grows=old is not None)
+        fitted.networks.write(directory, grows=old is not None)
     record.write(directory, made, replicates, history)
-    checkpoints.remove()
+    checkpoint.remove()
 
 
 def _named(config: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
