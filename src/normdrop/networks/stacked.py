@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
-from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Residual
+from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Residual, shape_behind
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
 
@@ -206,14 +206,6 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
     return stacked
 
 
-def shape_behind(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a row that a layer makes of one."""
-    alone = copy.deepcopy(layer).eval()
-    like = next(alone.parameters(), torch.empty(0))
-    with torch.no_grad():
-        return tuple(alone(like.new_zeros(2, *shape)).shape[1:])
-
-
 _proved: set[Any] = set()
 
 
@@ -243,6 +235,7 @@ def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
     _proved.add(key)
 
 
+@torch.enable_grad()
 def _trace(module: nn.Module, x: Tensor) -> Tensor:
     """The output for x, the gradients of the sum of its squares, and all buffers, in one."""
     module.zero_grad()
