@@ -98,7 +98,7 @@ WRONG = {
     "logging=some": "logging=some: must be one of minimal, full, per_seed",
     # keys
     "model.widht=8": "model.widht: there is no such key; did you mean model.width?",
-    "+model.dept=2": "model.dept: model=mlp has no such key; it has width, depth, activation",
+    "+model.dept=2": "model.dept: model=mlp has no such key; it has width, depth, output_activation",
     "model=cnn model.width=4": "model.width: there is no such key; allowed are activation, channels, init_gain,",
     "+rat=0.5": "rat: there is no such key; did you mean rate?",
     "+data.trian_size=10": "data.trian_size: there is no such key; did you mean data.train_size?",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import own_networks
 from normdrop.data.module import Part
-from normdrop.networks import describe, network_of, own, plain
+from normdrop.networks import network_of, own, plain, shown
 from normdrop.networks.cnn import cnn
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
@@ -224,10 +224,10 @@ def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_st
     torch.testing.assert_close(scaled[1].stem.weight, 2 * networks["bn"][1].stem.weight)
 
 
-def test_the_description_shows_each_block_as_it_stands():
-    text = describe(plain(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES))
-    assert "Conv2d(1, 4" in text and text.index("Dropout(p=0.3") < text.index("BatchNorm2d(4")
-    assert len(text.splitlines()) == 8
+def test_a_sweep_shows_each_block_as_it_stands():
+    said, *blocks = shown(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES)
+    assert said.startswith("dropout_bn, positions as the module has them")
+    assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks
 
 
 # --- where it comes from
@@ -266,7 +266,7 @@ def test_an_installed_network_is_found_by_its_name(monkeypatch):
         ({}, ["model.file"]),
         ({"file": "nowhere.py"}, ["model.file", "nowhere.py"]),
         ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other"]),
-        ({"file": "net.py", "depth": 3}, ["model.depth", "takes"]),
+        ({"file": "net.py", "depth": 3}, ["model.depth", "it has none"]),
         ({"file": "broken.py"}, ["model.file", "ZeroDivisionError"]),
         ({"name": "nope"}, ["model=nope"]),
     ],
@@ -339,7 +339,7 @@ def without_bn(shape, classes):
         (Remembering, "state of its own .*memory"),
         (Warming, "state of its own"),
         (Mixing, "mixes rows"),
-        (Drawing, "random numbers in training; use nn.Dropout"),
+        (Drawing, r"random numbers in training \(use nn.Dropout"),
         (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),
         (lambda shape, classes: 3, "returns int"),
@@ -351,6 +351,11 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         own.check(config_of(make), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_what_can_be_one_is_not(make):
+    own.check(config_of(make, noise="uniform", keep_dropout=True), SHAPE, CLASSES)
 
 
 def test_a_position_is_refused_where_it_is_as_written():
