@@ -131,7 +131,7 @@ def _expected(error: BaseException, words: Sequence[str]) -> str | None:
     from yaml import MarkedYAMLError
 
     if isinstance(error, OverrideParseException):
-        from normdrop.data.rows import override
+        from normdrop.data.asked import override
 
         key, equals, value = error.override.partition("=")
         typed = f"the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
