@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from normdrop.data import files
+from normdrop.data import asked
 from normdrop.study import app
 from normdrop.training import fit
 
@@ -281,6 +281,6 @@ def test_a_wrong_file_ends_in_one_line_before_training(kind, tmp_path, monkeypat
 
 def test_a_file_larger_than_memory_ends_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.csv").write_bytes(csv())
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(asked, "memory", lambda: 100)
     said = refused(monkeypatch, capsys, "data=table", f"data.path={tmp_path / 't.csv'}", "data.target=label")
     assert "of its rows would fit" in said
