@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from statsmodels.stats.meta_analysis import combine_effects
 
 from normdrop.metrics import METRICS
+from normdrop.report.choose import pairs
 from normdrop.report.compare import MIN_DATA_SETS, detectable, holm, judged, t_quantile, t_tests
 from normdrop.report.study import Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, rows
@@ -67,7 +68,7 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     copies = twins(study)
     if table["dataset"].nunique() - len(copies) < MIN_DATA_SETS:
         return pd.DataFrame(columns=columns)
-    by_nll = rows(study, prefer="nll", only="best_vs_best") if declared.family else table.iloc[:0]
+    by_nll = rows(study, pairs(study, prefer="nll", only="best_vs_best")) if declared.family else table.iloc[:0]
     accuracy = table[(table["metric"] == "test_acc") & (study.kind.reduce is None)]
     without = sorted({*copies, *declared.apart})
     variants = [(AS_DECLARED, table, without), (LOG_ODDS, _log_odds(accuracy), without), (BY_NLL, by_nll, without)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from normdrop.kinds import trend
-from normdrop.report.choose import pairs
+from normdrop.report.choose import Pair, pairs
 from normdrop.report.compare import t_tests
 from normdrop.report.study import Study
 from normdrop.report.verdicts import rows
@@ -30,7 +31,8 @@ def cells(study: Study) -> pd.DataFrame:
             continue
         again = f"recal_{declared.metric}"
         contrast = replace(declared, contrast=dict(zip("ab", sides, strict=True)), secondary=(again,), family=None)
-        table = rows(replace(study, declared=contrast), only="same_rate")
+        other = replace(study, declared=contrast)
+        table = rows(other, pairs(other, only="same_rate"))
         first = table[table["metric"] == declared.metric]
         named = {"estimate": "recal", "ci_low": "recal_low", "ci_high": "recal_high"}
         recal = table[table["metric"] == again].rename(columns=named)[[*place, *named.values()]]
@@ -50,15 +52,16 @@ def counts(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return found.reindex(columns=["ahead", "behind", "no difference", "open"], fill_value=0).reset_index()
 
 
-def trends(study: Study) -> pd.DataFrame:
+def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
     """How A - B changes along each key whose values are numbers, the rest held fixed, at equal rates and tuned.
 
-    A line through the differences of each seed, its rungs equally far apart; the change from the first to the last
-    rung is tested against 0 over the seeds. Columns: key, first, last, dataset, position, the other keys ("" in the
-    column of the key itself), comparison, rate, n, estimate (metric's unit), ci_low, ci_high, p_value.
+    compared: `choose.pairs`. A line through the differences of each seed, its rungs equally far apart; the change from
+    the first to the last rung is tested against 0 over the seeds. Columns: key, first, last, dataset, position, the
+    other keys ("" in the column of the key itself), comparison, rate, n, estimate (metric's unit), ci_low, ci_high,
+    p_value.
     """
     declared, found, tables = study.declared, [], []
-    for pair in pairs(study):
+    for pair in compared:
         a, b = (side[declared.metric].astype(float) for side in (pair.a, pair.b))
         difference = (a - b).rename("difference").reset_index()
         rate = np.nan if pair.rate is None else pair.rate
