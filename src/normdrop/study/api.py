@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 from torch import nn
 
-from normdrop.data.asked import override
 from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
