@@ -14,8 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normdrop.data import files
-from normdrop.data.rows import Rows, override
+from normdrop.data import asked
+from normdrop.data.asked import override
+from normdrop.data.rows import Rows
 from normdrop.data.split import split, standardise
 from normdrop.data.tables import table
 
@@ -359,7 +360,7 @@ def test_two_columns_of_one_name_are_refused(read):
 
 def test_a_row_index_with_a_name_is_said(read):
     (note,) = read(PLAIN.to_csv(index_label="x")).remarks
-    assert "'x'" in note and "data.drop=[x]" in note
+    assert note.startswith("x: ") and "data.drop=[x]" in note
     assert read(PLAIN).remarks == []
 
 
@@ -646,10 +647,10 @@ def test_a_bad_table_ends_in_one_clear_line(case, tmp_path):
 
 
 def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(asked, "memory", lambda: 100)
     with pytest.raises(ValueError, match=r"at most \d+ % of its rows would fit"):
         read(PLAIN)
-    monkeypatch.setattr(files, "memory", lambda: 20_000)  # packed it is small
+    monkeypatch.setattr(asked, "memory", lambda: 20_000)  # packed it is small
     np.savez_compressed(tmp_path / "t.npz", x=np.zeros((9, 9999), np.uint8), y=np.arange(9) % 2)
     with pytest.raises(ValueError, match=r"at most 22 % of its rows would fit"):
         table(str(tmp_path / "t.npz"), "y")
@@ -666,7 +667,7 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
         ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
         ({"split_column": "label"}, "this column is data."),
         ({"group_column": "n1", "order_column": "n1"}, "data.order_column='n1': this column is data.group_column"),
-        ({"target": True}, "data.target=True: YAML reads on or yes as True"),
+        ({"target": True}, "data.target='True': the table has no such column"),
         ({"target": ["label", "n1"]}, "a single one"),
         ({"header": "no"}, "data.header='no': it must be true, false, or null"),
         ({"split_column": "n1", "drop": ["n1"]}, "data.drop='n1': this column is data.split_column"),

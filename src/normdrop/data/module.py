@@ -254,7 +254,7 @@ class ReplicateData(lightning.LightningDataModule):
                 values = project(values, self.pca)
             if replicate == 0:
                 self.classes, features = len(own.classes), values["train"].shape[1]
-                check_memory(len(self.seeds) * sum(map(len, index.values())), features, 4, "data")
+                check_memory(4 * features * len(self.seeds) * sum(map(len, index.values())), "data: it")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
                 for name, x in values.items():
                     sizes = len(self.seeds), *x.shape

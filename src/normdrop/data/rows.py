@@ -13,9 +13,6 @@ import numpy as np
 
 from normdrop.data import suspects
 
-# For whoever makes rows.
-from normdrop.data.asked import first_line, is_int, is_number, memory, override, require  # noqa: F401
-
 # Values that stay as they came, since they take less memory than float64: each is exact as float64.
 SMALL = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
 # Rows at a time where a copy of all of them as float64 would not do.

@@ -127,7 +127,7 @@ def synthetic(
     clusters = classes * clusters_per_class
     enough = f"at least {math.ceil(math.log2(clusters))}, for data.classes * data.clusters_per_class = {clusters}"
     require("data.informative", informative, clusters <= 2**informative, enough)
-    check_memory(rows * POPULATION, features, 8, "data=synthetic")
+    check_memory(8 * rows * POPULATION * features, "data=synthetic: it")
     x, y = _population(
         n_samples=rows * POPULATION,
         n_features=features,

@@ -144,7 +144,6 @@ class Data(Open):
     copies: Spelled
     pca: Spelled
     shape: Spelled
-    standardise: Spelled
     # Of a table: names of columns and words in it, which stay as they are typed.
     target: str | int | float | None = ABSENT
     categorical: Any = ABSENT
