@@ -27,6 +27,7 @@ def test_plain_columns_are_not_spoken_of():
 @pytest.mark.parametrize("code", [LABEL, 7 - 3 * LABEL])
 def test_a_column_that_equals_the_target_is_named(code):
     assert "data.drop=[code]" in said(code=code)
+    assert "data.drop=[code]" in said(code=np.where(np.arange(N) % 9, code, np.nan))  # where it has a value
 
 
 def test_what_is_left_of_a_one_hot_target_is_named():

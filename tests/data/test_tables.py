@@ -1,6 +1,7 @@
 """From a user's file to rows: the same rows for the same table, or one line that says what to type."""
 
 import io
+import math
 import pickle
 import re
 import zipfile
@@ -86,11 +87,6 @@ def test_text_may_be_packed_and_have_any_of_the_usual_suffixes(name, tmp_path, r
     assert table(str(tmp_path / name), "label").fingerprint == read(PLAIN).fingerprint
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_the_separator_is_found(separator, read):
-    assert read(PLAIN.to_csv(index=False, sep=separator)).fingerprint == read(PLAIN).fingerprint
-
-
 def test_a_separator_that_is_given_is_taken(read):
     plain = read(PLAIN).fingerprint
     assert read(PLAIN.to_csv(index=False, sep=":"), separator=":").fingerprint == plain
@@ -112,11 +108,6 @@ def test_where_two_separators_fit_the_user_is_asked(read):
 def test_a_separator_inside_a_text_does_not_count(read):
     odd = PLAIN.assign(label=np.where(Y, "a;b", "c;d"))
     assert read(odd).classes == ("a;b", "c;d")
-
-
-@pytest.mark.parametrize("separator", [";", "\t", ","])
-def test_a_decimal_comma_is_found(separator, read):
-    assert read(PLAIN.to_csv(index=False, sep=separator, decimal=",")).fingerprint == read(PLAIN).fingerprint
 
 
 def test_whole_thousands_and_a_decimal_comma_look_alike_and_are_asked_for(read):
@@ -506,6 +497,19 @@ def test_arrays_of_another_machine_and_of_another_length(tmp_path):
     names = np.array(["a", "b"])
     other = arrays(tmp_path, drop=["names"], x=IMAGES.astype(np.float16), y=CLASS.astype(">i4"), names=names)
     assert other.x.dtype == np.float16 and other.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [((3, 4, 5), (3, 4, 5)), ((2, 9), (2, 9)), ((6, 6), (1, 6, 6)), ((12,), (12,))],
+    ids=["images", "signals", "square images without channels", "flat"],
+)
+def test_the_arrays_of_an_npz_keep_the_shape_of_a_row_where_no_other_column_is_beside_them(tmp_path, given, kept):
+    x = np.random.default_rng(0).normal(size=(N, *given))
+    rows = arrays(tmp_path, x=x, y=CLASS)
+    assert rows.shape == kept
+    np.testing.assert_array_equal(rows.x, x.reshape(N, -1))
+    assert arrays(tmp_path, x=x, age=CLASS, y=CLASS).shape == (math.prod(given) + 1,)
 
 
 # --- groups and order

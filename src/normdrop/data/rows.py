@@ -72,9 +72,7 @@ class Rows:
         if len(hashes) == len(self.x):
             return None
         x = np.concatenate([*self._doubles()])
-        each = np.ascontiguousarray(x).view(f"V{x.shape[1] * x.itemsize}").ravel()
-        distinct, numbers = np.unique(each, return_inverse=True)
-        return None if len(distinct) == len(x) else numbers
+        return np.unique(x.view(f"V{x.shape[1] * x.itemsize}").ravel(), return_inverse=True)[1]
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""

@@ -26,11 +26,24 @@ NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|num
 
 def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
-    return [*_columns(rows), *_copies(rows), *_majority(rows)]
+    notes = []
+    telling, groups, identifiers = _columns(rows)
+    if telling:
+        ways = f"if made from it, {override('data.drop', telling)}; if it says which rows belong together, "
+        ways += override("data.group_column", telling[0])
+        notes.append(f"the class can be told exactly from {', '.join(telling)}: {ways}")
+    notes += _copies(rows)
+    if groups:
+        way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
+        notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
+    if identifiers:
+        ways = f"{override('data.drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
+        notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {ways}")
+    return [*notes, *_majority(rows)]
 
 
-def _columns(rows: Rows) -> Iterator[str]:
-    """Columns that tell the class, and those that look like a group of rows, an identifier, or the order of the rows.
+def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
+    """Columns that tell the class, and those that look like a group of rows, or like an identifier or their order.
 
     A column tells it where each of its values has one class, or each class one value.
     """
@@ -44,8 +57,8 @@ def _columns(rows: Rows) -> Iterator[str]:
     for name, own in places.items():
         block = rows.x[:, own][once].astype(np.float64)
         values = block @ np.arange(1, len(own) + 1)  # of a one-hot column the number of its level
-        codes, distinct = pd.factorize(values, use_na_sentinel=False)
-        pairs = len(pd.unique(codes * len(rows.classes) + rows.y[once]))
+        codes, distinct = pd.factorize(values)
+        pairs = len(pd.unique((codes * len(rows.classes) + rows.y[once])[codes >= 0]))
         named = NAMED_SO.fullmatch(name) and len(distinct) > 2
         repeated = 2 * len(distinct) <= len(codes)
         whole = len(own) > 1 or (values == np.round(values)).all()
@@ -58,16 +71,7 @@ def _columns(rows: Rows) -> Iterator[str]:
             groups.append(name)
         elif named or (steps > 0).all() or (steps < 0).all() or (whole and len(distinct) >= DISTINCT * len(codes)):
             identifiers.append(name)
-    if telling := telling or _combined(rows):
-        ways = f"if made from it, {override('data.drop', telling)}; if it says which rows belong together, "
-        ways += override("data.group_column", telling[0])
-        yield f"the class can be told exactly from {', '.join(telling)}: {ways}"
-    if groups:
-        way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
-        yield f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}"
-    if identifiers:
-        ways = f"{override('data.drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
-        yield f"{', '.join(identifiers)}: like an identifier of the row; {ways}"
+    return telling or _combined(rows), groups, identifiers
 
 
 def _combined(rows: Rows) -> list[str]:
