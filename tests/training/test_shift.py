@@ -134,7 +134,7 @@ def test_a_rate_so_near_to_one_that_nothing_is_kept_leaves_no_variance_to_shift_
     assert (entry["units"], entry["measured"]) == (0, None)
 
 
-def test_units_without_variance_are_counted_and_set_aside():
+def test_units_without_variance_are_set_aside():
     network = build(16, [0, 1], arrangement="dropout_bn", position="after", rate=0.5, width=32, depth=1)
     part = gaussian(1024, 16, replicates=2)
     with torch.no_grad():
