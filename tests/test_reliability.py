@@ -249,15 +249,15 @@ def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, un
 
     # What it says must not be refused as well, and goes through a pipe.
     read, write = os.pipe()
-    status, _ = run(tmp_path, *BASIC, "replicates=2", before=lambda: (os.dup2(write, 2), before())[1])
+    status, _ = run(tmp_path, *STOPPED, "replicates=2", before=lambda: (os.dup2(write, 2), before())[1])
     os.close(write)
     with os.fdopen(read) as pipe:
         said = pipe.read()
     assert status == 1
-    assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 3 configurations failed.*\n", said)
-    status, said = run(tmp_path, *BASIC, "replicates=2")
+    assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 2 configurations failed.*\n", said)
+    status, said = run(tmp_path, *STOPPED, "replicates=2")
     assert status == 0, said
-    assert tables(tmp_path) == uninterrupted
+    assert tables(tmp_path) == {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
 
 
 def test_a_read_only_folder_ends_in_one_line(tmp_path):
