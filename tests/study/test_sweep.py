@@ -406,9 +406,14 @@ def test_what_has_no_effect_is_said(command, capsys):
     assert "without effect" not in told(capsys)
     assert command(*one, "logging=per_seed", "save_networks=true", "hydra.run.dir=x") == ""
     said = told(capsys)
-    for key in ("logging=per_seed", "save_networks=True"):
-        assert f"{key}: without effect on what is finished; another name= trains anew" in said
     assert "hydra.run.dir: without effect" in said
+    assert "logging=per_seed: without effect" in said
+    assert "1 finished configuration without kept networks" in said
+    assert "without TensorBoard's files" not in said
+    (events,) = Path("outputs/study/digits/none/after/q0.00").glob("events.out.tfevents.*")
+    events.unlink()
+    assert command(*one) == ""
+    assert "1 finished configuration without TensorBoard's files" in told(capsys)
 
 
 def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, monkeypatch):

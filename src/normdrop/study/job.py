@@ -111,7 +111,6 @@ def finish(
 ) -> None:
     """Train the seeds that a configuration's folder lacks and write its record."""
     seeds, old = missing(config, directory), record.read(directory)
-    batches = old.record["batches"] if old is not None else []  # before it trains: an older version's has none
     began = shown = time.time()
     data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
@@ -139,7 +138,7 @@ def finish(
     # Re-splits hold no sampling of a test part that the data set itself gives.
     made["rows"] |= {"fixed_test": "test" in data["given"]}
     if old is not None:
-        made["batches"] = batches + made["batches"]
+        made["batches"] = old.record["batches"] + made["batches"]
         made["shift"] = old.record["shift"] + made["shift"]
         made["steps"] = max(old.record["steps"], made["steps"])
         made["wall_seconds"] = round(old.record["wall_seconds"] + made["wall_seconds"], 3)

@@ -243,7 +243,10 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     if found.record["config_hash"] != configs.config_hash(config) or declared:
         said = "; ".join(differing.values())
         raise ValueError(f"{directory}: holds a record of another config ({said}); choose another name=")
-    return [seed for seed in configs.seeds(config) if seed not in found.record["seeds"]]
+    left = [seed for seed in configs.seeds(config) if seed not in found.record["seeds"]]
+    if left and "batches" not in found.record:
+        raise ValueError(f"{directory}: an older version trained its seeds and cannot be grown; choose another name=")
+    return left
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

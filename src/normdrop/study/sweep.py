@@ -83,15 +83,21 @@ def _ignored(config: DictConfig, compose: Composer) -> Iterator[str]:
 
 
 def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
-    """A line for each key of ours that was asked for and has no effect."""
+    """A line for each key of ours that was asked for and has no effect, and for what finished folders lack."""
     for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
-    for condition in [c for c in study.conditions if not c.missing][:1]:
-        found = record.read(study.root / condition.path)
-        for key in ("logging", "save_networks"):
-            value = condition.config[key]
-            if found is not None and found.record["config"][key] != value:
-                yield f"{key}={value}: without effect on what is finished; another name= trains anew"
+    finished = [condition for condition in study.conditions if not condition.missing]
+    kept = {"TensorBoard's files": "events.out.tfevents.*"}
+    if study.conditions[0].config["save_networks"]:
+        kept["kept networks"] = "networks.pt"
+    for what, pattern in kept.items():
+        without = [c for c in finished if not any((study.root / c.path).glob(pattern))]
+        if without:
+            yield f"{count(len(without), 'finished configuration')} without {what}; another name= trains anew"
+    for condition in finished[:1]:
+        logging, found = condition.config["logging"], record.read(study.root / condition.path)
+        if found is not None and found.record["config"]["logging"] != logging:
+            yield f"logging={logging}: without effect on what is finished; another name= trains anew"
 
 
 def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
