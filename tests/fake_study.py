@@ -109,7 +109,7 @@ def write_condition(
         **described,
         "setting": setting,
         "stands_for": stands_for(arrangement, position),
-        "choices": {"data": dataset, "model": "mlp", "optimizer": "adam"},
+        "choices": {"data": dataset, "model": "mlp", "optimizer": "adam"} | setting,
         "steps": 10 * epochs,
         "seeds": table["seed"].tolist(),
         "config": resolved,

@@ -147,13 +147,17 @@ def peak(root: Path, arrangement: str, rates: tuple[float, ...], best: float = 0
         write(root, arrangement, table, rate, **{k: v for k, v in where.items() if k != "n"})
 
 
-@pytest.mark.parametrize(("alone", "estimate"), [("bn_dropout", 0.0), ("dropout_bn", 0.0)])
-def test_a_rate_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, alone: str, estimate: float) -> None:
+@pytest.mark.parametrize("alone", ["bn_dropout", "dropout_bn"])
+@pytest.mark.parametrize("key", ["rate", "optimizer.lr"])
+def test_a_value_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, key: str, alone: str) -> None:
     for arrangement in ("bn_dropout", "dropout_bn"):
-        peak(tmp_path, arrangement, (0.1, 0.3, 0.4) if arrangement == alone else (0.1, 0.4))
-    row = one(tmp_path, family="declared")
-    assert (row["rate_a"], row["rate_b"], row["estimate"]) == (0.4, 0.4, pytest.approx(estimate))
-    assert rows_of(tmp_path, comparison="same_rate", metric="test_acc")["rate_a"].to_list() == [0.1, 0.4]
+        for value in (0.1, 0.2, 0.3)[: 3 if arrangement == alone else 2]:
+            setting = {} if key == "rate" else {key: value}
+            table, rate = runs(0.5 + value, 8, val_acc=value), value if key == "rate" else 0.3
+            write(tmp_path, arrangement, table, rate, setting=setting, study={"tuned": [key], "secondary": []})
+    assert one(tmp_path, family="declared")["estimate"] == pytest.approx(0.0)
+    rates = rows_of(tmp_path, comparison="same_rate", metric="test_acc")["rate_a"].to_list()
+    assert rates == ([0.1, 0.2] if key == "rate" else [0.3])
 
 
 def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path: Path) -> None:
@@ -232,17 +236,6 @@ def test_without_dropout_there_may_still_be_something_to_tune(tmp_path: Path) ->
     assert rows["estimate"].to_list() == pytest.approx([0.1, 0.1])
 
 
-@pytest.mark.parametrize("alone", ["bn_dropout", "dropout_bn"])
-def test_a_value_of_any_tuned_key_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, alone: str) -> None:
-    study = {"tuned": ["rate", "optimizer.lr"], "secondary": []}
-    for arrangement in ("bn_dropout", "dropout_bn"):
-        for lr in (0.01, 0.02, 0.03)[: 3 if arrangement == alone else 2]:
-            table = runs(0.5 + lr, 8, val_acc=lr)
-            write(tmp_path, arrangement, table, setting={"optimizer.lr": lr}, study=study)
-    row = one(tmp_path, family="declared")
-    assert row["estimate"] == pytest.approx(0.0)
-
-
 def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path: Path) -> None:
     pair(tmp_path, runs(0.9 + normal(0.01)), flat())
     write(tmp_path, "bn_dropout", runs(0.1, val_acc=0.99), setting={"rerun": 1})
@@ -301,31 +294,21 @@ def along(root: Path, kind: str, a: dict[Any, Any], b: dict[Any, Any], over: str
     return root
 
 
-def test_a_spread_leaves_out_a_replicate_of_which_one_rung_diverged(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 4)} for _ in "ab")
-    a[2][5] = np.nan
-    row = one(along(tmp_path, "spread", a, b), family="declared")
-    assert (row["n"], row["left_out"]) == (7, 1)
-    of_a, of_b = (np.std([*side.values()], axis=0, ddof=1) for side in (a, b))
-    assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
-
-
 @pytest.mark.parametrize("rung", [0.0, 0.5, -0.4])
-def test_a_loss_is_the_value_nearest_0_minus_the_mean_of_the_others_and_leaves_out_what_diverged(
-    tmp_path: Path, rung: float
-) -> None:
+def test_a_spread_and_a_loss_are_of_each_seed_and_leave_out_what_diverged(tmp_path: Path, rung: float) -> None:
     rng = np.random.default_rng(4)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (-0.4, 0.0, 0.5)} for _ in "ab")
     b[rung][2] = np.nan
-    root = along(tmp_path, "loss", a, b, "drift.scale")
-    row = one(root, family="declared", part="")
-    assert (row["n"], row["left_out"]) == (7, 1)
+    spreads = [np.std([*side.values()], axis=0, ddof=1) for side in (a, b)]
+    losses = [side[0.0] - (side[-0.4] + side[0.5]) / 2 for side in (a, b)]
+    for kind, (of_a, of_b) in (("spread", spreads), ("loss", losses)):
+        root = along(tmp_path / kind, kind, a, b, "drift.scale")
+        row = one(root, family="declared", part="")
+        assert (row["n"], row["left_out"]) == (7, 1)
+        assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
     for other in (-0.4, 0.5):
         at = one(root, family="declared", part=f"{other:g}")["estimate"]
         assert at == pytest.approx(np.nanmean((a[0.0] - a[other]) - (b[0.0] - b[other])))
-    of_a, of_b = (side[0.0] - (side[-0.4] + side[0.5]) / 2 for side in (a, b))
-    assert row["estimate"] == pytest.approx(np.nanmean(of_a - of_b))
 
 
 def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves_out_what_diverged(

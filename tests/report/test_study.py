@@ -133,7 +133,6 @@ def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Pa
     assert "6 of 9" in study.unfinished[short]
     assert set(study.damaged) == {broken, unknown}
     assert "brier" in study.damaged[unknown]
-    assert len(study.planned) == len(names)
     assert set(study.table["condition"]) == {*names} - {lost, broken, failed, unknown}
 
 
@@ -160,21 +159,17 @@ def test_a_configuration_moved_elsewhere_is_damaged(tmp_path: Path) -> None:
 
 def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path: Path) -> None:
     for arrangement, table in (("bn_dropout", runs(0.9 + normal(0))), ("dropout_bn", runs(0.8))):
-        write_condition(tmp_path / "mine", table, dataset="d", arrangement=arrangement, position="after", rate=0.3,
-                        study={"grid": {}})  # fmt: skip
-    (study,) = load(tmp_path)
-    assert (study.name, study.undeclared, study.declared.family) == ("mine", True, None)
-    table = rows(study)
+        place: dict[str, Any] = {"dataset": "d", "arrangement": arrangement, "position": "after", "rate": 0.3}
+        write_condition(tmp_path / "mine", table, study={"grid": {}}, **place)
+        short = {key: STUDY[key] for key in ("claim", "contrast", "metric", "kind", "family")}
+        write_condition(tmp_path / "short", table, study=short, **place)
+    study, mine = load(tmp_path)
+    assert (mine.name, mine.undeclared, mine.declared.family) == ("mine", True, None)
+    table = rows(mine)
     assert set(table["family"]) == {"exploratory"}
     assert {*table["comparison"]} == {"best_vs_best", "same_rate"}
-
-
-def test_what_a_declaration_leaves_out_is_nothing_but_alpha_and_the_rate(tmp_path: Path) -> None:
-    study = {key: STUDY[key] for key in ("claim", "contrast", "metric", "kind", "family")}
-    for arrangement in ("bn_dropout", "dropout_bn"):
-        write_condition(tmp_path, runs(0.9), dataset="d", arrangement=arrangement, position="after", rate=0.3,
-                        study=study)  # fmt: skip
-    declared = study_of(tmp_path).declared
+    # What a declaration leaves out is nothing, but for alpha and the rate.
+    declared = study.declared
     assert (declared.tuned, declared.alpha, declared.secondary, declared.apart) == (("rate",), 0.05, (), ())
 
 

@@ -34,36 +34,30 @@ def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float 
     tables = []
     for study, other in partners(own, reference):
         keys = list(dict.fromkeys([*study.keys, *other.keys]))
-        here, there = (_keyed(run, keys) for run in (study, other))
-        both = here.merge(there, on=[*SAME, *keys], suffixes=("", "_reference"))
+        both = _keyed(study, keys).merge(_keyed(other, keys), on=[*SAME, *keys], suffixes=("", "_reference"))
         shared = set(study.table["seed"]) & set(other.table["seed"])
         tables.append(both.assign(experiment=study.name, reference=other.name, shared_seeds=len(shared)))
-    if not any(len(table) for table in tables):
-        return pd.DataFrame()
+    if not any(map(len, tables)):
+        return pd.DataFrame(columns=["differs", "verdict_differs"])
     table = pd.concat(tables, ignore_index=True)
-    squares = [table[f"sd{side}"] ** 2 / table[f"n{side}"] for side in ("", "_reference")]
-    freedom = [table[f"n{side}"] - 1 for side in ("", "_reference")]
-    gap, noise = table["estimate"] - table["estimate_reference"], squares[0] + squares[1]
-    gap = gap.where(gap.abs() > 1e-12, 0.0)
+    here, there = (table[[f"estimate{run}", f"sd{run}", f"n{run}"]].to_numpy(float).T for run in ("", "_reference"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        table["t"] = (gap / np.sqrt(noise)).where(gap != 0, 0.0)
-        degrees = noise**2 / (squares[0] ** 2 / freedom[0] + squares[1] ** 2 / freedom[1])
-    table["p"] = 2 * stats.t.sf(table["t"].abs(), degrees.where(noise > 0, freedom[0]))
+        t, p = stats.ttest_ind_from_stats(*here, *there, equal_var=False)
+    equal = np.abs(here[0] - there[0]) <= 1e-12  # but for rounding; they may have no spread to test against
+    table["t"], table["p"] = np.where(equal, 0.0, t), np.where(equal, 1.0, p)
     table["p_holm"] = holm(table["p"])
-    verdicts = [table[name].map(head) for name in ("verdict", "verdict_reference")]
-    return table.assign(differs=table["p_holm"] < alpha, verdict_differs=verdicts[0] != verdicts[1])
+    other_word = table["verdict"].map(head) != table["verdict_reference"].map(head)
+    return table.assign(differs=table["p_holm"] < alpha, verdict_differs=other_word)
 
 
 def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:
     """A study's verdicts with a column for each of `keys`: of one that it does not vary, its value."""
-    table = rows(study)
+    table, configs = rows(study), flattened(study.records)
     table = table[table["family"] != HARNESS].fillna({"rate": -1.0})
     for key in keys:
         if key not in table:
-            values = flattened(study.records).get(key, pd.Series([""])).unique()
-            table[key] = values[0] if len(values) == 1 else ""
-        table[key] = table[key].astype(str)
-    return table[[*SAME, *keys, *NUMBERS]]
+            table[key] = configs[key].iloc[0] if key in configs and configs[key].nunique() == 1 else ""
+    return table[[*SAME, *keys, *NUMBERS]].astype(dict.fromkeys(keys, str))
 
 
 def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFrame:
@@ -73,21 +67,22 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
     """
     found = []
     for study, other in partners(own, reference):
+        named = {"experiment": study.name, "reference": other.name}
         here, there = _values(study), _values(other)
-        both = here.join(there, how="outer", lsuffix="here", rsuffix="there").fillna("—").reset_index()
-        both = both[both["dataset"].isin(here.index.unique(0).intersection(there.index.unique(0)))]
-        both = both[(both["here"] != both["there"]) & ~both["key"].map(lambda key: under(key, FREE))]
-        found.append(both.assign(experiment=study.name, reference=other.name))
-    columns = ["experiment", "reference", "dataset", "key", "here", "there"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+        for dataset in sorted(here.keys() & there.keys()):
+            one, two = here[dataset], there[dataset]
+            for key in sorted({*one, *two}):
+                values = {"here": one.get(key, "—"), "there": two.get(key, "—")}
+                if values["here"] != values["there"] and not under(key, FREE):
+                    found.append(named | {"dataset": dataset, "key": key} | values)
+    return pd.DataFrame(found, columns=["experiment", "reference", "dataset", "key", "here", "there"])
 
 
-def _values(study: Study) -> pd.DataFrame:
+def _values(study: Study) -> dict[str, dict[str, str]]:
     """By data set and key all values of a study, as text."""
-    flat = flattened(study.records).astype(str).assign(dataset=[record["dataset"] for record in study.records])
-    long = flat.melt("dataset", var_name="key", value_name="").groupby(["dataset", "key"])
-    return long.agg(_listed)
-
-
-def _listed(values: pd.Series) -> str:
-    return ", ".join(sorted(set(values)))
+    configs = flattened(study.records).astype(str)
+    datasets = [record["dataset"] for record in study.records]
+    found = {}
+    for dataset, block in configs.groupby(datasets):
+        found[str(dataset)] = {str(key): ", ".join(sorted(set(block[key]))) for key in block}
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.arrangement import POSITIONS, has
+from normdrop.arrangement import ARRANGEMENTS, POSITIONS, has
 from normdrop.report.study import Study
 
 # The higher validation accuracy, then the lower NLL, then the lower rate. `nll` is another analyst's choice.
@@ -54,33 +55,33 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
     prefer: a key of ORDERS. only: best_vs_best or same_rate alone. Two positions that share a pair of networks have it
     once.
     """
-    sides = study.declared.sides
-    rows = study.first[study.first["arrangement"].isin([*sides[0], *sides[1]])]
-    seen: dict[Any, list[list[frozenset[str]]]] = {}
-    for place, block in _blocks(study, rows):
-        own = [block[block["arrangement"].isin(side)] for side in sides]
-        networks = [frozenset(side["condition"]) for side in own]
-        before = seen.setdefault((place[0], *map(str, place[2:])), [])
+    declared = study.declared
+    by = ["seed", declared.over] if declared.over else ["seed"]
+    rows = study.first[study.first["arrangement"].isin([*declared.sides[0], *declared.sides[1]])]
+    done: dict[Any, list[list[set[str]]]] = defaultdict(list)  # both sides' networks at other positions
+    for place, block in sorted(rows.groupby(study.place), key=_order):
+        sides = [block[block["arrangement"].isin(side)] for side in declared.sides]
+        networks = [set(side["condition"]) for side in sides]
+        before = done[place[0], *map(str, place[2:])]
         if networks in before:
             continue
-        others = [frozenset().union(*(pair[side] for pair in before)) for side in (0, 1)]
-        counted = not all(mine <= theirs for mine, theirs in zip(networks, others, strict=True))
+        known = [set().union(*(pair[side] for pair in before)) for side in (0, 1)]
+        counted = not (networks[0] <= known[0] and networks[1] <= known[1])
         before.append(networks)
         for comparison, rate in _comparisons(study, block):
-            if only in (None, comparison) and (found := _shared(study, own, rate)) is not None:
-                by = ["seed", *([study.declared.over] if study.declared.over else [])]
-                a, b = (chosen(side, list(study.declared.tuned), by, prefer) for side in found)
+            shared = _shared(study, sides, rate)
+            complete = all(
+                set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)
+            )
+            if complete and only in (None, comparison):
+                a, b = (chosen(own, list(declared.tuned), by, prefer) for own in shared)
                 yield Pair(dict(zip(study.place, place, strict=True)), comparison, rate, counted, a, b)
 
 
-def _blocks(study: Study, rows: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """Data set, position and keys with their rows, in order: the grid proper, then its data sets and positions."""
-
-    def order(item: tuple[tuple[Any, ...], pd.DataFrame]) -> tuple[bool, str, int]:
-        (dataset, position, *_), block = item
-        return bool(block["beyond"].any()), dataset, POSITIONS.index(position)
-
-    return sorted(rows.groupby(study.place), key=order)
+def _order(block: tuple[tuple[Any, ...], pd.DataFrame]) -> tuple[bool, str, int]:
+    """The grid proper, then data sets and positions."""
+    (dataset, position, *_), rows = block
+    return bool(rows["beyond"].any()), dataset, POSITIONS.index(position)
 
 
 def _comparisons(study: Study, block: pd.DataFrame) -> list[tuple[str, float | None]]:
@@ -91,32 +92,30 @@ def _comparisons(study: Study, block: pd.DataFrame) -> list[tuple[str, float | N
     return [("best_vs_best", None), *(("same_rate", rate) for rate in rates or [0.0])]
 
 
-def _shared(study: Study, own: list[pd.DataFrame], rate: float | None) -> list[pd.DataFrame] | None:
-    """Both sides' rows at the values that both have; None if an arrangement has nothing there.
+def _shared(study: Study, sides: list[pd.DataFrame], rate: float | None) -> list[pd.DataFrame]:
+    """Both sides' rows at the values that both have.
 
     An arrangement without dropout has rate 0 alone. Where one side is the better of more arrangements, its rates are
     its own, so that a study can give both as many candidates.
     """
-    sides, shared = study.declared.sides, None
+    declared = study.declared
+    rates = [set(side.loc[with_dropout(side), "rate"]) for side in sides]
     if rate is not None:
         shared = {rate}
-    elif len(sides[0]) == len(sides[1]):
-        drop = [set(side.loc[with_dropout(side), "rate"]) for side in own if with_dropout(side).any()]
-        shared = set.intersection(*drop) if drop else None
-    if shared is not None:
-        own = [side[side["rate"].isin(shared) | ~with_dropout(side)] for side in own]
-    for key in (study.declared.over, *study.declared.tuned):
-        if key and key != "rate":
-            both = set(own[0][key]) & set(own[1][key])
-            own = [side[side[key].isin(both)] for side in own]
-    there = [set(side["arrangement"]) for side in own]
-    return own if there == [set(side) for side in sides] else None
+    elif len(declared.sides[0]) == len(declared.sides[1]):
+        shared = (rates[0] or rates[1]) & (rates[1] or rates[0])  # a side without dropout has whatever the other has
+    else:
+        shared = rates[0] | rates[1]
+    sides = [side[side["rate"].isin(shared) | ~with_dropout(side)] for side in sides]
+    for key in declared.within:
+        both = set(sides[0][key]) & set(sides[1][key])
+        sides = [side[side[key].isin(both)] for side in sides]
+    return sides
 
 
 def with_dropout(rows: pd.DataFrame) -> pd.Series:
     """Which rows are of an arrangement with dropout: the others have rate 0 alone."""
-    names = [name for name in rows["arrangement"].unique() if has(name, "dropout")]
-    return rows["arrangement"].isin(names)
+    return rows["arrangement"].isin([name for name in ARRANGEMENTS if has(name, "dropout")])
 
 
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -124,15 +123,16 @@ def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndar
     a, b = pair.a, pair.b
     if metric not in a or not (a[metric].notna().any() and b[metric].notna().any()):
         return
-    if study.kind.reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
+    reduce = study.kind.reduce
+    if reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
         of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
         yield "", of_a.to_numpy(), of_b.to_numpy()
         return
-    tables = rungs(study, pair, metric)
-    if tables[0].shape[1] > 1 or (study.kind.answer and tables[0].shape[1]):  # a single rung may stand beside a ladder
-        reduced = [study.kind.reduce(table) for table in tables]
-        for part in reduced[0]:
-            yield part, reduced[0][part].to_numpy(), reduced[1][part].to_numpy()
+    along_a, along_b = rungs(study, pair, metric)
+    if along_a.shape[1] > 1 or (study.kind.answer and along_a.shape[1]):  # a single rung may stand beside a ladder
+        parts_a, parts_b = reduce(along_a), reduce(along_b)
+        for part in parts_a:
+            yield part, parts_a[part].to_numpy(), parts_b[part].to_numpy()
 
 
 def rungs(study: Study, pair: Pair, metric: str) -> list[pd.DataFrame]:

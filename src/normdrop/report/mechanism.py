@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from normdrop.report.compare import holm, mean_interval
-from normdrop.report.publish import averaged
 from normdrop.report.study import Study
 
 BEFORE, AFTER = "test_acc", "recal_test_acc"
@@ -20,14 +19,13 @@ def recalibration(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """
     place = [*study.place, "comparison", "rate"]
     rows = rows[rows["comparison"].isin(["best_vs_best", "same_rate"])]
-    before, after = (rows[rows["metric"] == metric].set_index(place) for metric in (BEFORE, AFTER))
-    if before.empty or after.empty:
-        return pd.DataFrame(columns=[*place, "n", "before", "after", "share", "p_holm"])
-    table = before[["n", "p_value", "counted", "beyond"]].assign(before=before["estimate"], after=after["estimate"])
+    before, after = (rows[rows["metric"] == metric] for metric in (BEFORE, AFTER))
+    before, after = before.rename(columns={"estimate": "before"}), after.rename(columns={"estimate": "after"})
+    table = before[[*place, "n", "p_value", "counted", "beyond", "before"]].merge(after[[*place, "after"]], on=place)
     table["share"] = 1 - table["after"] / table["before"]
     p_values = table["p_value"].where(table["counted"].astype(bool))
-    table["p_holm"] = p_values.groupby(level="comparison").transform(holm)
-    return table.drop(columns=["p_value", "counted"]).reset_index()
+    table["p_holm"] = p_values.groupby(table["comparison"]).transform(holm)
+    return table.drop(columns=["p_value", "counted"])
 
 
 def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -38,6 +36,7 @@ def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     there are none those at equal rates. Columns: position, comparison, cells, asked, share (mean over cells), ci_low,
     ci_high, word: Yes (the interval lies above one half), No (below), Inconclusive.
     """
+    columns = ["position", "comparison", "cells", "asked", "share", "ci_low", "ci_high", "word"]
     found = []
     for position, cells in table.dropna(subset="p_holm").groupby("position"):
         effects = cells[cells["p_holm"] < study.declared.alpha]
@@ -46,27 +45,20 @@ def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         share, low, high = mean_interval(effects["share"], study.declared.alpha)
         word = "Yes" if low > 0.5 else "No" if high < 0.5 else "Inconclusive" if len(effects) else "Nothing to explain"
         asked = int(cells["comparison"].eq(comparison).sum())
-        numbers = {"cells": len(effects), "asked": asked, "share": share, "ci_low": low, "ci_high": high}
-        found.append({"position": position, "comparison": comparison, **numbers, "word": word})
-    return pd.DataFrame(
-        found, columns=["position", "comparison", "cells", "asked", "share", "ci_low", "ci_high", "word"]
-    )
+        found.append((position, comparison, len(effects), asked, share, low, high, word))
+    return pd.DataFrame(found, columns=columns)
 
 
 def shifts(study: Study) -> pd.DataFrame:
     """Variance shift, a row per configuration, epoch, BN layer and case, mean over seeds.
 
     Columns: condition, dataset, arrangement, position, rate, the keys, epoch, layer, case, measured (variance of the
-    layer's input in evaluation over that in training), predicted, running, seeds.
+    layer's input in evaluation over that in training), running (over the running variance), seeds; in older studies
+    predicted.
     """
     place = ["condition", "dataset", "arrangement", "position", "rate", *study.keys]
-    entries = [
-        {"condition": record["condition"], **entry}
-        for record in study.records
-        for entry in averaged(record.get("shift") or [])
-    ]
+    entries = [{"condition": record["condition"]} | entry for record in study.records for entry in record["shift"]]
     if not entries:
-        return pd.DataFrame(columns=[*place, "epoch", "layer", "case", "measured", "predicted", "running", "seeds"])
+        return pd.DataFrame(columns=[*place, "epoch", "layer", "case", "measured", "running", "seeds"])
     trained = study.table.loc[~study.table["stands_in"], place].drop_duplicates("condition")
-    numbers = dict.fromkeys(("measured", "predicted", "running"), float)
-    return trained.merge(pd.DataFrame(entries).astype(numbers), on="condition")
+    return trained.merge(pd.DataFrame(entries).astype({"measured": float, "running": float}), on="condition")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,13 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
     deviation of the true differences (Paule & Mandel 1982); i2: its share of the observed variance (Higgins & Thompson
     2002); pi_low, pi_high: where the true difference of another data set lies, mean ± t(k - 2) √(tau² + SE²) (Higgins,
     Thompson & Spiegelhalter 2009). An error of 0 tells of a test part too small to see a spread: it counts as the
-    smallest that is not 0. Raises ValueError, the refusal in words, with fewer than `MIN_DATA_SETS`.
+    smallest that is not 0. With fewer than `MIN_DATA_SETS` k and the verdict, a refusal.
     """
     effects, errors = np.asarray(effects, dtype=float), np.asarray(errors, dtype=float)
     k = len(effects)
     if k < MIN_DATA_SETS:
-        raise ValueError(f"{k} data sets, {MIN_DATA_SETS} needed for a statement about data sets at large")
+        why = f"{k} data sets, {MIN_DATA_SETS} needed for a statement about data sets at large"
+        return {"k": k, "verdict": f"refused: {why}"}
     mean, sd = float(effects.mean()), float(effects.std(ddof=1))
     error = sd / math.sqrt(k)
     low, high, p_value, p_tost = t_tests(mean, error, k - 1, rope, alpha)
@@ -63,30 +63,37 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     ones: "all data sets", "log odds of error" (differences near the ceiling and at 60 % are not alike), "chosen by
     NLL". Equal data under several names count once. Empty below `MIN_DATA_SETS`.
     """
-    columns = [*COLUMNS, *study.keys]
-    columns, declared = [*COLUMNS, *study.keys], study.declared
-    copies = twins(study)
+    columns, declared, copies = [*COLUMNS, *study.keys], study.declared, twins(study)
     if table["dataset"].nunique() - len(copies) < MIN_DATA_SETS:
         return pd.DataFrame(columns=columns)
-    by_nll = rows(study, pairs(study, prefer="nll", only="best_vs_best")) if declared.family else table.iloc[:0]
-    accuracy = table[(table["metric"] == "test_acc") & (study.kind.reduce is None)]
     without = sorted({*copies, *declared.apart})
-    variants = [(AS_DECLARED, table, without), (LOG_ODDS, _log_odds(accuracy), without), (BY_NLL, by_nll, without)]
+    found = _means(study, AS_DECLARED, table, without)
+    if study.kind.reduce is None:
+        found += _means(study, LOG_ODDS, _log_odds(table[table["metric"] == "test_acc"]), without)
+    if declared.family:
+        found += _means(study, BY_NLL, rows(study, pairs(study, prefer="nll", only="best_vs_best")), without)
     if declared.apart:
-        variants.append((ALL, table, copies))
-    result = pd.DataFrame([row for variant in variants for row in _variant(study, *variant)], columns=columns)
+        found += _means(study, ALL, table, copies)
+    result = pd.DataFrame(found, columns=columns)
     family = result["family"] == DECLARED
-    for name, p_value in (("p_holm", "p_value"), ("p_tost_holm", "p_tost")):
-        result[name] = holm(result[p_value].where(family))
-    alpha = np.where(family, declared.alpha / max(family.sum(), 1), declared.alpha)
-    found = result.to_dict("records")
-    result["verdict"] = [_verdict(study, row) for row in found]
-    known = zip(found, alpha, strict=True)
-    result["detectable"] = [detectable(row["sd"], int(row["k"]), level) for row, level in known]
+    result["p_holm"] = holm(result["p_value"].where(family))
+    result["p_tost_holm"] = holm(result["p_tost"].where(family))
+    verdicts, smallest = [], []
+    for row in result.to_dict("records"):
+        alpha, p_value, p_tost = declared.alpha, row["p_value"], row["p_tost"]
+        if row["family"] == DECLARED:
+            alpha, p_value, p_tost = alpha / family.sum(), row["p_holm"], row["p_tost_holm"]
+        smallest.append(detectable(row["sd"], row["k"], alpha))
+        good = study.kind.good(METRICS[row["metric"]].higher_is_better) and row["variant"] != LOG_ODDS
+        word = judged(row["ci_low"], row["ci_high"], p_value, p_tost, declared.alpha, good)
+        verdicts.append(word if row["k"] >= MIN_DATA_SETS else row["verdict"])
+    result = result.assign(verdict=verdicts, detectable=smallest)
     return result.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)
 
 
-def _variant(study: Study, variant: str, table: pd.DataFrame, without: list[str]) -> Iterator[dict[str, Any]]:
+def _means(study: Study, variant: str, table: pd.DataFrame, without: list[str]) -> list[dict[str, Any]]:
+    """A row for each comparison with enough data sets, but for those `without` and those that were refused."""
+    found = []
     table = table[(table["family"] != HARNESS) & ~table["beyond"].astype(bool) & ~table["dataset"].isin(without)]
     place = ["comparison", "rate", "position", "metric", "part", *study.keys]
     for key, group in table.groupby(place, sort=False, dropna=False):
@@ -100,19 +107,9 @@ def _variant(study: Study, variant: str, table: pd.DataFrame, without: list[str]
         row |= {"claim": study.declared.claim, "experiment": study.name}
         row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
-        try:
-            row |= pool(used["estimate"], used["sd"] / np.sqrt(used["n"]), rope=rope, alpha=study.declared.alpha)
-        except ValueError as reason:
-            row |= {"k": len(used), "verdict": f"refused: {reason}"}
-        yield row
-
-
-def _verdict(study: Study, row: dict[Any, Any]) -> str:
-    if pd.isna(row["estimate"]):
-        return str(row["verdict"])
-    good = study.kind.good(METRICS[row["metric"]].higher_is_better) and row["variant"] != LOG_ODDS
-    p_value, p_tost = ("p_holm", "p_tost_holm") if row["family"] == DECLARED else ("p_value", "p_tost")
-    return judged(row["ci_low"], row["ci_high"], row[p_value], row[p_tost], study.declared.alpha, good)
+        errors = used["sd"] / np.sqrt(used["n"])
+        found.append(row | pool(used["estimate"], errors, rope=rope, alpha=study.declared.alpha))
+    return found
 
 
 def _log_odds(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,43 +22,47 @@ def provenance(study: Study) -> dict[str, Any]:
     Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
     """
     batches = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
-    facts: dict[str, Any] = {"commits": sorted({str(commit)[:10] for commit in batches["commit"]}), "doubts": []}
-    facts |= {"versions": sorted(set(batches["versions"])), "clean": bool(batches["clean"].all())}
-    facts |= {"began": _time(batches["began"].min()), "ended": _time(batches["finished"].max())}
-    facts["lines"] = [f"Trained {facts['began']} to {facts['ended']}, from commit {', '.join(facts['commits'])}."]
-    hours = sum(record.get("wall_seconds") or 0.0 for record in study.records) / 3600
-    versions = "; ".join(facts["versions"])
-    facts["lines"].append(f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {versions}.")
-    facts["lines"] += sorted({f"`{record['command']}`" for record in study.records if record.get("command")})
-    if not facts["clean"]:
-        facts["doubts"].append("Some seeds were trained from a tree with changes that no commit has.")
+    commits, versions = sorted(set(batches["commit"].str[:10])), sorted(set(batches["versions"]))
+    began, ended = _time(batches["began"].min()), _time(batches["finished"].max())
+    hours = sum(record["wall_seconds"] for record in study.records) / 3600
+    lines = [
+        f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
+        f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {'; '.join(versions)}.",
+        *sorted({f"`{record['command']}`" for record in study.records if record.get("command")}),
+    ]
+    clean, doubts = bool(batches["clean"].all()), []
+    if not clean:
+        doubts.append("Some seeds were trained from a tree with changes that no commit has.")
     first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()
-    for commit, experiment, began in first.to_numpy().tolist():
+    for commit, experiment, start in first.to_numpy().tolist():
         try:
             files, said = _declared(commit, experiment)
             by, at = _git("log", "-1", "--format=%h %ct", commit, "--", *files).split()
         except (OSError, ValueError, subprocess.SubprocessError):
-            facts["doubts"].append(f"Git knows no declaration of {experiment} in commit {commit[:10]}.")
+            doubts.append(f"Git knows no declaration of {experiment} in commit {commit[:10]}.")
             continue
-        facts["lines"].append(f"Declared in commit {by} of {_time(float(at))}; begun {_time(began)}.")
-        if float(at) > began:
-            facts["doubts"].append(f"Commit {by} of {_time(float(at))} is younger than seeds begun {_time(began)}.")
-        if typed := [key for key, value in said.items() if study.records[0]["study"].get(key, value) != value]:
-            facts["doubts"].append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
-    return facts
+        lines.append(f"Declared in commit {by} of {_time(float(at))}; begun {_time(start)}.")
+        if float(at) > start:
+            doubts.append(f"Commit {by} of {_time(float(at))} is younger than seeds begun {_time(start)}.")
+        trained = study.records[0]["study"]
+        typed = [key for key, value in said.items() if trained.get(key, value) != value]
+        if typed:
+            doubts.append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
+    facts = {"began": began, "ended": ended, "commits": commits, "versions": versions, "clean": clean}
+    return facts | {"lines": lines, "doubts": doubts}
 
 
 def _batches(record: Record) -> list[dict[str, Any]]:
     """One for each time that seeds were added; a record of before does not tell them apart."""
-    finished = record.get("finished") or 0.0
-    whole = {"began": finished - (record.get("wall_seconds") or 0.0), "finished": finished}
-    said = record.get("batches") or [{key: record.get(key) for key in ("versions", "commit", "clean")} | whole]
-    versions = [", ".join(f"{key} {value}" for key, value in (batch["versions"] or {}).items()) for batch in said]
-    own = {"experiment": str(record["choices"].get("experiment"))}
-    return [
-        batch | own | {"versions": text, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
-        for batch, text in zip(said, versions, strict=True)
-    ]
+    ended = record.get("finished", 0.0)
+    whole = {"began": ended - record["wall_seconds"], "finished": ended, "versions": {}, "commit": None, "clean": None}
+    batches = []
+    for batch in record.get("batches") or [whole | record]:
+        versions = ", ".join(f"{key} {value}" for key, value in batch["versions"].items())
+        facts = {"versions": versions, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
+        facts |= {"began": batch["began"], "finished": batch["finished"]}
+        batches.append(facts | {"experiment": str(record["choices"].get("experiment"))})
+    return batches
 
 
 def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:

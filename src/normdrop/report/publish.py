@@ -17,64 +17,40 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from normdrop.metrics import METRICS
-from normdrop.study import record as store
 
 if TYPE_CHECKING:
     from normdrop.report.study import Record, Study
 
 TABLE, RECORDS = "table.csv.xz", "study.json.xz"
 LEFT = ("failed", "unfinished", "damaged")
-# What the report reads of a record, and of a seed beside the metrics that a study declares.
-# fmt: off
-RECORD = [
-    "condition", "dataset", "arrangement", "position", "rate", "setting", "choices", "stands_for", "seeds",
-    "config", "study", "rows", "fresh_rows", "versions", "commit", "clean", "batches", "device", "hardware",
-    "wall_seconds", "finished", "command", "shift",
-]
-# fmt: on
-# fmt: off
-MEASURED = [
-    "seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "diverged", "recal_test_acc",
-]
-# fmt: on
-# Measures that are no counts: five digits are far below what matters, and more would fill a published study.
-INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
+# What the report reads of a seed beside the metrics that a study declares.
+MEASURED = ("seed", "epochs_after", "val_acc", "val_nll", "test_acc", "test_nll", "diverged", "recal_test_acc")
+UNREAD = ("tables", "data", "config_hash", "steps")  # what nothing reads of a record that is published
 
 
 def write(studies: Sequence[Study], target: Path) -> None:
-    """Write each study to a folder of its name below `target`; the verdicts that follow from it are the same.
-
-    Raises ValueError for what is published already.
-    """
+    """Write each study to a folder of its name below `target`; the verdicts that follow from it are the same."""
     for study in studies:
-        if (study.folder / RECORDS).exists():
-            raise ValueError(f"{study.folder}: is published already; publish the folder that it was made of")
-        tables = []
+        table = study.table[~study.table["stands_in"]].copy()
+        for name in table:
+            if name in METRICS and METRICS[name].unit == "steps":  # empty: not before the budget's end
+                steps = (table[name] * table["budget"]).round()
+                table[name] = steps.where(table[name] < 1).astype("Int64")
+        declared = study.declared
+        places = ["condition", "dataset", "arrangement", "position", "rate", *study.keys, *declared.within, "rerun"]
+        measured = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])
+        table = table[[*places, *(name for name in measured if name in table)]]
+        text = table.to_csv(index=False, lineterminator="\n").encode()
+        records = []
         for record in study.records:
-            found = store.read(study.folder / record["condition"])
-            assert found is not None
-            tables.append(found.replicates.assign(condition=record["condition"]))
-        put(study, pd.concat(tables, ignore_index=True), target / study.name)
-
-
-def put(study: Study, replicates: pd.DataFrame, folder: Path) -> None:
-    """Write one study. replicates: as they stand in its folders, with the column `condition`."""
-    declared = study.declared
-    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
-    places = ["dataset", "arrangement", "position", "rate", *study.keys, *own, "rerun"]
-    trained = study.table.loc[~study.table["stands_in"], ["condition", *places]].drop_duplicates("condition")
-    wanted = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])
-    measured = rounded(replicates[["condition", *(name for name in wanted if name in replicates)]])
-    text = trained.merge(measured, on="condition").to_csv(index=False, lineterminator="\n").encode()
-    records = []
-    for record in study.records:
-        kept = {key: record[key] for key in RECORD if key in record}
-        records.append(kept | {"shift": averaged(record.get("shift") or [])})
-    left = {key: getattr(study, key) for key in LEFT}
-    said = json.dumps({"table": hashlib.sha256(text).hexdigest(), "left": left, "records": records}, allow_nan=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((TABLE, text), (RECORDS, said.encode())):
-        (folder / name).write_bytes(lzma.compress(content, preset=9))
+            if record["condition"] in set(table["condition"]):
+                records.append({key: record[key] for key in record if key not in UNREAD})
+        left = {key: getattr(study, key) for key in LEFT}
+        said = {"table": hashlib.sha256(text).hexdigest(), "left": left, "records": records}
+        folder = target / study.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in ((TABLE, text), (RECORDS, json.dumps(said, allow_nan=False).encode())):
+            (folder / file).write_bytes(lzma.compress(content, preset=9))
 
 
 def read(folder: Path) -> tuple[list[tuple[Record, pd.DataFrame]], dict[str, dict[str, str]]]:
@@ -91,24 +67,13 @@ def read(folder: Path) -> tuple[list[tuple[Record, pd.DataFrame]], dict[str, dic
         raise ValueError(f"{folder}: damaged ({error})") from error
 
 
-def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Replicates as a report knows them, whether they are published or in their folders."""
-    table = table.copy()
-    for name in table.columns.intersection(INEXACT):
-        table[name] = table[name].map("{:.5g}".format).astype(float)
-    return table
-
-
 def averaged(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Variance shift of one configuration, averaged over its seeds: epoch, layer, case, then measured (variance in
-    evaluation over that in training), predicted and running (None: not known), and the number of seeds."""
+    evaluation over that in training) and running (None: not known), and the number of seeds."""
     if not entries:
         return []
-    values = ["measured", "predicted", "running"]
-    table = pd.DataFrame([{"epoch": "end", "case": ""} | dict.fromkeys(values) | entry for entry in entries])
-    if "seeds" not in table:  # else it is published
-        groups = table.astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
-        table = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
-    table = table[["epoch", "layer", "case", *values, "seeds"]]
+    values = ["measured", "running"]
+    groups = pd.DataFrame(entries).astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
+    table = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
     averages: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=5))
     return averages

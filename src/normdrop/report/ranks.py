@@ -22,23 +22,22 @@ def networks(study: Study) -> pd.DataFrame:
     best tuned network, paired over data sets), best, mean_rank (among the networks of the same `how`; 1 is best), rate
     (the most frequent). Empty with fewer than two data sets, or where a kind consumes a key.
     """
-    metric, alpha, table = study.declared.metric, study.declared.alpha, study.first
+    declared, metric, table = study.declared, study.declared.metric, study.first
     if study.kind.reduce is not None or metric not in table:
         return pd.DataFrame()
-    apart = [*study.declared.apart, *twins(study)]
+    apart = [*declared.apart, *twins(study)]
     table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(apart)]
-    scores: dict[tuple[str, str, str], pd.Series] = {}
-    rates: dict[tuple[str, str, str], float] = {}
+    scores, rates = {}, {}
     for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
         for how, (score, rate) in _scores(study, rows).items():
-            key = str(arrangement), str(position), how
+            key = (str(arrangement), str(position), how)
             scores[key], rates[key] = score, rate
     units = pd.DataFrame(scores).dropna()
     if len(units) < 2:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
-    tuned = {key: better * float(units[key].mean()) for key in scores if key[2] == "tuned"}
-    best = min(tuned, key=tuned.__getitem__)
+    means = better * units.mean()
+    best = min((key for key in scores if key[2] == "tuned"), key=means.__getitem__)
     # Equal means of seeds may differ in their last bits.
     ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
@@ -46,14 +45,14 @@ def networks(study: Study) -> pd.DataFrame:
     for key in scores:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
-        own, apart_from_best = (mean_interval(values, alpha) for values in (units[key], units[key] - units[best]))
-        names = ("mean", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
-        numbers = dict(zip(names, own + apart_from_best, strict=True))
-        place = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
-        found.append(place | numbers | {"best": key == best, "mean_rank": ranks[key], "rate": rates[key]})
-    result = pd.DataFrame(found)
-    order = result["network"].map(result[result["how"] == "tuned"].set_index("network")["mean"]) * better
-    return result.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
+        row = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
+        mean, low, high = mean_interval(units[key], declared.alpha)
+        row |= {"mean": mean, "ci_low": low, "ci_high": high}
+        mean, low, high = mean_interval(units[key] - units[best], declared.alpha)
+        row |= {"difference": mean, "diff_low": low, "diff_high": high, "best": key == best}
+        row |= {"mean_rank": ranks[key], "rate": rates[key], "order": means[arrangement, position, "tuned"]}
+        found.append(row)
+    return pd.DataFrame(found).sort_values("order", kind="stable", ignore_index=True).drop(columns="order")
 
 
 def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, float]]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from normdrop.kinds import trend
 from normdrop.report.choose import Pair, pairs
-from normdrop.report.compare import t_tests
+from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
 from normdrop.report.verdicts import rows
 
@@ -23,33 +24,25 @@ def cells(study: Study) -> pd.DataFrame:
     word: ahead and behind (the interval lies on that side of 0), no difference (the equivalence test rejects), open.
     Exploratory: nothing is adjusted.
     """
-    found = []
-    place, declared = [*study.place, "rate", "part"], study.declared
+    declared, found = study.declared, []
+    place, recalibrated = [*study.place, "rate", "part"], f"recal_{declared.metric}"
     control = [[name.replace("bn", "ln") for name in side] for side in declared.sides]
-    for sides in [declared.sides] if control == declared.sides else [declared.sides, control]:
-        if not {*sides[0], *sides[1]} <= set(study.arrangements):
+    for a, b in [declared.sides] if control == declared.sides else [declared.sides, control]:
+        if not {*a, *b} <= set(study.table["arrangement"]):
             continue
-        again = f"recal_{declared.metric}"
-        contrast = replace(declared, contrast=dict(zip("ab", sides, strict=True)), secondary=(again,), family=None)
+        contrast = replace(declared, contrast={"a": a, "b": b}, secondary=(recalibrated,), family=None)
         other = replace(study, declared=contrast)
         table = rows(other, pairs(other, only="same_rate"))
-        first = table[table["metric"] == declared.metric]
-        named = {"estimate": "recal", "ci_low": "recal_low", "ci_high": "recal_high"}
-        recal = table[table["metric"] == again].rename(columns=named)[[*place, *named.values()]]
-        numbers = ["n", "estimate", "ci_low", "ci_high", "p_value", "p_tost"]
-        merged = first[[*place, *numbers]].merge(recal, on=place, how="left")
-        found.append(merged.assign(contrast=f"{' or '.join(sides[0])} - {' or '.join(sides[1])}"))
+        own, again = (table[table["metric"] == metric] for metric in (declared.metric, recalibrated))
+        again = again.rename(columns={"estimate": "recal", "ci_low": "recal_low", "ci_high": "recal_high"})
+        own = own[[*place, "n", "estimate", "ci_low", "ci_high", "p_value", "p_tost"]]
+        merged = own.merge(again[[*place, "recal", "recal_low", "recal_high"]], on=place, how="left")
+        found.append(merged.assign(contrast=f"{' or '.join(a)} - {' or '.join(b)}"))
     if not found:
         return pd.DataFrame()
     table = pd.concat(found, ignore_index=True)
     tests = [table["ci_low"] > 0, table["ci_high"] < 0, table["p_tost"] < declared.alpha]
     return table.assign(word=np.select(tests, ["ahead", "behind", "no difference"], "open"))
-
-
-def counts(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """How many cells say what, for each value of `by`."""
-    found = pd.crosstab([table[key] for key in by], table["word"])
-    return found.reindex(columns=["ahead", "behind", "no difference", "open"], fill_value=0).reset_index()
 
 
 def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
@@ -68,18 +61,18 @@ def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
         tables.append(difference.assign(**pair.place, comparison=pair.comparison, rate=rate))
     if not tables:
         return pd.DataFrame()
-    table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})
-    keys = [key for key in (declared.over, *study.keys) if key]
-    for key in (key for key in keys if pd.api.types.is_numeric_dtype(table[key]) and table[key].nunique() > 1):
+    table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})  # tuned: first in order
+    for key in filter(None, [declared.over, *study.keys]):
+        if table[key].nunique() < 2 or not pd.api.types.is_numeric_dtype(table[key]):
+            continue
         others = [name for name in table if name not in (key, "difference", "seed")]
         for place, block in table.groupby(others):
             values = block.pivot(index="seed", columns=key, values="difference").dropna()
             if values.shape[1] < 2 or len(values) < 2:
                 continue
-            change = trend(values).to_numpy(dtype=float)
-            error = change.std(ddof=1) / np.sqrt(len(change))
-            tests = t_tests(change.mean(), error, len(change) - 1, study.rope(declared.metric), declared.alpha)
-            row = dict(zip(others, place, strict=True)) | {key: "", "key": key, "n": len(change)}
-            row |= {"first": values.columns[0], "last": values.columns[-1], "estimate": change.mean()}
-            found.append(row | dict(zip(("ci_low", "ci_high", "p_value"), tests, strict=False)))
-    return pd.DataFrame(found).replace({"rate": {-1.0: np.nan}}) if found else pd.DataFrame()
+            mean, low, high = mean_interval(trend(values), declared.alpha)
+            row = dict(zip(others, place, strict=True)) | {key: "", "key": key, "n": len(values)}
+            row |= {"first": values.columns[0], "last": values.columns[-1], "estimate": mean}
+            p_value = stats.ttest_1samp(trend(values), 0).pvalue
+            found.append(row | {"ci_low": low, "ci_high": high, "p_value": p_value})
+    return pd.DataFrame(found).replace({"rate": {-1.0: np.nan}})

@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from normdrop.arrangement import ARRANGEMENTS
 from normdrop.kinds import KINDS, Kind
 from normdrop.metrics import METRICS
 from normdrop.report import publish
@@ -24,15 +23,16 @@ from normdrop.study import record as store
 
 Record = dict[str, Any]
 MAIN = "ordering"  # the claim that the project is about
-# Columns of replicates.csv that a report reads, beside the metrics.
-READ = ("seed", "epoch", "epochs_after", "diverged")
-NEEDED = {"seed", "diverged", "val_acc", "val_nll", "test_acc"}
+NEEDED = ["seed", "diverged", "val_acc", "val_nll", "test_acc"]  # of replicates.csv
 # What may differ between two configurations that are compared, or has no influence on a result.
 FREE = (
     *store.NOT_HASHED,
     *("arrangement", "position", "rate", "rerun", "measure"),
     *("data.path", "trainer.accelerator", "trainer.devices"),
 )
+# Measures that are no counts: five digits are far below what matters, and more would fill a published study.
+INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
+STEPS = [name for name, metric in METRICS.items() if metric.unit == "steps"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Declared:
     sentence: str = ""
     contrast: dict[str, Any] = field(default_factory=lambda: {"a": "bn_dropout", "b": "dropout_bn"})
     metrics: tuple[str, ...] = ("test_acc",)
-    secondary: tuple[str, ...] = ("test_nll",)
+    secondary: tuple[str, ...] = ("test_nll", "test_ece")
     kind: str = "difference"
     family: str | None = None
     """what the verdict rests on, best_vs_best or same_rate; None: nothing was declared"""
@@ -63,6 +63,11 @@ class Declared:
         """The arrangements of A and of B; of several the better one by validation counts."""
         return [[side] if isinstance(side, str) else list(side) for side in (self.contrast["a"], self.contrast["b"])]
 
+    @property
+    def within(self) -> list[str]:
+        """Keys, beside the rate, over whose values a comparison goes: those that are tuned or consumed."""
+        return [key for key in (*self.tuned, self.over) if key and key != "rate"]
+
 
 @dataclass
 class Study:
@@ -76,13 +81,12 @@ class Study:
     table: pd.DataFrame
     """one row per seed and (arrangement, position) that its network stands for: condition, dataset, arrangement,
     position, rate, the keys that vary, rerun, seed, stands_in (trained under another name), beyond (outside of the grid
-    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint, diverged, the metrics"""
+    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint, budget (of steps), diverged,
+    the metrics (steps as shares of that budget)"""
     keys: list[str]
     """columns that tell settings apart: keys that vary, but for those that are tuned or consumed"""
     told_apart: list[str] = field(default_factory=list)
     """a line for each key that differs though no sweep named it"""
-    planned: dict[str, int] = field(default_factory=dict)
-    """configurations that were asked for, and for how many seeds"""
     failed: dict[str, str] = field(default_factory=dict)
     """configurations and what is wrong with them, as in the next two"""
     unfinished: dict[str, str] = field(default_factory=dict)
@@ -105,20 +109,21 @@ class Study:
         """The table without what was trained again for A/A."""
         return self.table[self.table["rerun"] == 0]
 
-    @property
-    def arrangements(self) -> list[str]:
-        trained = set(self.table["arrangement"])
-        return [*(name for name in ARRANGEMENTS if name in trained), *sorted(trained - set(ARRANGEMENTS))]
-
     def rope(self, metric: str) -> float:
         """Differences up to this are of no practical consequence: as declared, or else as the metric has it."""
         ropes = self.declared.rope
         return float(ropes.get(metric, ropes.get(metric.removeprefix("recal_"), METRICS[metric].rope)))
 
-    def history(self, condition: str) -> pd.DataFrame | None:
-        """A configuration's learning curves: seed, epoch, step, train_loss, val_nll, val_acc; None if published."""
-        found = store.read(self.folder / condition)
-        return None if found is None else found.history
+
+@dataclass
+class _Folder:
+    """What a study's folder holds."""
+
+    finished: list[tuple[Record, pd.DataFrame]] = field(default_factory=list)
+    """records with their replicates"""
+    planned: dict[str, int] = field(default_factory=dict)
+    """for how many seeds each configuration was asked for"""
+    left: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in publish.LEFT})
 
 
 def load(directory: Path) -> list[Study]:
@@ -129,15 +134,29 @@ def load(directory: Path) -> list[Study]:
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such directory")
-    found: dict[Path, _Folder] = defaultdict(_Folder)
-    for path, files in _walk(directory):
-        if publish.RECORDS in files:
-            found[path].read_published(path)
-        if "plan.json" in files:
-            found[path].read_plan(path)
-        if store.RECORD in files or store.ERROR in files:
-            _configuration(path, directory, found)
-    studies = [study for path in sorted(found) for study in _studies(path, found[path], directory)]
+    top = Path(os.path.abspath(directory))
+    folders: dict[Path, _Folder] = defaultdict(_Folder)
+    for path, files in _walk(top):
+        if publish.RECORDS in files or "plan.json" in files:
+            root = path
+        else:
+            root = next((above for above in path.parents if above in folders), top)
+        name = os.path.relpath(path, root)
+        try:
+            if publish.RECORDS in files:
+                folders[root].finished, folders[root].left = publish.read(path)
+            if "plan.json" in files:
+                conditions = json.loads((path / "plan.json").read_text(encoding="utf-8"))["conditions"]
+                folders[root].planned = {known: len(planned["seeds"]) for known, planned in conditions.items()}
+            if store.RECORD in files:
+                named, record, replicates = _finished(path)
+                folders[named].finished.append((record, replicates))
+            elif store.ERROR in files:
+                lines = (path / store.ERROR).read_text(encoding="utf-8", errors="replace").splitlines()
+                folders[root].left["failed"][name] = lines[0] if lines else "no reason was recorded"
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            folders[root].left["damaged"][name] = f"its record, its table or its plan: {error}"
+    studies = [study for path in sorted(folders) for study in _studies(path, folders[path], top)]
     if not studies:
         raise ValueError(f"{directory}: no configurations in it; `normdrop` writes them")
 
@@ -148,45 +167,9 @@ def load(directory: Path) -> list[Study]:
     return sorted(studies, key=rank)
 
 
-@dataclass
-class _Folder:
-    """What a study's folder holds."""
-
-    finished: list[tuple[Record, pd.DataFrame]] = field(default_factory=list)
-    planned: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    unfinished: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-
-    def read_plan(self, path: Path) -> None:
-        try:
-            conditions = json.loads((path / "plan.json").read_text(encoding="utf-8"))["conditions"]
-            self.planned = {name: len(planned["seeds"]) for name, planned in conditions.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.damaged["plan.json"] = "cannot be read, so what is unfinished is not known"
-
-    def read_published(self, path: Path) -> None:
-        try:
-            self.finished, left = publish.read(path)
-        except ValueError as error:
-            self.damaged["."] = str(error)
-            return
-        self.failed, self.unfinished, self.damaged = (left[key] for key in publish.LEFT)
-        self.planned = {record["condition"]: len(table) for record, table in self.finished}
-
-    def complete(self) -> None:
-        """What is planned and not there is unfinished."""
-        finished = {record["condition"]: len(table) for record, table in self.finished}
-        for name, seeds in self.planned.items():
-            if name not in finished and name not in self.failed and name not in self.damaged:
-                self.unfinished[name] = "planned, not finished"
-            elif finished.get(name, seeds) < seeds:
-                self.unfinished[name] = f"{finished[name]} of {seeds} planned seeds"
-
-
-def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder and its files, through links, but not in circles."""
-    for here, folders, files in os.walk(os.path.normpath(directory), followlinks=True):
+    for here, folders, files in os.walk(top, followlinks=True):
         path = Path(here)
         yield path, files
         above = {os.path.realpath(parent) for parent in (path, *path.parents)}
@@ -195,98 +178,87 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
         folders[:] = sorted(name for name in inner if os.path.realpath(path / name) not in above)
 
 
-def _configuration(path: Path, directory: Path, found: dict[Path, _Folder]) -> None:
-    """Put a configuration's folder to its study's: the one that its record names, else the nearest known above."""
-    root = next((parent for parent in path.parents if parent in found), Path(os.path.normpath(directory)))
-    name = os.path.relpath(path, root)
-    if not (path / store.RECORD).exists():
-        lines = (path / store.ERROR).read_text(encoding="utf-8", errors="replace").splitlines()
-        found[root].failed[name] = lines[0] if lines else "no reason was recorded"
-        return
-    try:
-        read = store.read(path)
-        if read is None:
-            raise ValueError("the tables are not those of the record; the same command trains it again")
-        condition = read.record["condition"]
-        parts = len(Path(condition).parts)
-        if Path(os.path.abspath(path)).parts[-parts:] != Path(condition).parts:
-            raise ValueError(f"its record is of another configuration, {condition}")
-        _declaration(read.record, read.replicates)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        found[root].damaged[name] = f"its record or its table: {error}"
-    else:
-        root = Path(os.path.normpath(path / Path(*[".."] * parts)))
-        found[root].finished.append((read.record, read.replicates))
+def _finished(path: Path) -> tuple[Path, Record, pd.DataFrame]:
+    """A configuration's study, by what its record says, record and replicates. Raises what `load` catches."""
+    read = store.read(path)
+    if read is None:
+        raise ValueError("the tables are not those of the record; the same command trains it again")
+    record, replicates = read.record, read.replicates
+    condition = Path(record["condition"])
+    if path.parts[-len(condition.parts) :] != condition.parts:
+        raise ValueError(f"its record is of another configuration, {condition}")
+    # What cannot be used is to be told here, not where all configurations are put together.
+    _declared(record["study"])
+    _networks(record, asked=set())
+    replicates[NEEDED]
+    record["shift"] = publish.averaged(record["shift"])
+    return path.parents[len(condition.parts) - 1], record, replicates
 
 
-def _studies(path: Path, folder: _Folder, directory: Path) -> Iterator[Study]:
+def _studies(path: Path, folder: _Folder, top: Path) -> Iterator[Study]:
     """A folder's studies: one, unless several declarations were used under one name."""
-    folder.complete()
+    left: dict[str, Any] = folder.left
     groups: dict[str, list[tuple[Record, pd.DataFrame]]] = defaultdict(list)
+    seeds = {record["condition"]: len(table) for record, table in folder.finished}
+    for name, planned in folder.planned.items():
+        if seeds.get(name, planned) < planned:
+            left["unfinished"][name] = f"{seeds[name]} of {planned} planned seeds"
+        elif not {name} & {*seeds, *left["failed"], *left["damaged"]}:
+            left["unfinished"][name] = "planned, not finished"
     for record, table in folder.finished:
-        groups[_declaration(record, table)].append((record, table))
-    left = {key: getattr(folder, key) for key in ("planned", *publish.LEFT)}
-    name = os.path.relpath(path, directory)
+        groups[repr(_declared(record["study"]))].append((record, table))
+    name = os.path.relpath(path, top)
     if name.startswith("."):  # the folder itself, or the one that it lies in
-        name = path.resolve().name
+        name = path.name
     if not groups and any(left.values()):
         yield Study(name, path, Declared(), [], pd.DataFrame(columns=["dataset"]), [], **left)
     for number, said in enumerate(sorted(groups), 1):
-        records = [record for record, _ in groups[said]]
-        tables = [table.assign(condition=record["condition"]) for record, table in groups[said]]
-        own = name if number == 1 else f"{name} ({number})"
-        yield _study(own, path, records, pd.concat(tables, ignore_index=True), left)
-
-
-def _declaration(record: Record, table: pd.DataFrame) -> str:
-    """A record's declaration as text. Raises KeyError or ValueError for what it lacks or this version does not know."""
-    if lacking := NEEDED - set(table):
-        raise ValueError(f"lacks the column {', '.join(sorted(lacking))}")
-    record["rows"]["train"], record["stands_for"], record["setting"], record["config"]["trainer"]  # or KeyError
-    declared = _declared(record["study"])
-    if unknown := {*declared.metrics, *declared.secondary} - set(METRICS):
-        raise ValueError(f"metric {', '.join(sorted(unknown))}: known are {', '.join(METRICS)}")
-    return repr(declared)
+        yield _study(name if number == 1 else f"{name} ({number})", path, groups[said], left)
 
 
 def _declared(study: dict[str, Any]) -> Declared:
+    """A record's declaration. Raises KeyError or ValueError for what it lacks or this version does not know."""
     # A key that says nothing is one that an earlier version did not have.
     said = {key: value for key, value in study.items() if key != "grid" and value is not None}
     if not said:
-        return Declared(secondary=("test_nll", "test_ece"))
-    kind, metric = said["kind"], said.pop("metric")
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind}: known are {', '.join(KINDS)}")
+        return Declared()
+    metric, kind = said.pop("metric"), said["kind"]
     said["metrics"] = [metric] if isinstance(metric, str) else metric
     said.setdefault("secondary", [])
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind}: known are {', '.join(KINDS)}")
+    if unknown := {*said["metrics"], *said["secondary"]} - set(METRICS):
+        raise ValueError(f"metric {', '.join(sorted(unknown))}: known are {', '.join(METRICS)}")
     if kind == "mechanism":  # is of what recalibration leaves of the difference
         said["secondary"] = [*said["secondary"], "recal_test_acc"]
     if not KINDS[kind].consumes:
         said.pop("over", None)
-    known: dict[str, Any] = {key: value for key, value in said.items() if key in Declared.__dataclass_fields__}
-    for key, value in known.items():
-        known[key] = tuple(value) if isinstance(value, list) else value
+    known: dict[str, Any] = {}
+    for key in said.keys() & Declared.__dataclass_fields__.keys():
+        known[key] = tuple(said[key]) if isinstance(said[key], list) else said[key]
     return Declared(**known)
 
 
-def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFrame, left: dict[str, Any]) -> Study:
+def _study(name: str, path: Path, finished: list[tuple[Record, pd.DataFrame]], left: dict[str, Any]) -> Study:
+    records = [record for record, _ in finished]
     declared = _declared(records[0]["study"])
     if "rate" not in declared.tuned and len({record["rate"] for record in records} - {0.0}) > 1:
         declared = replace(declared, tuned=("rate", *declared.tuned))  # best against best is over all rates
-    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
-    settings, told_apart = _settings(records, own)
-    keys = [str(key) for key in settings if key not in own and key != "beyond"]
-    # A network also stands for positions that nobody asked for.
-    asked = {p for r in records for p in (r["study"].get("grid") or {}).get("position", [r["position"]])}
-    networks = [network for record in records for network in _networks(record, asked)]
-    columns = [column for column in replicates if column in READ or column in METRICS]
-    table = pd.DataFrame(networks).merge(settings, left_on="condition", right_index=True)
-    table = _measured(table.merge(replicates[["condition", *columns]], on="condition"))
+    settings, told_apart = _settings(records, declared.within)
+    keys = [str(key) for key in settings if key not in (*declared.within, "beyond")]
+    asked: set[str] = set()  # a network also stands for positions that nobody asked for
+    for record in records:
+        asked.update((record["study"].get("grid") or {}).get("position", [record["position"]]))
+    networks = pd.DataFrame([network for record in records for network in _networks(record, asked)])
+    table = networks.merge(settings, left_on="condition", right_index=True)
+    replicates = pd.concat([rows.assign(condition=record["condition"]) for record, rows in finished])
+    measured = replicates.columns.intersection(["condition", "seed", "epoch", "epochs_after", "diverged", *METRICS])
+    table = _measured(table.merge(replicates[measured], on="condition"))
     # Plain objects: of small frames pandas takes and groups them several times as fast as its arrow strings.
-    words = [name for name in table if pd.api.types.is_string_dtype(table[name])]
+    words = [column for column in table if pd.api.types.is_string_dtype(table[column])]
     table = table.astype(dict.fromkeys(words, object))
     # Two networks may stand for one point (none was trained at two positions, say): the one trained there counts.
-    point = ["dataset", "arrangement", "position", "rate", *keys, *own, "rerun", "seed"]
+    point = ["dataset", "arrangement", "position", "rate", *keys, *declared.within, "rerun", "seed"]
     table = table.sort_values("stands_in", kind="stable").drop_duplicates(point)
     table = table.sort_values(["dataset", "arrangement", "position", "rate", "condition", "seed"], ignore_index=True)
     return Study(name, path, declared, records, table, keys, told_apart, **left)
@@ -295,17 +267,17 @@ def _study(name: str, path: Path, records: list[Record], replicates: pd.DataFram
 def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
     """What is known of a configuration, once for each arrangement and asked position that its network stands for."""
     rows, config = record["rows"], record["config"]
-    batch, alone = config["batch_size"], rows["train"] % config["batch_size"] == 1  # such a row is left out
+    batches, rest = divmod(rows["train"], config["batch_size"])
     row = {
         "condition": record["condition"],
         "dataset": record["dataset"],
         "rate": float(record["rate"]),
         "rerun": int(config.get("rerun") or 0),
-        "fresh_rows": bool(record.get("fresh_rows")),
+        "fresh_rows": bool(record["fresh_rows"]),
         "test_train_ratio": math.nan if rows.get("fixed_test") else rows["test"] / rows["train"],
         "test_rows": rows["test"],
         "fingerprint": config["data"].get("fingerprint", record["dataset"]),
-        "budget": config["trainer"]["max_epochs"] * math.ceil((rows["train"] - (alone and batch > 1)) / batch),
+        "budget": config["trainer"]["max_epochs"] * (batches + (rest > 1)),  # a row alone is left out
     }
     itself = (record["arrangement"], record["position"])
     names = [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in asked]
@@ -316,12 +288,14 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
     """Measures as a report knows them, published or live; steps are shares of the budget, and never reached is 1."""
-    table = publish.rounded(table).astype({"diverged": bool})
-    for name in table.columns.intersection([name for name in METRICS if METRICS[name].unit == "steps"]):
+    table = table.astype({"diverged": bool})
+    for name in table.columns.intersection(INEXACT):
+        table[name] = table[name].map("{:.5g}".format).astype(float)
+    for name in table.columns.intersection(STEPS):
         steps = table[name].astype(float).where(~table["diverged"])
         # A column without any number was not measured, or nothing can be said of it.
         table[name] = (steps / table["budget"]).fillna(1.0) if steps.notna().any() else math.nan
-    return table.drop(columns="budget")
+    return table
 
 
 def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -330,25 +304,24 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     A key counts that a sweep named and that has several values; further ones are added, each with a line, if without
     them two configurations could not be told apart.
     """
-    names = [record["condition"] for record in records]
     flat = flattened(records)
     flat = flat.drop(columns=[key for key in flat if under(str(key), FREE)])
     named = [{key for key in record["setting"] if not under(key, (*FREE, *own))} for record in records]
-    settings = pd.DataFrame(index=names)
-    for key in dict.fromkeys([*own, *sorted(set().union(*named))]):
-        # As the sweep named it, or the name of a group, or as the config has it.
-        default = flat[key] if key in flat else [record["choices"].get(key, "") for record in records]
-        values = [_cell(record["setting"].get(key, value)) for record, value in zip(records, default, strict=True)]
-        if key in own or len(set(values)) > 1:
-            settings[key] = values
-    groups = [[record["dataset"] for record in records], *(settings[key].astype(str) for key in settings)]
+    told = [*own, *sorted(set().union(*named))]
+    for key in set(told) - set(flat):  # a group of the config, by its name
+        flat[key] = [record["choices"].get(key, "") for record in records]
+    for key in told:  # as the sweep named it: beside a network without depth, its depth 1 would be 1.0
+        values = zip(records, flat[key], strict=True)
+        flat[key] = pd.Series(
+            [_cell(record["setting"].get(key, value)) for record, value in values], flat.index, object
+        )
+    told = [key for key in told if key in own or flat[key].nunique() > 1]
+    groups = [[record["dataset"] for record in records], *(flat[key].astype(str) for key in told)]
     several = flat.astype(str).groupby(groups).nunique().gt(1).any()
-    told = [str(key) for key in settings]
     untold = [str(key) for key, differs in several.items() if differs and not under(str(key), told)]
-    told_apart = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
     fewest = min(map(len, named))
-    settings = settings.assign(**{key: flat[key] for key in untold}, beyond=[len(keys) > fewest for keys in named])
-    return settings.infer_objects(), told_apart
+    settings = flat[[*told, *untold]].infer_objects().assign(beyond=[len(keys) > fewest for keys in named])
+    return settings, [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
 
 
 def flattened(records: list[Record]) -> pd.DataFrame:
