@@ -103,9 +103,10 @@ class StackedBatchNorm(_Stacked):
         self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (unpadded(parameter, (self.features,)).reshape(-1) for parameter in (self.weight, self.bias))
-        channels, running = x.reshape(1, len(weight), -1), (self.running_mean, self.running_var)
-        return F.batch_norm(channels, *running, weight, bias, self.training, self.momentum, self.eps).view(x.shape)
+        weight = unpadded(self.weight, (self.features,)).reshape(-1)
+        bias = unpadded(self.bias, (self.features,)).reshape(-1)
+        channels, mean, var = x.reshape(1, len(weight), -1), self.running_mean, self.running_var
+        return F.batch_norm(channels, mean, var, weight, bias, self.training, self.momentum, self.eps).view(x.shape)
 
 
 class StackedLayerNorm(_Stacked):
@@ -118,7 +119,7 @@ class StackedLayerNorm(_Stacked):
         self.features, self.eps = layers[0].weight.numel(), layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (unpadded(parameter, (self.features, 1, 1)) for parameter in (self.weight, self.bias))
+        weight, bias = unpadded(self.weight, (self.features, 1, 1)), unpadded(self.bias, (self.features, 1, 1))
         # Row-major for this layer alone: PyTorch's kernel sums each row by itself, whatever stands beside it.
         rows = F.layer_norm(x.transpose(1, 2).contiguous(), x.shape[1:2], eps=self.eps)
         channels = rows.transpose(1, 2).contiguous().unflatten(1, (self.features, -1))
@@ -196,12 +197,11 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
         form = STACKED.get(type(first))
         if form is None or not usual(first, before):
             stacked.append(SideBySide(layers, place))
-        elif [*first.children()]:  # of a block its layers are looked at
-            stacked.append(form(layers, place))
         else:
             stacked.append(form(layers, place))
-            prove(first, form, before)
-            place.passed(first)
+            if not [*first.children()]:  # of a block each layer is proved and counted by itself
+                prove(first, form, before)
+                place.passed(first)
         place.shape = shape_behind(first, before)
     return stacked
 

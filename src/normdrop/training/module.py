@@ -46,9 +46,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
         known = f"torch.optim.NAME, one of {', '.join(ELEMENTWISE)}, which treat each weight by itself as a stack needs"
         raise ValueError(f"optimizer._target_={target}: must be {known}")
     kind = getattr(torch.optim, name)
-    takes = [*inspect.signature(kind).parameters]
-    for own in ("params", "fused", "foreach"):
-        takes.remove(own)
+    takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
     given = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
     for key in given:
         if key not in takes:
