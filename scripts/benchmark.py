@@ -10,14 +10,15 @@ per_seed_lightning  what people do: one Lightning fit per seed with a DataLoader
                     TensorBoardLogger and checkpoints as they come; no progress bar
 torch, compiled     normdrop.training.fit, as a sweep calls it, by either engine, with the metrics at the end of
                     training; without the measurement of variance shift, which no other side has
-floor               the matrix products of forward and backward alone, of convolutions with the unfolding of patches, in
-                    stacks as normdrop trains them; by PyTorch or numpy, whichever is faster
+floor               an MLP's matrix products of forward and backward alone, in stacks as normdrop trains them; by
+                    PyTorch or numpy, whichever is faster
 jax                 with --peers: the same stack as JAX trains it (vmap over replicates, scan over steps), once its
                     first losses are those of plain networks; compiling is not timed
 """
 
 import argparse
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -43,7 +45,6 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
-from normdrop.networks.convolution import Convolution
 from normdrop.study import config as configs
 from normdrop.study.job import hardware
 from normdrop.training import fit as train
@@ -129,57 +130,27 @@ def normdrop(engine: str, config: dict[str, Any], replicates: int) -> None:
 def floor(config: dict[str, Any], replicates: int) -> None:
     rows, batch = 1437, config["batch_size"]
     network = train.plain_network(config, (1, 8, 8), 10)
-    steps = {size: products(replicates, network, size) for size in (batch, rows % batch)}
-    library = min(steps[batch], key=lambda name: least(steps[batch][name]))
+    full, rest = (products(replicates, network, size) for size in (batch, rows % batch))
+    library = min(full, key=lambda name: min(timeit.repeat(full[name], timer=time.process_time, number=1)))
     for _ in range(config["trainer"]["max_epochs"]):
         for _ in range(rows // batch):
-            steps[batch][library]()
-        steps[rows % batch][library]()
+            full[library]()
+        rest[library]()
 
 
-def least(step: Callable[[], Any]) -> float:
-    """The seconds of this process in the fastest of five runs."""
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        step()
-        seconds.append(time.process_time() - started)
-    return min(seconds)
-
-
-def products(stack: int, network: nn.Sequential, batch: int) -> dict[str, Callable[[], None]]:
-    """One step's products by each library: each layer's output, its weights' gradient and, but for the first, its
-    input's. Convolutions and GPUs know PyTorch's alone."""
-    by_torch: list[Callable[[], Any]] = []
-    by_numpy: list[Callable[[], Any]] = []
-    values = torch.zeros(1, 64)
-    for layer in network.eval():
-        shape, values = values.shape[1:], layer(values)
-        first = not by_torch
+def products(stack: int, network: nn.Sequential, batch: int) -> dict[str, Callable[[], Any]]:
+    """A step's products by each library: each Linear layer's output, its weights' gradient and, but for the first, its
+    input's."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for layer in network:
         if isinstance(layer, nn.Linear):
-            sizes = (layer.weight.shape, (*shape, batch), (*values.shape[1:], batch))
+            sizes = (layer.out_features, layer.in_features), (layer.in_features, batch), (layer.out_features, batch)
             weight, x, gradient = (torch.randn(stack, *size, device=DEVICE) for size in sizes)
-            for a, b in [(weight, x), (gradient, x.mT), (weight.mT, gradient)][: 2 if first else 3]:
-                by_torch.append(partial(torch.bmm, a, b))
-                by_numpy.append(partial(np.matmul, a.cpu().numpy(), b.cpu().numpy()))
-        elif isinstance(layer, nn.Conv2d):
-            x = torch.randn(stack, *shape, batch, device=DEVICE, requires_grad=not first)
-            parameters = [p.detach().flatten(1).expand(stack, -1, -1) for p in (layer.weight, layer.bias[:, None])]
-            inputs = [x, *(p.clone().to(DEVICE).requires_grad_() for p in parameters)]
-            gradient = torch.randn(stack, *values.shape[1:], batch, device=DEVICE)
-            by_torch.append(partial(convolution, inputs, (layer.kernel_size, layer.stride, layer.padding), gradient))
-    linear = DEVICE == "cpu" and not any(isinstance(layer, nn.Conv2d) for layer in network)
-    return {"PyTorch": partial(all_of, by_torch)} | ({"numpy": partial(all_of, by_numpy)} if linear else {})
-
-
-def convolution(inputs: list[Tensor], geometry: tuple[Any, ...], gradient: Tensor) -> None:
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    torch.autograd.grad(Convolution.apply(*inputs, *geometry), wanted, gradient)
-
-
-def all_of(products: list[Callable[[], Any]]) -> None:
-    for product in products:
-        product()
+            pairs += [(weight, x), (gradient, x.mT), (weight.mT, gradient)][: 3 if pairs else 2]
+    by_torch = {"PyTorch": lambda: [torch.bmm(a, b) for a, b in pairs]}
+    arrays = [(a.cpu().numpy(), b.cpu().numpy()) for a, b in pairs]
+    by_numpy = {"numpy": lambda: [np.matmul(a, b) for a, b in arrays]}
+    return by_torch if DEVICE == "cuda" else by_torch | by_numpy
 
 
 SIDES: dict[str, Callable[[dict[str, Any], int], None]] = {
@@ -245,14 +216,15 @@ class Side:
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Every side's figures, and the table of them on standard output."""
-    able = DEVICE == "cpu" and reason_for(work(1, *overrides)) is None
-    heights = [("per_seed_lightning", 1)]
-    for name in ["torch", *(["compiled"] if able else []), "floor"]:
-        heights += [(name, height) for height in given.replicates]
-    if given.peers:
-        heights += [("jax", height) for height in given.peers]
+def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> None:
+    """Every side's figures as a table on standard output."""
+    names = ["torch"]
+    if DEVICE == "cpu" and reason_for(work(1, *overrides)) is None:
+        names.append("compiled")
+    if given.model == "mlp":
+        names.append("floor")
+    heights = [("per_seed_lightning", 1), *itertools.product(names, given.replicates)]
+    heights += [("jax", height) for height in given.peers or []]
     sides = [Side(name, overrides, height, given.epochs) for name, height in heights]
     for number in range(given.rounds):
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
@@ -261,14 +233,11 @@ def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> list[dict[
     floors = {side.replicates: side for side in sides if side.what == "floor"}
     print("| what | replicates | seconds per replicate | × faster than Lightning | × the floor |")
     print("|---|---:|---:|---:|---:|")
-    rows = []
     for side in sides:
         seconds, faster = statistics.median(side.seconds), sides[0].ratio(side)
-        of_floor = side.ratio(floors[max(floors)])
-        print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor:.2f} |")
-        rows.append({"what": side.what, "replicates": side.replicates, "seconds_per_replicate": seconds})
+        of_floor = f"{side.ratio(floors[max(floors)]):.2f}" if floors else ""
+        print(f"| {side.what} | {side.replicates} | {seconds:.3g} | {faster:.1f} | {of_floor} |")
         side.connection.send(False)
-    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,7 +250,6 @@ def gpu_report(path: Path, tiny: bool = False) -> None:
         "machine": lambda: f"{hardware(DEVICE)}, torch {torch.__version__}",
         "losses differ by": partial(equal, tiny),
         "kernels": kernels,
-        "cuda_graphs": lambda: "not measured: normdrop captures no CUDA graphs",
     }
     for width in (8, 16) if tiny else (128, 1024):
         for height in (1, 2) if tiny else (1, 30, 128, 512):
@@ -360,27 +328,25 @@ def sweep(tiny: bool) -> dict[str, float]:
     return {"conditions": finished, "seconds": round(time.perf_counter() - started, 1)}
 
 
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS], default="mlp", help="(default: mlp)")
-    parser.add_argument("--width", type=int, help="of the MLP's hidden layers (default: 256)")
-    parser.add_argument("--peers", type=int, nargs="*", help="beside JAX, in stacks so high (default: 2 4 8 30)")
+    parser.add_argument("--width", type=positive, help="of the MLP's hidden layers (default: 256)")
+    parser.add_argument("--peers", type=positive, nargs="*", help="beside JAX, in stacks so high (default: 2 4 8 30)")
     parser.add_argument("--isa", choices=[*ISA], help="hold all libraries to this instruction set")
-    parser.add_argument("--epochs", type=int, default=10, help="of every fit (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every side (default: 3)")
-    parser.add_argument("--replicates", type=int, nargs="+", default=[30], help="(default: 30)")
-    parser.add_argument("--output", type=Path, help="also write the table's figures to this JSON file")
+    parser.add_argument("--epochs", type=positive, default=10, help="of every fit (default: 10)")
+    parser.add_argument("--rounds", type=positive, default=3, help="turns of every side (default: 3)")
+    parser.add_argument("--replicates", type=positive, nargs="+", default=[30], help="(default: 30)")
     parser.add_argument("--gpu-report", type=Path, metavar="FILE", help="measure all that a GPU must show, and no more")
     given = parser.parse_args()
-    for name, lowest in {"epochs": 1, "rounds": 1, "width": 2}.items():
-        if (value := getattr(given, name)) is not None and value < lowest:
-            parser.error(f"--{name}={value}: must be an integer ≥ {lowest}")
-    for name in ("replicates", "peers"):
-        if (least_height := min(getattr(given, name) or [1])) < 1:
-            parser.error(f"--{name}={least_height}: must be integers ≥ 1")
-    for name in ("width", "peers"):
-        if given.model != "mlp" and getattr(given, name) is not None:
-            parser.error(f"--{name}: is for --model mlp")
+    if given.model != "mlp" and (given.width, given.peers) != (None, None):
+        parser.error("--width and --peers: are for --model mlp")
     if given.gpu_report:
         return gpu_report(given.gpu_report)
     if given.peers is not None and not peers.installed():
@@ -398,9 +364,7 @@ def main() -> None:
         off = peers.disagreement(work(1, *overrides, TINY["mlp"]))
         if off > AGREE:
             sys.exit(f"benchmark: the first losses of JAX are not those of plain networks ({off:.1e} off)")
-    rows = compare(given, overrides)
-    if given.output:
-        given.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    compare(given, overrides)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,6 @@ VALUES: dict[str, Collection] = {
     "arrangement": BLOCKS["after"],
     "position": BLOCKS,
     "noise": ["bernoulli"],
-    "data.standardise": ["feature"],
     "model.name": ["mlp"],
     "model.residual": [False],
     "optimizer._target_": OPTIMIZERS,

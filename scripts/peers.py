@@ -1,6 +1,6 @@
-"""Peers for the benchmark: stacks of plain MLPs trained by JAX, as its documentation shows it, and one by one.
+"""A peer for the benchmark: stacks of plain MLPs trained by JAX, as its documentation shows it.
 
-Each starts from the weights of the same plain networks and takes the same batches; its masks are its own library's.
+They start from the weights of the same plain networks and take the same batches; their masks are the library's own.
 """
 
 from __future__ import annotations
@@ -19,49 +19,21 @@ from torch.nn import functional as F
 from normdrop.training import fit as train
 
 
-class Stack:
-    """A stack's plain networks and rows, x (replicate, row, feature) and y (replicate, row)."""
+class Jax:
+    """A stack of plain networks by JAX: vmap over replicates of a scan over steps."""
 
     def __init__(self, config: Mapping[str, Any], replicates: int):
         data = train.data_of(config, [*range(replicates)])
         data.setup()
-        self.config, self.lr, self.batch = config, config["optimizer"]["lr"], config["batch_size"]
-        self.rows, self.val = ((data.parts[name].x, data.parts[name].y) for name in ("train", "val"))
         self.networks = []
         for seed in range(replicates):
             torch.manual_seed(seed)
             self.networks.append(train.plain_network(config, data.shape, data.classes))
-
-
-class Plain(Stack):
-    """One network after another: what the others' losses must agree with."""
-
-    def epoch(self, order: Tensor) -> Tensor:
-        """Take an epoch's batches, rows in this order (replicate, row); the losses (step, replicate)."""
-        own = zip(self.networks, order, strict=True)
-        return torch.stack([self._epoch(replicate, *one) for replicate, one in enumerate(own)], dim=1)
-
-    def _epoch(self, replicate: int, network: nn.Module, order: Tensor) -> Tensor:
-        optimizer, losses = torch.optim.Adam(network.train().parameters(), self.lr), []
-        for index in order.split(self.batch):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(self.rows[0][replicate, index]), self.rows[1][replicate, index])
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return torch.stack(losses)
-
-
-class Jax(Stack):
-    """JAX: vmap over replicates of a scan over steps."""
-
-    def __init__(self, config: Mapping[str, Any], replicates: int):
-        super().__init__(config, replicates)
         described = []
         for layer in self.networks[0]:
             own = {"BatchNorm1d": ("eps", "momentum"), "Dropout": ("p",)}.get(type(layer).__name__, ())
             described.append((type(layer).__name__, *(getattr(layer, name) for name in own)))
-        self._epoch, self._accuracy, jax = _jitted(tuple(described), self.lr, self.batch)
+        self._epoch, self._accuracy, jax = _jitted(tuple(described), config["optimizer"]["lr"], config["batch_size"])
         stacked = {name: tensor.detach().numpy() for name, tensor in stack_module_state(self.networks)[0].items()}
         layers = dict.fromkeys(name.split(".")[0] for name in stacked)
         weights = [(stacked[f"{n}.weight"], stacked[f"{n}.bias"]) for n in layers]
@@ -69,11 +41,12 @@ class Jax(Stack):
         zeros = jax.tree.map(lambda w: 0 * w, weights)
         running = [(0 * stacked[f"{n}.bias"], 0 * stacked[f"{n}.bias"] + 1) for n in norms]
         self.state = jax.tree.map(jax.numpy.asarray, (weights, zeros, zeros, running, torch.zeros(replicates).numpy()))
-        self.rows, self.val = ([jax.numpy.asarray(part.numpy()) for part in parts] for parts in (self.rows, self.val))
+        parts = ([data.parts[name].x, data.parts[name].y] for name in ("train", "val"))
+        self.rows, self.val = ([jax.numpy.asarray(part.numpy()) for part in own] for own in parts)
         self.keys = jax.vmap(jax.random.key)(jax.numpy.arange(replicates))
 
     def epoch(self, order: Tensor) -> Tensor:
-        """As `Plain.epoch`."""
+        """Take an epoch's batches, rows in this order (replicate, row); the losses (step, replicate)."""
         self.state, self.keys, losses = self._epoch(self.state, self.keys, *self.rows, order.numpy())
         return torch.from_numpy(losses.__array__().copy()).T
 
@@ -155,7 +128,17 @@ def run(config: Mapping[str, Any], replicates: int) -> None:
 
 def disagreement(config: Mapping[str, Any], steps: int = 3) -> float:
     """How far JAX's losses of the first steps, without dropout, are from those of plain networks, relative to them."""
-    jax, plain = (kind(dict(config) | {"rate": 0.0}, 2) for kind in (Jax, Plain))
-    order = torch.arange(plain.rows[1].shape[1])[: steps * plain.batch].expand(2, -1)
-    losses, true = jax.epoch(order), plain.epoch(order)
+    stack = Jax(dict(config) | {"rate": 0.0}, 2)
+    rows = steps * config["batch_size"]
+    true = torch.zeros(steps, 2)
+    for replicate, network in enumerate(stack.networks):
+        x, y = (torch.from_numpy(part.__array__()[replicate, :rows].copy()) for part in stack.rows)
+        optimizer = torch.optim.Adam(network.train().parameters(), config["optimizer"]["lr"])
+        for step, batch in enumerate(torch.arange(rows).split(config["batch_size"])):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(x[batch]), y[batch].long())
+            loss.backward()
+            optimizer.step()
+            true[step, replicate] = loss.detach()
+    losses = stack.epoch(torch.arange(rows).expand(2, -1))
     return float(((losses - true) / true).abs().max())

@@ -70,7 +70,7 @@ def composed() -> Callable[..., dict[str, Any]]:
 
     def compose(*overrides: str) -> dict[str, Any]:
         resolved = config.plain(config.compose(*overrides))
-        config.check(resolved)
+        config.checked(resolved)
         return resolved
 
     return compose

@@ -222,6 +222,5 @@ def fake_replicates(
             "diverged": False,
             "recal_test_acc": recal,
             "recal_test_nll": 1.2 - recal,
-            "train_mode_acc": train - 0.05,
         }
     )

@@ -52,7 +52,7 @@ def test_the_report_on_a_gpu_runs_on_a_cpu_and_goes_on_where_it_stopped(tmp_path
     monkeypatch.setattr(benchmark, "one_fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         benchmark.gpu_report(report, tiny=True)
-    assert len(json.loads(report.read_text(encoding="utf-8"))) == 4 + 2
+    assert len(json.loads(report.read_text(encoding="utf-8"))) == 3 + 2
     monkeypatch.setattr(benchmark, "one_fit", lambda *what: fits.append(what) or true(*what))
     benchmark.gpu_report(report, tiny=True)
     assert [what[:2] for what in fits] == [(8, 1), (8, 2), (16, 1), (16, 2)]
@@ -70,9 +70,10 @@ def test_jax_takes_the_steps_of_plain_networks():
     peers.run(config, 2)
 
 
-@pytest.mark.parametrize("argument", ["--width=1", "--epochs=0", "--rounds=0", "--replicates=0", "--peers=0"])
+@pytest.mark.parametrize("argument", ["--width=0", "--epochs=0", "--rounds=0", "--replicates=0", "--peers=0"])
 def test_number_that_cannot_be_is_refused_in_one_line(argument, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", argument])
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
-    assert argument in capsys.readouterr().err.splitlines()[-1]
+    name, value = argument.split("=")
+    assert f"argument {name}: invalid positive value: '{value}'" in capsys.readouterr().err.splitlines()[-1]

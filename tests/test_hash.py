@@ -124,6 +124,11 @@ def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropo
     assert of("dropout_bn", "around", "gelu") == ("around", 0.4)
 
 
+def test_the_hash_of_a_configuration_is_the_one_of_the_folders_that_earlier_versions_finished(tiny) -> None:
+    assert config_hash(tiny("data=digits"))[:16] == "0da2d41a6f4cf988"
+    assert config_hash(tiny("data=synthetic"))[:16] == "c2577f0b0a5fb09b"
+
+
 def test_seeds_are_counted_from_the_first(config: dict[str, Any]) -> None:
     assert seeds(config | {"replicates": 3}) == [0, 1, 2]
     assert seeds(config | {"replicates": 3, "first_seed": 1000}) == [1000, 1001, 1002]

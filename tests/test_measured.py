@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fitting import trained
+from normdrop.networks import network_of
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
-from normdrop.training.fit import data_of, fit, network_of
-from normdrop.training.shift import measure, train_mode_accuracy
+from normdrop.training.fit import data_of, fit
+from normdrop.training.shift import measure
 
 SEEDS = [0, 3]
 
@@ -46,10 +47,9 @@ class Fitted:
 def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
     """Train, and draw the parts again."""
     found = fit(config, seeds)
-    (stack,) = found.networks
     data = data_of(config, seeds)
-    data.setup()
     networks = {seed: found.network(seed) for seed in seeds}
+    stack = StackedNetwork([*networks.values()], seeds, config["batch_size"])
     return Fitted(found.replicates.set_index("seed"), found.history, found.facts, networks, data.parts, stack)
 
 
@@ -142,12 +142,6 @@ def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measur
             found = measured(wrong, *bn_dropout.part(seed, "test"))["nll"]
             assert row["recal_test_nll"] != pytest.approx(found, rel=1e-4)
         assert row["recal_test_nll"] != pytest.approx(row["test_nll"], rel=1e-3)
-
-
-def test_train_mode_accuracy_is_that_of_train_mode_on_the_training_rows(bn_dropout: Fitted) -> None:
-    expected = train_mode_accuracy(bn_dropout.stack, bn_dropout.parts["train"], 16, 0)
-    assert bn_dropout.replicates["train_mode_acc"].to_list() == expected.tolist()
-    assert (bn_dropout.replicates["train_mode_acc"] != bn_dropout.replicates["train_acc"]).all()
 
 
 def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_layers_units(bn_dropout: Fitted) -> None:
@@ -340,5 +334,5 @@ def test_without_its_measure_a_condition_with_bn_has_no_recalibrated_columns(
 ) -> None:
     run = fitted(tiny("arrangement=bn", "measure.shift=false"))
     assert run.facts["shift"] == []
-    recalibrated = {"recal_test_acc", "recal_test_nll", "train_mode_acc"}
+    recalibrated = {"recal_test_acc", "recal_test_nll"}
     assert not recalibrated & set(run.replicates.dropna(axis=1, how="all"))

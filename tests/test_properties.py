@@ -111,7 +111,7 @@ KEYS = sorted(
 def test_any_value_of_any_key_is_a_condition_or_one_line(key: str, value: str) -> None:
     try:
         config = configs.plain(configs.compose(f"{key}={value}"))
-        configs.check(config)
+        configs.checked(config)
         configs.config_hash(configs.canonical(config))
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         assert str(error)  # noqa: PT017

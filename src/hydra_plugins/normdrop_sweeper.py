@@ -30,9 +30,9 @@ class StudySweeper(BasicSweeper):
         self.also = also
 
     def sweep(self, arguments: list[str]) -> Any:
-        from normdrop.study.command import held  # here, since Hydra imports every plugin at every start
-        from normdrop.study.plan import Composer
+        from normdrop.study.plan import Composer  # here, since Hydra imports every plugin at every start
         from normdrop.study.sweep import run_study
+        from normdrop.study.told import held
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         loader = self.hydra_context.config_loader

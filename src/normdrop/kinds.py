@@ -5,6 +5,7 @@ A new kind is one more object here and, if it consumes a key, one function that 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,37 +67,28 @@ class Kind:
     """that key's values must be numbers"""
     answer: str = ""
     """the part that the claim's word is of"""
-    more_is_good: bool | None = None
-    """whether more of it is good; None: as of the metric"""
-    of_losses: bool = False
-    """a loss of what is good is bad"""
+    good: Callable[[bool], bool] = bool
+    """whether more of it is good, of a metric of which more is good or not"""
 
     @property
     def consumes(self) -> bool:
         return self.reduce is not None
 
-    def good(self, higher_is_better: bool) -> bool:
-        """Whether more is good, of a metric of which more is good or not."""
-        if self.more_is_good is not None:
-            return self.more_is_good
-        return higher_is_better != self.of_losses
-
 
 KINDS = {
     "difference": Kind("mean paired difference"),
-    "ratio": Kind("mean paired difference"),  # as studies of before called what counts steps
     "spread": Kind(
         "within each seed the standard deviation over {over}; its mean paired difference",
         quantity="spread of {metric} over {over}",
         reduce=spread,
-        more_is_good=False,
+        good=lambda _: False,
     ),
     "loss": Kind(
         "within each seed the value at {over} nearest 0 minus that at the others; its mean paired difference",
         quantity="loss of {metric} over {over}",
         reduce=loss,
         of_numbers=True,
-        of_losses=True,
+        good=operator.not_,
     ),
     "ladder": Kind(
         "mean paired difference at each {over}, and its change from first to last along a fitted line",
@@ -106,3 +98,4 @@ KINDS = {
     ),
     "mechanism": Kind("mean paired difference, before and after BN recalibration"),
 }
+KINDS["ratio"] = KINDS["difference"]  # as studies of before called what counts steps

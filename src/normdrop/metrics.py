@@ -43,7 +43,6 @@ METRICS = {
         Metric("recal_test_acc", "test accuracy, recalibrated", "pp", True, "test/acc_recalibrated"),
         Metric("recal_test_nll", "test NLL, recalibrated", "nats", False, "test/loss_recalibrated"),
         Metric("train_acc", "training accuracy", "pp", True, "train/acc"),
-        Metric("train_mode_acc", "training accuracy, training mode", "pp", True, "train/acc_train_mode"),
         Metric("train_nll", "training NLL", "nats", False, "train/nll"),
         Metric("train_ece", "training calibration error", "pp"),
         Metric("val_acc", "validation accuracy", "pp", True, "val/acc_selected"),

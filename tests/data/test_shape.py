@@ -73,29 +73,3 @@ def test_by_feature_each_position_has_mean_0_and_deviation_1_in_training():
     x = data(images()).parts["train"].x
     np.testing.assert_allclose(x.mean(dim=1), 0, atol=1e-6)
     np.testing.assert_allclose(x.std(dim=1, correction=0), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("pca", [None, 4])
-def test_by_channel_all_positions_of_a_channel_are_scaled_alike(pca, monkeypatch):
-    monkeypatch.setattr("normdrop.data.module.OWNED", 0)  # so that the parts have the rows' own numbers
-    rows = images()
-    module = data(rows, standardise="channel", pca=pca)
-    if pca is not None:
-        assert module.parts["train"].x.shape[-1] == pca
-        return
-    for k in range(2):
-        x = module.parts["train"].x[k].unflatten(1, (2, 12))
-        np.testing.assert_allclose(x.mean(dim=(0, 2)), 0, atol=1e-6)
-        np.testing.assert_allclose(x.std(dim=(0, 2), correction=0), 1, rtol=1e-5)
-        given = rows.x[module.parts["train"].rows[k]].reshape(-1, 2, 12)
-        for channel in range(2):
-            ours = x[:, channel].double()
-            scale = given[:, channel].std()
-            np.testing.assert_allclose(ours * scale, given[:, channel] - given[:, channel].mean(), atol=1e-4 * scale)
-
-
-def test_standardising_by_channel_needs_channels():
-    with pytest.raises(ValueError, match=r"data.standardise=channel.*data.shape"):
-        data(breast_cancer(), standardise="channel")
-    with pytest.raises(ValueError, match=r"data.standardise='row': it must be feature or channel"):
-        data(images(), standardise="row")

@@ -79,7 +79,7 @@ def step(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     ("arrangement", "written"), [("dropout", DropoutNetwork), ("bn", BatchNormNetwork), ("bn_dropout", BothNetwork)]
 )
 def test_model_blog_computes_exactly_what_the_posts_network_computes(arrangement, written, composed):
-    from normdrop.training.fit import network_of
+    from normdrop.networks import network_of
 
     config = composed("model=blog", f"arrangement={arrangement}")
     configured = network_of(config, 10, classes=10, seeds=[0]).replicate(0)

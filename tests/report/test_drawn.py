@@ -123,18 +123,21 @@ def test_a_map_is_blue_where_a_is_ahead_and_faint_where_the_interval_has_0() -> 
 
 
 def test_a_side_is_named_where_more_of_the_metric_speaks_for_it() -> None:
-    section = page.section(made("study", datasets=1, **ORDERING))
-    assert page._scale(section, "test_acc").sides == "← dropout first better · BN first better →"
-    assert page._scale(section, "test_nll").sides == "← BN first better · dropout first better →"
-    assert (page._scale(section, "test_acc").factor, page._scale(section, "test_nll").factor) == (100, 1)
+    study = made("study", datasets=1, **ORDERING)
+    assert page.scale(study, "test_acc").sides == "← dropout first better · BN first better →"
+    assert page.scale(study, "test_nll").sides == "← BN first better · dropout first better →"
+    assert (page.scale(study, "test_acc").factor, page.scale(study, "test_nll").factor) == (100, 1)
 
 
 def test_a_study_of_sizes_draws_its_rungs() -> None:
     declared = {"claim": "size", "kind": "ladder", "over": "data.train_size", "family": "same_rate"}
     study = made("size", datasets=1, arrangements=("bn_dropout", "dropout_bn"), sizes=(250, 1000, 4000), **declared)
     section = page.section(study)
-    rungs = page._rungs(section)
-    assert len(rungs) == 2 * 2 * 3 and set(rungs["data.train_size"]) == {250, 1000, 4000}
-    assert rungs.loc[rungs["ring"], "rate"].eq(0.1).all() and rungs["ring"].sum() == 6, "validation prefers 0.1"
     ((name, figure),) = page.draw(section)
     assert name == "ladder" and "change" not in figure.get_supylabel(), "a rung's difference, not the trend"
+    for ax in figure.axes:
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["250", "1,000", "4,000"]
+        (ring, _) = sorted(
+            (line for line in ax.get_lines() if line.get_markersize() == 10), key=lambda r: -len(r.get_ydata())
+        )
+        assert list(ring.get_ydata()) == list(ax.containers[0].lines[0].get_ydata()), "validation prefers rate 0.1"

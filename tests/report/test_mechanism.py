@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from exact import normal, pair, rows_of, runs, study_of, write
+from normdrop.report.choose import pairs
 from normdrop.report.mechanism import recalibration, shares, shifts
 from normdrop.report.regime import cells, trends
 from normdrop.report.words import words
@@ -92,7 +93,8 @@ def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path
     values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}
     for (size, depth), effect in values.items():
         pair(tmp_path, runs(0.8 + effect, 8), runs(0.8, 8), setting={"data.train_size": size, DEPTH: depth})
-    table = trends(study_of(tmp_path))
+    study = study_of(tmp_path)
+    table = trends(study, pairs(study))
     assert set(table["key"]) == {"data.train_size", DEPTH}
     row = table[(table["key"] == "data.train_size") & (table[DEPTH] == 4) & (table["comparison"] == "same_rate")].iloc[
         0

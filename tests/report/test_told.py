@@ -20,13 +20,6 @@ def test_a_number_has_its_metrics_unit_and_digits(value: float, metric: str, tex
     assert tables.number(value, metric) == text
 
 
-def test_an_estimate_has_its_unit_and_its_interval() -> None:
-    row = {"metric": "test_acc", "estimate": 0.0123, "low": -0.002, "high": 0.03}
-    assert tables.estimate(row) == "+1.23 pp (-0.20 to +3.00)"
-    assert tables.estimate(row | {"low": float("nan")}) == "+1.23 pp"
-    assert tables.mean({"metric": "test_acc", "mean": 0.9, "ci_low": 0.89, "ci_high": 0.91}) == "90.00 ± 1.00"
-
-
 @pytest.mark.parametrize(
     ("a", "b", "names"),
     [

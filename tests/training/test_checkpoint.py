@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from normdrop.training import fit as fits
-from normdrop.training.checkpoint import Checkpoints
+from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.module import ReplicatedClassifier
 
 # 70 training rows at batch size 16 are five steps an epoch.
@@ -39,7 +39,7 @@ def outcome(fitted: fits.Fitted) -> str:
     return fitted.replicates.to_csv() + fitted.history.to_csv() + json.dumps(facts)
 
 
-def steps_of(config, monkeypatch, stop: int | None, checkpoints: Checkpoints) -> tuple[int, fits.Fitted | None]:
+def steps_of(config, monkeypatch, stop: int | None, checkpoint: Checkpoint) -> tuple[int, fits.Fitted | None]:
     """Train, stopping before the optimizer step of this number: (steps taken, what was trained or None)."""
     taken, step = 0, ReplicatedClassifier.training_step
 
@@ -53,7 +53,7 @@ def steps_of(config, monkeypatch, stop: int | None, checkpoints: Checkpoints) ->
     with monkeypatch.context() as patch:
         patch.setattr(ReplicatedClassifier, "training_step", counted)
         try:
-            return taken, fits.fit(config, SEEDS, checkpoints=checkpoints)
+            return taken, fits.fit(config, SEEDS, checkpoint=checkpoint)
         except Stopped:
             return taken, None
 
@@ -66,51 +66,51 @@ def test_a_fit_stopped_at_any_step_ends_as_one_that_was_not(tiny, monkeypatch, t
     expected = outcome(fits.fit(config, SEEDS))
     # A validation comes after five steps at most; the compiled engine takes an epoch in one.
     for stop in (2, 3) if case == "compiled" else (6, 10):
-        checkpoints = Checkpoints(tmp_path / str(stop), "a config", minutes=0)
-        checkpoints.directory.mkdir()
+        checkpoint = Checkpoint(tmp_path / str(stop), "a config", minutes=0)
+        checkpoint.directory.mkdir()
         starts, fitted = 0, None
         while fitted is None:
             starts += 1
             assert starts < 40, "it does not come forward"
-            _, fitted = steps_of(config, monkeypatch, stop, checkpoints)
+            _, fitted = steps_of(config, monkeypatch, stop, checkpoint)
         assert starts > 1
         assert outcome(fitted) == expected
-        checkpoints.remove()
-        assert list(checkpoints.directory.iterdir()) == []
+        checkpoint.remove()
+        assert list(checkpoint.directory.iterdir()) == []
 
 
 def test_a_finished_group_is_not_trained_again(tiny, monkeypatch, tmp_path):
     config = tiny("replicates_at_a_time=1", "measure.shift=false")  # ten steps for each replicate
-    checkpoints = Checkpoints(tmp_path, "a config", minutes=1e6)
+    checkpoint = Checkpoint(tmp_path, "a config", minutes=1e6)
     expected = outcome(fits.fit(config, SEEDS))
-    assert steps_of(config, monkeypatch, 25, checkpoints) == (25, None)
-    fitted = fits.fit(config, SEEDS, checkpoints=checkpoints)
+    assert steps_of(config, monkeypatch, 25, checkpoint) == (25, None)
+    fitted = fits.fit(config, SEEDS, checkpoint=checkpoint)
     assert outcome(fitted) == expected
-    taken, _ = steps_of(config, monkeypatch, None, checkpoints)
+    taken, _ = steps_of(config, monkeypatch, None, checkpoint)
     assert taken == 0 or taken == 10  # the last group alone leaves nothing behind
 
 
 def test_a_short_condition_writes_no_checkpoint(tiny, tmp_path):
-    fits.fit(tiny(), SEEDS, checkpoints=Checkpoints(tmp_path, "a config", minutes=2))
+    fits.fit(tiny(), SEEDS, checkpoint=Checkpoint(tmp_path, "a config", minutes=2))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("other", ["config", "seeds"])
 def test_a_checkpoint_counts_for_its_config_and_seeds_alone(tiny, monkeypatch, tmp_path, other):
     config = tiny("measure.shift=false")
-    assert steps_of(config, monkeypatch, 7, Checkpoints(tmp_path, "a config", minutes=0)) == (7, None)
+    assert steps_of(config, monkeypatch, 7, Checkpoint(tmp_path, "a config", minutes=0)) == (7, None)
     assert len(list(tmp_path.iterdir())) == 1
     fitted = fits.fit(
         config,
         SEEDS if other == "config" else [0, 1],
-        checkpoints=Checkpoints(tmp_path, "another" if other == "config" else "a config", minutes=0),
+        checkpoint=Checkpoint(tmp_path, "another" if other == "config" else "a config", minutes=0),
     )
     assert fitted.facts["earlier_seconds"] == 0
 
 
 def test_a_checkpoint_holds_nothing_that_must_be_unpickled(tiny, monkeypatch, tmp_path):
     config = tiny(*BLOCK)
-    steps_of(config, monkeypatch, 12, Checkpoints(tmp_path, "a config", minutes=0))
+    steps_of(config, monkeypatch, 12, Checkpoint(tmp_path, "a config", minutes=0))
     (path,) = tmp_path.iterdir()
     saved = torch.load(path, weights_only=True)
     assert len(saved["replicates"]["history"]) == 2
@@ -118,7 +118,5 @@ def test_a_checkpoint_holds_nothing_that_must_be_unpickled(tiny, monkeypatch, tm
 
 def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):
     config = tiny("measure.shift=false")
-    steps_of(config, monkeypatch, 7, Checkpoints(tmp_path, "a config", minutes=0))
-    assert (
-        fits.fit(config, SEEDS, checkpoints=Checkpoints(tmp_path, "a config", minutes=0)).facts["earlier_seconds"] > 0
-    )
+    steps_of(config, monkeypatch, 7, Checkpoint(tmp_path, "a config", minutes=0))
+    assert fits.fit(config, SEEDS, checkpoint=Checkpoint(tmp_path, "a config", minutes=0)).facts["earlier_seconds"] > 0

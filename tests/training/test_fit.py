@@ -19,6 +19,7 @@ from normdrop.data import sources
 from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.rows import Rows
 from normdrop.data.sources import BUILT_IN, digits
+from normdrop.networks import network_of
 from normdrop.networks.stacked import StackedLinear, StackedNoise
 from normdrop.study import config as configs
 from normdrop.study import job
@@ -93,9 +94,8 @@ def test_a_fit_is_a_plain_pytorch_loop_over_a_plain_network(tiny, arrangement, o
     config = tiny(f"arrangement={arrangement}", "trainer.max_epochs=3", *optimizer)
     replicates, history, _ = trained(config, [0, 3])
     made = fit.data_of(config, [3])
-    made.setup()
     parts = {name: (part.x[0], part.y[0]) for name, part in made.parts.items()}
-    network = fit.network_of(config, made.features, made.classes, [3]).replicate(0)
+    network = network_of(config, made.features, made.classes, [3]).replicate(0)
     lr = config["optimizer"]["lr"]
     kinds = {
         "torch.optim.Adam": lambda p: torch.optim.Adam(p, lr),
@@ -200,12 +200,11 @@ def shared(tiny):
     """The data of two replicates and the config that gave it."""
     config = tiny("arrangement=none")
     made = fit.data_of(config, [0, 3])
-    made.setup()
     return config, made
 
 
 def linear_weights(config: dict, seeds=(0, 3)) -> list[torch.Tensor]:
-    network = fit.network_of(config, 64, 10, list(seeds))
+    network = network_of(config, 64, 10, list(seeds))
     return [p for layer in network.layers if isinstance(layer, StackedLinear) for p in (layer.weight, layer.bias)]
 
 
@@ -222,7 +221,6 @@ def test_every_arrangement_shares_split_initial_linear_weights_and_batch_order(s
     config, made = shared
     other = config | {"arrangement": arrangement, "position": position, "rate": 0.3}
     its = fit.data_of(other, [0, 3])
-    its.setup()
     for name, part in made.parts.items():
         assert torch.equal(its.parts[name].x, part.x) and torch.equal(its.parts[name].y, part.y)
     order = BatchOrder(made.parts["train"].rows, [0, 3], 16)
@@ -231,7 +229,7 @@ def test_every_arrangement_shares_split_initial_linear_weights_and_batch_order(s
 
 
 def mask_bits(config: dict) -> list[torch.Tensor]:
-    network = fit.network_of(config, 64, 10, [0, 3])
+    network = network_of(config, 64, 10, [0, 3])
     noises = [layer for layer in network.layers if isinstance(layer, StackedNoise)]
     return [layer.bits.draw(layer.features * 16, torch.device("cpu")) for layer in noises]
 
@@ -251,7 +249,6 @@ def test_the_a_a_run_shares_the_split_and_draws_weights_orders_and_masks_anew(sh
     config = config | {"arrangement": "bn_dropout"}
     again = config | {"rerun": 1}
     its = fit.data_of(again, [0, 3])
-    its.setup()
     assert all(torch.equal(its.parts[name].x, part.x) for name, part in made.parts.items())
     order, its_order = (next(iter(m.order)) for m in (made, its))
     for k in range(2):
@@ -403,7 +400,7 @@ def rates(monkeypatch) -> list[float]:
     class Watched(ReplicatedClassifier):
         def training_step(self, rows, _):
             seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-            super().training_step(rows, _)
+            return super().training_step(rows, _)
 
         def on_fit_end(self):
             seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -430,14 +427,12 @@ def test_drift_of_zero_changes_no_bit_and_drift_moves_training_alone(tiny):
     assert (moved[1]["train_loss"] != plain[1]["train_loss"]).all()
 
 
-def test_drift_ends_after_its_cycles_with_the_last_step_of_training(tiny, monkeypatch):
+def test_drift_is_asked_for_at_every_step_of_training(tiny, monkeypatch):
     times = []
-    drifted = ReplicatedClassifier.drifted
-    monkeypatch.setattr(
-        ReplicatedClassifier, "drifted", lambda self, x, time: times.append(time) or drifted(self, x, time)
-    )
+    swing = ReplicatedClassifier.swing
+    monkeypatch.setattr(ReplicatedClassifier, "swing", lambda self, step: times.append(step) or swing(self, step))
     trained(tiny("drift.scale=0.5"), [0])
-    assert times == pytest.approx(np.arange(10) / 10)
+    assert times == [*range(10)]
 
 
 # --- silencing and recalibration in a row
@@ -506,7 +501,7 @@ def test_a_fit_takes_the_gpu_that_its_process_is_bound_to(tiny, monkeypatch):
 
 def test_an_accuracy_in_the_table_is_the_very_fraction_of_rows(tiny, tmp_path):
     table = pd.read_csv(io.BytesIO(finish(tiny("replicates=3"), tmp_path)["replicates.csv"]))
-    rows = {"train_acc": 70, "train_mode_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}
+    rows = {"train_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}
     for name, count in rows.items():
         right = table[name] * count
         assert np.abs(right - right.round()).max() < 1e-9

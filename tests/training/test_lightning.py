@@ -86,7 +86,7 @@ def test_every_logger_and_callback_finds_its_metric(notebook):
 
 def test_a_checkpoint_loads_as_the_module_that_it_was(notebook):
     _, module, data, *_, again = notebook
-    assert again.hparams == module.hparams and again.hparams["select_epoch"] == "last"
+    assert again.hparams == module.hparams and again.hparams["config"]["select_epoch"] == "last"
     assert again.network is not module.network and again.network.seeds == [0, 1, 2]
     lowest = min(entry["val_nll"].mean().item() for entry in module.history)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_the_learning_rate_finder_finds_one(tmp_path):
     module, data = normdrop.build(*TINY)
     found = Tuner(trainer_of(tmp_path, max_epochs=9)).lr_find(module, datamodule=data, num_training=20)
     assert len(found.results["loss"]) >= 10 and all(loss > 0 for loss in found.results["loss"])
-    assert module.lr == module.optimizer_config["lr"]
+    assert module.lr == module.configure_optimizers()[0][0].param_groups[0]["initial_lr"]
 
 
 def test_a_loader_alone_is_refused_and_plain_tensors_go_to_every_replicate(notebook, tmp_path):

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from normdrop.data.module import Part
 from normdrop.metrics import SILENCED_FRACTIONS
-from normdrop.networks.mlp import mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
+from normdrop.study import config as configs
 from normdrop.training import module
 from normdrop.training.module import ReplicatedClassifier, accuracy, clip_, cross_entropy, expected_calibration_error
-
-ADAM = {"name": "adam", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +78,9 @@ def test_accuracy_is_nan_where_a_replicates_logits_are_not_finite():
     assert accuracy(logits, torch.zeros(3, 5, dtype=torch.long)).isnan().tolist() == [False, True, True]
 
 
-def classifier(part: Part, seeds: list[int], **changes) -> ReplicatedClassifier:
-    block = {"arrangement": "none", "position": "after", "rate": 0.0, "width": 10, "depth": 1} | changes
-    networks = [mlp(part.x.shape[2], 2, **block) for _ in seeds]
-    return ReplicatedClassifier(StackedNetwork(networks, seeds, 8), ADAM).eval()
+def classifier(part: Part, seeds: list[int], *overrides: str) -> ReplicatedClassifier:
+    config = configs.plain(configs.compose("arrangement=none", "model.width=[10]", "batch_size=8", *overrides))
+    return ReplicatedClassifier(config, part.x.shape[2:], 2, seeds).eval()
 
 
 def test_evaluation_covers_every_row_whatever_their_number():
@@ -144,10 +141,10 @@ def test_of_the_most_used_units_the_one_that_everything_hangs_on_is_silenced_fir
     assert own.accuracy_without(part, ranking, fraction).tolist() == [0.75, 0.75]
 
 
-def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
+def silenced_units(monkeypatch, *overrides: str) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     part = Part.of(torch.randn(2, 20, 3, generator=generator), torch.zeros(2, 20, dtype=torch.long))
-    own = classifier(part, [0, 1], width=[10, 6], depth=2, **block)
+    own = classifier(part, [0, 1], "model.width=[10,6]", *overrides)
     seen: list[list[Tensor]] = []
     forward = StackedNetwork.forward
 
@@ -163,7 +160,7 @@ def silenced_units(monkeypatch, **block) -> list[list[Tensor]]:
 
 def test_every_arrangement_at_every_position_loses_the_same_units(monkeypatch):
     plain = silenced_units(monkeypatch)
-    both = silenced_units(monkeypatch, arrangement="dropout_bn", position="before", rate=0.5)
+    both = silenced_units(monkeypatch, "arrangement=dropout_bn", "position=before", "rate=0.5")
     assert len(plain) == module.SILENCING_DRAWS
     for ours, theirs in zip(plain, both, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -180,24 +177,12 @@ def test_each_hidden_layer_loses_its_fraction_of_units_and_replicates_lose_diffe
 # --- drift
 
 
-def drifting(**drift) -> ReplicatedClassifier:
+@pytest.mark.parametrize(("quarter", "g"), [(0, 0.0), (1, 1.0), (2, 0.0), (3, -1.0), (12, 0.0)])
+def test_drift_swings_scale_and_offset_by_a_sine_of_the_training_time(monkeypatch, quarter, g):
     part = Part.of(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.long))
-    own = classifier(part, [0])
-    own.drift = {"scale": 0.5, "offset": 2.0, "cycles": 3.0} | drift
-    return own
-
-
-def test_drift_starts_and_ends_with_the_inputs_as_they_are():
-    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(drifting().drifted(x, 0.0), x)
-    torch.testing.assert_close(drifting().drifted(x, 1.0), x)
-
-
-@pytest.mark.parametrize(("quarter", "g"), [(1, 1.0), (2, 0.0), (3, -1.0), (4, 0.0)])
-def test_drift_swings_scale_and_offset_by_a_sine_of_the_training_time(quarter, g):
-    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    drifted = drifting().drifted(x, quarter / 4 / 3)
-    torch.testing.assert_close(drifted, x * (1 + 0.5 * g) + 2.0 * g)
+    monkeypatch.setattr(ReplicatedClassifier, "total_steps", 12)
+    own = classifier(part, [0], "drift.scale=0.5", "drift.offset=2.0", "drift.cycles=3")
+    assert own.swing(quarter) == pytest.approx((1 + 0.5 * g, 2.0 * g))
 
 
 def test_clipping_bounds_each_replicates_own_norm_and_depends_on_no_other():

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from normdrop.data.module import BatchOrder, Part, ReplicateData
 from normdrop.data.sources import digits
 from normdrop.networks.mlp import initialise, mlp
-from normdrop.networks.noise import StackedNoise
 from normdrop.networks.stacked import StackedBatchNorm, StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import shift
@@ -283,7 +282,6 @@ def test_measuring_leaves_network_mask_streams_and_global_random_state_as_they_w
     twin = copy.deepcopy(network)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     shift.measure(network, parts, BATCH, rerun=0, epoch=1)
-    shift.train_mode_accuracy(network, parts["train"], BATCH, rerun=0)
     shift.recalibrated(network, parts["train"])
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
@@ -310,19 +308,3 @@ def test_a_replicate_is_measured_the_same_whatever_its_companions():
     own = {name: Part.of(part.x[1:2], part.y[1:2]) for name, part in parts.items()}
     alone = shift.measure(build(16, [5], **block), own, BATCH, rerun=0, epoch=0)
     assert [entry for entry in together if entry["seed"] == 5] == alone
-
-
-def test_train_mode_accuracy_is_that_of_the_network_in_train_mode():
-    part = gaussian_parts(512, 16, replicates=2)["train"]
-    network = build(16, [0, 1], arrangement="bn_dropout", position="after", rate=0.5, width=32, depth=2)
-    train(network, part, epochs=2)
-    with torch.no_grad():
-        draws = [accuracy(network.train()(part.x[:, :BATCH]), part.y[:, :BATCH]) for _ in range(50)]
-    ours = shift.train_mode_accuracy(network, part, BATCH, rerun=0)
-    assert (ours - torch.stack(draws).mean(dim=0)).abs().max() < 0.12
-    for layer in network.layers:
-        if isinstance(layer, StackedNoise):
-            layer.rate = 0.0
-    with torch.no_grad():  # without noise and with one batch of all rows nothing is left to chance
-        expected = accuracy(copy.deepcopy(network).train()(part.x).double(), part.y)
-    torch.testing.assert_close(shift.train_mode_accuracy(network, part, 512, rerun=0), expected, rtol=0, atol=2.1 / 512)

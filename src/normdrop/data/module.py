@@ -12,7 +12,6 @@ import math
 from collections import UserList
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import lightning
@@ -24,7 +23,7 @@ from normdrop.compiling import compiled
 from normdrop.data.asked import check_memory, is_int, require
 from normdrop.data.rows import SMALL, Rows
 from normdrop.data.sources import bound
-from normdrop.data.split import channel_scale_of, project, scale_of, split, standardise
+from normdrop.data.split import project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
 
 # Rows at a time where a whole part is evaluated.
@@ -183,8 +182,7 @@ class ReplicateData(lightning.LightningDataModule):
     source: a data config, or what returns Rows; called with each replicate's `seed` if `fresh`, once
     without otherwise. seeds: one per replicate. pca: the number of principal components to use instead of
     the features, or None. shape: of a row, (channels, *space), in place of what the source says.
-    standardise: `feature`, each by itself, or `channel`, all positions of a channel alike. batch_norm:
-    whether the network has batch normalization, which cannot train on a batch of one row. rerun: another
+    batch_norm: whether the network has batch normalization, which cannot train on a batch of one row. rerun: another
     number gives other batch orders of the same parts. sizes: of the parts, see `split`.
 
     After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
@@ -206,7 +204,6 @@ class ReplicateData(lightning.LightningDataModule):
         fresh: bool = False,
         pca: int | None = None,
         shape: Sequence[int] | None = None,
-        standardise: str = "feature",
         batch_norm: bool = False,
         rerun: int = 0,
         **sizes: Any,
@@ -217,12 +214,11 @@ class ReplicateData(lightning.LightningDataModule):
             source = bound(source)
         self.source, self.seeds, self.batch_size = source, list(seeds), batch_size
         self.fresh, self.pca, self.batch_norm, self.rerun = fresh, pca, batch_norm, rerun
-        self.given_shape, self.standardise, self.sizes = shape, standardise, sizes
+        self.given_shape, self.sizes = shape, sizes
 
     def setup(self, stage: str = "fit") -> None:
         if hasattr(self, "parts"):  # Lightning calls this again for each stage
             return
-        require("data.standardise", self.standardise, self.standardise in ("feature", "channel"), "feature or channel")
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
@@ -240,8 +236,9 @@ class ReplicateData(lightning.LightningDataModule):
         )
 
     def _shared(self, given: Rows) -> dict[str, Part]:
-        index, scale = [split(given, seed, **self.sizes) for seed in self.seeds], self._scale(given)
-        table = Table.of(given, [scale(given.x[own["train"]].astype(np.float64)) for own in index])
+        self._find_shape(given)
+        index = [split(given, seed, **self.sizes) for seed in self.seeds]
+        table = Table.of(given, [scale_of(given.x[own["train"]].astype(np.float64)) for own in index])
         self.classes = len(given.classes)
         return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
 
@@ -251,7 +248,8 @@ class ReplicateData(lightning.LightningDataModule):
         for replicate, seed in enumerate(self.seeds):
             own = self.source(seed=seed) if given is None else given
             index = split(own, seed, **self.sizes)
-            values = standardise({name: own.x[i] for name, i in index.items()}, self._scale(own))
+            self._find_shape(own)
+            values = standardise({name: own.x[i] for name, i in index.items()})
             if self.pca is not None:
                 values = project(values, self.pca)
             if replicate == 0:
@@ -273,8 +271,7 @@ class ReplicateData(lightning.LightningDataModule):
         self.setup()
         self.order.restore(state_dict)
 
-    def _scale(self, rows: Rows) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """How to standardise rows, whose shape is found here."""
+    def _find_shape(self, rows: Rows) -> None:
         self.shape = rows.shape
         if (given := self.given_shape) is not None:
             features = rows.x.shape[1]
@@ -282,11 +279,6 @@ class ReplicateData(lightning.LightningDataModule):
             allowed = f"null, or a list of integers ≥ 1 whose product is the {features} features"
             require("data.shape", given, ok and math.prod(given) == features, allowed)
             self.shape = tuple(given)
-        if self.standardise == "feature":
-            return scale_of
-        if len(self.shape) == 1:
-            raise ValueError("data.standardise=channel: these rows have no channels; give their shape with data.shape")
-        return partial(channel_scale_of, channels=self.shape[0])
 
     def _resident(self) -> dict[str, Part]:
         """The parts, on the device of the trainer if there is one."""

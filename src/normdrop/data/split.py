@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -165,21 +165,12 @@ def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.ldexp(mean, exponent), np.where(varies, np.ldexp(std, exponent), np.inf)
 
 
-def channel_scale_of(train: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """`scale_of` with one mean and standard deviation for all positions of a channel."""
-    positions = train.shape[1] // channels
-    mean, scale = scale_of(train.reshape(-1, channels, positions).swapaxes(1, 2).reshape(-1, channels))
-    return mean.repeat(positions), scale.repeat(positions)
-
-
-def standardise(
-    parts: dict[str, np.ndarray], scale: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = scale_of
-) -> dict[str, np.ndarray]:
-    """Centre and scale all parts, each (rows, features), by the training part's `scale`.
+def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Centre and scale all parts, each (rows, features), by the training part's `scale_of`.
 
     Missing values (NaN) become 0, the training mean; so does every value of a feature that training never saw vary.
     """
-    mean, deviation = scale(parts["train"].astype(np.float64))
+    mean, deviation = scale_of(parts["train"].astype(np.float64))
     return {name: np.nan_to_num((x - mean) / deviation, nan=0.0) for name, x in parts.items()}
 
 

@@ -85,17 +85,19 @@ def unknown(network: StackedNetwork, optimizer: Optimizer) -> str | None:
 
 
 class Compiled:
-    """Trains a StackedNetwork with a torch optimizer where reason() is None, in batches of `batch_size` rows.
+    """Trains a StackedNetwork where reason() is None, in batches of `batch_size` rows.
 
     clip: the largest L2 norm of one replicate's gradients, to which longer ones are scaled, or None.
     """
 
-    def __init__(self, network: StackedNetwork, optimizer: Optimizer, batch_size: int, clip: float | None = None):
-        self.network, self.optimizer, self.batch_size, self.clip = network, optimizer, batch_size, clip or math.inf
+    def __init__(self, network: StackedNetwork, batch_size: int, clip: float | None = None):
+        self.network, self.batch_size, self.clip = network, batch_size, clip or math.inf
         self.threads = ThreadpoolController()
         self.tiled = any(library.get("architecture") in AVX512 for library in self.threads.info())
 
-    def run(self, x: Tensor, y: Tensor, rates: np.ndarray, drift: np.ndarray, active: Tensor) -> Tensor:
+    def run(
+        self, optimizer: Optimizer, x: Tensor, y: Tensor, rates: np.ndarray, drift: np.ndarray, active: Tensor
+    ) -> Tensor:
         """Train a stretch; the mean loss of each batch before its step, (steps, replicates).
 
         x (replicates, rows, features) float32 and y (replicates, rows) int64 are cut into batches, the last maybe
@@ -111,7 +113,7 @@ class Compiled:
         generators = [generator.bit_generator for noise in noises for generator in noise.bits.streams]
         told = [generator.state for generator in generators]
         states = np.array([state["state"]["state"] for state in told], np.uint64).reshape(-1, len(y), 4)
-        parameters, rule = self._optimizer(len(rates))
+        parameters, rule = self._optimizer(optimizer, len(rates))
         # Behind the gradients the padding stays 0.
         gradients = np.zeros(parameters["begin"][-1] + parameters["size"][-1], np.float32)
         spaces = (np.empty(work, np.float32), np.empty(work, np.float32), np.empty(work, np.uint64), gradients)
@@ -150,12 +152,12 @@ class Compiled:
             records.append(tuple(own.get(name, 0) for name in LAYER.names or ()))
         return np.array(records, LAYER), np.concatenate(tables), noises, work
 
-    def _optimizer(self, steps: int) -> tuple[np.ndarray, Any]:
+    def _optimizer(self, optimizer: Optimizer, steps: int) -> tuple[np.ndarray, Any]:
         """The parameters' records, with a state made as torch makes it that counts `steps` more, and the rule's."""
-        group, records, done, begin = self.optimizer.param_groups[0], [], 0, 0
+        group, records, done, begin = optimizer.param_groups[0], [], 0, 0
         names = ("exp_avg", "exp_avg_sq", "step") if "betas" in group else ("momentum_buffer",)
         for parameter in group["params"]:
-            state = self.optimizer.state[parameter]
+            state = optimizer.state[parameter]
             for name in (name for name in names if state.get(name) is None):
                 state[name] = torch.zeros(() if name == "step" else parameter.shape)
             tensors = (parameter, state[names[0]], state[names[len(names) // 2]])

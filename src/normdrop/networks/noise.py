@@ -35,27 +35,23 @@ class StackedNoise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        if self.turn is not None:
-            return self._of_one(x, self.turn)
-        bits = self.bits.draw(self.features * self.batch_size, x.device)
-        bits = bits.view(-1, self.features, self.batch_size)[..., : x.shape[-1]]
-        factors = self.factors(bits, x.dtype)
-        if self.features == x.shape[1]:
-            return x * factors
-        return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
-
-    def _of_one(self, x: Tensor, replicate: int) -> Tensor:
-        """The same numbers as in a stack, for one replicate's rows."""
+        if self.turn is None:
+            factors = self._drawn(x, self.features, x.shape[-1], slice(None))
+            return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
         if self.channels and x.dim() < 3:
             raise ValueError(f"noise=channel: rows of {x.dim() - 1} dimension have no channels; use noise=bernoulli")
-        features = x.shape[1] if self.channels else x[0].numel()
-        steps = -(-len(x) // self.batch_size)  # more than one where a network makes several rows of one
-        columns = steps * self.batch_size
-        bits = self.bits.draw(features * columns, x.device, slice(replicate, replicate + 1))
-        factors = self.factors(bits.view(features, columns)[:, : len(x)], x.dtype).T
+        shape = x.shape[1:2] if self.channels else x.shape[1:]
+        factors = self._drawn(x, shape.numel(), len(x), slice(self.turn, self.turn + 1))[0].T
         if self.channels:
-            return x * factors.reshape(*factors.shape, *[1] * (x.dim() - 2))
+            return x * factors.view(*factors.shape, *[1] * (x.dim() - 2))
         return x * factors.reshape(x.shape)
+
+    def _drawn(self, x: Tensor, features: int, rows: int, of: slice) -> Tensor:
+        """The factors of the rows at hand, (replicates, features, rows)."""
+        steps = -(-rows // self.batch_size)  # more than one where a network makes several rows of one
+        columns = steps * self.batch_size
+        bits = self.bits.draw(features * columns, x.device, of)
+        return self.factors(bits.view(-1, features, columns)[..., :rows], x.dtype)
 
     def factors(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
         """The factor of each unit, with mean 1, from int16 bits."""
@@ -95,17 +91,11 @@ class _Bits:
     def draw(self, count: int, device: torch.device, of: slice = slice(None)) -> Tensor:
         """The next numbers of all replicates, or of some."""
         words = -(-count // 4)
-        if device.type == "cpu":
-            return self.from_generators(words, of)[:, :count]
-        return self.by_counting(words, device, of)[:, :count]
-
-    def from_generators(self, words: int, of: slice = slice(None)) -> Tensor:
+        if device.type != "cpu":
+            return self.by_counting(words, device, of)[:, :count]
         # SFC64's raw words are the cheapest random bits there are on a CPU, ten times faster than bernoulli_.
-        streams = self.streams[of]
-        out = np.empty((len(streams), words), np.uint64)
-        for row, generator in zip(out, streams, strict=True):
-            row[:] = generator.bit_generator.random_raw(words)
-        return torch.from_numpy(out.view(np.int16))
+        drawn = [generator.bit_generator.random_raw(words) for generator in self.streams[of]]
+        return torch.from_numpy(np.stack(drawn).view(np.int16))[:, :count]
 
     def by_counting(self, words: int, device: torch.device, of: slice = slice(None)) -> Tensor:
         self.keys, self.drawn = self.keys.to(device), self.drawn.to(device)
@@ -115,11 +105,8 @@ class _Bits:
 
 
 def splitmix64(state: Tensor) -> Tensor:
-    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) on int64 tensors, wrapping as
-    uint64.
-
-    A stream by counting: every word of every replicate at once, where a device has no generator per
-    replicate.
+    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) on int64, wrapping as uint64: random
+    words by counting, all replicates at once, where a device has no generator for each.
     """
 
     def shifted(x: Tensor, bits: int) -> Tensor:

@@ -58,15 +58,15 @@ class SideBySide(nn.Module):
         self.copies = copy.deepcopy(copies[0])
         self.sizes = {name: tuple(values.shape) for name, values in self.copies.named_parameters()}
         stacked: dict[int, nn.Parameter] = {}  # weights that two layers share stay shared
-        for name, first in [*self.copies.named_parameters(remove_duplicate=False)]:
-            if id(first) not in stacked:
-                values = padded([its.get_parameter(name) for its in copies])
-                stacked[id(first)] = nn.Parameter(values, requires_grad=first.requires_grad)
-            holder, last = _holder(self.copies, name)
-            setattr(holder, last, stacked[id(first)])
-        for name, _ in [*self.copies.named_buffers()]:
-            holder, last = _holder(self.copies, name)
-            holder._buffers[last] = torch.stack([its.get_buffer(name) for its in copies])
+        for name, layer in self.copies.named_modules():
+            theirs = [its.get_submodule(name) for its in copies]
+            for key, first in [*layer.named_parameters(recurse=False, remove_duplicate=False)]:
+                if id(first) not in stacked:
+                    values = padded([its.get_parameter(key) for its in theirs])
+                    stacked[id(first)] = nn.Parameter(values, requires_grad=first.requires_grad)
+                setattr(layer, key, stacked[id(first)])
+            for key, _ in [*layer.named_buffers(recurse=False)]:
+                layer._buffers[key] = torch.stack([its.get_buffer(key) for its in theirs])
         self.noises = [*pair_noise(self.copies, place)]
         self.turn = 0  # the replicate whose rows pass now
 
@@ -103,11 +103,6 @@ def replace(module: nn.Module, name: str, new: nn.Module) -> None:
         for key, child in [*holder._modules.items()]:
             if child is old:
                 holder._modules[key] = new
-
-
-def _holder(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, last = name.rpartition(".")
-    return module.get_submodule(path), last
 
 
 def padded(slices: Sequence[Tensor]) -> Tensor:

@@ -49,35 +49,23 @@ def _report(options: Namespace) -> None:
     from normdrop.report.study import load
 
     folder = options.folder
-    _tell(f"reading {folder}")
+    print(f"reading {folder}", file=sys.stderr, flush=True)
     studies = load(folder)
     if options.publish:
         publish.write(studies, options.publish)
         folder = options.publish
         studies = load(folder)
     target = (options.output or folder) / "report"
-    other = load(options.against) if options.against else []
-    sections = page.write(studies, target, other, _tell)
-    for section in sections:
+    for section in page.write(studies, target, load(options.against) if options.against else []):
         root = section.study.folder
         # What is published has no learning curves, and another's folder is left as it is.
         if (root / "plan.json").exists() and not options.output:
-            _tell(f"TensorBoard: {section.study.name}")
             pictures = {name: target / file for name, file in section.figures.items()}
             tensorboard.write_overview(root, page.texts(section), pictures)
-    _tell("")
     print("\n".join(page.first_lines(target)))
     print(f"Page: {target / 'report.html'}")
     shown = folder / "overview" if (folder / "overview").exists() else folder
     print(f"TensorBoard: tensorboard --logdir {shown}")
-
-
-def _tell(line: str) -> None:
-    """Where the work stands: on a terminal one line that is written over."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    elif line:
-        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, pairs, rungs, with_dropout
+from normdrop.report.choose import Pair, rungs, with_dropout
 from normdrop.report.compare import alarm as tail
 from normdrop.report.compare import head, mean_interval
 from normdrop.report.study import Study
-from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
 
 
-def _family(study: Study) -> Iterator[Pair]:
-    """The comparisons of the declared family at the grid proper."""
-    for pair in pairs(study, only=study.declared.family) if len(study.table) else ():
-        if pair.counted and not pair.a["beyond"].any():
-            yield pair
+def _family(study: Study, found: Iterable[Pair]) -> list[Pair]:
+    """The comparisons of the declared family at the grid proper; all of them where nothing is declared."""
+    declared = [pair for pair in found if study.declared.family in (None, pair.comparison)]
+    return [pair for pair in declared if pair.counted and not pair.a["beyond"].any()]
 
 
-def edges(study: Study) -> pd.DataFrame:
+def edges(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
     """How often validation prefers the ends of a tuned key's grid, where a wider grid might go on.
 
-    Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends), choices, at_low, at_high
-    (shares), doubt. One row per tuned key whose values are numbers.
+    found: `choose.pairs`. Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends),
+    choices, at_low, at_high (shares), doubt. One row per tuned key whose values are numbers.
     """
-    sides = [side for pair in _family(study) for side in (pair.a, pair.b)]
-    found, table = [], study.table
-    chosen = pd.concat(sides) if sides and study.declared.family == "best_vs_best" else table.iloc[:0]
+    columns = ["key", "low", "high", "choices", "at_low", "at_high"]
+    sides = [side for pair in _family(study, found) for side in (pair.a, pair.b)]
+    if study.declared.family != "best_vs_best" or not sides:
+        return pd.DataFrame(columns=[*columns, "doubt"])
+    chosen, ends = pd.concat(sides), []
     for key in study.declared.tuned:
         # An arrangement without dropout has no rate to choose.
-        choices, grid = (rows.loc[with_dropout(rows) | (key != "rate"), key] for rows in (chosen, table))
+        choices, grid = (rows.loc[with_dropout(rows) | (key != "rate"), key] for rows in (chosen, study.table))
         if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
-            found.append((key, grid.min(), grid.max(), len(choices), choices.eq(grid.min()), choices.eq(grid.max())))
+            low, high = grid.min(), grid.max()
+            ends.append((key, low, high, len(choices), choices.eq(low).mean(), choices.eq(high).mean()))
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
         last = chosen["epochs_after"].dropna() == 0
-        found.append(("epoch", np.nan, np.nan, len(last), last & False, last))
-    result = pd.DataFrame(found, columns=["key", "low", "high", "choices", "at_low", "at_high"])
-    for end in ("at_low", "at_high"):
-        result[end] = [choices.mean() for choices in result[end]]
-    return result.assign(doubt=result[["at_low", "at_high"]].max(axis=1) > EDGE)
+        ends.append(("epoch", np.nan, np.nan, len(last), 0.0, last.mean()))
+    table = pd.DataFrame(ends, columns=columns)
+    return table.assign(doubt=table[["at_low", "at_high"]].max(axis=1) > EDGE)
 
 
-def neighbours(study: Study) -> pd.DataFrame:
+def neighbours(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
     """Test accuracy and NLL of the very comparisons that are declared, which their own metric may hide.
 
-    Of a kind that consumes a key the mean over its values. Columns: metric, n (comparisons), mean, low, high (of the
-    differences A - B), up, down (comparisons whose interval lies above or below 0), half (of a single one's interval).
+    found: `choose.pairs`. Of a kind that consumes a key the mean over its values. Columns: metric, n (comparisons),
+    mean, low, high (of the differences A - B), up, down (comparisons whose interval lies above or below 0), half (of a
+    single one's interval).
     """
-    found = []
-    family = list(_family(study))
+    family, beside = _family(study, found), []
     for metric in ("test_acc", "test_nll"):
         if metric in study.declared.metrics and study.kind.reduce is None:
             continue
@@ -66,8 +65,8 @@ def neighbours(study: Study) -> pd.DataFrame:
             means, lows, highs = np.transpose(intervals)
             sides = {"up": int((lows > 0).sum()), "down": int((highs < 0).sum()), "half": (highs - lows)[0] / 2}
             numbers = {"n": len(means), "mean": means.mean(), "low": means.min(), "high": means.max()}
-            found.append({"metric": metric} | numbers | sides)
-    return pd.DataFrame(found, columns=["metric", "n", "mean", "low", "high", "up", "down", "half"])
+            beside.append({"metric": metric} | numbers | sides)
+    return pd.DataFrame(beside)
 
 
 def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
@@ -95,7 +94,7 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
     less than .005; claiming: those rows.
     """
-    tested = rows[(rows["family"] == HARNESS) & ~rows["verdict"].str.startswith("refused")]
+    tested = rows.query("family == 'a/a' and not verdict.str.startswith('refused')")
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
     chance = tail(len(claiming), len(tested), alpha)

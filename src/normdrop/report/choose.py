@@ -124,7 +124,7 @@ def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndar
     if metric not in a or not (a[metric].notna().any() and b[metric].notna().any()):
         return
     reduce = study.kind.reduce
-    if reduce is None:
+    if reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
         of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
         yield "", of_a.to_numpy(), of_b.to_numpy()
         return

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from statsmodels.stats.meta_analysis import combine_effects
 
 from normdrop.metrics import METRICS
+from normdrop.report.choose import pairs
 from normdrop.report.compare import MIN_DATA_SETS, detectable, holm, judged, t_quantile, t_tests
 from normdrop.report.study import Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, rows
@@ -70,7 +71,7 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     if study.kind.reduce is None:
         found += _means(study, LOG_ODDS, _log_odds(table[table["metric"] == "test_acc"]), without)
     if declared.family:
-        found += _means(study, BY_NLL, rows(study, prefer="nll", only="best_vs_best"), without)
+        found += _means(study, BY_NLL, rows(study, pairs(study, prefer="nll", only="best_vs_best")), without)
     if declared.apart:
         found += _means(study, ALL, table, copies)
     result = pd.DataFrame(found, columns=columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.kinds import trend
-from normdrop.report.choose import pairs
+from normdrop.report.choose import Pair, pairs
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
 from normdrop.report.verdicts import rows
@@ -30,7 +31,8 @@ def cells(study: Study) -> pd.DataFrame:
         if not {*a, *b} <= set(study.table["arrangement"]):
             continue
         contrast = replace(declared, contrast={"a": a, "b": b}, secondary=(recalibrated,), family=None)
-        table = rows(replace(study, declared=contrast), only="same_rate")
+        other = replace(study, declared=contrast)
+        table = rows(other, pairs(other, only="same_rate"))
         own, again = (table[table["metric"] == metric] for metric in (declared.metric, recalibrated))
         again = again.rename(columns={"estimate": "recal", "ci_low": "recal_low", "ci_high": "recal_high"})
         own = own[[*place, "n", "estimate", "ci_low", "ci_high", "p_value", "p_tost"]]
@@ -43,15 +45,16 @@ def cells(study: Study) -> pd.DataFrame:
     return table.assign(word=np.select(tests, ["ahead", "behind", "no difference"], "open"))
 
 
-def trends(study: Study) -> pd.DataFrame:
+def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
     """How A - B changes along each key whose values are numbers, the rest held fixed, at equal rates and tuned.
 
-    A line through the differences of each seed, its rungs equally far apart; the change from the first to the last
-    rung is tested against 0 over the seeds. Columns: key, first, last, dataset, position, the other keys ("" in the
-    column of the key itself), comparison, rate, n, estimate (metric's unit), ci_low, ci_high, p_value.
+    compared: `choose.pairs`. A line through the differences of each seed, its rungs equally far apart; the change from
+    the first to the last rung is tested against 0 over the seeds. Columns: key, first, last, dataset, position, the
+    other keys ("" in the column of the key itself), comparison, rate, n, estimate (metric's unit), ci_low, ci_high,
+    p_value.
     """
     declared, found, tables = study.declared, [], []
-    for pair in pairs(study):
+    for pair in compared:
         difference = (pair.a[declared.metric] - pair.b[declared.metric]).astype(float).reset_index(name="difference")
         tables.append(difference.assign(**pair.place, comparison=pair.comparison, rate=pair.rate))
     if not tables:

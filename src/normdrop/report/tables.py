@@ -11,11 +11,6 @@ from normdrop.arrangement import operations
 from normdrop.metrics import METRICS
 from normdrop.report.study import Study
 
-PLACES = {
-    "after": "after the activation (post-activation)",
-    "before": "before the activation (pre-activation)",
-    "around": "around the activation",
-}
 SPOKEN = {"bn": "BN", "ln": "LN", "none": "plain network"}
 KEYS = {
     "rate": "dropout rate",
@@ -32,28 +27,6 @@ def number(value: float, metric: str, sign: str = "+") -> str:
     digits = 3 if METRICS[metric].unit == "nats" else 2
     # What rounds to 0 from below would be -0.00 without the + 0.
     return f"{round(METRICS[metric].scale * value, digits) + 0:{sign}.{digits}f}"
-
-
-def interval(low: float, high: float, metric: str) -> str:
-    return "—" if pd.isna(low) else f"{number(low, metric)} to {number(high, metric)}"
-
-
-def estimate(row: Any) -> str:
-    """A difference with unit and interval, of a row with metric, estimate, low and high."""
-    size = f"{number(row['estimate'], row['metric'])} {METRICS[row['metric']].unit}"
-    return size if pd.isna(row["low"]) else f"{size} ({interval(row['low'], row['high'], row['metric'])})"
-
-
-def mean(row: Any) -> str:
-    """A level with half of its interval, of a row with metric, mean, ci_low and ci_high."""
-    half = number((row["ci_high"] - row["ci_low"]) / 2, row["metric"], sign="")
-    return f"{number(row['mean'], row['metric'], sign='')} ± {half}"
-
-
-def p_value(value: float) -> str:
-    if pd.isna(value):
-        return "—"
-    return "< .0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def spoken(name: str) -> str:
@@ -73,6 +46,12 @@ def sides(study: Study) -> tuple[str, str]:
 
 def key_name(key: str) -> str:
     return KEYS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+def quantity(study: Study, metrics: Iterable[str]) -> str:
+    """What a study compares, in words: its kind says what it makes of its metrics."""
+    words = " and ".join(METRICS[metric].words for metric in metrics)
+    return study.kind.quantity.format(metric=words, over=key_name(study.declared.over or ""))
 
 
 def shown(value: Any) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,160 +22,120 @@ COLUMNS = [
     "claim", "dataset", "position", "comparison", "rate_a", "rate_b", "metric", "n", "estimate", "ci_low",
     "ci_high", "p_value", "p_holm", "p_tost", "verdict", "p_new_data", "verdict_new_data", "experiment",
     "part", "rate", "family", "beyond", "counted", "a", "b", "left_out", "sd", "mean_a", "mean_b", "new_low",
-    "new_high", "p_holm_new", "p_tost_holm", "p_tost_new", "p_tost_holm_new", "detectable", "needed",
-    "test_rows", "seeds", "alpha",
+    "new_high", "p_tost_holm", "detectable", "needed", "test_rows", "seeds",
 ]
 # fmt: on
 # Families: the declared one is judged after Holm; a/a compares an arrangement with itself.
 DECLARED, EXPLORATORY, HARNESS = "declared", "exploratory", "a/a"
-# p-values after Holm over the declared family, and what they adjust.
-ADJUSTED = {"p_holm": "p_value", "p_holm_new": "p_new_data", "p_tost_holm": "p_tost", "p_tost_holm_new": "p_tost_new"}
 
 
-def rows(study: Study, prefer: str = "accuracy", only: str | None = None) -> pd.DataFrame:
-    """Every comparison of a study, the declared family first: COLUMNS and the study's keys.
+def rows(study: Study, found: Iterable[Pair] | None = None) -> pd.DataFrame:
+    """A row for each comparison, metric and part of the claim, the declared family first: COLUMNS and the study's keys.
 
-    comparison: best_vs_best, same_rate, a/a or a/a_tuned. part: of the claim, "" where it has but one. beyond: the
-    setting is outside of the grid proper, so that the claim's word does not count it. detectable: the smallest true
-    difference that would be seen with 80 % power, of a declared row as the first in Holm's order. needed: seeds for a
-    half-width of half the ROPE. prefer, only: as of `choose.pairs`; with them no A/A.
+    found: what is compared; None: all of the study, and A/A. comparison: best_vs_best, same_rate, a/a or a/a_tuned.
+    part: "" where a claim has but one. beyond: the setting is outside of the grid proper, so that the claim's word does
+    not count it. detectable: the smallest true difference that would be seen with 80 % power, of a declared row as the
+    first in Holm's order. needed: seeds for a half-width of half the ROPE.
     """
-    columns = [*COLUMNS, *study.keys]
-    found = [] if study.table.empty else [*_compared(study, pairs(study, prefer, only))]
-    if only is None and not study.table.empty:
-        found += _again(study)
-    if not found:
+    columns, alpha = [*COLUMNS, *study.keys], study.declared.alpha
+    if found is None:
+        found = [] if study.table.empty else [*pairs(study), *again(study)]
+    table = pd.DataFrame([row for pair in found for row in _compared(study, pair)])
+    if table.empty:
         return pd.DataFrame(columns=columns)
-    table = pd.DataFrame(found)
-    alpha, declared = study.declared.alpha, table["family"] == DECLARED
-    for name, p_value in ADJUSTED.items():
-        table[name] = holm(table[p_value].where(declared))
-    for name, interval, scope in (("verdict", "ci", ""), ("verdict_new_data", "new", "_new")):
-        table[name] = [_verdict(study, row, interval, scope) for row in table.to_dict("records")]
-    level = np.where(declared, alpha / max(int(declared.sum()), 1), alpha)
-    table["detectable"] = [detectable(*row) for row in zip(table["sd"], table["n"], level, strict=True)]
-    table = table.assign(claim=study.declared.claim, experiment=study.name, alpha=alpha)
-    table["seeds"] = spans(study.table["seed"])
-    order = table["family"].map([DECLARED, EXPLORATORY, HARNESS].index).sort_values(kind="stable").index
-    return table.loc[order, columns].reset_index(drop=True)
+    mine = table["family"] == DECLARED
+    table["verdict"] = _judged(table, alpha, "ci_low", "ci_high", "p_value", "p_tost")
+    table["verdict_new_data"] = _judged(table, alpha, "new_low", "new_high", "p_new_data", "p_tost_new")
+    table["p_holm"] = holm(table["p_value"].where(mine))
+    table["p_tost_holm"] = holm(table["p_tost"].where(mine))
+    level = np.where(mine, alpha / max(mine.sum(), 1), alpha)
+    table["detectable"] = list(map(detectable, table["sd"], table["n"], level))
+    table = table.assign(claim=study.declared.claim, experiment=study.name, seeds=spans(study.table["seed"]))
+    return table.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)[columns]
 
 
-def _verdict(study: Study, row: dict[Any, Any], interval: str, scope: str) -> str:
-    """What a row says in one scope; a row outside the family is exploratory and judged by its own p-values."""
-    if reason := refusal(row["result"]):
-        return f"refused: {reason}"
-    p_value, p_tost = f"p_holm{scope}", f"p_tost_holm{scope}"
-    if row["family"] != DECLARED:
-        p_value, p_tost = ADJUSTED[p_value], ADJUSTED[p_tost]
-    good = METRICS[row["metric"]].higher_is_better
-    if row["family"] != HARNESS:
-        good = study.kind.good(good)
-    ends = row[f"{interval}_low"], row[f"{interval}_high"]
-    return judged(*ends, row[p_value], row[p_tost], study.declared.alpha, good)
+def _judged(table: pd.DataFrame, alpha: float, low: str, high: str, p_value: str, p_tost: str) -> list[str]:
+    """Verdicts in one scope. What is not declared is judged by its own p-values."""
+    mine = table["family"] == DECLARED
+    p, tost = (table[name].where(~mine, holm(table[name].where(mine))) for name in (p_value, p_tost))
+    found = []
+    for row in table.assign(p=p, tost=tost).to_dict("records"):
+        said = judged(row[low], row[high], row["p"], row["tost"], alpha, row["good"])
+        found.append(f"refused: {row['refused']}" if row["refused"] else said)
+    return found
 
 
-def _compared(study: Study, found: Iterable[Pair]) -> Iterator[dict[str, Any]]:
-    declared = study.declared
-    for pair in found:
-        for metric in dict.fromkeys([*declared.metrics, *declared.secondary]):
-            mine = pair.counted and pair.comparison == declared.family and metric in declared.metrics
-            for part, a, b in values(study, pair, metric):
-                confirms = mine and part == (study.kind.answer or part)  # of a ladder the trend alone
-                yield (
-                    pair.place
-                    | {
-                        "comparison": pair.comparison,
-                        "rate": math.nan if pair.rate is None else pair.rate,
-                        "rate_a": _rate(_at(study, pair.a, part), pair.rate),
-                        "rate_b": _rate(_at(study, pair.b, part), pair.rate),
-                        "part": part,
-                        "counted": pair.counted,
-                        "family": DECLARED if confirms else EXPLORATORY,
-                        "a": " or ".join(declared.sides[0]),
-                        "b": " or ".join(declared.sides[1]),
-                    }
-                    | _numbers(study, metric, a, b, pair.a, pair.b)
-                )
-
-
-def _at(study: Study, side: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The rows that a part of the claim is of: a rung's own, else all."""
-    if not study.declared.over or part in ("", study.kind.answer):
-        return side
-    return side[side.index.get_level_values(study.declared.over).map(text) == part]
-
-
-def _rate(side: pd.DataFrame, rate: float | None = None) -> float:
-    """The rate of a side; where it was chosen, the one chosen most often (the lowest of several)."""
-    if side.empty:
-        return math.nan
-    return float(side["rate"].mode().iloc[0]) if rate is None or set(side["rate"]) != {rate} else rate
-
-
-def _numbers(study: Study, metric: str, a: np.ndarray, b: np.ndarray, *sides: pd.DataFrame) -> dict[str, Any]:
-    """A row's numbers, and the `Comparison` itself as `result`. sides: rows that say how their samples were drawn."""
-    rope, alpha = study.rope(metric), study.declared.alpha
+def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
+    """The rows of a pair before they are judged. good: more of it is. refused: why there is no verdict, or ""."""
+    declared, sides = study.declared, [pair.a, pair.b]
     # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
     ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
     fresh = all(side["fresh_rows"].all() for side in sides)
-    budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
-    result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=alpha, budget=budget)
-    return asdict(result) | {
-        "metric": metric,
-        "result": result,
-        "needed": needed(result.sd, result.n, rope / 2, alpha),
-        "test_rows": sides[0]["test_rows"].max(),
-        "beyond": bool(sides[0]["beyond"].any()),
-    }
+    place = pair.place | {"comparison": pair.comparison, "counted": pair.counted, "family": EXPLORATORY}
+    place |= {"rate": math.nan if pair.rate is None else pair.rate, "beyond": bool(pair.a["beyond"].any())}
+    place |= {"test_rows": pair.a["test_rows"].max()}
+    place |= dict(zip("ab", map(" or ".join, declared.sides), strict=True))
+    metrics, again = (*declared.metrics, *declared.secondary), pair.comparison.startswith(HARNESS)
+    if again:
+        metrics, network = declared.metrics, pair.place["arrangement"]
+        place |= {"a": network, "b": f"{network} again", "family": HARNESS}
+    for metric in dict.fromkeys(metrics):
+        rope, good = study.rope(metric), METRICS[metric].higher_is_better
+        budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
+        confirms = pair.counted and pair.comparison == declared.family and metric in declared.metrics
+        for part, a, b in values(study, pair, metric):
+            result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, budget=budget)
+            row = place | vars(result) | {"metric": metric, "part": part}
+            row |= {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
+            row |= {"good": good if again else study.kind.good(good), "refused": refusal(result) or ""}
+            row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
+            if confirms and part == (study.kind.answer or part):  # of a ladder the trend alone
+                row["family"] = DECLARED
+            yield row
 
 
-def _again(study: Study) -> Iterator[dict[str, Any]]:
-    """A/A: what was trained twice, configuration by configuration, and through the whole selection."""
-    declared, tuned = study.declared, list(study.declared.tuned)
-    first, again = (study.table[study.table["rerun"] == rerun] for rerun in (0, 1))
-    again = again[~again["stands_in"]]
-    own = [key for key in (declared.over, *tuned) if key]
+def _rate(study: Study, side: pd.DataFrame, part: str) -> float:
+    """The rate of a side, or of the rung that a part is of: of several the most frequent, then the lowest."""
+    if study.declared.over and part not in ("", study.kind.answer):
+        side = side[side.index.get_level_values(study.declared.over).map(text) == part]
+    rates, counts = np.unique(side["rate"], return_counts=True)
+    return float(rates[counts.argmax()]) if len(rates) else math.nan
+
+
+def again(study: Study) -> Iterator[Pair]:
+    """A/A: what was trained twice, configuration by configuration, and through the whole selection (a/a_tuned)."""
+    tuned = list(study.declared.tuned)
+    own = [key for key in (study.declared.over, *tuned) if key]
+    twice = study.table.query("rerun == 1 and not stands_in")
     for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
         at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
-        for key, run in again.groupby(at):
-            place = dict(zip(at, key, strict=True))
-            candidates = run[[*at, *own]].drop_duplicates()
-            before = first.merge(candidates.loc[:, ~candidates.columns.duplicated()])
-            if comparison == "a/a_tuned" and (declared.over or len(candidates) < 2):
+        for place, second in twice.groupby(at):
+            candidates = second[list(dict.fromkeys([*at, *own]))].drop_duplicates()
+            first = study.first.merge(candidates)
+            if comparison == "a/a_tuned" and (study.declared.over or len(candidates) < 2):
                 continue
-            if len(before[own].drop_duplicates()) < len(candidates):
-                continue
-            a, b = (chosen(side, tuned, ["seed"]) for side in (before, run))
-            place |= {"comparison": comparison, "part": "", "family": HARNESS, "counted": False, "rate": math.nan}
-            place |= {"a": place["arrangement"], "b": f"{place['arrangement']} again"}
-            place |= {"rate_a": _rate(a), "rate_b": _rate(b)}
-            for metric in (metric for metric in declared.metrics if metric in a):
-                of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
-                if len(of_a):
-                    yield place | _numbers(study, metric, of_a.to_numpy(), of_b.to_numpy(), b)
+            if len(first[own].drop_duplicates()) == len(candidates):
+                a, b = (chosen(side, tuned, ["seed"]) for side in (first, second))
+                yield Pair(dict(zip(at, place, strict=True)), comparison, None, False, a, b)
 
 
-def means(study: Study, metrics: Sequence[str] = ("test_acc", "test_nll")) -> pd.DataFrame:
-    """Arrangement × position × rate × keys with the mean over seeds and its interval: what a sweep alone has to tell.
+def means(study: Study) -> pd.DataFrame:
+    """Test accuracy and NLL of each network: mean over seeds and its interval, what a sweep alone has to tell.
 
     Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n, mean, ci_low,
     ci_high.
     """
-    declared = study.declared
-    own = [key for key in (*declared.tuned, declared.over) if key and key != "rate"]
-    at = ["dataset", "arrangement", "position", "rate", *study.keys, *own]
-    if study.table.empty:
-        return pd.DataFrame(columns=[*at, "metric", "n", "mean", "ci_low", "ci_high"])
-    measured = [metric for metric in metrics if metric in study.table]
+    own = [key for key in (*study.declared.tuned, study.declared.over) if key]
+    at = list(dict.fromkeys(["dataset", "arrangement", "position", "rate", *study.keys, *own]))
+    measured = [metric for metric in ("test_acc", "test_nll") if metric in study.table]
     long = study.first.melt(at, measured, var_name="metric")
     table = long.groupby([*at, "metric"])["value"].agg(n="count", mean="mean", error="sem").reset_index()
-    half = special.stdtrit(table["n"] - 1, 1 - declared.alpha / 2) * table["error"]
-    table = table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
-    return table.drop(columns="error")
+    half = special.stdtrit(table["n"] - 1, 1 - study.declared.alpha / 2) * table.pop("error")
+    return table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
 
 
 def spans(numbers: Iterable[int]) -> str:
     """Whole numbers as runs: `0-9 20-29`."""
-    counted = enumerate(sorted({*map(int, numbers)}))
-    runs = [[n for _, n in run] for _, run in itertools.groupby(counted, key=lambda pair: pair[1] - pair[0])]
-    return " ".join(f"{run[0]}-{run[-1]}" for run in runs)
+    ordered = pd.Series(sorted(set(numbers)))
+    runs = ordered.groupby(ordered.diff().ne(1).cumsum())
+    return " ".join(f"{run.min()}-{run.max()}" for _, run in runs)

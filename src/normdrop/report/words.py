@@ -1,25 +1,16 @@
-"""From verdicts to the word of a claim, by a rule that is declared before anything runs."""
+"""From verdicts to the word of a claim, by a rule that is declared before anything runs: the page ends with it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import pandas as pd
 
 from normdrop.report import mechanism
 from normdrop.report.compare import head
 from normdrop.report.study import MAIN, Study
-from normdrop.report.verdicts import DECLARED
 
-RULE = (
-    "The main claim has one word per position, of the mean over data sets: Yes (better, not equivalent), No: the "
-    "opposite, No practical difference (equivalent), Inconclusive; It depends where the prediction interval reaches "
-    "beyond the ROPE on both sides. Another claim is told by counts over its declared family after Holm: Yes or No: "
-    "the opposite (at least three quarters, none against), No practical difference (likewise), It depends (some each "
-    "way), Sometimes (some, none against), else Inconclusive. Fewer than six seeds: refused."
-)
 POOLED_WORDS = {
     "better": "Yes",
     "worse": "No: the opposite",
@@ -29,25 +20,27 @@ POOLED_WORDS = {
 }
 
 
-def counted_word(verdicts: Sequence[str]) -> str:
-    """The word of a claim by counts over its family; a refused verdict counts as one that is on no side."""
+def counts(verdicts: Iterable[str]) -> dict[str, int]:
     heads = Counter(map(head, verdicts))
-    total, better, worse = len(verdicts), heads["better"], heads["worse"]
-    if not total:
-        raise ValueError("no verdict: a claim needs at least one")
-    if heads["refused"] == total:
+    named = {word: heads[word] for word in ("better", "worse", "equivalent", "refused")}
+    return named | {"open": heads["inconclusive"], "n": heads.total()}
+
+
+def counted_word(better: int, worse: int, equivalent: int, refused: int, open: int, n: int) -> str:
+    """The word of a claim by counts over its family; a refused verdict counts as one that is on no side."""
+    if refused == n:
         return "Refused"
     if better and worse:
         return "It depends"
-    if 4 * better >= 3 * total:
+    if 4 * better >= 3 * n:
         return "Yes"
-    if 4 * worse >= 3 * total:
+    if 4 * worse >= 3 * n:
         return "No: the opposite"
     if better:
-        return f"Sometimes: {better} of {total}"
+        return f"Sometimes: {better} of {n}"
     if worse:
-        return f"Sometimes the opposite: {worse} of {total}"
-    return "No practical difference" if 4 * heads["equivalent"] >= 3 * total else "Inconclusive"
+        return f"Sometimes the opposite: {worse} of {n}"
+    return "No practical difference" if 4 * equivalent >= 3 * n else "Inconclusive"
 
 
 def pooled_word(verdict: str, prediction: tuple[float, float], rope: float) -> str:
@@ -57,16 +50,9 @@ def pooled_word(verdict: str, prediction: tuple[float, float], rope: float) -> s
     return POOLED_WORDS[head(verdict)]
 
 
-def counts(verdicts: Iterable[str]) -> dict[str, int]:
-    heads = Counter(map(head, verdicts))
-    named = {word: heads[word] for word in ("better", "worse", "equivalent", "refused")}
-    return named | {"open": heads["inconclusive"], "n": heads.total()}
-
-
 def family(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that a claim's word is of: the declared family at the grid proper, and of a ladder the trend."""
-    kept = (rows["family"] == DECLARED) & ~rows["beyond"].astype(bool) & (rows["part"] == study.kind.answer)
-    return rows[kept]
+    return rows.query("family == 'declared' and beyond == False and part == @study.kind.answer")
 
 
 def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataFrame:
@@ -74,30 +60,33 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
 
     rows, over_sets: its `verdicts.rows` and `pooled.pooled`. Columns: experiment, claim, sentence, position ("": all),
     word ("" where none is due: nothing was declared, or a study of the order that cannot speak "in general"), better,
-    worse, equivalent, open, refused, n (counts over the family), scope.
+    worse, equivalent, refused, open, n (counts over the family), scope.
     """
-    base = family(study, rows)
-    new = base["p_new_data"].notna().all()
-    column, scope = ("verdict_new_data", "new samples") if new else ("verdict", "these data")
-    named: dict[str, Any] = {"experiment": study.name, "claim": study.declared.claim}
-    named |= {"sentence": study.declared.sentence, "scope": scope}
-    means = over_sets[over_sets["family"] == DECLARED] if len(over_sets) else over_sets
-    found = []
-    if study.declared.kind == "mechanism":
-        for share in mechanism.shares(study, mechanism.recalibration(study, rows)).to_dict("records"):
-            own = base[base["position"] == share["position"]]
-            found.append({"position": share["position"], "word": share["word"]} | counts(own[column]))
-    elif study.declared.claim == MAIN and len(means):
+    base, declared = family(study, rows), study.declared
+    column, scope = "verdict", "these data"
+    if base["p_new_data"].notna().all():
+        column, scope = "verdict_new_data", "new samples"
+    told = []  # position and word
+    if declared.kind == "mechanism":
+        shares = mechanism.shares(study, mechanism.recalibration(study, rows))
+        told = list(zip(shares["position"], shares["word"], strict=True))
+    elif declared.claim == MAIN and len(means := tuned(study, over_sets)):
+        scope = "data sets at large"
         for mean in means.to_dict("records"):
-            own = base[(base["position"] == mean["position"]) & (base["metric"] == mean["metric"])]
-            word = pooled_word(mean["verdict"], (mean["pi_low"], mean["pi_high"]), study.rope(mean["metric"]))
-            place = {"position": mean["position"], "word": word, "scope": "data sets at large"}
-            found.append(place | counts(own[column]))
-    elif study.declared.claim == MAIN:
-        for position, own in base.groupby("position"):
-            found.append({"position": position, "word": ""} | counts(own[column]))
+            prediction = mean["pi_low"], mean["pi_high"]
+            told.append((mean["position"], pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))))
+    elif declared.claim == MAIN:
+        told = [(position, "") for position in sorted(set(base["position"]))]
     elif len(base):
-        found.append({"position": "", "word": counted_word(list(base[column]))} | counts(base[column]))
-    found = found or [{"position": "", "word": ""} | counts([])]
-    columns = ["experiment", "claim", "sentence", "position", "word", *counts([]), "scope"]
-    return pd.DataFrame([named | row for row in found])[columns]
+        told = [("", counted_word(**counts(base[column])))]
+    found = []
+    for position, word in told or [("", "")]:
+        own = base[base["position"] == position] if position else base
+        place = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
+        found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": scope})
+    return pd.DataFrame(found)
+
+
+def tuned(study: Study, over_sets: pd.DataFrame) -> pd.DataFrame:
+    """The means over data sets that the main claim's words are of, one each."""
+    return over_sets.query("family == 'declared' and metric == @study.declared.metric")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 from torch import nn
 
 from normdrop.data.module import ReplicateData
-from normdrop.data.rows import override
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
-from normdrop.study.facts import engine_of
+from normdrop.study.facts import one_engine
 from normdrop.training.check import check_fit
-from normdrop.training.fit import Fitted, data_of, fit, module_of, quietly
+from normdrop.training.fit import Fitted, fit, quietly
 from normdrop.training.kept import load
-from normdrop.training.module import ReplicatedClassifier
+from normdrop.training.module import ReplicatedClassifier, data_of
 
 __all__ = ["build", "load", "train"]
 
@@ -65,49 +65,35 @@ def build(*overrides: Given, model: Model | None = None, **settings: Any) -> tup
     """
     config = _checked(overrides, settings, model)
     data = data_of(config, configs.seeds(config))
-    data.setup()
-    return module_of(config, data), data
+    return ReplicatedClassifier(config, data.shape, data.classes, data.seeds), data
 
 
 def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: Model | None) -> dict[str, Any]:
-    words: list[str] = []
+    words = [given for given in overrides if isinstance(given, str)]
+    values: dict[str, Any] = {}
     for given in (*overrides, settings):
-        words += [given] if isinstance(given, str) else _typed(given)
-    if isinstance(model, Mapping):
-        words += _typed({"model": model})
-    elif model is not None:
-        words.append("model=own" if callable(model) else f"model={model}")
+        if not isinstance(given, str):
+            values |= given
+    if model is not None:
+        values["model"] = "own" if callable(model) else model
+    for group in ("data", "model", "optimizer", "experiment"):
+        if isinstance(values.get(group), str):  # the name of a file of conf/
+            words.append(f"{group}={values.pop(group)}")
     try:
         with _hydra_left_alone():
-            config = configs.plain(configs.compose(*words))
+            config = configs.compose(*words)
+        for key, value in values.items():
+            number = value.item() if isinstance(value, np.generic) else value
+            OmegaConf.update(config, key, number, force_add=True)
+        known = configs.canonical(configs.plain(config))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(one_line(error, words)) from error
-    config = configs.canonical(config)
     if callable(model):
-        config["model"]["function"] = model
-    config["engine"] = engine_of(config)
-    check_fit(config, configs.seeds(config)[0])
-    return config
-
-
-def _typed(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as they are typed on the command line."""
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _typed(value, f"{key}.")
-        else:
-            yield f"{key}={_text(value)}"
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_text, value))}]"
-    if isinstance(value, str):
-        return shlex.split(override("", value))[0].removeprefix("=")  # quoted for Hydra, not for a shell
-    return str(value)
+        known["model"]["function"] = model
+    if known["engine"] == "auto":
+        known["engine"] = one_engine([known])
+    check_fit(known, configs.seeds(known)[0])
+    return known
 
 
 @contextmanager

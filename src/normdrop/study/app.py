@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -11,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from normdrop.study import command
-from normdrop.study.conf import CONF
-from normdrop.study.told import line, unknown_key
+from normdrop.study import CONF
+from normdrop.study.told import command, held, line, typed, unknown_key
 
 HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
 
@@ -30,39 +30,32 @@ Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
 {keys}"""
 
 
-def job(cfg: Any) -> str | None:
+def job(cfg: Any) -> None:
     """One job of a launcher that trains elsewhere."""
     from normdrop.study.job import work  # here: PyTorch takes seconds to import, and a mistake is told without it
 
-    return work(cfg)
+    work(cfg)
 
 
 class _Stop:
     """Turns the first SIGINT or SIGTERM into KeyboardInterrupt; what follows within two seconds is the same wish."""
 
     def __init__(self) -> None:
-        self.asked = 0.0
+        self.asked = -math.inf
         for sign in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
                 signal.signal(sign, self.stop)
 
     def stop(self, *_: Any) -> None:
-        again = time.monotonic() - self.asked < 2 if self.asked else False
-        self.asked = time.monotonic()
-        if not again:
+        before, self.asked = self.asked, time.monotonic()
+        if self.asked - before >= 2:
             raise KeyboardInterrupt
-
-    def over(self) -> None:
-        """Everything is done: what ends here is not to be disturbed."""
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, signal.SIG_IGN)
 
 
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
-    command.typed[:] = sys.argv[1:]
-    command.planned[:] = []
-    words = [word for word in sys.argv[1:] if word != "--report"]
+    typed[:] = sys.argv[1:]
+    words = [word for word in typed if word != "--report"]
     if {"-h", "--help"}.intersection(words):
         return print(_help())
     if "--version" in words:
@@ -74,31 +67,40 @@ def main() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # in other processes too, no module of the working folder stands before ours
     stop = _Stop()
     try:
-        status = _study(words, report="--report" in sys.argv)
-        stop.over()
+        status = _study(words, report="--report" in typed)
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)  # everything is done: what ends here is not to be disturbed
     except (Exception, KeyboardInterrupt) as error:
-        if stop.asked:  # whatever became of the interrupt: a library that it hits may raise another error instead
-            told = isinstance(error, KeyboardInterrupt) and error.args
-            done = f"{error}; they stay" if told else "what is finished stays"
-            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command.command()}")
-        said = _expected(error, words)
-        if said is None and (traced or isinstance(error, KeyboardInterrupt)):
-            raise
-        sys.exit(f"normdrop: {said or f'{type(error).__name__}: {line(error)} (HYDRA_FULL_ERROR=1 shows where)'}")
+        if stop.asked > -math.inf:  # whatever became of it: a library that it hits may raise another error instead
+            done = "what is finished stays"
+            if isinstance(error, KeyboardInterrupt) and error.args:
+                done = f"{error}; they stay"
+            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
+        said = one_line(error, words)
+        if not _expected(error):
+            if traced:
+                raise
+            said = f"{type(error).__name__}: {said} (HYDRA_FULL_ERROR=1 shows where)"
+        sys.exit(f"normdrop: {said}")
     if status:
         sys.exit(status)
 
 
 def _study(words: list[str], report: bool) -> int:
     """Train a study, and write its report or say how; the exit status."""
+    import hydra
+
+    from normdrop.study.sweep import planned
+
+    planned.clear()
+    sys.argv[1:] = _arguments(words)
     try:
-        _run(words)
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except ValueError:
-        for folder, _ in command.planned if report else []:
-            if (folder / "plan.json").exists():
-                _report(folder)  # of what has finished
+        if report and planned and (planned[0] / "plan.json").exists():
+            _report(planned[0])  # of what has finished
         raise
-    for folder, _ in command.planned:
+    for folder in planned:
         if report:
             return _report(folder)
         shown = folder / "overview" if (folder / "overview").exists() else folder
@@ -111,40 +113,13 @@ def _study(words: list[str], report: bool) -> int:
 def _report(folder: Path) -> int:
     from normdrop.report.__main__ import main as report
 
-    sys.argv[1:] = [str(folder)]
-    return report() or 0
-
-
-def _run(words: list[str]) -> None:
-    import hydra
-
-    import normdrop.study.config  # noqa: F401  the resolvers that conf/ uses
-
-    sys.argv[1:] = _arguments(words)
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-
-
-def _expected(error: BaseException, words: Sequence[str]) -> str | None:
-    """One line for an error that a person's input makes; None for any other."""
-    from hydra.errors import HydraException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import MarkedYAMLError
-
-    if isinstance(error, OverrideParseException):
-        from normdrop.data.rows import override
-
-        key, equals, value = error.override.partition("=")
-        typed = f"the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
-        return f"{error.override}: {typed if equals else line(error)}"
-    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
-        return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
-    if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, OSError)):
-        return one_line(error, words)
-    return None
+    return report([str(folder)]) or 0
 
 
 def _arguments(words: list[str]) -> list[str]:
-    """Hydra's options before the overrides, wherever they were typed. Raises ValueError for what is neither."""
+    """Hydra's options and what its first look at the config needs, wherever they were typed; the sweeper gets the
+    other overrides from `held`. Raises ValueError for what is neither.
+    """
     from hydra._internal.utils import get_args_parser
 
     def fail(message: str) -> NoReturn:
@@ -168,17 +143,13 @@ def _arguments(words: list[str]) -> list[str]:
         if word.startswith(("hydra/sweeper=", "hydra.mode=")) and word != "hydra/sweeper=study":
             why = "a grid is key=a,b,c, one configuration a grid of one; a search calls normdrop.train from Python"
             raise ValueError(f"{word}: leave it out; {why}")
-    options = [word for word in words if word not in overrides]
+    options = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
     if known.cfg or known.info or known.hydra_help or known.shell_completion:
         return [*options, *overrides]
-    # What belongs to a swept group may not fit conf/config.yaml's own choice, which Hydra would try it on.
-    swept = re.findall(r"(?<=\n)(data|model|optimizer)=.*[,(]", "\n" + "\n".join(overrides))
-    if any(word.startswith("experiment=") for word in overrides):  # its grid may sweep any
-        swept = ["data", "model", "optimizer"]
-    command.held[:] = [word for word in overrides if word.split(".")[0] in swept]
+    # A value may not fit conf/config.yaml's own choice of data, model or optimizer, on which Hydra would try it.
+    held[:] = [word for word in overrides if not re.match(r"(hydra|experiment)\b", word.lstrip("~+"))]
     # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
-    options = [*(option for option in options if option not in ("-m", "--multirun")), "--multirun"]
-    return [*options, *(word for word in overrides if word not in command.held)]
+    return [*options, "--multirun", *(word for word in overrides if word not in held)]
 
 
 def _help() -> str:
@@ -188,10 +159,9 @@ def _help() -> str:
     ]
     keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
     for file in ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table"):
-        path = CONF / f"{file}.yaml"
-        if path.exists():
-            group, name = file.split("/")
-            keys.append(f"# {group}.<key>, {group}={name}\n{path.read_text(encoding='utf-8').rstrip()}")
+        group, name = file.split("/")
+        text = (CONF / f"{file}.yaml").read_text(encoding="utf-8")
+        keys.append(f"# {group}.<key>, {group}={name}\n{text.rstrip()}")
     return HELP.format(groups="\n".join(groups), keys="\n\n".join(keys))
 
 
@@ -199,21 +169,37 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
+def _expected(error: BaseException) -> bool:
+    """Whether a person's input makes such an error."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
+
+    return isinstance(error, (HydraException, OmegaConfBaseException, MarkedYAMLError, ValueError, OSError))
+
+
 def one_line(error: BaseException, words: Sequence[str]) -> str:
     """What is wrong with these overrides, in one line; Hydra's own messages with the names that come nearest."""
     from normdrop.study import config as configs
 
     text = line(error)
+    if unreadable := getattr(error, "override", ""):  # Hydra's OverrideParseException
+        key, equals, value = unreadable.partition("=")
+        if not equals:
+            return f"{unreadable}: {text}"
+        from normdrop.data.asked import override
+
+        return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
+    if mark := getattr(error, "problem_mark", None):  # YAML's
+        return f"{mark.name}, line {mark.line + 1}: not YAML: {text}"
     if unknown := re.search(r"Could not override '([^']+)'", text):
         chosen = [word for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
-        return unknown_key(unknown.group(1), configs.keys_of(configs.compose(*chosen)) | {"experiment"})
+        known = configs.keys(configs.plain(configs.compose(*chosen), resolve=False))
+        return unknown_key(unknown[1], {*known, "experiment"})
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{several.group(1)}: takes one value here; the command line sweeps: normdrop {several.group(1)}"
+        return f"{several[1]}: takes one value here; the command line sweeps: normdrop {several[1]}"
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-        asked = absent.group(1).removesuffix(".yaml")
-        group = max((g for g in groups if asked.startswith(f"{g}/")), key=len, default="")
-        name = asked.removeprefix(f"{group}/")
+        group, name = re.findall(r"((?:hydra/)?\w+)/(.*?)(?:\.yaml)?$", absent[1])[0]
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""

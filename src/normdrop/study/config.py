@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import has, same_network
 from normdrop.data import SERVED
-from normdrop.study.conf import CONF
+from normdrop.study import CONF
 from normdrop.study.record import FIXED
 from normdrop.study.schema import checked, keys, lookup
 
-__all__ = ["CONF", "canonical", "check", "compose", "config_hash", "keys", "lookup", "plain", "seeds", "stands_for"]
+__all__ = ["canonical", "checked", "compose", "config_hash", "keys", "lookup", "plain", "seeds", "stands_for"]
 
 
 def _stem(path: str | None) -> str:
@@ -37,46 +37,27 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
-def keys_of(config: DictConfig) -> set[str]:
-    """All dotted keys of a config, whose values may still be missing."""
-    values: Any = OmegaConf.to_container(config, resolve=False)
-    return {*keys(values)}
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved config of a configuration without Hydra's own part."""
-    return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """A config's values, none of them an interpolation."""
-    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return {str(key): value for key, value in values.items()}
-
-
-def check(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in its one spelling. Raises ValueError with one line for what is not allowed."""
-    return checked(config)
+def plain(config: DictConfig, resolve: bool = True) -> Any:
+    """The values of a config without Hydra's own part; unresolved some may still be missing."""
+    names = [str(key) for key in config if key != "hydra"]
+    return OmegaConf.to_container(OmegaConf.masked_copy(config, names), resolve=resolve, throw_on_missing=resolve)
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that a configuration is hashed, named and recorded by, from any that may be asked for."""
-    return known_as(checked(config))
-
-
-def known_as(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a config in its one spelling: the data's path absolute, of equal networks one, and rate 0 without dropout. Its
-    engine may still be `auto`."""
-    config = config | {"data": dict(config["data"])}
-    if isinstance(path := config["data"].get("path"), str):
-        config["data"]["path"] = str(Path(path).expanduser().absolute())
-    if config["model"].get("file"):
+    """The config that a configuration is hashed, named and recorded by, from one that may be asked for: checked, the
+    data's path absolute, of equal networks one, and rate 0 without dropout. Raises ValueError with one line.
+    """
+    known = checked(config)
+    if isinstance(path := known["data"].get("path"), str):
+        known["data"]["path"] = str(Path(path).expanduser().absolute())
+    if known["model"].get("file"):
         from normdrop.networks.own import settle  # here: it imports torch
 
-        config["model"] = settle(config["model"])
-    _, position = stands_for(config)[0]
-    rate = config["rate"] if has(config["arrangement"], "dropout") else 0.0
-    return config | {"position": position, "rate": rate}
+        known["model"] = settle(known["model"])
+    known["position"] = stands_for(known)[0][1]
+    if not has(known["arrangement"], "dropout"):
+        known["rate"] = 0.0
+    return known
 
 
 def stands_for(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -93,6 +74,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of all that a seed's numbers depend on, but the seed: of given data, the rows themselves."""
     decisive = {key: value for key, value in config.items() if key not in FIXED}
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "accelerator"}
-    if not config["data"]["fresh"] and "fingerprint" in config["data"]:
-        decisive["data"] = {key: config["data"][key] for key in ("name", "level", "source", *SERVED, "fingerprint")}
+    data = config["data"]
+    if not data["fresh"] and "fingerprint" in data:
+        data = {key: data[key] for key in ("name", "level", "source", *SERVED, "fingerprint")}
+    decisive["data"] = data | {"standardise": "feature"}  # a key of earlier versions, whose finished folders go on
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

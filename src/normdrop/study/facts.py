@@ -1,4 +1,4 @@
-"""What planning has to ask of the data and the networks. It takes seconds to import, so `plan` keeps the answers."""
+"""What planning has to ask of the data and the networks. It takes seconds to import, so plan.json keeps the answers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ def fingerprint_of(data: Mapping[str, Any]) -> str:
     return standard_rows(data).fingerprint
 
 
-def engine_of(config: Mapping[str, Any]) -> str:
-    """What takes a configuration's steps: with `auto` the compiled engine, where it says that it can."""
-    if config["engine"] != "auto":
-        return config["engine"]
-    return "torch" if reason_for(config) else "compiled"
+def one_engine(asked: Iterable[Mapping[str, Any]]) -> str:
+    """What takes the steps of configurations that leave it open: the compiled engine where it says that it can take all
+    of them, so that no comparison has two.
+    """
+    decisive = ("model", "optimizer", "noise", "arrangement", "position", "trainer")
+    distinct = {json.dumps([config[key] for key in decisive]): config for config in asked}
+    for config in distinct.values():
+        if reason_for(config):
+            return "torch"
+    return "compiled"
 
 
 def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:

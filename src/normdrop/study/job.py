@@ -11,6 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,19 @@ from normdrop.study import record
 from normdrop.study.plan import missing, read_plan
 from normdrop.study.progress import note_of
 from normdrop.study.told import line
-from normdrop.training.checkpoint import Checkpoints
+from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.fit import Fitted, fit, quiet
-from normdrop.training.kept import keep
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 LIVE = 10  # seconds at least between two writes of a configuration's curves while it trains
 
 
-def work(cfg: DictConfig) -> str | None:
+def work(cfg: DictConfig) -> None:
     """What a Hydra job elsewhere does, a cluster's task: the one configuration whose folder it was given."""
     hydra = HydraConfig.get()
     if (gpus := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(hydra.job.num % gpus)
-    return train_these(Path(hydra.sweep.dir).absolute(), cfg.sweep, [hydra.sweep.subdir])
+    train_these(Path(hydra.sweep.dir).absolute(), cfg.sweep, [hydra.sweep.subdir])
 
 
 def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
@@ -51,31 +51,26 @@ def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    why = train_these(root, sweep)
-    if why:
-        said.put(why)
+    try:
+        train_these(root, sweep)
+    except (OSError, ValueError) as error:
+        said.put(line(error))
 
 
-def train_these(root: Path, number: int, paths: Sequence[str] = ()) -> str | None:
+def train_these(root: Path, number: int, paths: Sequence[str] = ()) -> None:
     """Train what is missing of these configurations of a sweep, or of all.
 
-    Returns what cannot be kept in an error.txt, in one line: a full disk, a folder of another config.
+    Raises what cannot be kept in an error.txt: OSError for a full disk, ValueError for a folder of another config.
     """
     quiet()
-    plan = read_plan(root)
-    sweep = plan["sweeps"][number]
+    sweep = read_plan(root)["sweeps"][number]
     shared = {"command": sweep["command"], "grid": sweep["grid"]}
     parent = multiprocessing.parent_process()
     for path in paths or sweep["jobs"]:
         if parent is not None and not parent.is_alive():
-            return None  # killed: the same command goes on
-        try:
+            return  # killed: the same command goes on
+        with suppress(Timeout):  # a folder in other hands is left to them: the sweep waits for them at its end
             _condition(root, sweep["jobs"][path] | shared | {"condition": path})
-        except Timeout:  # a folder in other hands is left to them: the sweep waits for them at its end
-            continue
-        except (OSError, ValueError) as error:
-            return line(error)
-    return None
 
 
 def _condition(root: Path, study: Mapping[str, Any]) -> None:
@@ -116,6 +111,7 @@ def finish(
 ) -> None:
     """Train the seeds that a configuration's folder lacks and write its record."""
     seeds, old = missing(config, directory), record.read(directory)
+    batches = old.record["batches"] if old is not None else []  # before it trains: an older version's has none
     began = shown = time.time()
     data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
@@ -128,8 +124,8 @@ def finish(
             tensorboard.write_live(directory, history())
             shown = time.time()
 
-    checkpoints = Checkpoints(directory, configs.config_hash(config), config["checkpoint_minutes"])
-    fitted = fit(config, seeds, tell, checkpoints)
+    checkpoint = Checkpoint(directory, configs.config_hash(config), config["checkpoint_minutes"])
+    fitted = fit(config, seeds, tell, checkpoint)
     began -= fitted.facts["earlier_seconds"]
     named = _named(config, study)
     replicates, history = fitted.replicates.assign(**named), fitted.history
@@ -138,66 +134,52 @@ def finish(
     if old is not None:
         replicates = pd.concat([old.replicates, replicates]).sort_values("seed", kind="stable", ignore_index=True)
         history = pd.concat([old.history, history]).sort_values(["seed", "step"], kind="stable", ignore_index=True)
-    batch = _batch(seeds, began)
-    made = _record(config, study, fitted, batch, old) | {"seeds": replicates["seed"].tolist()}
+    made = _record(config, study, fitted, seeds, began)
     made["data"] = data | {"parts": {part: made["rows"][part] for part in ("train", "val", "test")}}
     # Re-splits hold no sampling of a test part that the data set itself gives.
     made["rows"] |= {"fixed_test": "test" in data["given"]}
-    tensorboard.write_condition(directory, made, replicates, history, config["logging"])
+    if old is not None:
+        made["batches"] = batches + made["batches"]
+        made["shift"] = old.record["shift"] + made["shift"]
+        made["steps"] = max(old.record["steps"], made["steps"])
+        made["wall_seconds"] = round(old.record["wall_seconds"] + made["wall_seconds"], 3)
+    made["seeds"] = replicates["seed"].tolist()
+    tensorboard.write_condition(directory, made, replicates, history)
     if config["save_networks"]:
-        keep(directory, config, fitted, grows=old is not None)
+        fitted.networks.write(directory, grows=old is not None)
     record.write(directory, made, replicates, history)
-    checkpoints.remove()
+    checkpoint.remove()
 
 
 def _named(config: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of replicates.csv that name the configuration."""
     model = config["model"]
     width = model.get("width", model.get("channels"))
-    return {
-        "dataset": config["data"]["name"],
-        "arrangement": config["arrangement"],
-        "position": config["position"],
-        "rate": config["rate"],
-        "setting": ",".join(f"{key}={value}" for key, value in study["setting"].items()),
-        "depth": model.get("depth", len(width) if isinstance(width, list) else None),
-        "width": "-".join(map(str, width)) if isinstance(width, list) else width,
-        "rerun": config["rerun"],
-    }
-
-
-def _batch(seeds: list[int], began: float) -> dict[str, Any]:
-    """Under which versions and which commit these seeds were trained, and when."""
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")}
-    commit, clean = record.commit()
-    return {
-        "seeds": seeds,
-        "versions": {"python": platform.python_version(), **packages},
-        "commit": commit,
-        "clean": clean,
-        "began": began,
-        "finished": time.time(),
-    }
+    depth = model.get("depth")
+    if isinstance(width, list):
+        depth = model.get("depth", len(width))
+        width = "-".join(map(str, width))
+    named = {key: config[key] for key in ("arrangement", "position", "rate", "rerun")}
+    setting = ",".join(f"{key}={value}" for key, value in study["setting"].items())
+    return named | {"dataset": config["data"]["name"], "setting": setting, "depth": depth, "width": width}
 
 
 def _record(
-    config: Mapping[str, Any],
-    study: Mapping[str, Any],
-    fitted: Fitted,
-    batch: Mapping[str, Any],
-    old: record.Finished | None,
+    config: Mapping[str, Any], study: Mapping[str, Any], fitted: Fitted, seeds: list[int], began: float
 ) -> dict[str, Any]:
-    """What stands in record.json, but for the data; of a configuration that grows, for old and new seeds together."""
-    facts, wall = fitted.facts, batch["finished"] - batch["began"]
-    earlier: dict[str, Any] = {"wall_seconds": 0.0, "shift": [], "steps": 0, "batches": []}
-    if old is not None:
-        own = ("seeds", "versions", "commit", "clean", "finished")
-        first = {key: old.record[key] for key in own}
-        first["began"] = old.record["finished"] - old.record["wall_seconds"]
-        earlier = {"batches": [first], **old.record}
+    """What stands in record.json of these seeds, but for the data."""
+    facts, finished = fitted.facts, time.time()
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")}
+    commit, clean = record.commit()
+    trained = {
+        "versions": {"python": platform.python_version(), **packages},
+        "commit": commit,
+        "clean": clean,
+        "finished": finished,
+    }
     return {
         "condition": study["condition"],
-        **{key: config[key] for key in ("arrangement", "position", "rate")},
+        **{key: config[key] for key in ("arrangement", "position", "rate", "engine")},
         "dataset": config["data"]["name"],
         "setting": study["setting"],
         "choices": study["choices"],
@@ -206,16 +188,15 @@ def _record(
         "config_hash": configs.config_hash(config),
         "study": dict(config["study"] or {}) | {"grid": study["grid"]},
         "rows": dict(facts["rows"]),
-        "steps": max(earlier["steps"], facts["steps"]),
+        "steps": facts["steps"],
         "fresh_rows": config["data"]["fresh"],
-        **{key: batch[key] for key in ("versions", "commit", "clean", "finished")},
-        "batches": [*earlier["batches"], dict(batch)],
-        "engine": config["engine"],
+        **trained,
+        "batches": [{"seeds": seeds, "began": began, **trained}],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),
-        "wall_seconds": round(earlier["wall_seconds"] + wall, 3),
+        "wall_seconds": round(finished - began, 3),
         "command": study["command"],
-        "shift": earlier["shift"] + facts["shift"],
+        "shift": facts["shift"],
     }
 
 

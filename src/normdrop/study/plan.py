@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,9 +25,10 @@ from normdrop.study import record
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a configuration's path shows by itself
 PLAN = "plan.json"
+ENGINE = "one for all"  # under which plan.json knows the engine of a study whose config leaves it open
 
 
-@dataclass(frozen=True)
+@dataclass
 class Condition:
     """One distinct configuration of a study: its path under the study's folder, and how it was asked for."""
 
@@ -43,12 +42,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's folder, its configurations, and its grid in the words of their settings."""
+    """A study's folder, its configurations, its grid in the words of their settings, and what plan.json knows."""
 
     root: Path
     conditions: list[Condition]
     grid: dict[str, list[str]]
-    known: Known
+    known: dict[str, str]
 
 
 def bare(key: str) -> str:
@@ -88,60 +87,18 @@ class Composer:
         for key, value in values.items():
             OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
         self.used.update(values, groups)
-        return configs.resolved(config), choices, [*groups, *values]
+        return configs.plain(config), choices, [*groups, *values]
 
     def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
         config = self.loader.load_sweep_config(self.master, [f"{key}={value}" for key, value in overrides])
-        plain = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
         choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
-        for group, choice in choices.items():
-            if choice.startswith("_"):
-                raise ValueError(f"{group}={choice}: is a part of others; choose one whose name has no _ in front")
-        return plain, configs.keys_of(plain), choices
+        base = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+        return base, {*configs.keys(configs.plain(base, resolve=False))}, choices
 
 
 @cache
 def _parsed(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
-
-
-class Known:
-    """Answers of `facts`, which takes seconds to import, kept in plan.json from one start to the next."""
-
-    def __init__(self, kept: Mapping[str, str]):
-        self.kept, self.now = dict(kept), dict[str, str]()
-        package = Path(__file__).parents[1]
-        code = [file for room in ("data", "engine", "networks") for file in (package / room).glob("*.py")]
-        self.code = max(file.stat().st_mtime_ns for file in code)
-        self.installed = {point.name for point in importlib.metadata.entry_points(group="normdrop.sources")}
-
-    def fingerprint(self, data: Mapping[str, Any]) -> str:
-        def find() -> str:
-            from normdrop.study.facts import fingerprint_of
-
-            return fingerprint_of(data)
-
-        file = Path(str(data.get("path")))
-        changed = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else []
-        # What another package makes may change without a file of ours, and a server's likewise.
-        return self._of(find, data["source"] not in {*self.installed, "openml"}, data, changed)
-
-    def engine(self, config: Mapping[str, Any]) -> str:
-        def find() -> str:
-            from normdrop.study.facts import engine_of
-
-            return engine_of(config)
-
-        decisive = ("engine", "model", "optimizer", "noise", "arrangement", "position", "trainer")
-        here = importlib.util.find_spec("numba") is not None, os.environ.get("NUMBA_DISABLE_JIT")
-        return self._of(find, True, {key: config[key] for key in decisive}, here)
-
-    def _of(self, find: Callable[[], str], keep: bool, *asked: Any) -> str:
-        key = hashlib.sha256(json.dumps([self.code, asked], sort_keys=True).encode()).hexdigest()[:16]
-        answers = self.kept if keep else self.now
-        if key not in answers:
-            answers[key] = find()
-        return answers[key]
 
 
 def read_plan(root: Path) -> dict[str, Any]:
@@ -156,63 +113,49 @@ def read_plan(root: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error}); move it away, the same command writes it again") from error
 
 
-def plan(points: Sequence[Mapping[str, str]], compose: Composer, folder: Path, typed: Collection[str]) -> Plan:
+def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collection[str]) -> Plan:
     """The distinct configurations of a grid, checked, and where they lie. Raises ValueError.
 
-    folder: of the study by its name. typed: the keys of the command line.
+    typed: the keys of the command line.
     """
-    _check_swept(compose.varying)
-    grid: dict[str, set[str]] = defaultdict(set)
-    asked = []
-    for point in points:
-        given, choices, used = compose(point)
-        _check_question(point)
-        spelled = configs.check(given)
-        if spelled["name"] != compose.master.name:
-            raise ValueError(f"name={compose.master.name}: depends on a swept key; name the study without it")
-        values = {}
-        for key in map(bare, sorted(used)):
-            with suppress(KeyError):  # deleted, or Hydra's own
-                values[key] = choices[key] if key in choices else configs.lookup(spelled, key)
-                grid[key].add(str(values[key]))
-        setting = {key: value for key, value in values.items() if key not in NAMED and key in compose.varying}
-        asked.append((point, configs.known_as(spelled), setting, choices))
-    for key in compose.unused.keys() - compose.used:
-        raise ValueError(f"{key}: none of {', '.join(sorted(compose.unused[key]))} has such a key")
-    root = folder
-    if "data" in typed and not {"name", "hydra.sweep.dir"} & {*typed}:
-        root = _beside(folder, list(dict.fromkeys(config["data"]["name"] for _, config, _, _ in asked)))
-    known = Known(read_plan(root)["known"])
-    for _, config, _, _ in asked:
-        config["name"] += root.name.removeprefix(folder.name)
-        config["data"]["fingerprint"] = known.fingerprint(config["data"])
-    engines = {known.engine(config) for _, config, _, _ in asked}
-    if len(engines) > 1:
-        known.kept["one for all"] = "torch"  # so that no comparison has two; also where a part of the grid is asked for
-    one = known.kept.get("one for all") or engines.pop()
-    conditions: dict[str, Condition] = {}
-    for point, config, setting, choices in asked:
-        config["engine"] = one if config["engine"] == "auto" else config["engine"]
-        path = _path(config, setting)
-        if path not in conditions:
-            overrides = [f"{key}={value}" for key, value in point.items()]
-            conditions[path] = Condition(path, overrides, config, setting, choices, missing(config, root / path))
-        elif configs.config_hash(conditions[path].config) != configs.config_hash(config):
-            raise ValueError(f"{path}: two different configurations of this grid would share this folder")
-    spelled_grid = {key: sorted(values, key=_natural) for key, values in grid.items()}
-    return Plan(root, list(conditions.values()), spelled_grid, known)
-
-
-def _beside(folder: Path, names: Sequence[str]) -> Path:
-    """The folder of an experiment on data that the command line chose: never among another study's."""
-    told = names if len(names) < 4 else [names[0], f"{len(names) - 1}_more"]
-    return folder.with_name("_".join([folder.name, *told]))
-
-
-def _check_swept(varying: Collection[str]) -> None:
-    for key in varying:
+    for key in compose.varying:
         if any(f"{key}.".startswith(f"{fixed}.") for fixed in (*record.FIXED, "experiment", "hydra")):
             raise ValueError(f"{key}: cannot be swept; give one value, or run the command once for each")
+    grid: dict[str, set[str]] = defaultdict(set)
+    asked: list[Condition] = []
+    for point in points:
+        _check_question(point)
+        given, choices, used = compose(point)
+        spelled = configs.checked(given)
+        setting = {}
+        for key in map(bare, sorted(used)):
+            with suppress(KeyError):  # deleted, or Hydra's own
+                value = choices[key] if key in choices else configs.lookup(spelled, key)
+                grid[key].add(str(value))
+                if key in compose.varying and key not in NAMED:
+                    setting[key] = value
+        overrides = [f"{key}={value}" for key, value in point.items()]
+        asked.append(Condition("", overrides, configs.canonical(given), setting, choices, []))
+    for key in compose.unused.keys() - compose.used:
+        raise ValueError(f"{key}: none of {', '.join(sorted(compose.unused[key]))} has such a key")
+    names = {condition.config["name"] for condition in asked}
+    if len(names) > 1:
+        raise ValueError(f"name={min(names)}: depends on a swept key; name the study without it")
+    compose.master.name = names.pop()
+    folder = Path(compose.master.hydra.sweep.dir)
+    if "data" in typed and not {"name", "hydra.sweep.dir"} & {*typed}:
+        folder = _beside(folder, asked)
+    known = _settle([condition.config for condition in asked], read_plan(folder)["known"])
+    distinct: dict[str, Condition] = {}
+    for condition in asked:
+        condition.path = _path(condition.config, condition.setting)
+        first = distinct.setdefault(condition.path, condition)
+        if configs.config_hash(first.config) != configs.config_hash(condition.config):
+            raise ValueError(f"{first.path}: two different configurations of this grid would share this folder")
+    for condition in distinct.values():
+        condition.missing = missing(condition.config, folder / condition.path)
+    spelled_grid = {key: sorted(values, key=_natural) for key, values in grid.items()}
+    return Plan(folder, [*distinct.values()], spelled_grid, known)
 
 
 def _check_question(point: Mapping[str, str]) -> None:
@@ -220,6 +163,47 @@ def _check_question(point: Mapping[str, str]) -> None:
     other = [key for key in keys if re.match(r"study\.(contrast|metric|kind|over)\b", key)]
     if other and "study.sentence" not in keys:
         raise ValueError(f"{other[0]}: asks another question than the declared study.sentence; change that too")
+
+
+def _beside(folder: Path, asked: Sequence[Condition]) -> Path:
+    """The folder of an experiment on data that the command line chose: never among another study's."""
+    names = list(dict.fromkeys(condition.config["data"]["name"] for condition in asked))
+    if len(names) > 3:
+        names[1:] = [f"{len(names) - 1}_more"]
+    added = "".join(f"_{name}" for name in names)
+    for condition in asked:
+        condition.config["name"] += added
+    return folder.with_name(folder.name + added)
+
+
+def _settle(asked: Sequence[dict[str, Any]], before: Mapping[str, str]) -> dict[str, str]:
+    """Give each config its rows' fingerprint and its engine. What was found, plan.json knows: to find it anew takes
+    libraries that take seconds to import.
+    """
+    changing = {"openml", *(point.name for point in importlib.metadata.entry_points(group="normdrop.sources"))}
+    code = max(file.stat().st_mtime_ns for file in Path(__file__).parents[1].glob("data/*.py"))
+    now: dict[str, str] = {}
+    for config in asked:
+        file = Path(str(config["data"].get("path")))
+        state = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else []
+        about = json.dumps([code, config["data"], state], sort_keys=True)
+        key = hashlib.sha256(about.encode()).hexdigest()[:16]
+        if key in before and config["data"]["source"] not in changing:
+            now[key] = before[key]
+        if key not in now:
+            from normdrop.study.facts import fingerprint_of
+
+            now[key] = fingerprint_of(config["data"])
+        config["data"]["fingerprint"] = now[key]
+    known = {**before, **now}
+    open_ones = [config for config in asked if config["engine"] == "auto"]
+    if open_ones and ENGINE not in known:
+        from normdrop.study.facts import one_engine
+
+        known[ENGINE] = one_engine(open_ones)
+    for config in open_ones:
+        config["engine"] = known[ENGINE]
+    return known
 
 
 def _path(config: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
@@ -249,19 +233,25 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     found = record.read(directory)
     if found is None:
         return configs.seeds(config)
-    held = found.record
-    differing = [*_differences(held["config"], config)]
-    declared = any(difference.startswith("study.") for difference in differing)
-    if held["config_hash"] != configs.config_hash(config) or declared:
-        said = "; ".join(differing)
+    differing = dict(_differences(found.record["config"], config))
+    declared = any(key.startswith("study.") for key in differing)
+    if found.record["config_hash"] != configs.config_hash(config) or declared:
+        said = "; ".join(differing.values())
         raise ValueError(f"{directory}: holds a record of another config ({said}); choose another name=")
-    return [seed for seed in configs.seeds(config) if seed not in held["seeds"]]
+    return [seed for seed in configs.seeds(config) if seed not in found.record["seeds"]]
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    before, after = ({key: configs.lookup(c, key) for key in configs.keys(c)} for c in (old, new))
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys whose values differ, each with a text that says so."""
+    before, after = _leaves(old), _leaves(new)
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        if was != now and key not in record.NOT_HASHED and not isinstance(was, dict) and not isinstance(now, dict):
-            rows = "its rows are others than those that were trained on"
-            yield rows if key == "data.fingerprint" else f"{key} was {was}, now {now}"
+        if key == "data.fingerprint" and was != now:
+            yield key, "its rows are others than those that were trained on"
+        elif was != now and key not in record.NOT_HASHED:
+            yield key, f"{key} was {was}, now {now}"
+
+
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: configs.lookup(config, key) for key in configs.keys(config)}
+    return {key: value for key, value in values.items() if not isinstance(value, dict)}

@@ -41,6 +41,7 @@ FIXED = (
 NOT_HASHED = (
     *FIXED,
     *("seeds", "precision", "replicates_max", "measure.activation_epochs", "measure.activation_seed"),
+    "data.standardise",
 )
 # Another number wherever an older record can no longer be read or compared.
 FORMAT = 3

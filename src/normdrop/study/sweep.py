@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ from omegaconf import DictConfig
 
 from normdrop.study import config as configs
 from normdrop.study import record
-from normdrop.study.command import command, planned
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
-from normdrop.study.told import count
+from normdrop.study.told import command, count
 from normdrop.whole import whole
 
-Launch = Callable[[Sequence[Condition]], list[str]]
-PICTURES = "events.out.tfevents.*"
+planned: list[Path] = []  # the folder of the study that this process runs
 
 
 def run_study(
@@ -38,50 +35,36 @@ def run_study(
     Nothing trains before every configuration has passed its checks. Raises ValueError if one failed.
     """
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in a value
-    study = plan(points, compose, Path(config.hydra.sweep.dir), typed)
-    planned[:] = [(study.root, len(study.conditions))]
+    study = plan(points, compose, typed)
+    planned[:] = [study.root]
     todo = [condition for condition in study.conditions if condition.missing]
     _announce(study, todo)
-    for said in [*_checks(study, todo, compose), *_ignored(config, compose), *_remarks(study, compose.unused)]:
+    if todo:
+        from normdrop.study.facts import check_fits  # here: what it imports takes seconds
+
+        for said in check_fits([(c.config, c.missing[0]) for c in todo], compose.varying):
+            print(said)
+    for said in [*_ignored(config, compose), *_without_effect(study, compose)]:
         print(said)
-    number = _write_plan(study, todo)
-
-    def launch(left: Sequence[Condition]) -> list[str]:
-        return _launch(launcher, study.root, number, left)
-
-    try:
-        _train(study, todo, launch)
-    except KeyboardInterrupt:
-        finished, total = (
-            sum(not missing(c.config, study.root / c.path) for c in study.conditions),
-            len(study.conditions),
-        )
-        if finished < total:
-            raise KeyboardInterrupt(f"{finished} of {count(total, 'configuration')} are finished") from None
+    if todo:
+        number = _write_plan(study, todo)
+        _train(study, todo, launcher, number)
+    elif study.known != read_plan(study.root)["known"]:
+        with suppress(OSError):  # a folder that others may only read
+            _write_plan(study, [])
 
 
 def _announce(study: Plan, todo: Sequence[Condition]) -> None:
     """Say what the study is and what will be trained of it."""
     config, total = study.conditions[0].config, len(study.conditions)
     size = f"{count(total, 'configuration')} × {count(len(configs.seeds(config)), 'seed')}"
-    epochs = max(c.config["trainer"]["max_epochs"] for c in study.conditions)
-    most = "up to " if config["patience"] is not None else ""
+    epochs = count(max(c.config["trainer"]["max_epochs"] for c in study.conditions), "epoch")
+    if config["patience"] is not None:
+        epochs = f"up to {epochs}"
     left = f"{total - len(todo)} finished, {len(todo)} to train"
     if todo:
         left += f" ({count(sum(len(c.missing) for c in todo), 'seed')})"
-    print(f"{study.root}: {size}, {most}{count(epochs, 'epoch')} each; {left}")
-
-
-def _checks(study: Plan, todo: Sequence[Condition], compose: Composer) -> Iterator[str]:
-    """What the data hold, after the checks that only data and networks can do. Raises ValueError."""
-    if todo:
-        from normdrop.study.facts import check_fits  # here: what it imports takes seconds
-
-        yield from check_fits([(c.config, c.missing[0]) for c in todo], compose.varying)
-    for condition in todo:
-        directory = study.root / condition.path
-        if (directory / record.RECORD).exists() and record.read(directory) is None:
-            yield f"{condition.path}: its tables are not those of its record, so it is trained again"
+    print(f"{study.root}: {size}, {epochs} each; {left}")
 
 
 def _ignored(config: DictConfig, compose: Composer) -> Iterator[str]:
@@ -98,34 +81,16 @@ def _ignored(config: DictConfig, compose: Composer) -> Iterator[str]:
             yield f"experiment={chosen}: its override of {group} has no effect; type {group}={default.value}"
 
 
-def _remarks(study: Plan, unused: Mapping[str, set[str]]) -> Iterator[str]:
-    """A line for each thing that was asked for and has no effect."""
-    for key, where in unused.items():
+def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
+    """A line for each key of ours that was asked for and has no effect."""
+    for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
-    if len(study.conditions) == 1:
-        config = study.conditions[0].config
-        known_by, *others = configs.stands_for(config)
-        if others:
-            names = ", ".join(" ".join(pair) for pair in others)
-            yield f"{' '.join(known_by)} is recorded; the same network as {names}"
-    hashes = {configs.config_hash(c.config | {"rerun": 0}) for c in study.conditions if not c.config["rerun"]}
-    for condition in (c for c in study.conditions if c.config["rerun"]):
-        first = re.sub(r"(?<=[/,])rerun=\d+,?", "", condition.path).rstrip("/,")
-        partner = configs.config_hash(condition.config | {"rerun": 0}) in hashes
-        if not partner and not (study.root / first / record.RECORD).exists():
-            yield f"{condition.path}: has no partner with rerun=0 here, so its A/A row stays empty; sweep {first} too"
-    finished = [(c.config, study.root / c.path) for c in study.conditions if not c.missing]
-    without = {
-        "kept networks": sum(c["save_networks"] and not (folder / "networks.pt").exists() for c, folder in finished),
-        "TensorBoard's files": sum(not any(folder.glob(PICTURES)) for _, folder in finished),
-    }
-    for what, number in without.items():
-        if number:
-            yield f"{count(number, 'finished configuration')} without {what}; another name= trains anew"
-    for config, folder in finished[:1]:
-        found = record.read(folder)
-        if found is not None and found.record["config"]["logging"] != config["logging"]:
-            yield f"logging={config['logging']}: without effect on what is finished; another name= trains anew"
+    for condition in [c for c in study.conditions if not c.missing][:1]:
+        found = record.read(study.root / condition.path)
+        for key in ("logging", "save_networks"):
+            value = condition.config[key]
+            if found is not None and found.record["config"][key] != value:
+                yield f"{key}={value}: without effect on what is finished; another name= trains anew"
 
 
 def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
@@ -134,56 +99,54 @@ def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
     Sweeps that share a folder add to it: `sweeps` lists their commands, grids and jobs, `conditions` says which asked
     last. Returns the number of this sweep.
     """
-    sweep: dict[str, Any] = {"command": command(), "grid": study.grid}
-    if not todo:
-        found = read_plan(study.root)
-        if found["known"] != study.known.kept:
-            with suppress(OSError):  # a folder that others may only read
-                _store(study.root, found | {"known": study.known.kept})
-        return -1
     study.root.mkdir(parents=True, exist_ok=True)
     with record.locked(study.root, wait=True):
-        found = read_plan(study.root)
+        found = read_plan(study.root) | {"known": study.known}
         sweeps = found["sweeps"]
-        number = next((n for n, old in enumerate(sweeps) if sweep.items() <= old.items()), len(sweeps))
-        jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
-        sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
-        for condition in study.conditions:
-            asked = {"setting": condition.setting, "seeds": configs.seeds(condition.config), "sweep": number}
-            found["conditions"][condition.path] = asked
-        _store(study.root, found | {"known": study.known.kept})
+        sweep: dict[str, Any] = {"command": command(), "grid": study.grid}
+        same = [number for number, old in enumerate(sweeps) if sweep.items() <= old.items()]
+        number = same[0] if same else len(sweeps)
+        if todo:
+            jobs = {c.path: {k: getattr(c, k) for k in ("config", "overrides", "setting", "choices")} for c in todo}
+            sweeps[number : number + 1] = [sweep | {"jobs": jobs}]
+            for condition in study.conditions:
+                asked = {"setting": condition.setting, "seeds": configs.seeds(condition.config), "sweep": number}
+                found["conditions"][condition.path] = asked
+        with whole(study.root / PLAN) as part:
+            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return number
 
 
-def _store(root: Path, found: Mapping[str, Any]) -> None:
-    with whole(root / PLAN) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def _train(study: Plan, todo: Sequence[Condition], launch: Launch) -> None:
+def _train(study: Plan, todo: Sequence[Condition], launcher: Any, number: int) -> None:
     """Train what is missing of a planned study. Raises ValueError if something failed."""
     root, total = study.root, len(study.conditions)
-    unfinished = _rounds(root, todo, launch) if todo else []
-    failed = [c.path for c in study.conditions if (root / c.path / record.ERROR).exists()]
-    for path in failed:
-        reason = (root / path / record.ERROR).read_text(encoding="utf-8").splitlines()[0]
-        print(f"failed: {path}: {reason}")
+    for condition in todo:
+        for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
+            trace.unlink(missing_ok=True)
+    try:
+        unfinished = _rounds(root, todo, launcher, number)
+    except KeyboardInterrupt:
+        finished = sum(not missing(c.config, root / c.path) for c in study.conditions)
+        if finished == total:
+            return
+        raise KeyboardInterrupt(f"{finished} of {count(total, 'configuration')} are finished") from None
+    failed = 0
+    for condition in todo:
+        error = root / condition.path / record.ERROR
+        if error.exists():
+            failed += 1
+            print(f"failed: {condition.path}: {error.read_text(encoding='utf-8').splitlines()[0]}")
     if failed or unfinished:
-        left = f"{len(failed)} of {count(total, 'configuration')} failed"
-        left += f", {len(unfinished)} did not finish" if unfinished else ""
+        left = f"{failed} of {count(total, 'configuration')} failed"
+        left += f", {unfinished} did not finish" if unfinished else ""
         again = f"the traceback of each stands in its {record.ERROR}. The same command tries them again"
         raise ValueError(f"{left}; {again}")
 
 
-def _rounds(root: Path, todo: Sequence[Condition], launch: Launch) -> Sequence[Condition]:
-    """Launch configurations until each is finished or has failed; those that are left without either are returned."""
-    for condition in todo:
-        for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
-            trace.unlink(missing_ok=True)
+def _rounds(root: Path, todo: Sequence[Condition], launcher: Any, number: int) -> int:
+    """Launch configurations until each is finished or has failed; how many are left without either."""
     while todo:
-        said = launch(todo)
-        if said:
-            raise ValueError(said[0])
+        _launch(launcher, root, number, todo)
         left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / record.ERROR).exists()]
         elsewhere = False
         for condition in left:
@@ -196,14 +159,15 @@ def _rounds(root: Path, todo: Sequence[Condition], launch: Launch) -> Sequence[C
                 with record.locked(root / condition.path, wait=True):  # and take over what it leaves
                     pass
         if len(left) == len(todo) and not elsewhere:
-            return left
+            return len(left)
         todo = left
-    return []
+    return 0
 
 
-def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
-    """Train configurations: in this process, in processes of its own, or each as a job of Hydra's launcher. What
-    stopped a process is returned."""
+def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -> None:
+    """Train configurations: in this process, in processes of its own, or each as a job of Hydra's launcher. Raises what
+    stopped a process.
+    """
     paths = [condition.path for condition in todo]
     kind = type(launcher).__name__
     if kind == "Processes":
@@ -212,8 +176,7 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
         if kind == "BasicLauncher":
             from normdrop.study.job import train_these
 
-            why = train_these(root.absolute(), number)
-            return [why] if why else []
+            return train_these(root.absolute(), number)
         folder, *names = (QuotedString(path, Quote.single).with_quotes() for path in (str(root.absolute()), *paths))
         shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
         try:
@@ -223,13 +186,16 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
         except Exception as error:
             if not _mark_killed(root, todo, type(error).__name__):
                 raise
-            return []
-    return [job.return_value for job in jobs if job.return_value is not None]
+            return None
+    for job in jobs:
+        _ = job.return_value  # raises what the job raised
+    return None
 
 
-def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Condition]) -> list[str]:
+def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Condition]) -> None:
     """Processes that take configurations until none is left: copies of this one, which has imported what they need; one
-    for each core or, each started anew, for each GPU."""
+    for each core or, each started anew, for each GPU.
+    """
     import joblib
     import torch
 
@@ -257,7 +223,8 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
         signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
     if any(worker.exitcode for worker in workers):
         _mark_killed(root, todo, "Killed")
-    return [] if said.empty() else [said.get()]
+    if not said.empty():
+        raise ValueError(said.get())
 
 
 def _mark_killed(root: Path, todo: Sequence[Condition], kind: str) -> bool:

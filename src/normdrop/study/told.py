@@ -1,10 +1,16 @@
-"""What is said to a person: errors in one line, the name that was meant, counts and durations. Torch-free."""
+"""What is said to a person: errors in one line, the name that was meant, counts, the command to type. Torch-free."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
+import sys
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+typed: list[str] = []  # the command line as it was typed: what Hydra is given differs
+held: list[str] = []  # overrides that the sweeper is to see and Hydra's first look at the config is not
 
 # What other tools call a key of ours.
 CALLED = {
@@ -26,6 +32,12 @@ def line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def command() -> str:
+    """The command line of this process, as it can be typed again."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["normdrop" if name == "__main__.py" else name, *(typed or sys.argv[1:])])
+
+
 def nearest(value: object, names: Iterable[str]) -> str:
     """'; did you mean …?' for the name that comes nearest, whatever its case and its Unicode form; '' for none."""
 
@@ -33,8 +45,10 @@ def nearest(value: object, names: Iterable[str]) -> str:
         return unicodedata.normalize("NFC", str(text)).casefold()
 
     by_form = {folded(name): name for name in names}
-    close = difflib.get_close_matches(folded(value), list(by_form), n=1, cutoff=0.75)
-    return f"; did you mean {by_form[close[0]]}?" if close and by_form[close[0]] != value else ""
+    for close in difflib.get_close_matches(folded(value), by_form, n=1, cutoff=0.75):
+        if by_form[close] != value:
+            return f"; did you mean {by_form[close]}?"
+    return ""
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -42,10 +56,11 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     names = sorted(known)
     group = key.partition(".")[0]
     has = [name.removeprefix(f"{group}.") for name in names if name.startswith(f"{group}.")]
-    why = "; the seeds train as one stack on one device (see optimizer.clip, logging)" if group == "trainer" else ""
-    why += f"; allowed are {', '.join(has)}" if has else ""
     meant = f"; did you mean {CALLED[key]}?" if key in CALLED else nearest(key, names)
-    return f"{key}: there is no such key{meant}{why}"
+    text = f"{key}: there is no such key{meant}"
+    if group == "trainer":
+        text += "; the seeds train as one stack on one device (see optimizer.clip, logging)"
+    return f"{text}; allowed are {', '.join(has)}" if has else text
 
 
 def count(number: int, noun: str) -> str:

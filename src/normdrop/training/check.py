@@ -11,8 +11,7 @@ from normdrop.engine import reason
 from normdrop.networks import MODELS, check, plain_network
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.training import on_gpu
-from normdrop.training.fit import data_of
-from normdrop.training.module import optimizer_of
+from normdrop.training.module import data_of, optimizer_of
 
 # Whether the compiled engine knows a network's layers does not depend on its rows; a CNN must not run out of pixels.
 ANY_SHAPE = (1, 1024, 1024)
@@ -43,7 +42,6 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
         raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
     optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
     data = data_of(config, [seed])
-    data.setup()
     steps = len(data.train_dataloader())
     first = interval if type(interval) is int else int(steps * interval)
     if not 1 <= first <= steps:

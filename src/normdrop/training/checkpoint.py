@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,29 @@ from lightning.pytorch.trainer.states import TrainerFn
 from normdrop.whole import whole
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """The checkpoints of a condition, in its folder: one for each group that trains together."""
+class Checkpoint(pl.Callback):
+    """Keeps a condition's fits in its folder, a file for each group of seeds that train together: saves at the end of
+    a validation, every so many minutes, and at the end of a group that others follow.
+    """
 
-    directory: Path
-    config_hash: str
-    minutes: float
+    def __init__(self, directory: Path, config_hash: str, minutes: float):
+        self.directory, self.config_hash, self.minutes = directory, config_hash, minutes
 
-    def of(self, seeds: list[int], device: str, last: bool) -> Checkpoint:
-        """The checkpoint of a group, which counts for these seeds, this config, this kind of device and these
-        versions alone; `last`: no group follows, so that its end need not be kept.
+    def of(self, seeds: list[int], device: str, last: bool) -> Path | None:
+        """Begin with a group, and say where its state lies, if it does. It counts for these seeds, this config, this
+        kind of device and these versions alone; last: no group follows, so that its end need not be kept.
         """
         versions = [importlib.metadata.version(name) for name in ("torch", "lightning", "normdrop")]
         tied = json.dumps([self.config_hash, seeds, device, versions])
-        name = f"checkpoint-{hashlib.sha256(tied.encode()).hexdigest()[:16]}.ckpt"
-        return Checkpoint(self.directory / name, self.minutes, last)
+        self.path = self.directory / f"checkpoint-{hashlib.sha256(tied.encode()).hexdigest()[:16]}.ckpt"
+        self.last = last
+        self.began = self.saved = time.monotonic()
+        self.earlier = 0.0  # seconds that went into what was taken up
+        return self.path if self.path.exists() else None
 
     def remove(self) -> None:
         for path in self.directory.glob("checkpoint-*"):
             path.unlink()
-
-
-class Checkpoint(pl.Callback):
-    """Saves a fit at the end of a validation, every so many minutes, and at the end of a group that others
-    follow.
-    """
-
-    def __init__(self, path: Path, minutes: float, last: bool):
-        self.path, self.minutes, self.last = path, minutes, last
-        self.began = self.saved = time.monotonic()
-        self.earlier = 0.0  # seconds that went into what was taken up
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -7,25 +7,27 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
+from normdrop import engine
 from normdrop.arrangement import has
-from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
-from normdrop.networks import network_of, plain_network
-from normdrop.networks.stacked import StackedNetwork
+from normdrop.networks import plain_network
 from normdrop.training import on_gpu, shift
-from normdrop.training.checkpoint import Checkpoint, Checkpoints
-from normdrop.training.module import MEASURES, ReplicatedClassifier, measured
+from normdrop.training.checkpoint import Checkpoint
+from normdrop.training.kept import Kept
+from normdrop.training.module import MEASURES, ReplicatedClassifier, data_of, measured
 
 # Measured on two CPUs: fewer show each step's overhead (10 take 12 % longer), more gain nothing and take
 # memory.
@@ -59,64 +61,8 @@ def quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
-    """The data module of a condition's replicates; its setup() raises ValueError for data that cannot be
-    used.
-    """
-    data = config["data"]
-    return ReplicateData(
-        data,
-        seeds,
-        config["batch_size"],
-        **{key: data[key] for key in SERVED},
-        batch_norm=has(config["arrangement"], "bn"),
-        rerun=config["rerun"],
-    )
-
-
-def module_of(config: Mapping[str, Any], data: ReplicateData) -> ReplicatedClassifier:
-    """The LightningModule of a condition's replicates; `data` is set up."""
-    built = {key: config[key] for key in ("model", "batch_size", "arrangement", "position", "rate", "noise", "rerun")}
-    made: dict[str, Any] = {"config": built, "shape": list(data.shape), "classes": data.classes, "seeds": data.seeds}
-    network = network_of(**made)
-    if callable(built["model"].get("function")):  # a checkpoint holds nothing that must be unpickled
-        built["model"] = built["model"] | {"function": None}
-    chosen = {key: config[key] for key in ("optimizer", "drift", "select_epoch", "patience")}
-    return ReplicatedClassifier(network, **chosen, built=made)
-
-
 # Told at each validation: the share that is done, the epoch in words, and how to have the history so far.
 Tell = Callable[[float, str, Callable[[], pd.DataFrame]], None]
-
-
-class _Hooks(pl.Callback):
-    """Tells how far the fit is, and measures variance shift after the epochs asked for."""
-
-    def __init__(self, config: Mapping[str, Any], data: ReplicateData, tell: Tell):
-        self.config, self.data, self.tell = config, data, tell
-        self.shift: list[dict[str, Any]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"shift": self.shift}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.shift = state_dict["shift"]
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, ReplicatedClassifier)
-        part = pl_module.steps / pl_module.total_steps
-        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        self.tell(part, epoch, lambda: _history(pl_module, self.data.seeds))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        assert isinstance(pl_module, ReplicatedClassifier)
-        if epoch not in self.config["measure"]["shift_epochs"]:
-            return
-        network = pl_module.network
-        ended = {seed for seed, end in zip(network.seeds, pl_module.ended.tolist(), strict=True) if end}
-        measured = shift.measure(network, self.data.parts, self.config["batch_size"], self.config["rerun"], epoch)
-        self.shift += [entry for entry in measured if entry["seed"] not in ended]
 
 
 @dataclass(repr=False)
@@ -128,7 +74,7 @@ class Fitted:
     replicates: pd.DataFrame
     history: pd.DataFrame
     facts: dict[str, Any]
-    networks: list[StackedNetwork]
+    networks: Kept
 
     def __repr__(self) -> str:
         sound = self.replicates[~self.replicates["diverged"]]
@@ -139,19 +85,16 @@ class Fitted:
 
     def network(self, seed: int) -> nn.Sequential:
         """The plain network of one seed in evaluation mode, with its weights and running statistics."""
-        stack = next((stack for stack in self.networks if seed in stack.seeds), None)
-        if stack is None:
-            raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.replicates['seed']))}")
-        return stack.replicate(stack.seeds.index(seed)).eval()
+        return self.networks.network(seed)
 
 
 def fit(
     config: Mapping[str, Any],
     seeds: list[int],
     tell: Tell = lambda *_: None,
-    checkpoints: Checkpoints | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
-    """Train one replicate for each seed, from where `checkpoints` stand."""
+    """Train one replicate for each seed, from where the checkpoint of each group stands."""
     device = "cuda" if on_gpu(config["trainer"]["accelerator"]) else "cpu"
     at_a_time = config["replicates_at_a_time"] or min(AT_A_TIME[device], _fitting(config, seeds[0], device))
     todo: list[int] = list(seeds)
@@ -164,9 +107,9 @@ def fit(
 
     while todo:
         group = todo[:at_a_time]
+        saved = checkpoint.of(group, device, last=group == todo) if checkpoint else None
         try:
-            kept = checkpoints.of(group, device, last=group == todo) if checkpoints else None
-            done.append(_fit(config, group, told, kept))
+            done.append(_fit(config, group, told, checkpoint, saved))
             todo = todo[len(group) :]
             continue
         except torch.OutOfMemoryError:
@@ -177,17 +120,20 @@ def fit(
         # Here and not above: an exception in hand holds the frames whose tensors are to be freed.
         gc.collect()
         torch.cuda.empty_cache()
-    facts = {
-        "steps": max(group.facts["steps"] for group in done),
-        "earlier_seconds": sum(group.facts["earlier_seconds"] for group in done),
-        "shift": [entry for group in done for entry in group.facts["shift"]],
-    }
-    return Fitted(
-        pd.concat([group.replicates for group in done], ignore_index=True),
-        pd.concat([group.history for group in done], ignore_index=True),
-        done[0].facts | facts,
-        [stack for group in done for stack in group.networks],
-    )
+    return _together(done)
+
+
+def _together(groups: list[Fitted]) -> Fitted:
+    first = groups[0]
+    facts, states = dict(first.facts), dict(first.networks.states)
+    for group in groups[1:]:
+        facts["steps"] = max(facts["steps"], group.facts["steps"])
+        facts["earlier_seconds"] += group.facts["earlier_seconds"]
+        facts["shift"] = facts["shift"] + group.facts["shift"]
+        states |= group.networks.states
+    replicates = pd.concat([group.replicates for group in groups], ignore_index=True)
+    history = pd.concat([group.history for group in groups], ignore_index=True)
+    return Fitted(replicates, history, facts, replace(first.networks, states=states))
 
 
 def _fitting(config: Mapping[str, Any], seed: int, device: str) -> int:
@@ -195,41 +141,46 @@ def _fitting(config: Mapping[str, Any], seed: int, device: str) -> int:
     if device == "cuda":
         return AT_A_TIME[device]
     data = data_of(config, [seed])
-    data.setup()
     weights = sum(parameter.numel() for parameter in plain_network(config, data.shape, data.classes).parameters())
     return max(1, WEIGHTS_MEMORY // (20 * weights))  # in float32 with gradient, two moments and the best ones
 
 
-def _fit(config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Checkpoint | None = None) -> Fitted:
+def _fit(
+    config: Mapping[str, Any], seeds: list[int], tell: Tell, checkpoint: Checkpoint | None, saved: Path | None
+) -> Fitted:
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
-    data.setup()
-    module = module_of(config, data)
-    module.logs = False
-    hooks = _Hooks(config, data, tell)
-    trainer = _trainer(config, module, data, [hooks, checkpoint] if checkpoint else [hooks])
+    module = ReplicatedClassifier(config, data.shape, data.classes, seeds)
+
+    def validated(trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        tell(module.steps / module.total_steps, epoch, lambda: _history(module))
+
+    callbacks: list[pl.Callback] = [LambdaCallback(on_validation_end=validated)]
+    if checkpoint:
+        callbacks.append(checkpoint)
+    trainer = _trainer(config, module, data, callbacks)
     try:
-        saved = checkpoint.path if checkpoint and checkpoint.path.exists() else None
         trainer.fit(module, datamodule=data, ckpt_path=saved, weights_only=True)
     except SystemExit as end:  # what Lightning makes of Ctrl-C; whoever started the sweep is to hear how far it came
         raise KeyboardInterrupt from end
     # Each weight's moments take as much memory as the metrics that follow, which need none of them.
-    trainer.optimizers, trainer.strategy.lr_scheduler_configs, module.engine = [], [], None
+    trainer.optimizers, trainer.strategy.lr_scheduler_configs = [], []
     module.to(data.parts["train"].rows.device)  # Lightning leaves it on the CPU
-    history = _history(module, seeds)
+    history = _history(module)
     replicates = _replicates(config, module, data, history)
     if _shifts(config):
-        hooks.shift += shift.measure(module.network, data.parts, config["batch_size"], config["rerun"], "end")
+        module.shift += shift.measure(module.network, data.parts, config["batch_size"], config["rerun"], "end")
     sizes = {name: part.rows.shape[1] for name, part in data.parts.items()}
     facts = {
         "rows": sizes | {"features": data.features, "classes": data.classes},
-        "shape": data.shape,
-        "shift": hooks.shift,
+        "shift": module.shift,
         "steps": module.steps,
         "device": str(module.device),
         "earlier_seconds": checkpoint.earlier if checkpoint else 0.0,
     }
-    return Fitted(replicates, history, facts, [module.network])
+    states = {seed: module.network.replicate(number).state_dict() for number, seed in enumerate(seeds)}
+    return Fitted(replicates, history, facts, Kept(dict(config), [*data.shape], data.classes, states))
 
 
 def _trainer(
@@ -239,7 +190,7 @@ def _trainer(
     gpu = on_gpu(config["trainer"]["accelerator"])
     own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
     if config["engine"] == "compiled":
-        module.compiled = config["batch_size"]
+        module.engine = engine.Compiled(module.network, config["batch_size"], config["optimizer"].get("clip"))
         module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(data.seeds))
         if module.stretch > 1:
             own["val_check_interval"] = 1
@@ -295,11 +246,11 @@ def _shifts(config: Mapping[str, Any]) -> bool:
     return config["measure"]["shift"] and has(config["arrangement"], "bn")
 
 
-def _history(module: ReplicatedClassifier, seeds: list[int]) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame({"seed": seeds} | {k: v.numpy() if torch.is_tensor(v) else v for k, v in entry.items()})
-        for entry in module.history
-    ]
+def _history(module: ReplicatedClassifier) -> pd.DataFrame:
+    frames = []
+    for entry in module.history:
+        columns = {name: value.numpy() if torch.is_tensor(value) else value for name, value in entry.items()}
+        frames.append(pd.DataFrame({"seed": module.network.seeds} | columns))
     history = pd.concat(frames, ignore_index=True).query("live").drop(columns="live")
     return history.sort_values(["seed", "step"], kind="stable", ignore_index=True)
 
@@ -320,8 +271,6 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         recalibrated = shift.recalibrated(network, parts["train"])
         again = measured([(recalibrated(x), y) for x, y in parts["test"].batches()], ("acc", "nll"))
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
-        batches = config["batch_size"], config["rerun"]
-        columns["train_mode_acc"] = shift.train_mode_accuracy(network, parts["train"], *batches)
     elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from normdrop.data.module import Part
 from normdrop.data.sources import standard_rows
 from normdrop.networks import plain_network
-from normdrop.training.fit import Fitted, data_of
+from normdrop.training.module import data_of
 from normdrop.whole import whole
 
 NETWORKS = "networks.pt"
@@ -23,7 +23,7 @@ NETWORKS = "networks.pt"
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The networks of a condition's folder."""
+    """The networks of a condition, a state for each seed."""
 
     config: Mapping[str, Any]
     shape: Sequence[int]
@@ -49,21 +49,16 @@ class Kept:
         data = self.config["data"]
         if standard_rows(data).fingerprint != data["fingerprint"]:
             raise ValueError(f"data={data['name']}: its rows are others than those that these networks were trained on")
-        module = data_of(self.config, [seed])
-        module.setup()
-        return module.parts
+        return data_of(self.config, [seed]).parts
 
-
-def keep(directory: Path, config: Mapping[str, Any], fitted: Fitted, grows: bool) -> None:
-    """Write the networks that were fitted, whole or not at all, beside those there already if the condition
-    grows.
-    """
-    path = directory / NETWORKS
-    states = dict(load(directory).states) if grows and path.exists() else {}
-    states |= {int(seed): fitted.network(seed).state_dict() for seed in fitted.replicates["seed"]}
-    shape, classes = list(fitted.facts["shape"]), fitted.facts["rows"]["classes"]
-    with whole(path) as part:
-        torch.save({"config": dict(config), "shape": shape, "classes": classes, "states": states}, part)
+    def write(self, folder: Path, grows: bool) -> None:
+        """Keep them in a folder, whole or not at all, beside those there already if the condition grows."""
+        path = folder / NETWORKS
+        states = dict(self.states)
+        if grows and path.exists():
+            states = {**load(folder).states, **states}
+        with whole(path) as part:
+            torch.save(vars(self) | {"states": states}, part)
 
 
 def load(folder: str | Path) -> Kept:

@@ -1,4 +1,4 @@
-"""The LightningModule: loss, optimizer, per-replicate metrics of a stacked network."""
+"""The LightningModule: loss, optimizer, per-replicate metrics of a stacked network; and the data module beside it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import engine
-from normdrop.data.module import Part
+from normdrop.arrangement import has
+from normdrop.data import SERVED
+from normdrop.data.module import Part, ReplicateData
 from normdrop.networks import network_of
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
+from normdrop.training import shift
 
 SILENCING_DRAWS = 20
 EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
 
 # Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
-ELEMENTWISE = (
-    *("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-)
+ELEMENTWISE = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
 # Fused where PyTorch offers it: 25 to 45 % faster, and with padded slices no replicate's bits depend on the
 # others.
 FUSED = ("Adam", "AdamW", "SGD")
 
 
 def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of a config: `_target_` in torch.optim, our own `schedule`, and its arguments.
+    """The optimizer of a config: `_target_` in torch.optim, our own `schedule` and `clip`, and its arguments.
 
     Raises ValueError with one line for one that cannot train a stack, and for arguments that it does not
     take.
@@ -48,14 +49,29 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
         known = f"torch.optim.NAME, one of {', '.join(ELEMENTWISE)}, which treat each weight by itself as a stack needs"
         raise ValueError(f"optimizer._target_={target}: must be {known}")
     kind = getattr(torch.optim, name)
-    own = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
-    takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
-    if unknown := [key for key in own if key not in takes]:
-        raise ValueError(f"optimizer.{unknown[0]}: {target} takes no such argument; it takes {', '.join(takes)}")
+    takes = [*inspect.signature(kind).parameters]
+    for own in ("params", "fused", "foreach"):
+        takes.remove(own)
+    given = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
+    for key in given:
+        if key not in takes:
+            raise ValueError(f"optimizer.{key}: {target} takes no such argument; it takes {', '.join(takes)}")
+    fused = {"fused": True} if name in FUSED else {}
     try:
-        return kind(parameters, **own, **({"fused": True} if name in FUSED else {}))
+        return kind(parameters, **given, **fused)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"optimizer: {target} refuses {own}: {error}") from error
+        raise ValueError(f"optimizer: {target} refuses {given}: {error}") from error
+
+
+def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
+    """The data module of a condition's replicates, set up. Raises ValueError for data that cannot be used."""
+    served = {key: config["data"][key] for key in SERVED}
+    batch_norm = has(config["arrangement"], "bn")
+    data = ReplicateData(
+        config["data"], seeds, config["batch_size"], batch_norm=batch_norm, rerun=config["rerun"], **served
+    )
+    data.setup()
+    return data
 
 
 def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
@@ -74,71 +90,61 @@ class ReplicatedClassifier(pl.LightningModule):
     (replicates, batch), or x (batch, *shape) and y (batch,), the same for each replicate; what is logged is a
     mean over the replicates that have not diverged. It trains in float32 on one device.
 
-    The network is given, or made by what is `built`: network_of's config, shape, classes and seeds. From
-    these load_from_checkpoint(path) makes it too.
+    config: of a condition. row_shape: (features,) or (channels, *space). seeds: one for each replicate.
 
     `history` gets one entry per validation: epoch, optimizer steps so far, and (replicates,) tensors of the
     mean training loss since the last one, validation NLL (nats), validation accuracy and `live`: whose search
-    had not ended before. `diverged` (replicates,) marks those whose loss stopped being finite: from that
-    validation on their weights are NaN, so that nothing they do later can pass for a result.
+    had not ended before. `shift` gets what `shift.measure` says after the epochs asked for. `diverged`
+    (replicates,) marks those whose loss stopped being finite: from that validation on their weights are NaN,
+    so that nothing they do later can pass for a result.
 
-    With `select_epoch="best"` the network ends with the weights and running statistics that each replicate
-    had at the validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search
-    ends once so many epochs brought nothing lower, and training once all have ended; what a replicate does
-    after its end counts nowhere.
+    With select_epoch=best the network ends with the weights and running statistics that each replicate had at
+    the validation of its lowest NLL, the earliest of equal ones. With `patience` a replicate's search ends
+    once so many epochs brought nothing lower, and training once all have ended; what a replicate does after
+    its end counts nowhere.
     """
 
-    def __init__(
-        self,
-        network: StackedNetwork | None = None,
-        optimizer: Mapping[str, Any] | None = None,
-        drift: Mapping[str, float] | None = None,
-        select_epoch: str = "last",
-        patience: int | None = None,
-        built: Mapping[str, Any] | None = None,
-    ):
+    loss_sum: Tensor
+    diverged: Tensor
+    ended: Tensor
+    best_nll: Tensor
+    best_step: Tensor
+
+    def __init__(self, config: Mapping[str, Any], row_shape: Sequence[int], classes: int, seeds: Sequence[int]):
         super().__init__()
-        if network is None:
-            network = rebuilt(built)
-        if optimizer is None:
-            raise ValueError("optimizer=None: must be a config of conf/optimizer")
-        self.save_hyperparameters(ignore="network")
+        self.config = dict(config)
+        model = dict(config["model"])
+        if callable(model.get("function")):
+            model["function"] = None  # a checkpoint holds nothing that must be unpickled
+        made = {"config": self.config | {"model": model}, "row_shape": [*row_shape], "classes": classes}
+        self.save_hyperparameters(made | {"seeds": [*seeds]})
         # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no
         # result.
         self.automatic_optimization = False
-        self.network = network
-        self.optimizer_config = dict(optimizer)
-        self.drift = dict(drift or {"scale": 0.0, "offset": 0.0, "cycles": 0.0})
-        self.select_epoch, self.patience = select_epoch, patience
-        # With the compiled engine a batch of Lightning's is a stretch of so many batches of this size.
-        self.compiled: int | None = None
+        self.network = network_of(config, row_shape, classes, seeds)
+        self.lr = config["optimizer"]["lr"]  # where Lightning's finder of one looks for it
+        # With the compiled engine a batch of Lightning's is a stretch of so many batches of the config's size.
         self.stretch = 1
         self.engine: engine.Compiled | None = None
-        self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
+        self.shift: list[dict[str, Any]] = []
         self.steps = self.loss_steps = 0
         self._evaluated: list[tuple[Tensor, Tensor]] = []
-        replicates = len(network.seeds)
-        self.loss_sum: Tensor
-        self.diverged: Tensor
-        self.ended: Tensor
-        self.best_nll: Tensor
-        self.best_step: Tensor
-        self.register_buffer("loss_sum", torch.zeros(replicates, dtype=torch.float64))
-        self.register_buffer("diverged", torch.zeros(replicates, dtype=torch.bool))
-        self.register_buffer("ended", torch.zeros(replicates, dtype=torch.bool))
-        self.register_buffer("best_nll", torch.full((replicates,), math.inf, dtype=torch.float64))
-        self.register_buffer("best_step", torch.zeros(replicates, dtype=torch.long))
+        self.register_buffer("loss_sum", torch.zeros(len(seeds), dtype=torch.float64))
+        self.register_buffer("diverged", torch.zeros(len(seeds), dtype=torch.bool))
+        self.register_buffer("ended", torch.zeros(len(seeds), dtype=torch.bool))
+        self.register_buffer("best_nll", torch.full((len(seeds),), math.inf, dtype=torch.float64))
+        self.register_buffer("best_step", torch.zeros(len(seeds), dtype=torch.long))
         self.best: StackedNetwork | None = None
-        if select_epoch == "best":
-            self.best = copy.deepcopy(network).requires_grad_(False)
+        if config["select_epoch"] == "best":
+            self.best = copy.deepcopy(self.network).requires_grad_(False)
             for kept in self.best.state_dict().values():
                 if kept.is_floating_point():
                     kept.fill_(math.nan)  # a replicate whose validation NLL never is finite has no result
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizer_of(self.network.parameters(), self.optimizer_config)
-        if self.optimizer_config["schedule"] == "constant":
+        optimizer = optimizer_of(self.network.parameters(), self.config["optimizer"] | {"lr": self.lr})
+        if self.config["optimizer"]["schedule"] == "constant":
             return optimizer
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_steps)]
 
@@ -146,9 +152,9 @@ class ReplicatedClassifier(pl.LightningModule):
         """Refuse what Lightning would do otherwise than it says."""
         if self.trainer.world_size > 1:
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
-        if self.trainer.precision not in ("32-true", "32", 32):
+        if self.trainer.precision != "32-true":
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
-        if any(isinstance(callback, BatchSizeFinder) for callback in getattr(self.trainer, "callbacks", ())):
+        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
 
     @property
@@ -163,14 +169,15 @@ class ReplicatedClassifier(pl.LightningModule):
 
     # What a checkpoint holds beside Lightning's own, so that a fit goes on byte for byte.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {"history": self.history, "steps": self.steps, "loss_steps": self.loss_steps}
+        own = {name: getattr(self, name) for name in ("history", "shift", "steps", "loss_steps")}
         checkpoint["replicates"] = own | {"masks": [noise.bits.state() for noise in self._noises()]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = checkpoint["replicates"]
-        self.history, self.steps, self.loss_steps = own["history"], own["steps"], own["loss_steps"]
-        for noise, state in zip(self._noises(), own["masks"], strict=True):
+        own = dict(checkpoint["replicates"])
+        for noise, state in zip(self._noises(), own.pop("masks"), strict=True):
             noise.bits.restore(*state)
+        for name, value in own.items():
+            setattr(self, name, value)
 
     def _noises(self) -> list[StackedNoise]:
         return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
@@ -181,12 +188,10 @@ class ReplicatedClassifier(pl.LightningModule):
         """
         return self.network(x)
 
-    def stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """A batch as x (replicates, batch, features) and y (replicates, batch). Raises ValueError."""
         if isinstance(batch, Tensor):
-            raise ValueError(
-                "dataloaders=…: give datamodule= in its place; its loaders alone have row numbers, no rows"
-            )
+            raise ValueError("dataloaders=…: give datamodule= in its place; its loaders have row numbers alone")
         x, y = batch
         if y.dim() == 1:  # of a plain DataLoader
             replicates = len(self.network.seeds)
@@ -194,87 +199,86 @@ class ReplicatedClassifier(pl.LightningModule):
         return x, y
 
     def on_train_start(self) -> None:
-        if self.patience is not None:  # a training that is taken up again may have been at its end
+        if self.config["patience"] is not None:  # a training that is taken up again may have been at its end
             self.trainer.should_stop |= bool(self.ended.all())
+
+    def on_train_epoch_end(self) -> None:
+        config, epoch = self.config, self.current_epoch + 1
+        if epoch in config["measure"]["shift_epochs"] and has(config["arrangement"], "bn"):
+            parts = self.trainer.datamodule.parts  # type: ignore[attr-defined]
+            measured = shift.measure(self.network, parts, config["batch_size"], config["rerun"], epoch)
+            ended = dict(zip(self.network.seeds, self.ended.tolist(), strict=True))
+            self.shift += [entry for entry in measured if not ended[entry["seed"]]]
 
     def on_fit_end(self) -> None:
         if self.best is not None:
             self.network.load_state_dict(self.best.state_dict())
             self._void_diverged()
 
-    @property
-    def lr(self) -> float:
-        """The learning rate, where Lightning's finder of one looks for it."""
-        return float(self.optimizer_config["lr"])
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = self._stacked(batch)
+        take = self._step if self.engine is None else self._compiled_steps
+        loss = take(x, y)
+        self.loss_sum += loss.double().sum(dim=0)
+        self.loss_steps += len(loss)
+        self.steps += len(loss)
+        return loss.mean()
 
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self.optimizer_config["lr"] = value
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
-        x, y = self.stacked(batch)
-        if self.compiled:
-            self._compiled_steps(x, y, self.compiled)
-            return None
-        if self.drift["scale"] or self.drift["offset"]:
-            x = self.drifted(x, self.steps / self.total_steps)
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take a step; the mean loss of each replicate before it, (1, replicates)."""
+        factor, offset = self.swing(self.steps)
+        x = x * factor + offset if (factor, offset) != (1, 0) else x
         loss = cross_entropy(self.network(x), y).mean(dim=1)
-        optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
         # The sum keeps gradients apart: no replicate's loss depends on another's weights.
         self.manual_backward(loss.sum())
-        if (norm := self.optimizer_config.get("clip")) is not None:
-            clip_(self.network.parameters(), norm)
-        optimizer.step()  # type: ignore[union-attr]
-        if (schedule := self.lr_schedulers()) is not None:
-            schedule.step()  # type: ignore[union-attr, call-arg]
-        self.loss_sum += loss.detach()
-        self.loss_steps += 1
-        self.steps += 1
-        return loss.detach().mean() if self.logs else None
+        clip = self.config["optimizer"].get("clip")
+        if clip is not None:
+            clip_(self.network.parameters(), clip)
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()
+        return loss.detach()[None]
 
-    def _compiled_steps(self, x: Tensor, y: Tensor, batch_size: int) -> None:
-        """A stretch of steps at once; x (replicates, rows, features) and y (replicates, rows) are cut into
-        batches.
+    def _compiled_steps(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take a stretch of steps at once, of x (replicates, rows, features) and y (replicates, rows) cut into
+        batches; the losses, (steps, replicates).
         """
-        optimizer, schedule = self.optimizers().optimizer, self.lr_schedulers()  # type: ignore[union-attr]
+        optimizer: Any = self.trainer.optimizers[0]
+        schedule: Any = self.lr_schedulers()
         rates, swings = [], []
-        for step in range(self.steps, self.steps + math.ceil(y.shape[1] / batch_size)):
+        for step in range(self.steps, self.steps + math.ceil(y.shape[1] / self.config["batch_size"])):
             rates.append(optimizer.param_groups[0]["lr"])
-            swings.append(self.swing(step / self.total_steps))
+            swings.append(self.swing(step))
             if schedule is not None:
-                optimizer._opt_called = True  # type: ignore[union-attr]  # or the schedule warns that it goes first
-                schedule.step()  # type: ignore[union-attr, call-arg]
-        if self.engine is None:
-            self.engine = engine.Compiled(self.network, optimizer, batch_size, self.optimizer_config.get("clip"))
-        losses = self.engine.run(x, y, np.array(rates), np.array(swings), ~self.ended)
-        self.loss_sum += losses.double().sum(dim=0)
-        self.loss_steps += len(losses)
-        self.steps += len(losses)
+                optimizer._opt_called = True  # or the schedule warns that it goes first
+                schedule.step()
+        assert self.engine is not None
+        return self.engine.run(optimizer, x, y, np.array(rates), np.array(swings), ~self.ended)
 
-    def swing(self, time: float) -> tuple[float, float]:
-        """The factor and the offset of standardised inputs at `time` ∈ [0, 1) of training.
+    def swing(self, step: int) -> tuple[float, float]:
+        """The factor and the offset of standardised training inputs at a step.
 
-        g = sin(2π cycles time) starts and ends at 0, so that the last training inputs are distributed like
-        the test's.
+        g = sin(2π cycles t), t from 0 to 1 over the training, starts and ends at 0, so that the last training
+        inputs are distributed like the test's.
         """
-        g = math.sin(2 * math.pi * self.drift["cycles"] * time)
-        return 1 + self.drift["scale"] * g, self.drift["offset"] * g
-
-    def drifted(self, x: Tensor, time: float) -> Tensor:
-        """Standardised inputs at `time`, whose scale and offset swing around their true values."""
-        factor, offset = self.swing(time)
-        return x * factor + offset
+        drift = self.config["drift"]
+        if drift["scale"] == drift["offset"] == 0:
+            return 1.0, 0.0
+        g = math.sin(2 * math.pi * drift["cycles"] * step / self.total_steps)
+        return 1 + drift["scale"] * g, drift["offset"] * g
 
     def _evaluation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        x, y = self.stacked(batch)
+        x, y = self._stacked(batch)
         self._evaluated.append((self.network(x), y))
 
     validation_step = test_step = _evaluation_step
 
     def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The logits of every replicate, (replicates, batch, classes)."""
-        return self.network(self.stacked(batch)[0])
+        return self.network(self._stacked(batch)[0])
 
     def on_validation_epoch_end(self) -> None:
         values = self._measured("val")
@@ -289,12 +293,11 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def _measured(self, part: str) -> dict[str, Tensor]:
         seen, self._evaluated = self._evaluated, []
-        values = measured(seen, MEASURES if self.logs else ("acc", "nll"))
+        values = measured(seen, MEASURES)
         return {f"{part}/{'loss' if measure == 'nll' else measure}": value for measure, value in values.items()}
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
-        if self.logs:
-            self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
+        self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
 
     def _validated(self, nll: Tensor, acc: Tensor) -> Tensor:
         """Keep what a validation says; the mean training loss since the last one, (replicates,)."""
@@ -325,8 +328,9 @@ class ReplicatedClassifier(pl.LightningModule):
         for pair in zip(self.network.state_dict().values(), self.best.state_dict().values(), strict=True):
             own, kept = (values.view(len(better), -1) for values in pair)
             torch.where(better[:, None], own, kept, out=kept)
-        if self.patience is not None:
-            self.ended |= self.steps - self.best_step >= self.patience * self.epoch_steps
+        patience = self.config["patience"]
+        if patience is not None:
+            self.ended |= self.steps - self.best_step >= patience * self.epoch_steps
             self.trainer.should_stop |= bool(self.ended.all())
 
     @torch.no_grad()
@@ -364,15 +368,6 @@ class ReplicatedClassifier(pl.LightningModule):
             lost = order[:, : round(fraction * order.shape[1])].to(self.device)
             keep.append(torch.ones(order.shape, device=self.device).scatter_(1, lost, 0.0)[:, :, None])
         return self.evaluate(part, ["acc"], keep)["acc"]
-
-
-def rebuilt(built: Mapping[str, Any] | None) -> StackedNetwork:
-    """The network of what a module was built from. Raises ValueError."""
-    if built is None:
-        raise ValueError("network=None: give the network; what would rebuild it was not saved")
-    if built["config"]["model"].get("function", "") is None:
-        raise ValueError("network=None: give the network; its model was a function given from Python")
-    return network_of(**built)
 
 
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import SideBySide
 from normdrop.networks.stacked import StackedBatchNorm, StackedNetwork
 from normdrop.streams import stream
-from normdrop.training.module import measured
 
 # Passes over the training rows with noise on. Three leave an error of a few percent in a unit's variance on
 # 1,000 rows and of about half a percent in the median over 256 units, for 7 to 10 % of the time of 30 epochs
@@ -33,9 +32,6 @@ PASSES = 3
 
 # Whether dropout stands anywhere before a BN layer.
 NO_NOISE, NOISE = "no noise above", "noise above"
-
-# Called with a BN layer, whose replicates these are, and its input (replicates, channels, values).
-See = Callable[[nn.Module, slice, Tensor], Any]
 
 
 @torch.no_grad()
@@ -46,8 +42,8 @@ def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
     once, the variance unbiased as in BatchNorm1d's running_var.
     """
     network = copy.deepcopy(network).eval()
-    for layer in _cases(network, part):
-        moments = _eval_moments(network, part)[layer]
+    for layer in _moments(network, [next(part.batches(rows=2))]):
+        moments = _moments(network, part.batches())[layer]
         count = moments.count[:, None]
         unbiased = moments.variance * count / (count - 1)
         layer.running_mean.copy_(moments.mean.view_as(layer.running_mean))
@@ -74,49 +70,33 @@ def measure(
     does not normalise.
     """
     own = copy.deepcopy(network).eval()
-    cases = _cases(own, parts["train"])
-    if not cases:
-        return []
-    seen = {name: _eval_moments(own, parts[name]) for name in ("train", "val")}
-    # Of the network as it is: what follows moves the copy's running statistics.
-    running = {layer: [_rows(layer.running_mean, own), _rows(layer.running_var, own)] for layer in cases}
-    _measuring(own, batch_size, rerun)
-    train: dict[nn.Module, _Moments] = {layer: _Moments(len(own.seeds)) for layer in cases}
-    with _watching(own, lambda layer, which, values: train[layer].add(which, values)):
-        for x, _ in _batches(own, parts["train"], batch_size, rerun, PASSES):
-            own(x)
+    evaluated = {"": _moments(own, parts["train"].batches()), "val_": _moments(own, parts["val"].batches())}
+    # Of the network as it is: a pass in train mode moves the copy's running statistics.
+    running = {layer: (_rows(layer.running_mean, own), _rows(layer.running_var, own)) for layer in evaluated[""]}
+    trained = _moments(own, _in_train_mode(own, parts["train"], batch_size, rerun))
     entries = []
-    for number, (layer, case) in enumerate(cases.items(), start=1):
-        references = {"": (train[layer].mean, train[layer].variance), "running_": running[layer]}
+    for number, (layer, seen) in enumerate(evaluated[""].items(), start=1):
+        references = {"": (trained[layer].mean, trained[layer].variance), "running_": running[layer]}
         figures: dict[str, Tensor] = {}
-        for prefix, name in (("", "train"), ("val_", "val")):
-            moments = seen[name][layer]
+        for rows, moments in evaluated.items():
             for which, (mean, variance) in references.items():
-                figures[prefix + (which.rstrip("_") or "measured")] = moments.variance / variance
-                figures[f"{prefix}{which}mean_shift"] = (moments.mean - mean).abs() / variance.sqrt()
-        counted = (seen["train"][layer].variance >= layer.eps) & (train[layer].variance >= layer.eps)
+                ratio = which.rstrip("_") or "measured"
+                figures[rows + ratio] = moments[layer].variance / variance
+                figures[f"{rows}{which}mean_shift"] = (moments[layer].mean - mean).abs() / variance.sqrt()
+        counted = (seen.variance >= layer.eps) & (trained[layer].variance >= layer.eps)
         for replicate, seed in enumerate(own.seeds):
             mask = counted[replicate]
-            entry: dict[str, Any] = {"layer": number, "seed": seed, "epoch": epoch, "case": case}
+            entry: dict[str, Any] = {"layer": number, "seed": seed, "epoch": epoch, "case": seen.case}
             entry |= {"units": int(mask.sum()), "set_aside": int((~mask).sum())}
             entries.append(entry | {key: _median(values[replicate][mask]) for key, values in figures.items()})
     return entries
 
 
-@torch.no_grad()
-def train_mode_accuracy(network: StackedNetwork, part: Part, batch_size: int, rerun: int) -> Tensor:
-    """Accuracy (replicates,) on a part with BN and noise in train mode: one pass in random batches; changes
-    nothing.
-    """
-    own = copy.deepcopy(network)
-    _measuring(own, batch_size, rerun)
-    return measured([(own(x), y) for x, y in _batches(own, part, batch_size, rerun, passes=1)], ["acc"])["acc"]
-
-
 class _Moments:
     """Mean and biased variance, (replicates, units), of all that was added."""
 
-    def __init__(self, replicates: int) -> None:
+    def __init__(self, replicates: int, case: str) -> None:
+        self.case = case
         self.count = torch.zeros(replicates, dtype=torch.float64)
         self.sum: Any = None
         self.squares: Any = None
@@ -143,85 +123,57 @@ class _Moments:
         return (self.squares / self.count[:, None] - self.mean.square()).clamp_min(0)
 
 
-@contextmanager
-def _watching(network: StackedNetwork, see: See) -> Iterator[None]:
-    """Tell of each BN layer's input as rows pass."""
+def _moments(network: StackedNetwork, chunks: Iterable[tuple[Tensor, Tensor]]) -> dict[Any, _Moments]:
+    """Moments of what each BN layer is given as rows pass, the layers in the order in which they pass them."""
+    seen: dict[nn.Module, _Moments] = {}
+    noises: list[nn.Module] = []
+
+    def noise(layer: StackedNoise, _: tuple[Tensor]) -> None:
+        if layer.rate:
+            noises.append(layer)
+
+    def norm(layer: Any, inputs: tuple[Tensor], copies: SideBySide | None = None) -> None:
+        if layer not in seen:
+            seen[layer] = _Moments(len(network.seeds), NOISE if noises else NO_NOISE)
+        if copies is None:
+            seen[layer].add(slice(None), inputs[0].reshape(len(network.seeds), layer.features, -1))
+        else:  # the rows of one replicate
+            seen[layer].add(slice(copies.turn, copies.turn + 1), inputs[0].movedim(1, 0).flatten(1)[None])
+
     hooks = []
-
-    def stacked(layer: Any, inputs: tuple[Tensor]) -> None:
-        (values,) = inputs
-        see(layer, slice(None), values.reshape(len(values), layer.features, -1))
-
-    def copied(copies: SideBySide) -> Callable[[Any, tuple[Tensor]], None]:
-        def told(layer: Any, inputs: tuple[Tensor]) -> None:
-            see(layer, slice(copies.turn, copies.turn + 1), inputs[0].movedim(1, 0).flatten(1)[None])
-
-        return told
-
     for module in network.modules():
-        if isinstance(module, StackedBatchNorm):
-            hooks.append(module.register_forward_pre_hook(stacked))
+        if isinstance(module, StackedNoise):
+            hooks.append(module.register_forward_pre_hook(noise))
+        elif isinstance(module, StackedBatchNorm):
+            hooks.append(module.register_forward_pre_hook(norm))
         elif isinstance(module, SideBySide):
-            norms = [layer for layer in module.copies.modules() if isinstance(layer, BATCH_NORMS)]
-            hooks += [layer.register_forward_pre_hook(copied(module)) for layer in norms]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _cases(network: StackedNetwork, part: Part) -> dict[Any, str]:
-    """The BN layers in the order in which rows pass them, and whether noise stands above each."""
-    cases: dict[Any, str] = {}
-    noises = [layer for layer in network.modules() if isinstance(layer, StackedNoise) and layer.rate]
-    passed: list[nn.Module] = []
-    hooks = [layer.register_forward_pre_hook(lambda layer, _: passed.append(layer)) for layer in noises]
-    with _watching(network, lambda layer, *_: cases.setdefault(layer, NOISE if passed else NO_NOISE)):
-        for x, _ in part.batches(rows=2):
-            network(x)
-            break
+            for layer in module.copies.modules():
+                if isinstance(layer, BATCH_NORMS):
+                    hooks.append(layer.register_forward_pre_hook(partial(norm, copies=module)))
+    for x, _ in chunks:
+        network(x)
     for hook in hooks:
         hook.remove()
-    return cases
+    return seen
 
 
-def _rows(running: Tensor, network: StackedNetwork) -> Tensor:
-    """Running statistics as (replicates, units), in double precision."""
-    return running.double().clone().view(len(network.seeds), -1)
-
-
-def _eval_moments(network: StackedNetwork, part: Part) -> dict[nn.Module, _Moments]:
-    """Moments of the input of each BN layer, over the rows of a part."""
-    moments: dict[nn.Module, _Moments] = {}
-
-    def add(layer: nn.Module, which: slice, values: Tensor) -> None:
-        moments.setdefault(layer, _Moments(len(network.seeds))).add(which, values)
-
-    with _watching(network, add):
-        for x, _ in part.batches():
-            network(x)
-    return moments
-
-
-def _measuring(network: StackedNetwork, batch_size: int, rerun: int) -> None:
-    """Put a copy in train mode with noise from the streams of this room."""
+def _in_train_mode(network: StackedNetwork, part: Part, batch_size: int, rerun: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Put a network in train mode, with noise of streams that are no training's, and give it random batches."""
     network.train()
     noises = [layer for layer in network.modules() if isinstance(layer, StackedNoise)]
     for number, layer in enumerate(noises, start=1):
         streams = [stream(seed, "shift", rerun=rerun, layer=number) for seed in network.seeds]
         layer.bits, layer.batch_size = type(layer.bits)(streams), batch_size
-
-
-def _batches(
-    network: StackedNetwork, part: Part, batch_size: int, rerun: int, passes: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """x (replicates, batch, features) and y (replicates, batch), each pass in another random order."""
     orders = [stream(seed, "shift", rerun=rerun) for seed in network.seeds]
-    for _ in range(passes):
+    for _ in range(PASSES):
         order = torch.from_numpy(np.stack([generator.permutation(part.rows.shape[1]) for generator in orders]))
         for rows in batches(part.rows.gather(1, order.to(part.rows.device)), batch_size):
             yield part.table.gather(rows)
+
+
+def _rows(running: Tensor, network: StackedNetwork) -> Tensor:
+    """Running statistics as (replicates, units), in double precision."""
+    return running.double().clone().view(len(network.seeds), -1)
 
 
 def _median(values: Tensor) -> float | None:
