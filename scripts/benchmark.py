@@ -319,6 +319,7 @@ def sweep(tiny: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "normdrop"]
     if tiny:
         command += [*WORK[:3], "arrangement=none,bn", TINY["mlp"], "replicates=2", "trainer.max_epochs=1"]
+        command += ["hydra/launcher=basic"]
     else:
         command += ["experiment=ordering", "optimizer.lr=0.001"]
     with tempfile.TemporaryDirectory() as folder:

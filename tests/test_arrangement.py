@@ -61,18 +61,18 @@ def test_the_table_covers_every_arrangement_at_every_position():
 
 @pytest.mark.parametrize(("arrangement", "position"), LAYERS)
 def test_a_block_has_the_layers_that_the_arrangement_says_in_their_order(arrangement, position):
-    layers = block(nn.Linear(7, 5), arrangement, position, 0.3, "bernoulli", "relu")
+    layers = block(nn.Linear(7, 5), arrangement=arrangement, position=position, rate=0.3)
     assert " ".join(type(layer).__name__ for layer in layers) == LAYERS[arrangement, position]
 
 
 def test_a_blocks_layers_carry_the_sizes_and_the_rate():
-    linear, norm, relu, dropout = block(nn.Linear(7, 5), "bn_dropout", "around", 0.3, "bernoulli", "relu")
+    linear, norm, relu, dropout = block(nn.Linear(7, 5), arrangement="bn_dropout", position="around", rate=0.3)
     assert (linear.in_features, linear.out_features, norm.num_features, dropout.p) == (7, 5, 5, 0.3)
     assert isinstance(relu, nn.ReLU)
 
 
 def test_uniform_noise_takes_the_place_of_dropout():
-    layers = block(nn.Linear(7, 5), "dropout_bn", "after", 0.3, "uniform", "relu")
+    layers = block(nn.Linear(7, 5), arrangement="dropout_bn", position="after", rate=0.3, noise="uniform")
     assert isinstance(layers[2], UniformNoise) and layers[2].rate == 0.3
 
 

@@ -75,7 +75,6 @@ def an_optimizer(package: Path, conf: Path) -> None:
 # What is typed in Python then: the settings of a condition, and what is refused in one line.
 TRIED = """
 import json, sys, torch, normdrop
-from normdrop.networks import describe, plain
 from torch.nn import GroupNorm
 tiny = {"data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 2, "accelerator": "cpu"}, "engine": "torch"}
 found = {}
@@ -85,7 +84,7 @@ for name, given in json.loads(sys.argv[1]).items():
     data = normdrop.build(tiny, given, replicates=2)[1].parts["test"]
     loss = torch.nn.functional.cross_entropy(network(data.x[0]), data.y[0]).item()
     table = fitted.replicates
-    found[name] = {"columns": [*table], "text": describe(network), "nll": [loss, table.test_nll[0]]}
+    found[name] = {"columns": [*table], "text": str(network), "nll": [loss, table.test_nll[0]]}
     found[name]["brier"] = float(table.test_brier[0])
 try:
     normdrop.train(tiny, model="twice", **{"model.factor": 2.55})

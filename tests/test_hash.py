@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from normdrop.study import facts
-from normdrop.study.config import canonical, config_hash, lookup, seeds
+from normdrop.study.config import canonical, config_hash, lookup
 from normdrop.study.plan import missing
 from normdrop.study.record import write
 
@@ -129,11 +129,6 @@ def test_the_hash_of_a_configuration_is_the_one_of_the_folders_that_earlier_vers
     assert config_hash(tiny("data=synthetic"))[:16] == "c2577f0b0a5fb09b"
 
 
-def test_seeds_are_counted_from_the_first(config: dict[str, Any]) -> None:
-    assert seeds(config | {"replicates": 3}) == [0, 1, 2]
-    assert seeds(config | {"replicates": 3, "first_seed": 1000}) == [1000, 1001, 1002]
-
-
 # --- what is checked before anything trains
 
 
@@ -146,14 +141,13 @@ def fits(*configs: dict[str, Any]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("first", ["none", "bn_dropout"])
 def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_grid(
-    tiny: Callable[..., dict[str, Any]], first: str
+    tiny: Callable[..., dict[str, Any]],
 ) -> None:
     """A batch of one row has no batch statistics."""
-    grid = [tiny("batch_size=1", f"arrangement={name}") for name in ("none", "bn_dropout")]
-    assert fits(grid[0]) == ""
-    assert fits(*(grid if first == "none" else grid[::-1])) == fits(grid[1]) != ""
+    none, bn = (tiny("batch_size=1", f"arrangement={name}") for name in ("none", "bn_dropout"))
+    assert fits(none) == ""
+    assert fits(none, bn) == fits(bn, none) == fits(bn) != ""
 
 
 @pytest.mark.parametrize(
@@ -186,6 +180,14 @@ def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(
     bn, none = tiny("arrangement=bn"), tiny("arrangement=none")
     facts.check_fits([(bn, 4), (bn, 6), (none, 2)])
     assert asked == [("bn", 4), ("none", 2)]
+
+
+def test_where_one_configuration_cannot_be_compiled_all_train_on_one_engine(
+    tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "reason_for", lambda config: "why" if config["noise"] == "uniform" else None)
+    grid = [tiny(f"noise={noise}") for noise in ("bernoulli", "uniform")]
+    assert [facts.one_engine(grid), facts.one_engine(grid[:1])] == ["torch", "compiled"]
 
 
 def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny: Callable[..., dict[str, Any]]) -> None:

@@ -197,7 +197,7 @@ def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout
     assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
         (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
     ]
-    assert entries == measure(bn_dropout.stack, bn_dropout.parts, 16, 0, "end")
+    assert entries == measure(bn_dropout.stack, bn_dropout.parts["train"], 16, 0, "end")
     for entry in entries:
         network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
         at = [i for i, layer in enumerate(network) if isinstance(layer, nn.BatchNorm1d)][entry["layer"] - 1]
@@ -206,15 +206,8 @@ def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout
         running = network[at].running_var.double()
         counted = values.var(dim=0, correction=0) >= network[at].eps
         ratio = values.var(dim=0, correction=0) / running
-        away = (values.mean(dim=0) - network[at].running_mean).abs() / running.sqrt()
         assert entry["running"] == pytest.approx(np.median(ratio[counted]), rel=1e-4)
-        assert entry["running_mean_shift"] == pytest.approx(np.median(away[counted]), rel=1e-4)
-        assert (entry["units"], entry["set_aside"]) == (int(counted.sum()), int((~counted).sum()))
-        with torch.no_grad():
-            val = network[:at](bn_dropout.part(entry["seed"], "val")[0]).double()
-        assert entry["val_running"] == pytest.approx(
-            np.median((val.var(dim=0, correction=0) / running)[counted]), rel=1e-4
-        )
+        assert entry["units"] == int(counted.sum())
 
 
 def test_the_first_layers_measured_shift_is_eval_variance_over_train_variance(bn_dropout: Fitted) -> None:

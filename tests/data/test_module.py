@@ -324,8 +324,25 @@ def test_a_last_batch_of_one_row_is_left_out_another_row_each_time_whatever_the_
 
 def test_more_replicates_than_memory_holds_are_refused(monkeypatch):
     monkeypatch.setattr(asked, "memory", lambda: 2**20)
-    with pytest.raises(ValueError, match=r"data: 53,910 rows of 10 features take 0.0 GiB .*; 26,214 rows would fit"):
+    with pytest.raises(ValueError, match=r"data: it takes 0.0 GiB .*: at most 49 % of its rows"):
         made(seeds=range(30), pca=10)
+
+
+# --- shapes
+
+
+def test_data_shape_says_what_flat_columns_are_and_is_content(rows):
+    assert made().shape == (1, 8, 8) and made(pca=5).shape == (5,)
+    assert made(shape=[4, 16]).shape == (4, 16)
+    assert made(sources.breast_cancer).shape == (30,)
+    other = Rows(rows.x, rows.y, rows.classes, shape=(4, 4, 4))
+    assert len({rows.fingerprint, other.fingerprint, Rows(rows.x, rows.y, rows.classes).fingerprint}) == 3
+
+
+@pytest.mark.parametrize("shape", [[2, 3, 5], [64.0], "64", [-8, -8], []])
+def test_a_shape_that_does_not_hold_the_features_is_refused(shape):
+    with pytest.raises(ValueError, match=r"data.shape=.* the 64 features"):
+        made(shape=shape)
 
 
 # --- the committed configs

@@ -27,6 +27,7 @@ def test_plain_columns_are_not_spoken_of():
 @pytest.mark.parametrize("code", [LABEL, 7 - 3 * LABEL])
 def test_a_column_that_equals_the_target_is_named(code):
     assert "data.drop=[code]" in said(code=code)
+    assert "data.drop=[code]" in said(code=np.where(np.arange(N) % 9, code, np.nan))  # where it has a value
 
 
 def test_what_is_left_of_a_one_hot_target_is_named():
@@ -71,5 +72,8 @@ def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
     notes = suspects.of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
     assert notes == ["1 of the 10 test rows (10 %) have rows of their group outside the test part"]
     late = np.where(np.arange(N + 5) > 50, 1, y)
-    assert "one class only, 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
-    assert "one class only, 'b'" in suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))[-1]
+    assert "100.0 % of the test rows are 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
+    assert (
+        "100.0 % of the latest rows, which are tested, are 'b'"
+        in suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))[-1]
+    )

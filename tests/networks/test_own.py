@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import own_networks
 from normdrop.data.module import Part
-from normdrop.networks import describe, network_of, own, plain
+from normdrop.networks import network_of, own, plain, shown
 from normdrop.networks.cnn import cnn
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
@@ -146,17 +146,17 @@ def test_layers_with_a_stacked_form_equal_copies_side_by_side_and_shift_alike(ki
         x, _ = rows(BATCH, number)
         assert_close(fast(x), slow(x))
     x, y = rows(150, 7)
-    parts = {name: Part.of(x.float(), y) for name in ("train", "val")}
+    part = Part.of(x.float(), y)
     fast, slow = fast.float(), slow.float()
-    ours, theirs = (shift.measure(network, parts, 32, rerun=0, epoch="end") for network in (slow, fast))
+    ours, theirs = (shift.measure(network, part, 32, rerun=0, epoch="end") for network in (slow, fast))
     assert len(ours) == 2 * 2
     for entry, other in zip(ours, theirs, strict=True):
         assert {key: entry[key] for key in ("layer", "seed", "case", "units")} == {
             key: other[key] for key in ("layer", "seed", "case", "units")
         }
         assert entry["measured"] == pytest.approx(other["measured"], rel=1e-4)
-        assert entry["running_mean_shift"] == pytest.approx(other["running_mean_shift"], rel=1e-3, abs=1e-5)
-    again, and_again = (shift.recalibrated(network, parts["train"]) for network in (slow, fast))
+        assert entry["running"] == pytest.approx(other["running"], rel=1e-4)
+    again, and_again = (shift.recalibrated(network, part) for network in (slow, fast))
     torch.testing.assert_close(again(x.float()), and_again(x.float()), rtol=1e-4, atol=1e-5)
 
 
@@ -224,10 +224,10 @@ def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_st
     torch.testing.assert_close(scaled[1].stem.weight, 2 * networks["bn"][1].stem.weight)
 
 
-def test_the_description_shows_each_block_as_it_stands():
-    text = describe(plain(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES))
-    assert "Conv2d(1, 4" in text and text.index("Dropout(p=0.3") < text.index("BatchNorm2d(4")
-    assert len(text.splitlines()) == 8
+def test_a_sweep_shows_each_block_as_it_stands():
+    said, *blocks = shown(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES)
+    assert said.startswith("dropout_bn, positions as the module has them")
+    assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks
 
 
 # --- where it comes from
@@ -266,7 +266,7 @@ def test_an_installed_network_is_found_by_its_name(monkeypatch):
         ({}, ["model.file"]),
         ({"file": "nowhere.py"}, ["model.file", "nowhere.py"]),
         ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other"]),
-        ({"file": "net.py", "depth": 3}, ["model.depth", "takes"]),
+        ({"file": "net.py", "depth": 3}, ["model.depth", "it has none"]),
         ({"file": "broken.py"}, ["model.file", "ZeroDivisionError"]),
         ({"name": "nope"}, ["model=nope"]),
     ],
@@ -339,7 +339,7 @@ def without_bn(shape, classes):
         (Remembering, "state of its own .*memory"),
         (Warming, "state of its own"),
         (Mixing, "mixes rows"),
-        (Drawing, "random numbers in training; use nn.Dropout"),
+        (Drawing, r"random numbers in training \(use nn.Dropout"),
         (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),
         (lambda shape, classes: 3, "returns int"),
@@ -351,6 +351,11 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         own.check(config_of(make), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_what_can_be_one_is_not(make):
+    own.check(config_of(make, noise="uniform", keep_dropout=True), SHAPE, CLASSES)
 
 
 def test_a_position_is_refused_where_it_is_as_written():

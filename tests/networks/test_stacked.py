@@ -1,8 +1,7 @@
-"""A stacked network is N plain networks; its noise is what the streams say, on every kind of device."""
+"""A stacked network in eval mode, exported and silenced; its noise is what the streams say, on every device."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import numpy as np
@@ -11,153 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from normdrop.arrangement import ARRANGEMENTS, POSITIONS
-from normdrop.networks.layers import NOISES, UniformNoise
-from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.layers import UniformNoise
 from normdrop.networks.noise import StackedNoise, _Bits, splitmix64
-from normdrop.networks.stacked import StackedBatchNorm, StackedLayerNorm, StackedLinear, StackedNetwork
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training.module import cross_entropy
+from plain_copies import BATCH, FLAT, SEEDS, assert_close, plain_networks, rows, sgd
 
-FEATURES, CLASSES, BATCH = 6, 3, 8
-SEEDS = [4, 0, 9]
-
-
-class GivenNoise(nn.Module):
-    """The noise of one replicate, recomputed from its stream for a plain layer: (batch, features), same out."""
-
-    def __init__(self, layer: nn.Module, features: int, seed: int, rerun: int, number: int):
-        super().__init__()
-        self.rate = layer.rate if isinstance(layer, UniformNoise) else layer.p
-        self.uniform, self.features = isinstance(layer, UniformNoise), features
-        self.generator = stream(seed, "masks", rerun=rerun, layer=number)
-        self.generator.integers(2**63)  # the key of the counting generator comes first
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        count = self.features * BATCH
-        raw = self.generator.bit_generator.random_raw(-(-count // 4)).view(np.int16)[:count].astype(np.float64)
-        if self.uniform:
-            factors = 1 + self.rate * (raw + 0.5) / 2**15
-        else:
-            dropped = round(self.rate * 2**16)
-            factors = (raw + 2**15 >= dropped) / (1 - dropped / 2**16)
-        return x * torch.from_numpy(factors.reshape(self.features, BATCH).T[: len(x)].copy())
+FEATURES = FLAT[0]
 
 
-def plain_networks(seeds=SEEDS, **changes) -> list[nn.Sequential]:
-    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.4, "width": [20, 13], "depth": 2} | changes
-    return [initialise(mlp(FEATURES, CLASSES, **block), stream(seed, "init")).double() for seed in seeds]
-
-
-def with_given_noise(network: nn.Sequential, seed: int, rerun: int = 0) -> nn.Sequential:
-    number, features, layers = 0, 0, []
-    for layer in copy.deepcopy(network):
-        if isinstance(layer, nn.Linear):
-            number, features = number + 1, layer.out_features
-        noisy = isinstance(layer, tuple(NOISES.values()))
-        layers.append(GivenNoise(layer, features, seed, rerun, number) if noisy else layer)
-    return nn.Sequential(*layers)
-
-
-def rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(len(SEEDS), count, FEATURES))
-    return torch.from_numpy(x), torch.from_numpy(generator.integers(CLASSES, size=(len(SEEDS), count)))
-
-
-def parameters_of(stacked: StackedNetwork, replicate: int, gradient: bool = False) -> list[Tensor]:
-    """A replicate's slices of all parameters, flat and without the padding."""
-    found = []
-    for layer in stacked.layers:
-        if isinstance(layer, StackedLinear):
-            sizes = {"weight": layer.fan_in * layer.fan_out, "bias": layer.fan_out}
-        elif isinstance(layer, StackedBatchNorm | StackedLayerNorm):
-            sizes = {"weight": layer.features, "bias": layer.features}
-        else:
-            continue
-        for name, size in sizes.items():
-            parameter = getattr(layer, name)
-            found.append((parameter.grad if gradient else parameter)[replicate, :size])
-    return found
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
-
-
-def assert_trains_like_plain_networks(optimizer, rerun: int = 0, **block) -> None:
-    """Outputs, gradients, weights and running statistics of every replicate, step by step, a short batch among them."""
-    networks = plain_networks(**block)
-    stacked = StackedNetwork(networks, SEEDS, BATCH, rerun).double()
-    plain = [with_given_noise(n, seed, rerun) for n, seed in zip(networks, SEEDS, strict=True)]
-    stacked_optimizer = optimizer(stacked.parameters())
-    plain_optimizers = [optimizer(network.parameters()) for network in plain]
-    for number, size in enumerate((BATCH, 5, BATCH, BATCH)):
-        x, y = rows(size, seed=number)
-        stacked.train()
-        stacked_optimizer.zero_grad()
-        outputs = stacked(x)
-        cross_entropy(outputs, y).mean(dim=1).sum().backward()
-        stacked_optimizer.step()
-        evaluated = stacked.eval()(x)
-        for k, (network, its_optimizer) in enumerate(zip(plain, plain_optimizers, strict=True)):
-            its_optimizer.zero_grad()
-            output = network.train()(x[k])
-            nn.functional.cross_entropy(output, y[k]).backward()
-            its_optimizer.step()
-            assert_close(outputs[k], output)
-            for ours, theirs in zip(parameters_of(stacked, k, gradient=True), network.parameters(), strict=True):
-                assert_close(ours, theirs.grad.flatten())
-            for ours, theirs in zip(parameters_of(stacked, k), network.parameters(), strict=True):
-                assert_close(ours, theirs.flatten())
-            assert_close(evaluated[k], network.eval()(x[k]))
-            for ours, theirs in zip(stacked.replicate(k).buffers(), network.buffers(), strict=True):
-                if theirs.is_floating_point():  # not the count of batches, which nothing reads
-                    assert_close(ours.double(), theirs)
-
-
-def sgd(parameters) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
-
-
-def adam(parameters) -> torch.optim.Optimizer:
-    # Adam divides by the gradient's size, so that a gradient of mere rounding would move a weight by a whole step; this
-    # epsilon is above double precision's rounding.
-    return torch.optim.Adam(parameters, lr=0.01, eps=1e-6, fused=True)
-
-
-@pytest.mark.parametrize(("arrangement", "position"), [*itertools.product(ARRANGEMENTS, POSITIONS)])
-def test_a_stacked_network_trains_like_plain_networks_with_the_same_weights_and_masks(arrangement, position):
-    assert_trains_like_plain_networks(sgd, arrangement=arrangement, position=position)
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"arrangement": "dropout_bn"},
-        {"noise": "uniform"},
-        {"activation": "gelu", "position": "before"},
-        {"activation": "tanh", "noise": "uniform", "arrangement": "dropout_bn"},
-        {"dropout_layers": "last"},
-        {"width": 16, "depth": 1, "output_activation": "relu"},
-        {"width": [33, 1, 17], "depth": 3},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("optimizer", [sgd, adam])
-def test_it_does_so_with_every_kind_of_noise_activation_and_width(optimizer, block):
-    assert_trains_like_plain_networks(optimizer, **block)
-
-
-def test_it_does_so_in_the_a_a_run():
-    assert_trains_like_plain_networks(sgd, rerun=1)
+def double_networks(**changes) -> list[nn.Sequential]:
+    return [network.double() for network in plain_networks(FLAT, **changes)]
 
 
 def test_in_eval_mode_it_is_what_vmap_makes_of_the_plain_networks():
-    networks = plain_networks()
-    x, _ = rows(BATCH)
+    networks = double_networks()
+    x, _ = rows(FLAT, BATCH)
     stacked = StackedNetwork(networks, SEEDS, BATCH).double()
     stacked(x)  # moves the running statistics
     networks = [stacked.replicate(k).double().eval() for k in range(len(SEEDS))]
@@ -170,9 +39,9 @@ def test_in_eval_mode_it_is_what_vmap_makes_of_the_plain_networks():
 
 
 def test_an_exported_replicate_is_a_plain_network_with_the_same_output():
-    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    stacked = StackedNetwork(double_networks(), SEEDS, BATCH).double()
     optimizer = sgd(stacked.parameters())
-    x, y = rows(BATCH)
+    x, y = rows(FLAT, BATCH)
     cross_entropy(stacked(x), y).mean(dim=1).sum().backward()
     optimizer.step()
     outputs = stacked.eval()(x)
@@ -183,7 +52,7 @@ def test_an_exported_replicate_is_a_plain_network_with_the_same_output():
 
 
 def test_an_exported_replicate_is_a_copy():
-    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    stacked = StackedNetwork(double_networks(), SEEDS, BATCH).double()
     before = stacked.layers[0].weight.clone()
     with torch.no_grad():
         stacked.replicate(0)[0].weight.zero_()
@@ -191,10 +60,10 @@ def test_an_exported_replicate_is_a_copy():
 
 
 def test_the_padding_of_a_parameter_stays_zero_through_training():
-    stacked = StackedNetwork(plain_networks(), SEEDS, BATCH).double()
+    stacked = StackedNetwork(double_networks(), SEEDS, BATCH).double()
     optimizer = torch.optim.AdamW(stacked.parameters(), lr=0.1, weight_decay=0.1, fused=True)
     for number in range(3):
-        x, y = rows(BATCH, seed=number)
+        x, y = rows(FLAT, BATCH, seed=number)
         optimizer.zero_grad()
         cross_entropy(stacked(x), y).mean(dim=1).sum().backward()
         optimizer.step()
@@ -204,9 +73,9 @@ def test_the_padding_of_a_parameter_stays_zero_through_training():
 
 
 def test_silencing_takes_units_out_of_the_next_layers_sight():
-    networks = plain_networks(arrangement="none")
+    networks = double_networks(arrangement="none")
     stacked = StackedNetwork(networks, SEEDS, BATCH).double()
-    x, _ = rows(BATCH)
+    x, _ = rows(FLAT, BATCH)
     keep = [torch.ones(len(SEEDS), 20, 1), torch.ones(len(SEEDS), 13, 1)]
     keep[0][1, 7] = 0
     with torch.no_grad():

@@ -1,141 +1,37 @@
-"""A stacked CNN, and a stack with residual blocks, is N plain networks, whatever trains beside them."""
+"""A stacked network, with convolutions and residual blocks or without, is N plain networks, whatever trains beside."""
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
-from normdrop.networks.cnn import cnn
-from normdrop.networks.layers import NOISES, Residual, UniformNoise
-from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.layers import Residual
 from normdrop.networks.stacked import StackedNetwork, StackedNoise
-from normdrop.streams import stream
 from normdrop.training.module import cross_entropy
+from plain_copies import (
+    BATCH,
+    FLAT,
+    IMAGE,
+    SEEDS,
+    SIGNAL,
+    adam,
+    assert_close,
+    assert_trains_like_plain_networks,
+    plain_networks,
+    rows,
+    sgd,
+)
 
-IMAGE, SIGNAL = (2, 5, 6), (2, 11)
-CLASSES, BATCH = 3, 8
-SEEDS = [4, 0, 9]
-CHANNEL_NOISES = (nn.Dropout1d, nn.Dropout2d)
-
-
-class GivenNoise(nn.Module):
-    """The noise of one replicate, recomputed from its stream for a plain layer: (batch, channels, …), same out."""
-
-    def __init__(self, layer: nn.Module, seed: int, number: int):
-        super().__init__()
-        self.layer = layer
-        self.generator = stream(seed, "masks", layer=number)
-        self.generator.integers(2**63)  # the key of the counting generator comes first
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        shape = x.shape[1:2] if isinstance(self.layer, CHANNEL_NOISES) else x.shape[1:]
-        count = math.prod(shape) * BATCH
-        raw = self.generator.bit_generator.random_raw(-(-count // 4)).view(np.int16)[:count].astype(np.float64)
-        if isinstance(self.layer, UniformNoise):
-            factors = 1 + self.layer.rate * (raw + 0.5) / 2**15
-        else:
-            dropped = round(self.layer.p * 2**16)
-            factors = (raw + 2**15 >= dropped) / (1 - dropped / 2**16)
-        given = torch.from_numpy(factors.reshape(*shape, BATCH).copy()).movedim(-1, 0)[: len(x)]
-        return x * given.view(*given.shape, *[1] * (x.dim() - given.dim()))
+WIDTHS = {"width": [6, 20, 20], "depth": 3, "residual": True}
 
 
-def with_given_noise(network: nn.Sequential, seed: int) -> nn.Sequential:
-    number = itertools.count(1)
-    at = 0
-
-    def given(layers: nn.Sequential) -> list[nn.Module]:
-        nonlocal at
-        made: list[nn.Module] = []
-        for layer in layers:
-            if isinstance(layer, Residual):
-                layer = Residual(*given(layer))
-            elif isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-                at = next(number)
-            elif isinstance(layer, (*NOISES.values(), *CHANNEL_NOISES)):
-                layer = GivenNoise(layer, seed, at)
-            made.append(layer)
-        return made
-
-    return nn.Sequential(*given(copy.deepcopy(network)))
-
-
-def plain_networks(shape, seeds=SEEDS, **changes) -> list[nn.Sequential]:
-    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.4} | changes
-    if shape == "mlp":
-        network = mlp(6, CLASSES, width=[6, 20, 20], depth=3, residual=True, **block)
-    else:
-        network = cnn(shape, CLASSES, **{"channels": [5, 3], "stride": [2, 1]} | block)
-    return [initialise(copy.deepcopy(network), stream(seed, "init")) for seed in seeds]
-
-
-def rows(shape, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(len(SEEDS), count, 6 if shape == "mlp" else math.prod(shape)))
-    return torch.from_numpy(x), torch.from_numpy(generator.integers(CLASSES, size=(len(SEEDS), count)))
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours.double(), theirs, rtol=1e-7, atol=1e-10)
-
-
-def gradients_of(stacked: StackedNetwork, replicate: int) -> list[Tensor]:
-    """Those of a replicate, in the shape of the plain network's parameters."""
-    twin = copy.deepcopy(stacked)
-    with torch.no_grad():
-        for own, parameter in zip(twin.parameters(), stacked.parameters(), strict=True):
-            own.copy_(parameter.grad)
-    return list(twin.replicate(replicate).parameters())
-
-
-def assert_trains_like_plain_networks(shape, **block) -> None:
-    """Outputs, gradients, weights and running statistics of every replicate, step by step, a short batch among them."""
-
-    def sgd(parameters) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
-
-    networks = [network.double() for network in plain_networks(shape, **block)]
-    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
-    plain = [with_given_noise(network, seed) for network, seed in zip(networks, SEEDS, strict=True)]
-    stacked_optimizer, plain_optimizers = sgd(stacked.parameters()), [sgd(network.parameters()) for network in plain]
-    for number, size in enumerate((BATCH, 5, BATCH)):
-        x, y = rows(shape, size, seed=number)
-        stacked.train()
-        stacked_optimizer.zero_grad()
-        outputs = stacked(x)
-        cross_entropy(outputs, y).mean(dim=1).sum().backward()
-        gradients = [gradients_of(stacked, k) for k in range(len(SEEDS))]
-        stacked_optimizer.step()
-        evaluated = stacked.eval()(x)
-        for k, (network, its_optimizer) in enumerate(zip(plain, plain_optimizers, strict=True)):
-            its_optimizer.zero_grad()
-            output = network.train()(x[k])
-            nn.functional.cross_entropy(output, y[k]).backward()
-            its_optimizer.step()
-            assert_close(outputs[k], output)
-            exported = stacked.replicate(k)
-            for ours, theirs in zip(gradients[k], network.parameters(), strict=True):
-                assert_close(ours, theirs.grad)
-            for ours, theirs in zip(exported.parameters(), network.parameters(), strict=True):
-                assert_close(ours, theirs)
-            assert_close(evaluated[k], network.eval()(x[k]))
-            for ours, theirs in zip(exported.buffers(), network.buffers(), strict=True):
-                if theirs.is_floating_point():  # not the count of batches, which nothing reads
-                    assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("shape", [IMAGE, SIGNAL], ids=["image", "signal"])
+@pytest.mark.parametrize("shape", [FLAT, IMAGE, SIGNAL], ids=["flat", "image", "signal"])
 @pytest.mark.parametrize(("arrangement", "position"), [*itertools.product(ARRANGEMENTS, POSITIONS)])
-def test_a_stacked_cnn_trains_like_plain_networks_with_the_same_weights_and_masks(shape, arrangement, position):
+def test_a_stacked_network_trains_like_plain_networks_with_the_same_weights_and_masks(shape, arrangement, position):
     assert_trains_like_plain_networks(shape, arrangement=arrangement, position=position)
 
 
@@ -153,13 +49,32 @@ def test_a_stacked_cnn_trains_like_plain_networks_with_the_same_weights_and_mask
             {"channels": [4, 4], "stride": [2, 1], "residual": True, "noise": "channel", "arrangement": "dropout_bn"},
         ),
         (SIGNAL, {"channels": [2, 2], "stride": 1, "residual": True, "arrangement": "ln_dropout"}),
-        ("mlp", {}),
-        ("mlp", {"arrangement": "dropout_ln", "position": "before"}),
+        (FLAT, WIDTHS),
+        (FLAT, WIDTHS | {"arrangement": "dropout_ln", "position": "before"}),
+        (FLAT, {"rerun": 1}),
     ],
     ids=str,
 )
-def test_it_does_so_with_every_kind_of_noise_kernel_and_residual_block(shape, block):
+def test_it_does_so_with_every_kind_of_noise_kernel_and_residual_block_and_in_the_a_a_run(shape, block):
     assert_trains_like_plain_networks(shape, **block)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"arrangement": "dropout_bn"},
+        {"noise": "uniform"},
+        {"activation": "gelu", "position": "before"},
+        {"activation": "tanh", "noise": "uniform", "arrangement": "dropout_bn"},
+        {"dropout_layers": "last"},
+        {"width": 16, "depth": 1, "output_activation": "relu"},
+        {"width": [33, 1, 17], "depth": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_it_does_so_with_every_optimizer_activation_and_width(optimizer, block):
+    assert_trains_like_plain_networks(FLAT, optimizer, steps=(BATCH, 5, BATCH, BATCH), **block)
 
 
 def trained(shape, chosen: list[int], batch: int = BATCH, **block) -> tuple[Tensor, list[Tensor]]:
@@ -188,7 +103,7 @@ def trained(shape, chosen: list[int], batch: int = BATCH, **block) -> tuple[Tens
         (IMAGE, {"noise": "channel"}),
         (IMAGE, {"arrangement": "dropout_ln", "channels": [16, 32]}),
         (IMAGE, {"channels": [4, 4], "residual": True}),
-        ("mlp", {}),
+        (FLAT, WIDTHS),
     ],
     ids=str,
 )

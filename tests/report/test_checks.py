@@ -12,7 +12,7 @@ from scipy import stats
 from exact import normal, one, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
 from normdrop.report import provenance as git
-from normdrop.report.checks import alarm, edges, neighbours, never_reached
+from normdrop.report.checks import alarm, edges, family, neighbours, never_reached
 from normdrop.report.choose import pairs
 from normdrop.report.provenance import provenance
 
@@ -29,7 +29,7 @@ def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
             )
             pair(tmp_path, a, b, **where, config={"select_epoch": "best"})
     found = study_of(tmp_path)
-    table = edges(found, pairs(found)).set_index("key")
+    table = edges(found, family(found, pairs(found))).set_index("key")
     assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
     assert table.loc["optimizer.lr", ["at_low", "at_high"]].to_list() == [0.5, 0.5]
     assert table.loc["epoch", "at_high"] == 0.75
@@ -39,20 +39,20 @@ def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
 def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -> None:
     a, b = runs(0.9 + normal(0.05), gap=0.1, test_nll=0.5), runs(0.9, gap=0.2, test_nll=0.4)
     study = study_of(pair(tmp_path / "gap", a, b, study={"metric": "gap"}))
-    rows = neighbours(study, pairs(study)).set_index("metric")
+    rows = neighbours(study, family(study, pairs(study))).set_index("metric")
     assert rows.loc["test_acc", ["mean", "up", "down", "n"]].to_list() == [pytest.approx(0.05), 1, 0, 1]
     assert rows.loc["test_nll", ["mean", "down"]].to_list() == [pytest.approx(0.1), 0]
     half = stats.t.isf(0.025, 9) * 0.01 / 10**0.5
     assert rows.loc["test_acc", "half"] == pytest.approx(half)
     nothing = study_of(pair(tmp_path / "nothing", a, b, study={"family": None}))
-    (row,) = neighbours(nothing, pairs(nothing)).to_dict("records")
+    (row,) = neighbours(nothing, family(nothing, pairs(nothing))).to_dict("records")
     assert (row["metric"], row["n"]) == ("test_nll", 2), "of every comparison where none is declared"
     loss = {"kind": "loss", "over": "drift.scale"}
     for scale, value in ((0.0, 0.9), (0.5, 0.5)):
         where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}
         pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), **where)
     study = study_of(tmp_path / "loss")
-    rows = neighbours(study, pairs(study)).set_index("metric")
+    rows = neighbours(study, family(study, pairs(study))).set_index("metric")
     assert rows.loc["test_acc", "mean"] == pytest.approx(0.3)  # over the rungs
 
 

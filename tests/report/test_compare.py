@@ -11,7 +11,6 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from normdrop.report.compare import (
     Comparison,
-    alarm,
     compare,
     detectable,
     head,
@@ -141,8 +140,3 @@ def test_a_mean_has_its_t_interval() -> None:
     expected = stats.ttest_1samp(values[:9], 0).confidence_interval(0.9)
     assert mean_interval(values, 0.1) == pytest.approx((values[:9].mean(), *expected))
     assert np.isnan(mean_interval([1.0])[1:]).all()
-
-
-def test_the_alarm_is_a_binomial_tail() -> None:
-    assert alarm(3, 20, 0.05) == pytest.approx(stats.binomtest(3, 20, 0.05, alternative="greater").pvalue)
-    assert alarm(0, 20, 0.05) == 1.0

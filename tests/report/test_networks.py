@@ -9,7 +9,6 @@ from scipy import stats
 from exact import runs, study_of, write
 from normdrop.report.ranks import networks
 
-RATES = (0.1, 0.5)
 # Data set → rate → (validation accuracy, test accuracy) of bn_dropout. On `odd` validation and test disagree.
 TRUTH = {
     "one": {0.1: (0.8, 0.70), 0.5: (0.9, 0.80)},
@@ -49,6 +48,6 @@ def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path: P
     assert set(networks(study_of(tmp_path))["k"]) == {2}
 
 
-def test_one_data_set_or_a_grid_that_is_consumed_has_no_table(tmp_path: Path) -> None:
-    write(tmp_path / "one", "bn", runs(0.9, 6), 0.0)
-    assert networks(study_of(tmp_path / "one")).empty
+def test_one_data_set_has_no_table(tmp_path: Path) -> None:
+    write(tmp_path, "bn", runs(0.9, 6), 0.0)
+    assert networks(study_of(tmp_path)).empty

@@ -105,49 +105,46 @@ def test_over_all_positions_it_trains_each_of_28_networks_once(planned):
     assert sorted(stood_for) == sorted(asked)
 
 
-@pytest.mark.parametrize("experiment", ["six", "robustness", "convolution"])
-def test_what_builds_on_ordering_keeps_its_own_grid_of_learning_rates(experiment):
-    own = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
-    assert own.study.tuned == ["rate", "optimizer.lr"] and own.first_seed == 1000
-    assert {"arrangement", "rate", "optimizer.lr"} <= set(own.hydra.sweeper.params)
+BD = "digits/bn_dropout/after"
+
+
+@pytest.mark.parametrize(
+    ("words", "folders"),
+    [
+        # one network, named twice
+        ("arrangement=none,none,bn rate=0.1,0.3,0.30", ["digits/bn/after/q0.00", "digits/none/after/q0.00"]),
+        # what varies is in the path, and nothing else
+        (
+            "model.depth=1,2 optimizer=adam,sgd rate=0.25 batch_size=32",
+            [f"{BD}/q0.25/model.depth={depth},optimizer={name}" for depth in (1, 2) for name in ("adam", "sgd")],
+        ),
+        # a further point replaces its keys and takes the rest of the grid
+        (
+            "arrangement=bn,bn_dropout rate=0.3 hydra.sweeper.also=['arrangement=none@rerun=1']",
+            ["digits/bn/after/q0.00", f"{BD}/q0.30", "digits/none/after/q0.00/rerun=1"],
+        ),
+        # rates that two decimals cannot tell apart
+        ("rate=0.5,0.501,0.5004", [f"{BD}/q0.50", f"{BD}/q0.5004", f"{BD}/q0.501"]),
+        # each spelling of a number is the same
+        (
+            "rate=range(0.1,0.35,0.1) model.init_gain=1,1.0 drift.offset=0,-0.0",
+            [f"{BD}/q{rate}/drift.offset=0.0,model.init_gain=1.0" for rate in ("0.10", "0.20", "0.30")],
+        ),
+        # a value of a swept group counts where the group has such a key
+        (
+            "data=digits,synthetic data.rows=500,600 arrangement=bn",
+            ["digits/bn/after/q0.00", *(f"synthetic/bn/after/q0.00/data.rows={rows}" for rows in (500, 600))],
+        ),
+    ],
+)
+def test_a_grid_has_these_folders(planned, words, folders):  # @ is a space within a word
+    assert paths(planned(*(word.replace("@", " ") for word in words.split()))) == sorted(folders)
 
 
 def test_with_gelu_more_networks_are_distinct(planned):
     grid = ("arrangement=bn_dropout,dropout_bn", "position=after,before,around", "rate=0.5")
     assert len(planned(*grid)) == 4
     assert len(planned(*grid, "model.activation=gelu")) == 6
-
-
-def test_a_condition_that_a_grid_names_twice_is_one(planned):
-    assert paths(planned("arrangement=none,none,bn", "rate=0.1,0.3,0.30")) == [
-        "digits/bn/after/q0.00",
-        "digits/none/after/q0.00",
-    ]
-
-
-def test_the_path_names_what_varies_and_nothing_else(planned):
-    conditions = planned("model.depth=1,2", "optimizer=adam,sgd", "rate=0.25", "batch_size=32")
-    assert paths(conditions) == [
-        f"digits/bn_dropout/after/q0.25/model.depth={depth},optimizer={optimizer}"
-        for depth in (1, 2)
-        for optimizer in ("adam", "sgd")
-    ]
-    assert conditions[0].setting == {"model.depth": 1, "optimizer": "adam"}
-
-
-def test_further_points_replace_their_keys_and_take_the_rest_of_the_grid(planned):
-    conditions = planned("arrangement=bn,bn_dropout", "rate=0.3", "hydra.sweeper.also=['arrangement=none rerun=1']")
-    assert paths(conditions) == [
-        "digits/bn/after/q0.00",
-        "digits/bn_dropout/after/q0.30",
-        "digits/none/after/q0.00/rerun=1",
-    ]
-
-
-def test_rates_that_two_decimals_cannot_tell_apart_have_folders_of_their_own(planned):
-    assert paths(planned("rate=0.5,0.501,0.5004")) == [
-        f"digits/bn_dropout/after/q{rate}" for rate in ("0.50", "0.5004", "0.501")
-    ]
 
 
 ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
@@ -392,22 +389,6 @@ def test_a_damaged_plan_names_its_file(command, tmp_path):
     assert "study/plan.json: damaged" in command(*STUDY)
 
 
-def test_each_spelling_of_a_number_is_the_same_condition(planned):
-    assert paths(planned("rate=range(0.1,0.35,0.1)", "model.init_gain=1,1.0", "drift.offset=0,-0.0")) == [
-        f"digits/bn_dropout/after/q{rate}/drift.offset=0.0,model.init_gain=1.0" for rate in ("0.10", "0.20", "0.30")
-    ]
-
-
-def test_a_value_of_a_swept_group_counts_where_the_group_has_such_a_key(planned):
-    conditions = planned("data=digits,synthetic", "data.rows=500,600", "arrangement=bn")
-    assert paths(conditions) == [
-        "digits/bn/after/q0.00",
-        "synthetic/bn/after/q0.00/data.rows=500",
-        "synthetic/bn/after/q0.00/data.rows=600",
-    ]
-    assert {c.config["data"]["rows"] for c in planned("experiment=complexity", "data.rows=500")} == {500}
-
-
 @pytest.mark.parametrize("experiment", ["ordering", "complexity", "robustness", "quick"])
 def test_the_composer_gives_hydras_own_configs(planned, experiment):
     conditions = planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3")
@@ -435,10 +416,6 @@ def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, 
     for name, value in (slurm | {"NODEID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert command("arrangement=bn", *TINY) == ""
-
-
-def test_paths_hold_where_a_job_changes_its_directory(command, table):
-    assert command(*TABLE, "data.path=x.csv", "hydra.job.chdir=true") == ""
 
 
 def test_each_condition_has_hydras_files_of_its_own_config(command, tmp_path):

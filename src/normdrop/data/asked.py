@@ -46,10 +46,8 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_memory(rows: int, features: int, bytes_each: int, where: str) -> None:
-    """Refuse rows that take more than this machine's memory, at so many bytes for each value, and say how many fit."""
-    needed, here = rows * features * bytes_each, memory()
-    if needed > here:
-        asked = f"{rows:,} rows of {features:,} features take {needed / 2**30:.1f} GiB"
-        fits = f"{here // (features * bytes_each):,} rows would fit"
-        raise ValueError(f"{where}: {asked} and this machine has {here / 2**30:.1f} GiB; {fits}")
+def check_memory(size: int, what: str) -> None:
+    """Refuse what takes so many bytes where this machine has less, and say how much would fit."""
+    if size > (here := memory()):
+        takes = f"{what} takes {size / 2**30:.1f} GiB and this machine has {here / 2**30:.1f} GiB"
+        raise ValueError(f"{takes}: at most {100 * here / size:.0f} % of its rows would fit")

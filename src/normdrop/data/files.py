@@ -6,8 +6,8 @@ hear of the reading, and `dropped`, names of data.drop that were left out alread
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import re
 import unicodedata
 import zipfile
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.data.asked import first_line, memory, override, require
+from normdrop.data.asked import check_memory, first_line, override, require
 
 SEPARATORS = (",", ";", "\t", "|")
+BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
 PACKED = (".gz", ".bz2", ".xz")
 
@@ -30,19 +31,21 @@ def read(
     """A file's table. target and drop: an NPZ's arrays of these names are read as labels, or not at all."""
     file = Path(path or "").expanduser()
     kind = (file.with_suffix("") if file.suffix.lower() in PACKED else file).suffix.lower()
-    ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", r"\s+")))
+    ok = separator is None or (isinstance(separator, str) and (len(separator) == 1 or separator in (r"\t", BLANKS)))
     require("data.separator", separator, ok, r"one character, \t, \s+ (blanks), or null to find it")
     require("data.header", header, header in (None, True, False), "true, false, or null to find whether there is one")
     _check(file, f"data.path={path!r}", kind)
     try:
-        _check_size(file.stat().st_size)
+        check_memory(file.stat().st_size, "it")
         if kind == ".npz":
             return _npz(file, str(target), [str(name) for name in drop])
         if kind == ".parquet":
             frame = pd.read_parquet(file, engine="pyarrow")
             named = [level for level in frame.index.names if level is not None]
             return frame.reset_index(level=named) if named else frame  # a nameless index counts the rows
-        return _text(file, "\t" if separator == r"\t" or (kind == ".tsv" and not separator) else separator, header)
+        if separator == r"\t" or (kind == ".tsv" and not separator):
+            separator = "\t"
+        return _text(file, separator, header)
     # Damaged files raise a library's own types, not all of them ValueErrors (zipfile.BadZipFile, zlib.error, EOFError).
     except Exception as error:
         hint = "not UTF-8, save it as UTF-8: " if isinstance(error, UnicodeDecodeError) else ""
@@ -63,12 +66,6 @@ def _check(file: Path, where: str, kind: str) -> None:
             raise ValueError(f"{where}: {fault}")
 
 
-def _check_size(size: int) -> None:
-    if size > (here := memory()):
-        takes = f"it takes {size / 2**30:.1f} GiB and this machine has {here / 2**30:.1f} GiB"
-        raise ValueError(f"{takes}: at most {100 * here / size:.0f} % of its rows would fit")
-
-
 def clean(name: object) -> str:
     """A column's name as it is compared and shown: letters in one form, no invisible characters, single blanks."""
     text = unicodedata.normalize("NFC", str(name))
@@ -84,10 +81,8 @@ def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFram
         if len(found) > 1:
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
-        separator = found[0] if found else r"\s+" if _fits(file, r"\s+") else ","
-    lines, fault = _lines(file, separator)
-    if fault:
-        raise ValueError(fault)
+        separator = found[0] if found else BLANKS if _fits(file, BLANKS) else ","
+    lines = _lines(file, separator)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
         raise ValueError(f"its first line looks like a row of values and not like names of columns: {ways}")
@@ -98,15 +93,16 @@ def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFram
 
 def _fits(file: Path, separator: str) -> bool:
     """Whether the first lines all have the same number of columns, two or more."""
-    lines, fault = _lines(file, separator, 100)
-    return not fault and lines.shape[1] > 1
+    try:
+        return _lines(file, separator, 100).shape[1] > 1
+    except ValueError:
+        return False
 
 
-def _lines(file: Path, separator: str, rows: int | None = None) -> tuple[pd.DataFrame, str]:
-    """All lines, the header's too, and what is wrong with them, or nothing.
+def _lines(file: Path, separator: str, rows: int | None = None) -> pd.DataFrame:
+    """All lines, the header's too. A quote that nothing closes takes what follows, to the next quote, for one cell.
 
-    A quote that nothing closes takes what follows, to the next quote, for one cell. Where all lines are whole with
-    quotes that mean nothing, they are read so.
+    Where all lines are whole with quotes that mean nothing, they are read so; else this raises ValueError.
     """
     asked: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
     asked |= {"sep": separator, "header": None, "nrows": rows}
@@ -114,23 +110,27 @@ def _lines(file: Path, separator: str, rows: int | None = None) -> tuple[pd.Data
         lines = pd.read_csv(file, **asked)
         fault = _swallowed(lines, separator)
     except pd.errors.ParserError as error:
-        lines, fault = pd.DataFrame(), first_line(error)
-    if fault:
-        with contextlib.suppress(pd.errors.ParserError):
-            bare = pd.read_csv(file, quoting=csv.QUOTE_NONE, **asked)
-            if (bare.iloc[:, -1] != "").all():
-                bare.attrs["notes"] = (f"quotes are taken as they are, for else {fault}",)
-                return bare, ""
-    return lines, fault
+        fault = first_line(error)
+    if not fault:
+        return lines
+    try:
+        lines = pd.read_csv(file, quoting=csv.QUOTE_NONE, **asked)
+    except pd.errors.ParserError:
+        raise ValueError(fault) from None
+    if (lines.iloc[:, -1] == "").any():
+        raise ValueError(fault)
+    lines.attrs["notes"] = (f"quotes are taken as they are, for else {fault}",)
+    return lines
 
 
 def _swallowed(lines: pd.DataFrame, separator: str) -> str:
     """Where a cell holds as many separators as the lines in it need; or nothing."""
     for column in lines:
-        cells = lines[column]
-        for row, cell in cells[cells.str.contains("\n", regex=False)].items():
-            if 0 < cell.count(separator) == cell.count("\n") * (lines.shape[1] - 1):
-                return f"a quote in row {row} takes the next {cell.count(chr(10))} lines into its cell"
+        breaks = lines[column].str.count("\n")
+        taken = (breaks > 0) & (lines[column].str.count(re.escape(separator)) == breaks * (lines.shape[1] - 1))
+        if taken.any() and lines.shape[1] > 1:
+            row = int(taken.to_numpy().argmax())
+            return f"a quote in row {row} takes the next {breaks[row]} lines into its cell"
     return ""
 
 
@@ -140,7 +140,7 @@ def _is_row(lines: pd.DataFrame) -> bool:
     number = pd.to_numeric(first, errors="coerce")
     if number.notna().all() and (number.diff().iloc[1:] == 1).all():  # columns named 0, 1, 2
         return False
-    return all(number[i] == number[i] or (others[i] == first[i]).any() for i in range(len(first)))
+    return bool((number.notna() | (others == first).any()).all())
 
 
 # --- arrays
@@ -149,11 +149,11 @@ def _is_row(lines: pd.DataFrame) -> bool:
 def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
     columns: dict[str, np.ndarray] = {}
     lengths: dict[str, int] = {}
-    attrs: dict[str, Any] = {"notes": (), "dropped": []}
+    attrs: dict[str, Any] = {"notes": [], "dropped": []}
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     with zipfile.ZipFile(file) as packed:
-        _check_size(sum(member.file_size for member in packed.infolist()))
+        check_memory(sum(member.file_size for member in packed.infolist()), "it")
     with np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             if name in drop:
@@ -164,15 +164,16 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
             if name == target and array.ndim > 1:
                 array = _labels(array, name)
             elif array.ndim > 2:
-                array, note = _channels_first(array, name)
+                array = _channels_first(array, name, attrs["notes"])
                 attrs["shape"] = array.shape[1:]
-                attrs["notes"] += note
-            flat = array.reshape(len(array), -1)
-            new = {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(flat.T)}
+            new = {name: array}
+            if array.ndim > 1:
+                flat = array.reshape(len(array), -1)
+                new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
             if twice := columns.keys() & new.keys():
                 raise ValueError(f"two of its arrays make a column {min(twice)!r}")
             columns |= new
-    if len({*lengths.values()}) > 1:
+    if len(set(lengths.values())) > 1:
         each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"its arrays differ in length: {each}; leave some out with data.drop=[…]")
     frame = pd.DataFrame(columns)
@@ -195,20 +196,22 @@ def _labels(array: np.ndarray, name: str) -> np.ndarray:
     flat = array.reshape(len(array), -1)
     if flat.shape[1] == 1:
         return flat[:, 0]
-    if array.dtype.kind != "U" and ((flat == 0) | (flat == 1)).all() and (flat.sum(axis=1) == 1).all():
+    if array.dtype.kind != "U" and np.isin(flat, (0, 1)).all() and (flat.sum(axis=1) == 1).all():
         return flat.argmax(axis=1)
     several = [f"{name}_{i}" for i in range(flat.shape[1])]
     ways = f"{override('data.target', several[0])} {override('data.drop', several[1:])}"
     raise ValueError(f"data.target={name}: {len(several)} columns that are not one-hot; one target is learnt: {ways}")
 
 
-def _channels_first(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Rows as (rows, channels, *space), and a note where channels stood last: (rows, height, width, 1, 3 or 4)."""
+def _channels_first(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    """Rows as (rows, channels, *space), with a note where channels stood last: (rows, height, width, 1, 3 or 4)."""
     shape = array.shape[1:]
-    if len(shape) == 2:
-        return (array[:, None] if shape[0] == shape[1] else array), ()
-    last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] != shape[2]
-    if not last or (shape[0] <= 4 and shape[0] != shape[1]):
-        return array, ()
+    if len(shape) == 2 and shape[0] == shape[1]:
+        return array[:, None]
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] == shape[2]:
+        return array
+    if shape[0] <= 4 and shape[0] != shape[1]:  # they may be the channels
+        return array
     moved = np.moveaxis(array, -1, 1)
-    return moved, (f"{name}: channels stood last, {shape}, and are moved first, {moved.shape[1:]}",)
+    notes.append(f"{name}: channels stood last, {shape}, and are moved first, {moved.shape[1:]}")
+    return moved

@@ -149,7 +149,7 @@ class BatchOrder:
         self._given = self._skip = 0
 
     def __len__(self) -> int:
-        return math.ceil(trained(self.rows.shape[1], self.batch_size) / (self.batch_size * self.stretch))
+        return len(batches(self.rows, self.batch_size, self.stretch))
 
     # A generator function: an iterator that is made and never asked (Lightning makes one at set-up) draws nothing.
     def __iter__(self) -> Iterator[Tensor]:
@@ -223,45 +223,45 @@ class ReplicateData(lightning.LightningDataModule):
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
             raise ValueError("data.fresh=true: these rows are given; only synthetic and mnist1d can draw fresh ones")
         given = None if self.fresh else self.source()
-        few = given is None or self.pca is not None or 4 * given.x.size <= OWNED
-        parts = self._own(given) if given is None or few else self._shared(given)
+        if given is None or self.pca is not None or 4 * given.x.size <= OWNED:
+            parts = self._own(given)
+        else:
+            parts = self._shared(given)
         rows, batch = parts["train"].rows.shape[1], self.batch_size
         least, why = (2, "; batch normalization cannot train on one row") if self.batch_norm else (1, "")
         ok = is_int(batch) and least <= batch <= rows
         require("batch_size", batch, ok, f"a whole number from {least} to {rows}, the number of training rows{why}")
         self.parts, self.features = parts, parts["train"].table.x.shape[1]
-        self.shape = (self.features,) if self.pca is not None else self.shape
-        self.order, self.preview = (
-            BatchOrder(parts["train"].rows, self.seeds, self.batch_size, self.rerun) for _ in range(2)
-        )
+        if self.pca is not None:
+            self.shape = (self.features,)
+        drawn = parts["train"].rows, self.seeds, self.batch_size, self.rerun
+        self.order, self.preview = BatchOrder(*drawn), BatchOrder(*drawn)
 
     def _shared(self, given: Rows) -> dict[str, Part]:
-        self._find_shape(given)
+        self._describe(given)
         index = [split(given, seed, **self.sizes) for seed in self.seeds]
         table = Table.of(given, [scale_of(given.x[own["train"]].astype(np.float64)) for own in index])
-        self.classes = len(given.classes)
         return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
 
     def _own(self, given: Rows | None) -> dict[str, Part]:
         """Rows of each replicate's own: fresh ones, principal components, and few enough to be standardised once."""
-        stacked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for replicate, seed in enumerate(self.seeds):
-            own = self.source(seed=seed) if given is None else given
-            index = split(own, seed, **self.sizes)
-            self._find_shape(own)
-            values = standardise({name: own.x[i] for name, i in index.items()})
+            rows = self.source(seed=seed) if given is None else given
+            self._describe(rows)
+            index = split(rows, seed, **self.sizes)
+            values = standardise({name: rows.x[own] for name, own in index.items()})
             if self.pca is not None:
                 values = project(values, self.pca)
             if replicate == 0:
-                self.classes, features = len(own.classes), values["train"].shape[1]
-                check_memory(len(self.seeds) * sum(map(len, index.values())), features, 4, "data")
+                check_memory(4 * len(self.seeds) * sum(x.size for x in values.values()), "data: it")
                 # Filled replicate by replicate: a list to stack would need the memory twice.
                 for name, x in values.items():
-                    sizes = len(self.seeds), *x.shape
-                    stacked[name] = np.empty(sizes, np.float32), np.empty(sizes[:2], np.int64)
-            for name, (x, y) in stacked.items():
-                x[replicate], y[replicate] = values[name], own.y[index[name]]
-        return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in stacked.items()}
+                    sizes = (len(self.seeds), *x.shape)
+                    parts[name] = (np.empty(sizes, np.float32), np.empty(sizes[:2], np.int64))
+            for name, (x, y) in parts.items():
+                x[replicate], y[replicate] = values[name], rows.y[index[name]]
+        return {name: Part.of(torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in parts.items()}
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -271,8 +271,8 @@ class ReplicateData(lightning.LightningDataModule):
         self.setup()
         self.order.restore(state_dict)
 
-    def _find_shape(self, rows: Rows) -> None:
-        self.shape = rows.shape
+    def _describe(self, rows: Rows) -> None:
+        self.classes, self.shape = len(rows.classes), rows.shape
         if (given := self.given_shape) is not None:
             features = rows.x.shape[1]
             ok = isinstance(given, (list, tuple)) and all(is_int(size) and size >= 1 for size in given)

@@ -13,9 +13,6 @@ import numpy as np
 
 from normdrop.data import suspects
 
-# For whoever makes rows.
-from normdrop.data.asked import first_line, is_int, is_number, memory, override, require  # noqa: F401
-
 # Values that stay as they came, since they take less memory than float64: each is exact as float64.
 SMALL = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
 # Rows at a time where a copy of all of them as float64 would not do.
@@ -75,9 +72,7 @@ class Rows:
         if len(hashes) == len(self.x):
             return None
         x = np.concatenate([*self._doubles()])
-        each = np.ascontiguousarray(x).view(f"V{x.shape[1] * x.itemsize}").ravel()
-        distinct, numbers = np.unique(each, return_inverse=True)
-        return None if len(distinct) == len(x) else numbers
+        return np.unique(x.view(f"V{x.shape[1] * x.itemsize}").ravel(), return_inverse=True)[1]
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""

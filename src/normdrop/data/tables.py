@@ -14,9 +14,8 @@ import difflib
 import math
 import re
 import unicodedata
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +34,13 @@ NO_VALUE = (
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CODE = r"[+-]?0\d+"
+# Whole numbers with thousands look like fractions with three digits.
+THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*"
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
 COLUMNS = "columns, e.g. [a, b]"
 LISTS = {"categorical": COLUMNS, "drop": COLUMNS, "missing": "words or numbers, e.g. ['?', -999]"}
-# Values (rows,), and which of them (rows,) bool are no numbers; numbers of labels (rows,), and the labels.
+# Values (rows,), and which of them (rows,) bool are no numbers; numbers of labels (rows,), −1 for none, and the labels.
 Numbers = tuple[np.ndarray, np.ndarray]
 Labels = tuple[np.ndarray, tuple[str, ...]]
 
@@ -99,29 +100,32 @@ def table_rows(
         require(f"data.{key}", value, isinstance(value, (list, tuple)), f"a list of {LISTS[key]}")
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
-    attrs = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
-    asked: dict[str, Any] = {key: [name] for key, name in (roles or {}).items() if name is not None}
-    asked |= {
-        "target": [target],
-        "categorical": categorical or (),
-        "drop": [name for name in drop if str(name) not in attrs["dropped"]],
-    }
+    read_already = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
+    asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
+    asked |= {"target": [target], "categorical": categorical or ()}
+    asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
     frame, given = _named(frame, where, asked)
     goal = given["target"][0]
-    features = frame.drop(columns=[given[key][0] for key in ("target", *ROLES) if key in given])
+    kept: dict[str, Any] = {}
+    for key, told in ROLES.items():
+        if key in given:
+            kept |= told(frame.pop(given[key][0]), key)
+    frame, unmet = _blanked(frame, [str(word) for word in missing])
+    features = frame.drop(columns=goal)
     if features.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {goal!r}")
-    cells, read = _read(features, given["categorical"], [*map(str, missing)], decimal)
-    y, names = _classes(frame[goal], cells, classes)
-    one_hot = given["categorical"] if categorical is not None else [name for name in read if read[name][1].any()]
-    levels = {name: cells.labels(features[name]) for name in one_hot}
-    x, columns, notes = _features(features, levels, read, cells, where)
-    holes = _missing(x, columns, impute, where)
-    notes += [f"data.missing: no cell holds {word!r}" for word in cells.missing if word not in cells.heard]
-    rows = Rows(x, y, names, one_hot=sum(map(columns.count, one_hot)), missing=holes, columns=tuple(columns))
-    shape = attrs["shape"] if math.prod(attrs["shape"]) == x.shape[1] else ()  # with other features there is none
-    parts: list[Any] = [ROLES[key](frame[given[key][0]], key) for key in ROLES if key in given]
-    return replace(rows, notes=(*attrs["notes"], *notes), shape=shape, **dict(ChainMap(*parts)))
+    numbers, decimal = _numbers_of(features.drop(columns=given["categorical"]), decimal)
+    y, names = _classes(frame[goal], decimal, classes)
+    one_hot = given["categorical"]
+    if categorical is None:
+        one_hot = [name for name in numbers if numbers[name][1].any()]
+    levels = {name: _labels(features[name], decimal) for name in one_hot}
+    x, columns, holes, notes = _features(features, levels, numbers, where, impute, missing)
+    rows = Rows(x, y, names, one_hot=sum(map(columns.count, levels)), missing=holes, columns=tuple(columns))
+    shape = read_already["shape"]
+    if math.prod(shape) != x.shape[1]:  # with other features there is none
+        shape = ()
+    return replace(rows, notes=(*read_already["notes"], *notes, *unmet), shape=shape, **kept)
 
 
 def _named(
@@ -129,178 +133,125 @@ def _named(
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The table without data.drop, its columns' names cleaned, and the names that each key asks for."""
     columns = [clean(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
-    listed = ", ".join(columns[:12]) + (f", … ({len(columns)} columns)" if len(columns) > 12 else "")
-    given: dict[str, list[str]] = {}
+    listed = ", ".join(columns[:12])
+    if len(columns) > 12:
+        listed += f", … ({len(columns)} columns)"
+    target = asked["target"][0]
+    one = isinstance(target, (str, int, float))
+    require("data.target", target, one, f"the column to predict, a single one; {where} has: {listed}")
+    given = {key: [clean(name) for name in names] for key, names in asked.items()}
     taken: dict[str, str] = {}
-    for key, names in asked.items():
+    for key, names in given.items():
         for name in names:
-            one = name is not None and not isinstance(name, (list, tuple))
-            require(f"data.{key}", name, one, f"the column to predict, a single one; {where} has: {listed}")
-            if isinstance(name, bool):
-                word = "on or yes" if name else "off or no"
-                raise ValueError(f"data.{key}={name}: YAML reads {word} as {name}; put the column's name in quotes")
-            text = clean(name)
-            if text not in columns:
-                near = difflib.get_close_matches(text, columns, n=1)
+            if name not in columns:
+                near = difflib.get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(f"data.{key}={text!r}: the table has no such column{hint}; it has: {listed}")
-            if taken.setdefault(text, key) != key:
-                raise ValueError(f"data.{key}={text!r}: this column is data.{taken[text]}")
-        given[key] = [clean(name) for name in names]
+                raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
+            if taken.setdefault(name, key) != key:
+                raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
     frame = frame.set_axis(columns, axis=1).drop(columns=given["drop"])
     for name in frame.columns:
-        places = [i + 1 for i, other in enumerate(columns) if other == name]
-        if NAMELESS.fullmatch(name):  # mostly a row index
+        places = [str(i) for i, other in enumerate(columns, start=1) if other == name]
+        if NAMELESS.fullmatch(name):
             way = f"name it, or leave it out: {override('data.drop', [name])}"
             raise ValueError(f"{where}: column {places[0]} has no name (a row index?): {way}")
         if len(places) > 1:
-            both = " and ".join(map(str, places))
+            both = " and ".join(places)
             raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file")
     return frame, given
 
 
-# --- features
-
-
-def _missing(x: np.ndarray, columns: list[str], impute: bool, where: str) -> int:
-    """How many cells have no value. Raises ValueError where that is not allowed."""
-    holes = {name: int(np.isnan(x[:, columns.index(name)]).sum()) for name in dict.fromkeys(columns)}
-    for name, count in holes.items():
-        if count == len(x):
-            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
-        if count and not impute:
-            way = "data.impute=true gives them the training mean"
-            raise ValueError(f"{where}: column {name!r} has {count} missing values; {way}")
-    return sum(holes.values())
-
-
-def _features(
-    features: pd.DataFrame, levels: Mapping[str, Labels], read: Mapping[str, Numbers], cells: Cells, where: str
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """x, (rows, features), the column of each feature, and notes. levels: the labels of what becomes one-hot."""
-    names = [str(name) for name in features]
-    columns = [name for name in names for _ in ((name in levels and levels[name][1]) or "1")]
-    small = np.result_type(np.uint8, *(read[name][0] for name in names if name not in levels))
-    check_memory(len(features), len(columns), 2 * small.itemsize, where)
-    blocks, notes = [], []
-    for name in names:
-        if name in levels:
-            codes, of = levels[name]
-            block = np.eye(len(of) + 1, max(len(of), 1), dtype=np.float16)[codes]
-            block[codes < 0] = np.nan
-            if alike := _alike(of):
-                notes.append(f"column {name!r}: {alike} differ only by blanks, case or invisible characters")
-        else:
-            values, odd = read[name]
-            if odd.any():
-                raise ValueError(f"{where}: {cells.not_a_number(features[name], odd)}")
-            if (np.abs(values.astype(np.float64)) > 1e300).any():
-                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
-            block = values[:, None]
-        blocks.append(block)
-    return np.concatenate(blocks, axis=1), columns, notes
-
-
-@dataclass
-class Cells:
-    """How cells are read: further words for a missing value, and the decimal sign. heard: the words that were met."""
-
-    missing: Sequence[str]
-    decimal: str
-    heard: set[str] = field(default_factory=set)
-
-    def numbers(self, column: pd.Series) -> Numbers:
-        """A column's values (rows,), NaN where missing, and which of them (rows,) bool are no numbers.
-
-        They are float64, or as they came where that is one of SMALL.
-        """
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
-            kind: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
-            small = kind in SMALL and not (kind == np.uint8 and column.isna().any())
-            values, odd = column.to_numpy(kind if small else np.float64, na_value=np.nan), np.zeros(len(column), bool)
-        else:
-            values, odd = self._of_text(_text(column).str.strip())
-        for word in self.missing:
-            if NUMBER.fullmatch(word):
-                # of float32, −99.9 is another number
-                told = values == (values.dtype.type(word) if values.dtype.kind == "f" else float(word))
-                if told.any():
-                    values = np.where(told, np.nan, values)
-                    self.heard.add(word)
-        return values, odd
-
-    def _of_text(self, text: pd.Series) -> Numbers:
-        text = text.mask(text == "")
-        pointed = text
-        if self.decimal == ",":
-            pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
-        values = pd.to_numeric(pointed, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        odd = np.isnan(values) & text.notna().to_numpy(bool)
-        self.heard.update(text[odd & text.isin(self.missing).to_numpy(bool)])
-        odd[odd] = ~(text[odd].str.lower().isin(NO_VALUE) | text[odd].isin(self.missing)).to_numpy(bool)
-        truth = text[odd].str.lower()
-        if np.isnan(values).all() and truth.isin(["true", "false"]).all():
-            values[odd], odd = truth == "true", odd & False
-        if (values == np.round(values)).any() and (code := text.str.fullmatch(CODE).fillna(False).to_numpy(bool)).any():
-            bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
-            odd |= code & bare.duplicated().any()
-        return values, odd
-
-    def labels(self, column: pd.Series) -> Labels:
-        """A column's labels: numbers (rows,) int64 from 0, −1 where missing, and their names, sorted."""
-        text = _text(column)
-        spelled = {label: self.spelled(label) for label in text.dropna().unique()}
-        empty = {self.spelled(word): word for word in self.missing}
-        self.heard.update(empty[name] for name in spelled.values() if name in empty)
-        names = {name for name in spelled.values() if name.strip() and name not in empty}
-        number = all(map(NUMBER.fullmatch, names))
-        order = sorted(names, key=lambda name: (float(name) if number else 0, name))
-        place = {name: i for i, name in enumerate(order)}
-        codes = {label: place[name] for label, name in spelled.items() if name in place}
-        return text.map(codes).to_numpy(np.int64, na_value=-1), tuple(order)
-
-    def spelled(self, text: str) -> str:
-        """The one spelling of a number (1.0 is 1); what may be a code (01, 1e2) and all else as they are."""
-        number = text.strip().replace(self.decimal, ".")
-        if not NUMBER.fullmatch(number) or re.match(CODE, number) or "e" in number.lower():
-            return text
-        return str(int(number.split(".")[0] or 0)) if float(number).is_integer() else repr(float(number))
-
-    def not_a_number(self, column: pd.Series, odd: np.ndarray) -> str:
-        row, name = int(odd.argmax()), str(column.name)
-        word = " ".join(str(column.iloc[row]).split())[:40]
-        ways = [f"make the column one-hot: {override('data.categorical', [name])}"]
-        if odd.mean() < 0.5:
-            ways.append(f"the word means missing: {override('data.missing', [*self.missing, word])}")
-        if not Cells(self.missing, ",").numbers(column)[1].any():
-            ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
-        ways.append(f"leave it out: {override('data.drop', [name])}")
-        if NAMED_SO.fullmatch(name):
-            ways.append(f"it says which rows belong together: {override('data.group_column', name)}")
-        return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
-
-
-def _read(
-    features: pd.DataFrame, one_hot: Sequence[str], missing: Sequence[str], decimal: str | None
-) -> tuple[Cells, dict[str, Numbers]]:
-    """How cells are read, the decimal sign found if it is not given, and all columns but `one_hot` read as numbers."""
-    numeric = [str(name) for name in features if name not in one_hot]
-    cells = Cells(missing, decimal or ".")
-    read = {name: cells.numbers(features[name]) for name in numeric}
-    for name in numeric if decimal is None else ():
-        if read[name][1].any() and not Cells(missing, ",").numbers(features[name])[1].any():
-            thousands = _text(features[name]).str.strip().str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*")
-            if not thousands.fillna(True).all():  # whole numbers with thousands look alike
-                return _read(features, one_hot, missing, ",")
-    return cells, read
+# --- cells
 
 
 def _text(column: pd.Series) -> pd.Series:
-    # pandas would decode bytes, or fail to
-    return (column.map(str, na_action="ignore") if column.dtype == object else column).astype("string")
+    if column.dtype == object:  # pandas would decode bytes, or fail to
+        column = column.map(str, na_action="ignore")
+    return column.astype("string")
 
 
-# --- labels and roles
+def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The table with nothing in the cells that hold one of data.missing, and a note for each word that none holds.
+
+    A number is the same in any spelling, with a decimal comma too, but for a code like 01.
+    """
+    unmet = list(words)
+    for name in frame:
+        for word in words:
+            column = frame[name]
+            if pd.api.types.is_numeric_dtype(column):
+                kind = getattr(column.dtype, "numpy_dtype", column.dtype)
+                # Of float32, −99.9 is another number.
+                value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
+                told = (column == value).fillna(False)
+            else:
+                text = _text(column)
+                told = text.isin([cell for cell in text.dropna().unique() if _value(cell) == _value(word)])
+            if told.any():
+                frame[name] = column.mask(told.astype(bool))
+                unmet = [other for other in unmet if other != word]
+    return frame, [f"data.missing: no cell holds {word!r}" for word in unmet]
+
+
+def _value(cell: str) -> str | float:
+    text = cell.strip()
+    pointed = text.replace(",", ".")
+    return float(pointed) if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed) else text
+
+
+def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str]:
+    """All columns read as numbers, and their decimal sign: a comma where a column can be read in no other way."""
+    numbers = {str(name): _numbers(features[name], decimal or ".") for name in features}
+    for name, (_, odd) in numbers.items():
+        if decimal is None and odd.any():
+            whole = _text(features[name]).str.strip().str.fullmatch(THOUSANDS).fillna(True).all()
+            if not whole and not _numbers(features[name], ",")[1].any():
+                return _numbers_of(features, ",")
+    return numbers, decimal or "."
+
+
+def _numbers(column: pd.Series, decimal: str) -> Numbers:
+    """Values are float64, or as they came where that is one of SMALL; NaN where missing."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        kind: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
+        if kind not in SMALL or (kind == np.uint8 and column.isna().any()):
+            kind = np.float64
+        return column.to_numpy(kind, na_value=np.nan), np.zeros(len(column), bool)
+    text = _text(column).str.strip()
+    pointed = text
+    if decimal == ",":
+        pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
+    values = pd.to_numeric(pointed, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    words = text.fillna("").str.lower()
+    odd = np.isnan(values) & ~words.isin(NO_VALUE).to_numpy(bool)
+    if np.isnan(values).all() and words[odd].isin(["true", "false"]).all():
+        values[odd] = words[odd] == "true"
+        odd[:] = False
+    code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
+    if code.any():
+        bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
+        odd |= code & bare.duplicated().any()
+    return values, odd
+
+
+def _labels(column: pd.Series, decimal: str) -> Labels:
+    text = _text(column)
+    text = text.map({label: _spelled(label, decimal) for label in text.dropna().unique()}).astype("string")
+    text = text.mask(text.str.strip() == "")
+    names = text.dropna().unique().tolist()
+    if all(map(NUMBER.fullmatch, names)):
+        names.sort(key=lambda name: (float(name), name))
+    else:
+        names.sort()
+    return pd.Categorical(text, categories=names).codes.astype(np.int64), tuple(names)
+
+
+def _spelled(text: str, decimal: str) -> str:
+    """The one spelling of a number (1.0 is 1); what may be a code (01, 1e2) and all else as they are."""
+    number = text.strip().replace(decimal, ".")
+    if not NUMBER.fullmatch(number) or re.match(CODE, number) or "e" in number.lower():
+        return text
+    return str(int(number.split(".")[0] or 0)) if float(number).is_integer() else repr(float(number))
 
 
 def _alike(names: Sequence[str]) -> str:
@@ -309,24 +260,86 @@ def _alike(names: Sequence[str]) -> str:
     for name in names:
         key = clean(unicodedata.normalize("NFKC", name)).casefold()
         if key in seen:
-            return f"{seen[key]!r} and {name!r}"
+            return f"{seen[key]!r} and {name!r} differ only by blanks, case or invisible characters"
         seen[key] = name
     return ""
 
 
-def _classes(column: pd.Series, cells: Cells, classes: str | None) -> Labels:
+# --- features
+
+
+def _features(
+    features: pd.DataFrame,
+    levels: Mapping[str, Labels],
+    numbers: Mapping[str, Numbers],
+    where: str,
+    impute: bool,
+    missing: Sequence[str | float],
+) -> tuple[np.ndarray, list[str], int, list[str]]:
+    """x, (rows, features), the column of each feature, how many cells have no value, and notes.
+
+    levels: the labels of the columns that become one-hot.
+    """
+    blocks, columns, notes, holes = [], list[str](), [], 0
+    for name in map(str, features):
+        if name in levels:
+            codes, labels = levels[name]
+            check_memory(8 * len(features) * (len(columns) + len(labels)), f"{where}: it")
+            block = np.eye(max(len(labels), 1), dtype=np.float16)[codes]
+            block[codes < 0] = np.nan
+            if alike := _alike(labels):
+                notes.append(f"column {name!r}: {alike}")
+        else:
+            values, odd = numbers[name]
+            if odd.any():
+                raise ValueError(f"{where}: {_not_a_number(features[name], odd, missing)}")
+            if (np.abs(values.astype(np.float64)) > 1e300).any():
+                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
+            block = values[:, None]
+        empty = int(np.isnan(block[:, 0]).sum())
+        if empty == len(features):
+            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
+        if empty and not impute:
+            way = "data.impute=true gives them the training mean"
+            raise ValueError(f"{where}: column {name!r} has {empty} missing values; {way}")
+        holes += empty
+        blocks.append(block)
+        columns += [name] * block.shape[1]
+    return np.concatenate(blocks, axis=1), columns, holes, notes
+
+
+def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str | float]) -> str:
+    """The first cell that is no number, and what to type."""
+    row, name = int(odd.argmax()), str(column.name)
+    word = " ".join(str(column.iloc[row]).split())[:40]
+    ways = [f"make the column one-hot: {override('data.categorical', [name])}"]
+    if odd.mean() < 0.5:
+        ways.append(f"the word means missing: {override('data.missing', [*map(str, missing), word])}")
+    if not _numbers(column, ",")[1].any():
+        ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
+    ways.append(f"leave it out: {override('data.drop', [name])}")
+    if NAMED_SO.fullmatch(name):
+        ways.append(f"it says which rows belong together: {override('data.group_column', name)}")
+    return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
+
+
+# --- the target, and columns with a role
+
+
+def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     """Class numbers (rows,) and names."""
     where = f"data.target={column.name!r}"
-    y, names = cells.labels(column)
-    if empty := int((y < 0).sum()):
-        raise ValueError(f"{where}: {empty} rows have no value there")
+    y, names = _labels(column, decimal)
+    if (y < 0).any():
+        raise ValueError(f"{where}: {(y < 0).sum()} rows have no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
-    if classes != "as_is" and all(map(NUMBER.fullmatch, names)) and not all(float(n).is_integer() for n in names):
-        raise ValueError(f"{where}: it holds fractions and looks continuous; data.classes=as_is makes each a class")
-    if classes != "as_is" and (alike := _alike(names)):
-        ways = "write them alike in the file, or take them as two with data.classes=as_is"
-        raise ValueError(f"{where}: the classes {alike} differ only by blanks, case or invisible characters: {ways}")
+    if classes is None:
+        if all(map(NUMBER.fullmatch, names)) and not all(float(name).is_integer() for name in names):
+            raise ValueError(f"{where}: it holds fractions and looks continuous; data.classes=as_is makes each a class")
+        if alike := _alike(names):
+            ways = "write them alike in the file, or take them as two with data.classes=as_is"
+            raise ValueError(f"{where}: the classes {alike}: {ways}")
     if 3 * len(names) > len(column):
         raise ValueError(f"{where}: {len(names)} distinct values in {len(column)} rows; classes are needed")
     return y, names
@@ -350,14 +363,11 @@ def _groups(column: pd.Series, key: str) -> dict[str, np.ndarray]:
 
 def _order(column: pd.Series, key: str) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
-    values, odd = Cells([], ".").numbers(column)
+    values, odd = _numbers(column, ".")
     if odd.any():
         dates = pd.to_datetime(_text(column).str.strip(), format="ISO8601", errors="coerce", utc=True)
-        values = dates.dt.as_unit("ns").astype("int64").to_numpy()
-        odd = dates.isna().to_numpy()
-    else:
-        odd = np.isnan(values)
-    _check_all(column, odd, key, "numbers, or dates like 2024-12-31")
+        values = dates.dt.as_unit("ns").to_numpy()
+    _check_all(column, pd.isna(values), key, "numbers, or dates like 2024-12-31")
     return {"order": np.unique(values, return_inverse=True)[1]}
 
 

@@ -30,7 +30,6 @@ from normdrop.engine.kernels import (
     LINEAR,
     PARAMETER,
     RULE,
-    TANH,
     UNIFORM,
     train,
 )
@@ -61,7 +60,6 @@ DESCRIBED: dict[type[nn.Module], Callable[[Any], dict[str, float]]] = {
     nn.ReLU: lambda _: {"kind": LEAKY_RELU, "number": 0},
     nn.LeakyReLU: lambda layer: {"kind": LEAKY_RELU, "number": layer.negative_slope},
     nn.GELU: lambda _: {"kind": GELU},
-    nn.Tanh: lambda _: {"kind": TANH},
 }
 
 # OpenBLAS's names of the processors for which it has kernels of small matrices.

@@ -18,7 +18,7 @@ from normdrop.compiling import cached, door
 
 f32 = np.float32
 numba: Any = door()[0]
-LINEAR, CONVOLUTION, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, TANH, BERNOULLI, UNIFORM = range(9)
+LINEAR, CONVOLUTION, BATCH_NORM, LAYER_NORM, LEAKY_RELU, GELU, BERNOULLI, UNIFORM = range(8)
 # inputs: of each feature, at each position. below, patches, out, kept: where in the work space its block's input, that
 # in patches, its block's output and what it keeps begin. units: of the input. table: where its part of the table of
 # patches begins. weight: the number of a parameter; the bias is the next. stream: the number of a noise layer. mean,
@@ -109,13 +109,6 @@ def _activate(kind, h, kept, number):
                 below = f32(1) - tail if x > f32(0) else tail
                 h[i, j] = x * below
                 kept[i, j] = below + x * f32(1 / math.sqrt(2 * math.pi)) * bell
-        elif kind == TANH:
-            for j in range(h.shape[1]):
-                s, t = _exp(f32(2) * h[i, j])
-                less = s * t + (s - f32(1))  # e^2x − 1, as precise for small x as for others
-                x = less / (less + f32(2))
-                h[i, j] = x
-                kept[i, j] = f32(1) - x * x
         else:
             for j in range(h.shape[1]):
                 factor = number if h[i, j] <= f32(0) else f32(1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Pair = tuple[int, int]
-Index = tuple[slice | int, ...]
 
 # Patches of so many elements at a time, at least one replicate's: on a CPU they then stay in its cache
 # between the unfolding and the product, which halves the time of wide layers; a GPU wants few and large
@@ -31,13 +31,12 @@ class Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
         sizes = zip(x.shape[2:4], kernel, stride, padding, strict=True)
-        positions = [(size + 2 * p - k) // s + 1 for size, k, s, p in sizes]
-        ctx.patches = x.shape[1], *kernel, *positions, x.shape[-1]
-        ctx.windows = list(windows(x.shape[2:4], positions, kernel, stride, padding))
-        out = x.new_empty(*weight.shape[:2], *positions, x.shape[-1])
+        ctx.positions = [(size + 2 * p - k) // s + 1 for size, k, s, p in sizes]
+        ctx.kernel, ctx.stride, ctx.padding = kernel, stride, padding
+        out = x.new_empty(*weight.shape[:2], *ctx.positions, x.shape[-1])
         columns = out.flatten(2)
-        for group, space in groups(x, ctx.patches):
-            patches = unfolded(x[group], space, ctx.windows)
+        for group, space in groups(ctx, x):
+            patches = unfolded(ctx, x[group], space)
             if patches.shape[-1] == 1:  # see StackedLinear
                 columns[group] = torch.baddbmm(bias[group], weight[group], patches.expand(-1, -1, 2))[..., :1]
             else:
@@ -48,54 +47,46 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         columns = gradients[0].flatten(2)
-        x_gradient = x.new_zeros(x.shape) if ctx.needs_input_grad[0] else None
         weight_gradient = weight.new_empty(weight.shape)
-        for group, space in groups(x, ctx.patches):
-            torch.bmm(columns[group], unfolded(x[group], space, ctx.windows).mT, out=weight_gradient[group])
-        if x_gradient is not None:
-            for group, space in groups(x, ctx.patches):
+        for group, space in groups(ctx, x):
+            torch.bmm(columns[group], unfolded(ctx, x[group], space).mT, out=weight_gradient[group])
+        x_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = torch.empty_like(x)
+            for group, space in groups(ctx, x):
                 torch.bmm(weight[group].mT, columns[group], out=space.flatten(4).flatten(1, 3))
-                for patch, image in ctx.windows:
-                    x_gradient[group][image] += space[patch]
+                x_gradient[group] = folded(ctx, space, x[group])
         return x_gradient, weight_gradient, columns.sum(dim=-1, keepdim=True), None, None, None
 
 
-def groups(x: Tensor, patches: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """The replicates that are convolved together, and space for their patches, zeros at first: the padding's
-    value.
+def groups(ctx: Any, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The replicates that are convolved together, and space for their patches, (replicates, channels, *kernel,
+    *positions, batch).
 
     One space for all: memory that is always new takes longer than what is written into it.
     """
-    size = max(1, AT_A_TIME["cpu" if x.device.type == "cpu" else "cuda"] // math.prod(patches))
-    space = x.new_zeros(min(size, len(x)), *patches)
+    shape = x.shape[1], *ctx.kernel, *ctx.positions, x.shape[-1]
+    size = max(1, AT_A_TIME["cpu" if x.device.type == "cpu" else "cuda"] // math.prod(shape))
+    space = x.new_empty(min(size, len(x)), *shape)
     for start in range(0, len(x), size):
         yield slice(start, start + size), space[: len(x) - start]
 
 
-def unfolded(x: Tensor, patches: Tensor, windows: Iterable[tuple[Index, Index]]) -> Tensor:
-    """x (replicates, channels, height, width, batch) in patches (replicates, channels · kernel, columns)."""
-    for patch, image in windows:
-        patches[patch] = x[image]
-    return patches.flatten(4).flatten(1, 3)
+def unfolded(ctx: Any, x: Tensor, space: Tensor) -> Tensor:
+    """Images in patches, (replicates, channels · kernel, positions · batch)."""
+    (top, left), (down, across) = ctx.padding, ctx.stride
+    padded = F.pad(x, (0, 0, left, left, top, top))
+    patches = padded.unfold(2, ctx.kernel[0], down).unfold(3, ctx.kernel[1], across)
+    space.copy_(patches.permute(0, 1, 5, 6, 2, 3, 4))
+    return space.flatten(4).flatten(1, 3)
 
 
-def windows(size: Sequence[int], positions: Sequence[int], *geometry: Pair) -> Iterator[tuple[Index, Index]]:
-    """For each element of the kernel: where its values stand in patches, and where in an image."""
-    whole = slice(None)
-    rows, columns = (meetings(*along) for along in zip(size, positions, *geometry, strict=True))
-    for (i, (of_patches, of_image)), (j, (across_patches, across_image)) in product(
-        enumerate(rows), enumerate(columns)
-    ):
-        yield (whole, whole, i, j, of_patches, across_patches), (whole, whole, of_image, across_image)
-
-
-def meetings(size: int, positions: int, kernel: int, stride: int, padding: int) -> list[tuple[slice, slice]]:
-    """Along one dimension, for each element of the kernel: the positions where it meets the image, and what
-    of it.
-    """
-    found = []
-    for offset in range(-padding, kernel - padding):
-        first, last = max(0, -(offset // stride)), min(positions - 1, (size - 1 - offset) // stride)
-        start, stop = first * stride + offset, last * stride + offset + 1
-        found.append((slice(first, last + 1), slice(start, max(start, stop), stride)))  # both may be empty
-    return found
+def folded(ctx: Any, space: Tensor, x: Tensor) -> Tensor:
+    """The sum of what stands in patches for each element of images like x."""
+    (top, left), (down, across), (rows, columns) = ctx.padding, ctx.stride, ctx.positions
+    height, width = x.shape[2:4]
+    padded = x.new_zeros(*x.shape[:2], height + 2 * top, width + 2 * left, x.shape[-1])
+    for i, j in itertools.product(*map(range, ctx.kernel)):
+        met = slice(i, i + down * rows, down), slice(j, j + across * columns, across)
+        padded[:, :, *met] += space[:, :, i, j]
+    return padded[:, :, top : top + height, left : left + width]

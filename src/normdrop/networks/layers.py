@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from normdrop import arrangement as names
@@ -14,9 +16,7 @@ WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class UniformNoise(nn.Module):
-    """x (1 + r) with r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s
-    Uout).
-    """
+    """x (1 + r), r ~ U(−rate, rate) for every unit of every row; the identity in eval mode (Li et al.'s Uout)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -51,9 +51,7 @@ OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
 
 
 def dropout(noise: str, rate: float, space: int) -> nn.Module:
-    """Noise behind a layer with so many dimensions of space. Raises ValueError for noise of channels without
-    any.
-    """
+    """Noise behind a layer with so many dimensions of space. Raises ValueError for noise of channels without any."""
     if noise != "channel":
         return NOISES[noise](rate)
     if space == 0:
@@ -63,16 +61,17 @@ def dropout(noise: str, rate: float, space: int) -> nn.Module:
 
 def block(
     weights: Any,
+    *,
     arrangement: str,
     position: str,
     rate: float,
-    noise: str,
-    activation: str,
+    noise: str = "bernoulli",
+    activation: str = "relu",
     bn_momentum: float = 0.1,
     bn_eps: float = 1e-5,
 ) -> list[nn.Module]:
-    """The layers of one hidden block, from its weights on. Raises ValueError for noise of channels without
-    channels.
+    """The layers of one hidden block, from its weights on. `bn_momentum` is a batch's share in the running
+    statistics. Raises ValueError for noise of channels without channels.
     """
     width, space = len(weights.weight), weights.weight.dim() - 2
     noisy = dropout(noise, rate, space)  # refused for its noise whether or not the arrangement has any
@@ -85,3 +84,11 @@ def block(
         else:
             layers.append(OPERATIONS[name](width, space, bn_eps, bn_momentum))
     return layers
+
+
+def shape_behind(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a row that a layer makes of one."""
+    alone = copy.deepcopy(layer).eval()
+    like = next(alone.parameters(), torch.empty(0))
+    with torch.no_grad():
+        return tuple(alone(like.new_zeros(2, *shape)).shape[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +18,20 @@ def mlp(
     features: int | Sequence[int],
     classes: int,
     *,
-    arrangement: str,
-    position: str,
-    rate: float,
-    noise: str = "bernoulli",
     width: int | Sequence[int] = 256,
     depth: int = 2,
-    activation: str = "relu",
     output_activation: str | None = None,
     dropout_layers: str = "all",
     residual: bool = False,
-    bn_momentum: float = 0.1,
-    bn_eps: float = 1e-5,
+    **placed: Any,
 ) -> nn.Sequential:
     """An MLP of `depth` hidden blocks and a Linear output: (batch, features) → logits (batch, classes).
 
     `width` is one number for all hidden layers, or a list with one number for each. With
     `dropout_layers="last"` only the last hidden block keeps its dropout. `output_activation` stands on the
     logits (the blog's networks end in a ReLU). With `residual` a block of one width in and out becomes x +
-    block(x). `bn_momentum` is a batch's share in the running statistics. Rows are flat: of `features` with
-    more than one dimension only the product counts. Raises ValueError for what cannot be.
+    block(x). placed: what `block` takes. Rows are flat: of `features` with more than one dimension only the
+    product counts. Raises ValueError for what cannot be.
     """
     widths = [width] * depth if isinstance(width, int) else list(width)
     layers: list[nn.Module] = []
@@ -45,8 +40,7 @@ def mlp(
         sizes = ", ".join(map(str, [fan_in, *widths]))
         raise ValueError(f"model.residual=true: no block has as many inputs as outputs ({sizes}): nothing is added")
     for number, fan_out in enumerate(widths, start=1):
-        weights = nn.Linear(fan_in, fan_out)
-        hidden = block(weights, arrangement, position, rate, noise, activation, bn_momentum, bn_eps)
+        hidden = block(nn.Linear(fan_in, fan_out), **placed)
         if dropout_layers == "last" and number < len(widths):
             hidden = [layer for layer in hidden if not isinstance(layer, tuple(NOISES.values()))]
         layers += [Residual(*hidden)] if residual and fan_in == fan_out else hidden

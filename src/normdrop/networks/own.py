@@ -10,8 +10,9 @@ import fnmatch
 import hashlib
 import importlib.metadata
 import inspect
+import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from normdrop.arrangement import operations
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, dropout
-from normdrop.networks.side_by_side import DROPOUTS, Place, pair_noise, replace
+from normdrop.networks.side_by_side import DROPOUTS, replace
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
 Make = Callable[..., nn.Module]
@@ -38,15 +40,14 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
-    return {**model, "file": str(path), "source_hash": _read(path)[0]}
+    return {**model, "file": str(path), "source_hash": hashlib.sha256(_read(path)).hexdigest()}
 
 
-def _read(path: Path) -> tuple[str, bytes]:
+def _read(path: Path) -> bytes:
     try:
-        source = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(f"model.file={path}: cannot be read: {error.strerror}") from error
-    return hashlib.sha256(source).hexdigest(), source
 
 
 def installed() -> dict[str, importlib.metadata.EntryPoint]:
@@ -56,35 +57,48 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
-    name, function = model["name"], model.get("function")
+    name, function, file = model["name"], model.get("function"), model.get("file")
     if callable(function):
         return function
-    function = str(function)
     if name in installed():
         return installed()[name].load()
-    if not model.get("file"):
-        more = f"; installed are {', '.join(installed())}" if installed() else ""
-        raise ValueError(f"model.file: model={name} needs a file with a function make(shape, classes){more}")
-    path = Path(str(model["file"]))
-    found, source = _read(path)
-    if model.get("source_hash") not in (None, found):
-        raise ValueError(f"model.file={path}: has changed since the sweep began; choose another name=")
-    functions = _executed(path, source)
-    if not callable(functions.get(function)):
-        defined = [key for key, value in functions.items() if inspect.isfunction(value)]
-        raise ValueError(f"model.function={function}: {path} has no such function; it has {', '.join(defined)}")
-    return functions[function]
+    if not file:
+        raise ValueError(
+            f"model.file: model={name} needs a file with a function make(shape, classes); installed are "
+            f"{', '.join(installed()) or 'none'}"
+        )
+    source = _read(Path(file))
+    if model.get("source_hash") not in (None, hashlib.sha256(source).hexdigest()):
+        raise ValueError(f"model.file={file}: has changed since the sweep began; choose another name=")
+    functions = _executed(file, source)
+    if not callable(functions.get(str(function))):
+        defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
+        raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
+    return functions[str(function)]
 
 
 @cache
-def _executed(path: Path, source: bytes) -> dict[str, Any]:
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)
+def _executed(file: str, source: bytes) -> dict[str, Any]:
+    module = types.ModuleType(Path(file).stem)
+    module.__file__ = file
     try:
-        exec(compile(source, path, "exec"), module.__dict__)
+        exec(compile(source, file, "exec"), module.__dict__)
     except Exception as error:
-        raise ValueError(f"model.file={path}: {told(error)}") from error
+        raise ValueError(f"model.file={file}: {told(error)}") from error
     return module.__dict__
+
+
+def refuse_unknown(
+    given: Iterable[str], functions: Sequence[Callable[..., Any]], model: str, besides: Sequence[str] = ()
+) -> None:
+    """Raise ValueError for a model's key that the functions that make it do not take."""
+    takes: list[str] = []
+    for function in functions:
+        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+        takes += [name for name in named[2:] if name not in besides]
+    for key in given:
+        if key not in takes:
+            raise ValueError(f"model.{key}: {model} has no such key; it has {', '.join(takes) or 'none'}")
 
 
 def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Sequential:
@@ -98,10 +112,7 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
         raise ValueError(f"position={config['position']}: leave it out; in this model it is as written there")
     make = function_of(model)
     extra = {key: value for key, value in model.items() if key not in KEYS}
-    takes = [*inspect.signature(make).parameters][2:]
-    for key in extra:
-        if key not in takes:
-            raise ValueError(f"model.{key}: {make.__name__} takes {', '.join(takes) or 'no such argument'}")
+    refuse_unknown(extra, [make], f"model.function={make.__name__}")
     number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
@@ -110,8 +121,7 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
         except Exception as error:
             raise ValueError(f"model.function={make.__name__}: {told(error)}") from error
     if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise ValueError(f"model.function={make.__name__}: returns {kind}; must be an nn.Module")
+        raise ValueError(f"model.function={make.__name__}: returns {type(network).__name__}; must be an nn.Module")
     for layer in network.modules():
         if isinstance(layer, WEIGHTS):
             layer.weight.data.mul_(model["init_gain"])
@@ -165,56 +175,51 @@ def arrange(
 
 
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
-    """Raise ValueError in one line for a network that cannot be a replicate of a study."""
-    network, again = (made(config, shape, classes, seed=0) for _ in range(2))
-    name = type(network[1]).__name__
-    for one, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
-        if not torch.equal(one, other):
-            raise ValueError(f"model: {name} draws weights elsewhere than from torch's generator; use torch alone")
-    for part, layer in network.named_modules():
-        if type(layer) in BATCH_NORMS and layer.running_mean is None:
-            raise ValueError(f"model: {name}: {part} keeps no running statistics; give it track_running_stats=True")
-    numbers = np.random.default_rng(0).normal(size=(2, 4, int(np.prod(shape))))
-    x, beside_others = torch.from_numpy(numbers).float()
-    beside_others[0] = x[0]
+    """Raise ValueError in one line for a network that cannot be a replicate of a study.
+
+    Two replicates of one seed on the same rows must come out of a stack bit for bit the same: they do not if
+    a network draws random numbers of its own or counts its steps. Nor may it write into a buffer, but for
+    BN, nor may a row's output in eval mode depend on the rows beside it.
+    """
+    networks = [made(config, shape, classes, seed=0) for _ in range(2)]
+    name = type(networks[0][1]).__name__
+    numbers = np.random.default_rng(0).normal(size=(4, math.prod(shape)))
+    x = torch.from_numpy(numbers).float()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        _check_training(again.train(), x, classes, name)
-        evaluated, differently = (_logits(network.eval(), rows, classes)[0] for rows in (x, beside_others))
-    if not torch.allclose(evaluated, differently, rtol=1e-4, atol=1e-5):
+        logits = _called(networks[1].eval(), x)
+        if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
+            returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"model: returns {returned} for {len(x)} rows; must be logits {(len(x), classes)}")
+        stacked = StackedNetwork(networks, [0, 0], len(x)).train()
+        one, other = _called(stacked, torch.stack([x, x]))
+        _called(networks[1].train(), x)
+        kept = _written(*networks)
+        among, fewer = _called(stacked.eval(), x), _called(stacked, x[:2])
+    if kept:
+        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+    if not torch.equal(one, other):
+        raise ValueError(
+            f"model: {name}: two replicates of one seed differ: it keeps a state of its own from step to step, draws "
+            "random numbers in training (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
+        )
+    if not torch.allclose(among[:, :2], fewer, rtol=1e-4, atol=1e-5):
         raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")
 
 
-def _check_training(network: nn.Module, x: Tensor, classes: int, name: str) -> None:
-    """Raise ValueError for random numbers and states that no stream and no checkpoint knows."""
-    noises = [*pair_noise(network, Place((0,), len(x), 0, ()))]
-    for noise in noises:
-        noise.turn = 0
-    masks = [noise.bits.state() for noise in noises]
-    before = torch.get_rng_state()
-    fresh = {part: values.clone() for part, values in network.named_buffers()}
-    first = _logits(network, x, classes)
-    if not torch.equal(before, torch.get_rng_state()):
-        raise ValueError(f"model: {name} draws random numbers in training; use nn.Dropout, whose masks are paired")
-    for noise, state in zip(noises, masks, strict=True):
-        noise.bits.restore(*state)
-    norms = {part for part, layer in network.named_modules() if type(layer) in BATCH_NORMS}
-    for part, values in network.named_buffers():
-        if part.rpartition(".")[0] not in norms and not torch.equal(values, fresh[part]):
-            raise ValueError(f"model: {name} keeps a state of its own from step to step, {part}; only BN may")
-    if not torch.equal(first, _logits(network, x, classes)):
-        raise ValueError(f"model: {name} keeps a state of its own from step to step; only BN may")
-
-
-def _logits(network: nn.Module, x: Tensor, classes: int) -> Tensor:
-    """A network's output. Raises ValueError if it is none of (batch, classes)."""
+def _called(network: nn.Module, x: Tensor) -> Any:
     try:
-        output = network(x)
+        return network(x)
     except Exception as error:
         raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {told(error)}") from error
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (len(x), classes):
-        raise ValueError(f"model: returns {shape} for {len(x)} rows; must be logits {(len(x), classes)}")
-    return output
+
+
+def _written(fresh: nn.Module, used: nn.Module) -> str | None:
+    """The first buffer outside BN layers that a network's steps have written into."""
+    norms = [part for part, layer in fresh.named_modules() if type(layer) in BATCH_NORMS]
+    for (name, before), after in zip(fresh.named_buffers(), used.buffers(), strict=True):
+        if name.rpartition(".")[0] not in norms and not torch.equal(before, after):
+            return name
+    return None
 
 
 def told(error: BaseException) -> str:

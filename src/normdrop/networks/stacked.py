@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
-from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Residual
+from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Residual, shape_behind
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
 
@@ -32,23 +32,20 @@ class _Stacked(nn.Module):
     element out of that tail, so that a replicate's bits do not depend on how many replicates stand behind it.
     """
 
-    def __init__(self, layers: Sequence[Any]):
+    def __init__(self, layers: Sequence[Any], place: Place):
         super().__init__()
         self.weight = nn.Parameter(padded([layer.weight for layer in layers]))
         self.bias = nn.Parameter(padded([layer.bias for layer in layers]))
+        self.fan_out, self.fan_in = len(layers[0].weight), layers[0].weight[0].numel()
 
     @property
     def matrix(self) -> Tensor:
         """The weights of a layer that multiplies, (replicates, fan_out, fan_in)."""
-        return unpadded(self.weight, (self.fan_out, self.fan_in))  # type: ignore[arg-type]
+        return unpadded(self.weight, (self.fan_out, self.fan_in))
 
 
 class StackedLinear(_Stacked):
     """N Linear layers of one shape: (replicates, fan_in, batch) → (replicates, fan_out, batch)."""
-
-    def __init__(self, layers: Sequence[nn.Linear]):
-        super().__init__(layers)
-        self.fan_in, self.fan_out = layers[0].in_features, layers[0].out_features
 
     def forward(self, x: Tensor) -> Tensor:
         bias = unpadded(self.bias, (self.fan_out, 1))
@@ -64,14 +61,13 @@ class StackedLinear(_Stacked):
 class StackedConv(_Stacked):
     """N Conv1d or Conv2d layers: (replicates, channels · positions, batch) → the same of the output's."""
 
-    def __init__(self, layers: Sequence[nn.Conv1d | nn.Conv2d], shape: Sequence[int]):
-        super().__init__(layers)
-        layer = layers[0]
-        self.fan_in, self.fan_out = layer.weight[0].numel(), layer.out_channels
-        self.shape = (shape[0], 1, shape[1]) if len(shape) == 2 else tuple(shape)  # one dimension is an image of a row
-        padding: Any = layer.padding
-        kernel, stride, margin = (1, *layer.kernel_size), (1, *layer.stride), (0, *padding)
-        self.geometry = kernel[-2:], stride[-2:], margin[-2:]
+    def __init__(self, layers: Sequence[Any], place: Place):
+        super().__init__(layers, place)
+        # One dimension is an image of a row.
+        first, (channels, *space) = layers[0], place.shape
+        self.shape = (channels, *[1] * (2 - len(space)), *space)
+        kernel, stride, padding = (1, *first.kernel_size), (1, *first.stride), (0, *first.padding)
+        self.geometry = kernel[-2:], stride[-2:], padding[-2:]
 
     def forward(self, x: Tensor) -> Tensor:
         image, bias = x.unflatten(1, self.shape), unpadded(self.bias, (self.fan_out, 1))
@@ -97,15 +93,14 @@ class StackedBatchNorm(_Stacked):
     A channel of an MLP is a unit, with one position.
     """
 
-    def __init__(self, layers: Sequence[nn.BatchNorm1d | nn.BatchNorm2d]):
-        super().__init__(layers)
-        self.features = layers[0].num_features
-        self.momentum: float = layers[0].momentum  # type: ignore[assignment]
-        self.eps = layers[0].eps
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))  # type: ignore[misc]
-        self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))  # type: ignore[misc]
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, layers: Sequence[Any], place: Place):
+        super().__init__(layers, place)
+        self.features, self.momentum, self.eps = self.fan_out, layers[0].momentum, layers[0].eps
+        self.register_buffer("running_mean", torch.cat([layer.running_mean for layer in layers]))
+        self.register_buffer("running_var", torch.cat([layer.running_var for layer in layers]))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (unpadded(parameter, (self.features,)).reshape(-1) for parameter in (self.weight, self.bias))
@@ -118,8 +113,8 @@ class StackedLayerNorm(_Stacked):
     bias for each channel: (replicates, channels · positions, batch), same out.
     """
 
-    def __init__(self, layers: Sequence[nn.LayerNorm | nn.GroupNorm]):
-        super().__init__(layers)
+    def __init__(self, layers: Sequence[Any], place: Place):
+        super().__init__(layers, place)
         self.features, self.eps = layers[0].weight.numel(), layers[0].eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,69 +137,52 @@ class StackedResidual(Residual):
         return 1 + self[0].outgoing()  # type: ignore[operator]
 
 
-# From N plain layers to their stacked form at a place, with parameters and buffers of the same names; None
-# where it does not hold. Activations have no replicates to tell apart.
-Form = Callable[[Sequence[Any], Place], nn.Module | None]
-
-
-def _linear(layers: Sequence[nn.Linear], place: Place) -> nn.Module | None:
-    whole_rows = len(place.shape) == 1 and layers[0].bias is not None
-    return StackedLinear(layers) if whole_rows else None
-
-
-def _convolution(layers: Sequence[Any], place: Place) -> nn.Module | None:
-    first = layers[0]
-    usual = first.groups == 1 and first.padding_mode == "zeros" and set(first.dilation) == {1}
-    if not usual or first.bias is None or isinstance(first.padding, str):
-        return None
-    return StackedConv(layers, place.shape)
-
-
-def _batch_norm(layers: Sequence[Any], place: Place) -> nn.Module | None:
-    first = layers[0]
-    usual = first.affine and first.track_running_stats and first.momentum is not None
-    return StackedBatchNorm(layers) if usual else None
-
-
-def _layer_norm(layers: Sequence[Any], place: Place) -> nn.Module | None:
-    first = layers[0]
-    if first.weight is None or first.bias is None:
-        return None
-    whole_rows = first.num_groups == 1 if isinstance(first, nn.GroupNorm) else first.normalized_shape == place.shape
-    return StackedLayerNorm(layers) if whole_rows else None
-
-
-def _reshaped(layers: Sequence[Any], place: Place) -> nn.Module | None:
-    first = layers[0]
-    if isinstance(first, nn.Flatten):
-        return nn.Identity() if (first.start_dim, first.end_dim) == (1, -1) else None
-    return nn.Identity() if first.dim == 1 and len(place.shape) == 1 else None
-
-
-def _noise(layers: Sequence[Any], place: Place) -> nn.Module | None:
+def _noise(layers: Sequence[Any], place: Place) -> nn.Module:
     channels = isinstance(layers[0], CHANNEL_NOISES)
     return place.noise(layers[0], place.shape[0] if channels else math.prod(place.shape))
 
 
+# From N plain layers at a place to their stacked form, with parameters and buffers of the same names, which
+# holds for a `usual` layer. Activations have no replicates to tell apart.
+Form = Callable[[Sequence[Any], Place], nn.Module]
 STACKED: dict[type[nn.Module], Form] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _convolution,
-    nn.Conv2d: _convolution,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.LayerNorm: _layer_norm,
-    nn.GroupNorm: _layer_norm,
-    nn.Unflatten: _reshaped,
-    nn.Flatten: _reshaped,
-    nn.Identity: lambda layers, _: layers[0],
+    nn.Linear: StackedLinear,
+    nn.Conv1d: StackedConv,
+    nn.Conv2d: StackedConv,
+    nn.BatchNorm1d: StackedBatchNorm,
+    nn.BatchNorm2d: StackedBatchNorm,
+    nn.LayerNorm: StackedLayerNorm,
+    nn.GroupNorm: StackedLayerNorm,
+    nn.Unflatten: lambda layers, place: nn.Identity(),
+    nn.Flatten: lambda layers, place: nn.Identity(),
+    nn.Identity: lambda layers, place: layers[0],
     nn.Sequential: lambda blocks, place: nn.Sequential(*stack(blocks, place)),
     Residual: lambda blocks, place: StackedResidual(*stack(blocks, place)),
     **dict.fromkeys(DROPOUTS, _noise),
-    **dict.fromkeys(ACTIVATIONS.values(), lambda layers, _: layers[0]),
+    **dict.fromkeys(ACTIVATIONS.values(), lambda layers, place: layers[0]),
 }
+
+# What a stacked form takes for granted of its layer, wherever a layer has such an attribute.
+USUAL = {"groups": 1, "num_groups": 1, "padding_mode": "zeros", "dim": 1, "start_dim": 1, "end_dim": -1}
+NEEDED = ("weight", "bias", "running_mean", "momentum")
 
 # Begins a hidden block, or the output.
 WEIGHTED = (StackedLinear, StackedConv, StackedResidual)
+
+
+def usual(layer: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a layer, of rows of this shape, is what its stacked form computes."""
+    if any(getattr(layer, name, value) != value for name, value in USUAL.items()):
+        return False
+    if any(getattr(layer, name, 0) is None for name in NEEDED):
+        return False
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return set(layer.dilation) == {1} and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.Linear):
+        return shape == (layer.in_features,)
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape == shape
+    return not isinstance(layer, nn.Unflatten) or len(shape) == 1
 
 
 def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
@@ -215,32 +193,25 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
     stacked: list[nn.Module] = []
     for layers in zip(*networks, strict=True):
         first, before = layers[0], place.shape
-        form = STACKED.get(type(first), lambda *_: None)
-        own = form(layers, place)
-        if own is None:
-            own = SideBySide(layers, place)
-        elif not [*first.children()]:  # of a block its layers are looked at
+        form = STACKED.get(type(first))
+        if form is None or not usual(first, before):
+            stacked.append(SideBySide(layers, place))
+        elif [*first.children()]:  # of a block its layers are looked at
+            stacked.append(form(layers, place))
+        else:
+            stacked.append(form(layers, place))
             prove(first, form, before)
             place.passed(first)
-        stacked.append(own)
         place.shape = shape_behind(first, before)
     return stacked
-
-
-def shape_behind(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a row that a layer makes of one."""
-    alone = copy.deepcopy(layer).eval()
-    like = next(alone.parameters(), torch.empty(0))
-    with torch.no_grad():
-        return tuple(alone(like.new_zeros(2, *shape)).shape[1:])
 
 
 _proved: set[Any] = set()
 
 
 def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if two layers and their stacked form differ: output, gradients or buffers, in double
-    precision.
+    """Raise ValueError if the stacked form of two layers differs from the two side by side: in output,
+    gradients or buffers, in double precision.
 
     Looked at once for each layer and shape. Noise is compared where it is off: its streams are its own. On
     the meta device, where there are no numbers, nothing is looked at.
@@ -248,38 +219,33 @@ def prove(layer: nn.Module, form: Form, shape: tuple[int, ...]) -> None:
     key = type(layer), form, repr(layer), shape
     if key in _proved or torch.empty(0).is_meta:
         return
-    generator = torch.Generator().manual_seed(0)
-    plain = [copy.deepcopy(layer).double() for _ in range(2)]
-    for parameter in (parameter for own in plain for parameter in own.parameters()):
-        parameter.data.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
-    stacked: Any = form(plain, Place((0, 1), 3, 0, shape))
-    x = torch.randn(2, math.prod(shape), 3, generator=generator, dtype=torch.float64)
+    plain = [copy.deepcopy(layer).double(), copy.deepcopy(layer).double()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for own in plain:
+            for parameter in own.parameters():
+                nn.init.uniform_(parameter, 0.5, 1.5)
+        x = torch.randn(2, math.prod(shape), 3, dtype=torch.float64)
+    stacked = form(plain, Place((0, 1), 3, 0, shape))
+    copies = SideBySide(plain, Place((0, 1), 3, 0, shape))
     for training in (False,) if isinstance(stacked, StackedNoise) else (True, False):
-        ours = _trace(stacked.train(training), stacked, x)
-        for replicate, own in enumerate(plain):
-
-            def call(values: Tensor, own: nn.Module = own) -> Tensor:
-                return own(values.T.reshape(3, *shape)).flatten(1).T
-
-            for name, values in _trace(own.train(training), call, x[replicate]).items():
-                both = ours.get(name, x[:0]).flatten()
-                got = both.view(2, -1)[replicate, : values.numel()] if len(both) >= 2 * values.numel() else both
-                if len(got) != values.numel() or not torch.allclose(got, values.flatten(), rtol=1e-9, atol=1e-9):
-                    raise ValueError(f"{layer}: its stacked form is not equal to it: {name} differs; correct STACKED")
+        ours, theirs = _trace(stacked.train(training), x), _trace(copies.train(training), x)
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9):
+            raise ValueError(f"{layer}: its stacked form is not equal to it; correct STACKED")
     _proved.add(key)
 
 
-def _trace(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
-    """The output for x, the gradients of the sum of its squares, and all buffers."""
+@torch.enable_grad()
+def _trace(module: nn.Module, x: Tensor) -> Tensor:
+    """The output for x, the gradients of the sum of its squares, and all buffers, in one."""
     module.zero_grad()
     x = x.clone().requires_grad_()
-    output = call(x)
+    output = module(x)
     output.square().sum().backward()
-    found = {"output": output.detach(), "its gradient": x.grad}
-    found |= {f"gradient of {name}": parameter.grad for name, parameter in module.named_parameters()}
+    found = [output, x.grad, *(parameter.grad for parameter in module.parameters())]
     # A stack does not count the batches that BN has seen.
-    found |= {name: values.clone() for name, values in module.named_buffers() if values.is_floating_point()}
-    return {name: values for name, values in found.items() if values is not None}
+    found += [values for values in module.buffers() if values.is_floating_point()]
+    return torch.cat([values.detach().flatten() for values in found])
 
 
 class StackedNetwork(nn.Module):

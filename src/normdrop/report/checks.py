@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, rungs, with_dropout
-from normdrop.report.compare import alarm as tail
 from normdrop.report.compare import head, mean_interval
 from normdrop.report.study import Study
 
@@ -18,22 +18,21 @@ EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
 
 
-def _family(study: Study, found: Iterable[Pair]) -> list[Pair]:
-    """The comparisons of the declared family at the grid proper; all of them where nothing is declared."""
+def family(study: Study, found: Iterable[Pair]) -> list[Pair]:
+    """Of `choose.pairs` the declared ones at the grid proper; where nothing is declared, all of them."""
     declared = [pair for pair in found if study.declared.family in (None, pair.comparison)]
     return [pair for pair in declared if pair.counted and not pair.a["beyond"].any()]
 
 
-def edges(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
+def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     """How often validation prefers the ends of a tuned key's grid, where a wider grid might go on.
 
-    found: `choose.pairs`. Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends),
-    choices, at_low, at_high (shares), doubt. One row per tuned key whose values are numbers.
+    compared: `family`. Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends), choices,
+    at_low, at_high (shares), doubt. One row per tuned key whose values are numbers.
     """
-    columns = ["key", "low", "high", "choices", "at_low", "at_high"]
-    sides = [side for pair in _family(study, found) for side in (pair.a, pair.b)]
+    sides = [side for pair in compared for side in (pair.a, pair.b)]
     if study.declared.family != "best_vs_best" or not sides:
-        return pd.DataFrame(columns=[*columns, "doubt"])
+        return pd.DataFrame()
     chosen, ends = pd.concat(sides), []
     for key in study.declared.tuned:
         # An arrangement without dropout has no rate to choose.
@@ -44,22 +43,22 @@ def edges(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
         last = chosen["epochs_after"].dropna() == 0
         ends.append(("epoch", np.nan, np.nan, len(last), 0.0, last.mean()))
-    table = pd.DataFrame(ends, columns=columns)
+    table = pd.DataFrame(ends, columns=["key", "low", "high", "choices", "at_low", "at_high"])
     return table.assign(doubt=table[["at_low", "at_high"]].max(axis=1) > EDGE)
 
 
-def neighbours(study: Study, found: Iterable[Pair]) -> pd.DataFrame:
+def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
     """Test accuracy and NLL of the very comparisons that are declared, which their own metric may hide.
 
-    found: `choose.pairs`. Of a kind that consumes a key the mean over its values. Columns: metric, n (comparisons),
-    mean, low, high (of the differences A - B), up, down (comparisons whose interval lies above or below 0), half (of a
-    single one's interval).
+    compared: `family`. Of a kind that consumes a key the mean over its values. Columns: metric, n (comparisons), mean,
+    low, high (of the differences A - B), up, down (comparisons whose interval lies above or below 0), half (of a single
+    one's interval).
     """
-    family, beside = _family(study, found), []
+    beside = []
     for metric in ("test_acc", "test_nll"):
         if metric in study.declared.metrics and study.kind.reduce is None:
             continue
-        measured = [pair for pair in family if metric in pair.a and metric in pair.b]
+        measured = [pair for pair in compared if metric in pair.a and metric in pair.b]
         intervals = [mean_interval(_difference(study, pair, metric), study.declared.alpha) for pair in measured]
         if intervals:
             means, lows, highs = np.transpose(intervals)
@@ -79,12 +78,11 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
 def never_reached(study: Study) -> pd.DataFrame:
     """Runs that never reached the level whose steps are counted, by data set, arrangement, keys: n and missed."""
     counted = [metric for metric in study.declared.metrics if METRICS[metric].unit == "steps"]
-    columns = ["dataset", "arrangement", *study.keys]
-    if not counted or study.table.empty:
-        return pd.DataFrame(columns=[*columns, "n", "missed"])
+    if not counted:
+        return pd.DataFrame()
     own = study.first[~study.first["stands_in"]]
-    missed = (own[counted[0]] >= 1).groupby([own[key] for key in columns]).agg(["size", "sum"]).reset_index()
-    return missed.rename(columns={"size": "n", "sum": "missed"})
+    missed = own[counted[0]].ge(1).groupby([own[key] for key in ("dataset", "arrangement", *study.keys)])
+    return missed.agg(n="size", missed="sum").reset_index()
 
 
 def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
@@ -97,6 +95,6 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     tested = rows.query("family == 'a/a' and not verdict.str.startswith('refused')")
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
-    chance = tail(len(claiming), len(tested), alpha)
+    chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
     facts = {"claims": len(claiming), "networks": len(tested), "chance": chance, "claiming": claiming}
     return facts | {"alarm": chance <= ALARM}

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 from statsmodels.stats.power import TTestPower
 
 MIN_SEEDS = 6
@@ -184,8 +184,3 @@ def needed(sd: float, n: int, half_width: float, alpha: float) -> float:
     if n < 2 or not sd > 0:
         return NAN
     return max(n, math.ceil((t_quantile(1 - alpha / 2, n - 1) * sd / half_width) ** 2))
-
-
-def alarm(claims: int, networks: int, alpha: float) -> float:
-    """How likely chance makes at least so many claims among comparisons of distinct networks with themselves."""
-    return float(stats.binom.sf(claims - 1, networks, alpha))

@@ -149,11 +149,12 @@ def section(study: Study) -> Section:
 
 def _beside(study: Study, rows: pd.DataFrame, found: list[Pair]) -> dict[str, pd.DataFrame]:
     """The tables beside verdicts.csv that a study has."""
+    family = checks.family(study, found)
     beside = {
         "means": verdicts.means(study),
-        "edges": checks.edges(study, found),
+        "edges": checks.edges(study, family),
         "never_reached": checks.never_reached(study),
-        "neighbours": checks.neighbours(study, found),
+        "neighbours": checks.neighbours(study, family),
     }
     if study.declared.claim == MAIN:
         beside["networks"] = ranks.networks(study)

@@ -310,6 +310,11 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     told = [*own, *sorted(set().union(*named))]
     for key in set(told) - set(flat):  # a group of the config, by its name
         flat[key] = [record["choices"].get(key, "") for record in records]
+    for key in told:  # as the sweep named it: beside a network without depth, its depth 1 would be 1.0
+        values = zip(records, flat[key], strict=True)
+        flat[key] = pd.Series(
+            [_cell(record["setting"].get(key, value)) for record, value in values], flat.index, object
+        )
     told = [key for key in told if key in own or flat[key].nunique() > 1]
     groups = [[record["dataset"] for record in records], *(flat[key].astype(str) for key in told)]
     several = flat.astype(str).groupby(groups).nunique().gt(1).any()

@@ -125,8 +125,7 @@ def means(study: Study) -> pd.DataFrame:
     Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n, mean, ci_low,
     ci_high.
     """
-    own = [key for key in (*study.declared.tuned, study.declared.over) if key]
-    at = list(dict.fromkeys(["dataset", "arrangement", "position", "rate", *study.keys, *own]))
+    at = ["dataset", "arrangement", "position", "rate", *study.keys, *study.declared.within]
     measured = [metric for metric in ("test_acc", "test_nll") if metric in study.table]
     long = study.first.melt(at, measured, var_name="metric")
     table = long.groupby([*at, "metric"])["value"].agg(n="count", mean="mean", error="sem").reset_index()

@@ -8,7 +8,6 @@ from typing import Any
 
 from normdrop.arrangement import has
 from normdrop.data import SERVED
-from normdrop.data.module import trained
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
 from normdrop.networks import shown
@@ -52,14 +51,12 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
         if key in seen:
             continue
         seen.add(key)
-        sizes, name, batch = check_fit(config, seed), config["data"]["name"], config["batch_size"]
-        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
+        name = config["data"]["name"]
+        facts = standard_rows(config["data"]).facts() | {"parts": check_fit(config, seed)}
         for part in facts["given"]:
             if f"data.{part}_fraction" in varying:
                 raise ValueError(f"data.{part}_fraction: has no effect on {name}, which gives its {part} part itself")
         said = [sentence(facts), *remarks(facts)]
-        if trained(sizes["train"], batch) < sizes["train"]:
-            said.append(f"batch_size={batch} leaves a last batch of one row, left out: another row each epoch")
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
         lines |= dict.fromkeys(shown(config, config["data"]["shape"] or facts["shape"], len(facts["classes"])))
     return list(lines)

@@ -19,9 +19,11 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from normdrop.study import config as configs
 from normdrop.study import record
+from normdrop.study.told import unknown_key
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a configuration's path shows by itself
 PLAN = "plan.json"
@@ -73,27 +75,30 @@ class Composer:
 
     def __call__(self, point: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
         """The resolved config of a point, the choices of its groups, and which keys of the point are in it."""
-        groups = {key: value for key, value in point.items() if self.is_group(bare(key))}
-        values = {key: value for key, value in point.items() if key not in groups}
-        _, known, _ = self.base(*groups.items())
-        for key in [key for key in values if key not in known]:
-            group, value = key.split(".")[0], values.pop(key)
-            if group in self.varying and group != key:
-                self.unused[key].add(f"{group}={point.get(group)}")
-            else:
-                groups[key] = value  # not a plain value of what is there: Hydra knows what to make of it
-        base, _, choices = self.base(*groups.items())
+        groups = {key: value for key, value in point.items() if key[0] in "+~" or self.is_group(bare(key))}
+        base, choices = self.base(*groups.items())
         config = copy.deepcopy(base)
-        for key, value in values.items():
-            OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
-        self.used.update(values, groups)
-        return configs.plain(config), choices, [*groups, *values]
+        used = [*groups]
+        for key, value in point.items():
+            if key in groups:
+                continue
+            group = key.split(".")[0]
+            try:
+                OmegaConf.update(config, key, _parsed(f"{key}={value}"), merge=True)
+                used.append(key)
+            except (ConfigAttributeError, ConfigKeyError):
+                if group not in self.varying or group == key:
+                    raise ValueError(unknown_key(key, configs.keys(configs.plain(base, resolve=False)))) from None
+                self.unused[key].add(f"{group}={point.get(group)}")
+        self.used.update(used)
+        return configs.plain(config), choices, used
 
-    def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, set[str], dict[str, str]]:
+    def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, dict[str, str]]:
         config = self.loader.load_sweep_config(self.master, [f"{key}={value}" for key, value in overrides])
         choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
         base = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        return base, {*configs.keys(configs.plain(base, resolve=False))}, choices
+        OmegaConf.set_struct(base, True)
+        return base, choices
 
 
 @cache

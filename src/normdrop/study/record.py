@@ -72,13 +72,12 @@ def commit() -> tuple[str | None, bool | None]:
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None, None
-    quiet: dict[str, Any] = {"text": True, "stderr": subprocess.DEVNULL}
+    asked = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
     try:
-        head = subprocess.check_output(["git", "-C", root, "rev-parse", "HEAD"], **quiet).strip()
-        changes = subprocess.check_output(["git", "-C", root, "status", "--porcelain"], **quiet).strip()
+        first, *lines = subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None, None
-    return head, not changes
+    return first.removeprefix("# branch.oid "), all(line.startswith("#") for line in lines)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from normdrop.study.progress import display, note_of
 from normdrop.study.told import command, count
 from normdrop.whole import whole
 
+KILLED = "Killed: its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1\n"
 planned: list[Path] = []  # the folder of the study that this process runs
 
 
@@ -119,17 +120,17 @@ def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
 
 def _train(study: Plan, todo: Sequence[Condition], launcher: Any, number: int) -> None:
     """Train what is missing of a planned study. Raises ValueError if something failed."""
-    root, total = study.root, len(study.conditions)
+    root, total = study.root, count(len(study.conditions), "configuration")
     for condition in todo:
         for trace in (root / condition.path / record.ERROR, note_of(root, condition.path)):
             trace.unlink(missing_ok=True)
     try:
         unfinished = _rounds(root, todo, launcher, number)
     except KeyboardInterrupt:
-        finished = sum(not missing(c.config, root / c.path) for c in study.conditions)
-        if finished == total:
+        left = sum(bool(missing(c.config, root / c.path)) for c in todo)
+        if left == 0:
             return
-        raise KeyboardInterrupt(f"{finished} of {count(total, 'configuration')} are finished") from None
+        raise KeyboardInterrupt(f"{len(study.conditions) - left} of {total} are finished") from None
     failed = 0
     for condition in todo:
         error = root / condition.path / record.ERROR
@@ -137,27 +138,32 @@ def _train(study: Plan, todo: Sequence[Condition], launcher: Any, number: int) -
             failed += 1
             print(f"failed: {condition.path}: {error.read_text(encoding='utf-8').splitlines()[0]}")
     if failed or unfinished:
-        left = f"{failed} of {count(total, 'configuration')} failed"
-        left += f", {unfinished} did not finish" if unfinished else ""
+        did_not = f", {unfinished} did not finish" if unfinished else ""
         again = f"the traceback of each stands in its {record.ERROR}. The same command tries them again"
-        raise ValueError(f"{left}; {again}")
+        raise ValueError(f"{failed} of {total} failed{did_not}; {again}")
 
 
 def _rounds(root: Path, todo: Sequence[Condition], launcher: Any, number: int) -> int:
     """Launch configurations until each is finished or has failed; how many are left without either."""
     while todo:
         _launch(launcher, root, number, todo)
-        left = [c for c in todo if missing(c.config, root / c.path) and not (root / c.path / record.ERROR).exists()]
-        elsewhere = False
-        for condition in left:
+        left, elsewhere = [], False
+        for condition in todo:
+            if not missing(condition.config, root / condition.path):
+                continue
+            directory, note = root / condition.path, note_of(root, condition.path)
             try:
-                with record.locked(root / condition.path):
-                    pass
+                with record.locked(directory):
+                    if note.exists():  # and nobody is at work: a process died in it
+                        note.unlink()
+                        (directory / record.ERROR).write_text(KILLED, encoding="utf-8")
             except Timeout:
                 elsewhere = True
                 print(f"waiting for {condition.path}, in work in another process")
-                with record.locked(root / condition.path, wait=True):  # and take over what it leaves
+                with record.locked(directory, wait=True):  # and take over what it leaves
                     pass
+            if not (directory / record.ERROR).exists():
+                left.append(condition)
         if len(left) == len(todo) and not elsewhere:
             return len(left)
         todo = left
@@ -171,25 +177,24 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
     paths = [condition.path for condition in todo]
     kind = type(launcher).__name__
     if kind == "Processes":
-        return _side_by_side(launcher.n_jobs, root, number, todo)
+        _side_by_side(launcher.n_jobs, root, number, todo)
+        return
     with display(root, paths):
         if kind == "BasicLauncher":
             from normdrop.study.job import train_these
 
-            return train_these(root.absolute(), number)
+            train_these(root.absolute(), number)
+            return
         folder, *names = (QuotedString(path, Quote.single).with_quotes() for path in (str(root.absolute()), *paths))
         shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
         try:
-            jobs = launcher.launch([[*shared, f"hydra.sweep.subdir={name}"] for name in names], initial_job_idx=0)
+            for job in launcher.launch([[*shared, f"hydra.sweep.subdir={name}"] for name in names], initial_job_idx=0):
+                _ = job.return_value  # raises what the job raised
         except OSError:  # a full disk, not a fault of the job's
             raise
-        except Exception as error:
-            if not _mark_killed(root, todo, type(error).__name__):
+        except Exception:
+            if not any(note_of(root, path).exists() for path in paths):  # else a job was killed, which is told later
                 raise
-            return None
-    for job in jobs:
-        _ = job.return_value  # raises what the job raised
-    return None
 
 
 def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Condition]) -> None:
@@ -221,23 +226,5 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
             worker.kill()
             worker.join()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
-    if any(worker.exitcode for worker in workers):
-        _mark_killed(root, todo, "Killed")
     if not said.empty():
         raise ValueError(said.get())
-
-
-def _mark_killed(root: Path, todo: Sequence[Condition], kind: str) -> bool:
-    """Fail the configurations that were in work in processes that died; whether there were any."""
-    text = f"{kind}: its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1\n"
-    dead = False
-    for condition in todo:
-        directory, note = root / condition.path, note_of(root, condition.path)
-        if not note.exists():
-            continue
-        with suppress(Timeout), record.locked(directory):
-            if missing(condition.config, directory):
-                (directory / record.ERROR).write_text(text, encoding="utf-8")
-                dead = True
-            note.unlink(missing_ok=True)
-    return dead

@@ -1,6 +1,4 @@
-"""Training: what is minimised and measured, one fit of many replicates, and the variance shift of what it
-leaves.
-"""
+"""Training: what is minimised and measured, one fit of many replicates, the variance shift of what it leaves."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Nothing lost inside a condition: the state of a fit, saved whole or not at all, to go on from byte for
-byte.
-"""
+"""Nothing lost inside a condition: the state of a fit, saved whole or not at all, to go on from byte for byte."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds
-them.
-"""
+"""Networks that are kept: a condition's weights and running statistics as plain state_dicts, and what builds them."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ class Kept:
     states: Mapping[int, Mapping[str, Tensor]]
 
     def network(self, seed: int) -> nn.Sequential:
-        """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch,
-        classes).
-        """
+        """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch, classes)."""
         if seed not in self.states:
             raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
         network = plain_network(self.config, self.shape, self.classes)
@@ -41,10 +37,8 @@ class Kept:
         return network.eval()
 
     def parts(self, seed: int) -> dict[str, Part]:
-        """The rows of one seed's train, val and test part, as its network takes them, from the recorded
-        source.
-
-        Raises ValueError if these are other rows by now.
+        """The rows of one seed's parts, as its network takes them, from the recorded source. Raises ValueError if
+        these are other rows by now.
         """
         data = self.config["data"]
         if standard_rows(data).fingerprint != data["fingerprint"]:

@@ -6,7 +6,6 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import lightning.pytorch as pl
@@ -32,16 +31,14 @@ EVALUATED = 256  # rows at a time: at the end of a training the activations of m
 
 # Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
 ELEMENTWISE = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
-# Fused where PyTorch offers it: 25 to 45 % faster, and with padded slices no replicate's bits depend on the
-# others.
+# Fused is 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
 FUSED = ("Adam", "AdamW", "SGD")
 
 
 def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer of a config: `_target_` in torch.optim, our own `schedule` and `clip`, and its arguments.
 
-    Raises ValueError with one line for one that cannot train a stack, and for arguments that it does not
-    take.
+    Raises ValueError for one that cannot train a stack, and for arguments that it does not take.
     """
     target = str(config["_target_"])
     name = target.removeprefix("torch.optim.")
@@ -75,9 +72,7 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 
 
 def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
-    """Scale the gradients of each replicate, (replicates, …), whose norm over all of them is larger down to
-    `norm`.
-    """
+    """Scale the gradients of each replicate, (replicates, …), down to `norm` where theirs over all is larger."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
     factor = (norm / squares.sum(dim=0).sqrt()).clamp(max=1.0)
@@ -118,8 +113,7 @@ class ReplicatedClassifier(pl.LightningModule):
             model["function"] = None  # a checkpoint holds nothing that must be unpickled
         made = {"config": self.config | {"model": model}, "row_shape": [*row_shape], "classes": classes}
         self.save_hyperparameters(made | {"seeds": [*seeds]})
-        # Manual optimisation saves most of what a step of Lightning's automatic one costs, and changes no
-        # result.
+        # Saves most of what a step of Lightning's automatic one costs, and changes no result.
         self.automatic_optimization = False
         self.network = network_of(config, row_shape, classes, seeds)
         self.lr = config["optimizer"]["lr"]  # where Lightning's finder of one looks for it
@@ -176,16 +170,13 @@ class ReplicatedClassifier(pl.LightningModule):
         own = dict(checkpoint["replicates"])
         for noise, state in zip(self._noises(), own.pop("masks"), strict=True):
             noise.bits.restore(*state)
-        for name, value in own.items():
-            setattr(self, name, value)
+        vars(self).update(own)
 
     def _noises(self) -> list[StackedNoise]:
         return [layer for layer in self.network.modules() if isinstance(layer, StackedNoise)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (replicates, batch, features), or (batch, features) for all → logits (replicates, batch,
-        classes).
-        """
+        """x (replicates, batch, features), or (batch, features) for all → logits (replicates, batch, classes)."""
         return self.network(x)
 
     def _stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -205,8 +196,8 @@ class ReplicatedClassifier(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         config, epoch = self.config, self.current_epoch + 1
         if epoch in config["measure"]["shift_epochs"] and has(config["arrangement"], "bn"):
-            parts = self.trainer.datamodule.parts  # type: ignore[attr-defined]
-            measured = shift.measure(self.network, parts, config["batch_size"], config["rerun"], epoch)
+            part = self.trainer.datamodule.parts["train"]  # type: ignore[attr-defined]
+            measured = shift.measure(self.network, part, config["batch_size"], config["rerun"], epoch)
             ended = dict(zip(self.network.seeds, self.ended.tolist(), strict=True))
             self.shift += [entry for entry in measured if not ended[entry["seed"]]]
 
@@ -243,9 +234,7 @@ class ReplicatedClassifier(pl.LightningModule):
         return loss.detach()[None]
 
     def _compiled_steps(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take a stretch of steps at once, of x (replicates, rows, features) and y (replicates, rows) cut into
-        batches; the losses, (steps, replicates).
-        """
+        """Take a stretch of steps at once, of so many rows cut into batches; the losses, (steps, replicates)."""
         optimizer: Any = self.trainer.optimizers[0]
         schedule: Any = self.lr_schedulers()
         rates, swings = [], []
@@ -337,31 +326,23 @@ class ReplicatedClassifier(pl.LightningModule):
     def evaluate(
         self, part: Part, measures: Iterable[str] = ("acc", "nll"), keep: Sequence[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Those of MEASURES that are asked for, of the rows of a part, each (replicates,), in the present
-        mode.
-
-        `keep` silences units, as the network takes it.
-        """
+        """Those of MEASURES asked for, of a part's rows, each (replicates,). keep: the factors of hidden units."""
         return measured([(self.network(x, keep), y) for x, y in part.batches(EVALUATED)], measures)
 
     def silenced_accuracy(self, part: Part, fraction: float) -> Tensor:
-        """Accuracy (replicates,) with a random `fraction` of each hidden layer's units silenced, mean over
-        draws.
-
-        Of a CNN whole channels. The draws depend on the seed alone: replicate k of every arrangement loses
-        the same.
+        """Accuracy (replicates,) with a random `fraction` of each hidden layer's units (in a CNN: channels)
+        silenced, mean over draws. These depend on the seed alone: a seed loses the same in every arrangement.
         """
         streams = [stream(seed, "silencing") for seed in self.network.seeds]
         draws = []
         for _ in range(SILENCING_DRAWS):
             ranking = [torch.tensor(np.stack([s.permutation(width) for s in streams])) for width in self.network.widths]
             draws.append(self.accuracy_without(part, ranking, fraction))
-        return reduce(torch.add, draws) / SILENCING_DRAWS  # in one order: that of a stack's mean depends on its height
+        return sum(draws[1:], draws[0]) / SILENCING_DRAWS  # in one order: a stack's mean has that of its height
 
     def accuracy_without(self, part: Part, ranking: Sequence[Tensor], fraction: float) -> Tensor:
-        """Accuracy (replicates,) with the first `fraction` of each hidden layer's units silenced.
-
-        ranking: the units, (replicates, width) of each layer, those to lose first.
+        """Accuracy (replicates,) without the first `fraction` of units in a ranking of each hidden layer's,
+        (replicates, width).
         """
         keep = []
         for order in ranking:
@@ -372,17 +353,14 @@ class ReplicatedClassifier(pl.LightningModule):
 
 def measured(seen: Sequence[tuple[Tensor, Tensor]], measures: Iterable[str]) -> dict[str, Tensor]:
     """Those of MEASURES asked for, each (replicates,), from the logits and labels of chunks of rows."""
-    # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside
-    # it.
+    # In double precision, so that a mean over rows is the fraction it says: 350 / 360, not a float32 beside it.
     logits = torch.cat([logits for logits, _ in seen], dim=1).double()
     y = torch.cat([y for _, y in seen], dim=1)
     return {measure: MEASURES[measure](logits, y) for measure in measures}
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """NLL in nats of every row: logits (replicates, rows, classes), y (replicates, rows) → (replicates,
-    rows).
-    """
+    """NLL (nats) of logits (replicates, rows, classes) and labels (replicates, rows), for every row."""
     return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
 
 
@@ -393,9 +371,7 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def balanced_accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean recall over the classes that the rows have, (replicates,); NaN where a replicate's logits are not
-    finite.
-    """
+    """Mean recall over the classes that the rows have, (replicates,); NaN as in `accuracy`."""
     classes = torch.zeros(len(y), logits.shape[-1], device=y.device, dtype=logits.dtype)
     right = (logits.argmax(dim=-1) == y).to(logits.dtype)
     recall = classes.scatter_add(1, y, right) / classes.scatter_add(1, y, torch.ones_like(right))
@@ -419,8 +395,7 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Ten
     return sums.scatter_add_(-1, bin_of, excess).abs().sum(dim=-1) / y.shape[-1]
 
 
-# What can be measured of a part's logits (replicates, rows, classes) and labels (replicates, rows), as
-# float64.
+# What can be measured of a part's logits (replicates, rows, classes), float64, and labels (replicates, rows).
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "acc": accuracy,
     "balanced_acc": balanced_accuracy,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -52,43 +52,34 @@ def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
 
 
 @torch.no_grad()
-def measure(
-    network: StackedNetwork, parts: Mapping[str, Part], batch_size: int, rerun: int, epoch: int | str
-) -> list[dict[str, Any]]:
-    """The shift at every BN layer of every replicate: one entry each, layers from 1, None where a number is
-    not finite.
+def measure(network: StackedNetwork, part: Part, batch_size: int, rerun: int, epoch: int | str) -> list[dict[str, Any]]:
+    """The shift at every BN layer of every replicate, an entry each, layers from 1; None where it is not finite.
 
-    Train mode is estimated afresh on the training rows, in random batches of `batch_size`, with draws of its
-    own: nothing of the network or of its streams changes. All are medians over the layer's units:
+    part: the training rows. Train mode is estimated afresh, in random batches of `batch_size`, with draws of its
+    own: nothing of the network or of its streams changes. Both are medians over the layer's units:
 
     measured: eval-mode variance over train-mode variance; running: eval-mode variance over the running
     variance, which adds the moving average's lag and noise (and, below a BN layer, (rows − 1)/rows of a
-    batch: running variances are unbiased, the normalisation in training is not); mean_shift,
-    running_mean_shift: the absolute difference of the means in standard deviations of that reference. With
-    val_ before: validation rows in eval mode against the same references. case: whether noise stands above.
-    units: those counted; set_aside: those whose variance in either mode is below the layer's eps, which BN
-    does not normalise.
+    batch: running variances are unbiased, the normalisation in training is not). case: whether noise stands
+    above. units: those counted; not those whose variance in either mode is below the layer's eps, which BN does
+    not normalise.
     """
     own = copy.deepcopy(network).eval()
-    evaluated = {"": _moments(own, parts["train"].batches()), "val_": _moments(own, parts["val"].batches())}
+    evaluated = _moments(own, part.batches())
     # Of the network as it is: a pass in train mode moves the copy's running statistics.
-    running = {layer: (_rows(layer.running_mean, own), _rows(layer.running_var, own)) for layer in evaluated[""]}
-    trained = _moments(own, _in_train_mode(own, parts["train"], batch_size, rerun))
+    running = {layer: layer.running_var.double().clone().view(len(own.seeds), -1) for layer in evaluated}
+    trained = _moments(own, _in_train_mode(own, part, batch_size, rerun))
     entries = []
-    for number, (layer, seen) in enumerate(evaluated[""].items(), start=1):
-        references = {"": (trained[layer].mean, trained[layer].variance), "running_": running[layer]}
-        figures: dict[str, Tensor] = {}
-        for rows, moments in evaluated.items():
-            for which, (mean, variance) in references.items():
-                ratio = which.rstrip("_") or "measured"
-                figures[rows + ratio] = moments[layer].variance / variance
-                figures[f"{rows}{which}mean_shift"] = (moments[layer].mean - mean).abs() / variance.sqrt()
-        counted = (seen.variance >= layer.eps) & (trained[layer].variance >= layer.eps)
+    for number, (layer, seen) in enumerate(evaluated.items(), start=1):
+        variance, its = seen.variance, trained[layer].variance
+        counted = (variance >= layer.eps) & (its >= layer.eps)
         for replicate, seed in enumerate(own.seeds):
-            mask = counted[replicate]
+            units = counted[replicate]
             entry: dict[str, Any] = {"layer": number, "seed": seed, "epoch": epoch, "case": seen.case}
-            entry |= {"units": int(mask.sum()), "set_aside": int((~mask).sum())}
-            entries.append(entry | {key: _median(values[replicate][mask]) for key, values in figures.items()})
+            entry["units"] = int(units.sum())
+            entry["measured"] = _median((variance / its)[replicate][units])
+            entry["running"] = _median((variance / running[layer])[replicate][units])
+            entries.append(entry)
     return entries
 
 
@@ -169,11 +160,6 @@ def _in_train_mode(network: StackedNetwork, part: Part, batch_size: int, rerun: 
         order = torch.from_numpy(np.stack([generator.permutation(part.rows.shape[1]) for generator in orders]))
         for rows in batches(part.rows.gather(1, order.to(part.rows.device)), batch_size):
             yield part.table.gather(rows)
-
-
-def _rows(running: Tensor, network: StackedNetwork) -> Tensor:
-    """Running statistics as (replicates, units), in double precision."""
-    return running.double().clone().view(len(network.seeds), -1)
 
 
 def _median(values: Tensor) -> float | None:
