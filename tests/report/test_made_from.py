@@ -169,14 +169,6 @@ def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path: 
     assert one(tmp_path, comparison="same_rate", metric="test_acc", rate_a=0.1)["n"] == 8
 
 
-def test_sides_with_other_seeds_are_paired_by_those_that_both_have(tmp_path: Path) -> None:
-    values = np.arange(12) ** 2 / 1000
-    pair(tmp_path, runs(0.5 + values[:10]), flat(0.4 + values[2:] / 2, seed=range(2, 12)))
-    row = one(tmp_path, family="declared")
-    assert (row["n"], row["left_out"]) == (8, 0)
-    assert row["estimate"] == pytest.approx((0.1 + values[2:10] / 2).mean())
-
-
 def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of_two(tmp_path: Path) -> None:
     for rate, wins in ((0.1, [0, 1, 2]), (0.3, [3, 4, 5, 6, 7]), (0.5, [8, 9])):
         write(tmp_path, "bn_dropout", runs(0.8, val_acc=np.isin(range(10), wins) * 0.5), rate)
@@ -341,8 +333,8 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path: Path, kind: str) ->
     )
 
 
-@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
-def test_along_a_grid_too_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["difference", "spread", "loss", "ladder"])
+def test_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
     declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": DEPTH, "secondary": []}
     for arrangement, seeds in (("bn", range(9)), ("none", range(2, 11))):
         for depth in (1, 2):

@@ -55,10 +55,8 @@ def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
     """
     declared, found, tables = study.declared, [], []
     for pair in compared:
-        a, b = (side[declared.metric].astype(float) for side in (pair.a, pair.b))
-        difference = (a - b).rename("difference").reset_index()
-        rate = np.nan if pair.rate is None else pair.rate
-        tables.append(difference.assign(**pair.place, comparison=pair.comparison, rate=rate))
+        difference = (pair.a[declared.metric] - pair.b[declared.metric]).astype(float).reset_index(name="difference")
+        tables.append(difference.assign(**pair.place, comparison=pair.comparison, rate=pair.rate))
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})  # tuned: first in order
