@@ -30,7 +30,7 @@ def one_engine(asked: Iterable[Mapping[str, Any]]) -> str:
     of them, so that no comparison has two.
     """
     decisive = ("model", "optimizer", "noise", "arrangement", "position", "trainer")
-    distinct = {json.dumps([config[key] for key in decisive]): config for config in asked}
+    distinct = {json.dumps([config[key] for key in decisive], default=repr): config for config in asked}
     for config in distinct.values():
         if reason_for(config):
             return "torch"
