@@ -413,7 +413,7 @@ def test_what_has_no_effect_is_said(command, capsys):
     (events,) = Path("outputs/study/digits/none/after/q0.00").glob("events.out.tfevents.*")
     events.unlink()
     assert command(*one) == ""
-    assert "1 finished configuration without TensorBoard's files" in told(capsys)
+    assert "1 finished configuration without TensorBoard's files; normdrop-report outputs/study" in told(capsys)
 
 
 def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, monkeypatch):

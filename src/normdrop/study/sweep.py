@@ -87,13 +87,13 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
     for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
     finished = [condition for condition in study.conditions if not condition.missing]
-    kept = {"TensorBoard's files": "events.out.tfevents.*"}
+    wanted = [("TensorBoard's files", "events.out.tfevents.*", f"normdrop-report {study.root} writes them again")]
     if study.conditions[0].config["save_networks"]:
-        kept["kept networks"] = "networks.pt"
-    for what, pattern in kept.items():
+        wanted.append(("kept networks", "networks.pt", "another name= trains anew"))
+    for what, pattern, way in wanted:
         without = [c for c in finished if not any((study.root / c.path).glob(pattern))]
         if without:
-            yield f"{count(len(without), 'finished configuration')} without {what}; another name= trains anew"
+            yield f"{count(len(without), 'finished configuration')} without {what}; {way}"
     for condition in finished[:1]:
         logging, found = condition.config["logging"], record.read(study.root / condition.path)
         if found is not None and found.record["config"]["logging"] != logging:
