@@ -75,7 +75,7 @@ def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_no
 
 
 def recorded(directory: Path, config: dict[str, Any]) -> Path:
-    record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1]}
+    record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1], "batches": []}
     write(directory, record, pd.DataFrame({"seed": [0, 1]}), pd.DataFrame({"seed": [0, 1]}))
     return directory
 

@@ -29,6 +29,7 @@ from normdrop.study import app, sweep
 from normdrop.study import record as results
 from normdrop.training import fit as train
 from normdrop.training.checkpoint import Checkpoint
+from normdrop.training.module import ReplicatedClassifier
 
 # 3 conditions, 2 replicates each, in groups of 1: about a second.
 SWEEP = (
@@ -223,7 +224,7 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("inside", [False, True], ids=["before a fit", "in Lightning's loop"])
 def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, sign, tmp_path):
     def before() -> None:
-        owner, name = (train._Hooks, "on_train_epoch_end") if inside else (train, "_fit")
+        owner, name = (ReplicatedClassifier, "on_train_epoch_end") if inside else (train, "_fit")
         original = getattr(owner, name)
 
         def interrupted(first, *rest):
