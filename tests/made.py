@@ -51,9 +51,9 @@ def made(
     table = table.assign(rerun=0, stands_in=False, beyond=False, fresh_rows=False, test_train_ratio=0.5, test_rows=200)
     table["fingerprint"] = table["dataset"]
     records = [
-        {"condition": condition, "seeds": [*range(seeds)], "choices": {}, "study": {}, "config": {}, "setting": {}}
+        {"condition": condition, "seeds": [*range(seeds)], "choices": {}, "study": {}, "setting": {}}
         | {key: own[key].iloc[0] for key in ("dataset", "arrangement", "position", "rate")}
-        | {"finished": 1e9, "wall_seconds": 60.0, "commit": None, "shift": []}
+        | {"config": {"model": {"name": "mlp"}}, "finished": 1e9, "wall_seconds": 60.0, "commit": None, "shift": []}
         for condition, own in table.groupby("condition", sort=False)
     ]
     return Study(name, Path("nowhere") / name, Declared(**declared), records, table, [])

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from made import made
-from normdrop.report import tables
+from normdrop.report import page, tables
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,12 @@ def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit() -
     text = "| a | b | c |\n| --- | --- | --- |\n| 1 | — | 3 |\n| 4 | — | — |\n"
     assert tables.narrow(text, 2) == "| a | c |\n| --- | --- |\n| 1 | 3 |\n| 4 | — |\n"
     assert "2 rows" in tables.narrow(text, 1) and "|" not in tables.narrow(text, 1)
+
+
+def test_of_a_network_of_ones_own_the_answer_names_no_position() -> None:
+    study = made("study", datasets=1)
+    assert "after the activation" in page.texts(page.section(study))["answer"]
+    for record in study.records:
+        record["config"]["model"]["function"] = "make"
+    text = page.texts(page.section(study))["answer"]
+    assert "in your network" in text and "the activation" not in text

@@ -97,6 +97,11 @@ class Study:
         return KINDS[self.declared.kind]
 
     @property
+    def own_network(self) -> bool:
+        """Whether it is of a network of one's own: its position is where that has its BN layers."""
+        return bool(self.records) and "function" in self.records[0]["config"]["model"]
+
+    @property
     def place(self) -> list[str]:
         return ["dataset", "position", *self.keys]
 
