@@ -122,7 +122,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figure.savefig(root / "forest.png")
     plt.close(figure)
     write(root)
-    tensorboard.write_overview(root, {"answer": SENTENCE}, {"forest": root / "forest.png"})
+    tensorboard.write_overview(root, {"answer": SENTENCE}, {"answer": root / "forest.png"})
     return root
 
 
@@ -425,7 +425,7 @@ def test_the_answer_and_the_figures_are_served(study: Path, overview: Server) ->
     assert {run: sorted(tags) for run, tags in overview.ask("plugin/text/tags").items()} == {
         "answer": ["answer", "runs"]
     }
-    (image,) = overview.ask("plugin/images/images", run="answer", tag="forest", sample="0")
+    (image,) = overview.ask("plugin/images/images", run="answer", tag="figures/answer", sample="0")
     png = overview.get("plugin/images/individualImage", **dict(parse_qsl(image["query"])))
     assert png == (study / "forest.png").read_bytes()
 

@@ -263,7 +263,8 @@ def _write_overview(
         answer.add(0, text_pb(tag, markdown))
     for tag, path in figures.items():
         image = Summary.Image(encoded_image_string=path.read_bytes())
-        answer.add(0, Summary(value=[Summary.Value(tag=tag, image=image)]))
+        # A tag of its own: where a text has the same one TensorBoard shows the text alone.
+        answer.add(0, Summary(value=[Summary.Value(tag=f"figures/{tag}", image=image)]))
     answer.write(overview / "answer")
 
 
