@@ -65,6 +65,14 @@ def split(
                 train, parts[part] = _stratified(rows, train, part, size, rng)
             else:
                 train, parts[part] = np.split(train[np.argsort(rows.order[train], kind="stable")], [-size])
+    train = _thinned(rows, train, train_size, train_most, rng)
+    return {"train": train, "val": parts["val"], "test": parts["test"]}
+
+
+def _thinned(
+    rows: Rows, train: np.ndarray, train_size: int | None, train_most: int | None, rng: np.random.RandomState
+) -> np.ndarray:
+    """The training part, or so many of its rows. Raises ValueError for more than there are, and for a lost class."""
     # A stratified draw cannot leave out fewer rows than there are classes.
     most = len(train) - len(rows.classes)
     if train_size is not None and most < train_size != len(train):
@@ -76,7 +84,7 @@ def split(
         _, train = _stratified(rows, train, "train", train_size, rng)
     if absent := sorted({*range(len(rows.classes))} - {*rows.y[train].tolist()}):  # where the data set gives the parts
         raise ValueError(f"data: class {rows.classes[absent[0]]!r} has no training row")
-    return {"train": train, "val": parts["val"], "test": parts["test"]}
+    return train
 
 
 def _stratified(

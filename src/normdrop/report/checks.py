@@ -13,6 +13,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, rungs, with_dropout
 from normdrop.report.compare import head, mean_interval
 from normdrop.report.study import Study
+from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
@@ -92,7 +93,7 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
     less than .005; claiming: those rows.
     """
-    tested = rows.query("family == 'a/a' and not verdict.str.startswith('refused')")
+    tested = rows[(rows["family"] == HARNESS) & ~rows["verdict"].str.startswith("refused")]
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
     chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))

@@ -125,11 +125,12 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study] = ()) -
 
 def section(study: Study) -> Section:
     """All that is computed of a study."""
-    found, over_sets = list[Pair](), pd.DataFrame(columns=pooled.COLUMNS)
-    beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
+    over_sets = pd.DataFrame(columns=pooled.COLUMNS)
     facts: dict[str, Any] = {"lines": [], "doubts": []}
-    rows = verdicts.rows(study, found)
-    if len(study.table):
+    beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
+    if study.table.empty:
+        rows = verdicts.rows(study)
+    else:
         found = list(pairs(study))
         rows = verdicts.rows(study, [*found, *verdicts.again(study)])
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
@@ -140,10 +141,10 @@ def section(study: Study) -> Section:
     if (said["scope"] == "new samples").any():
         scope, low, high, verdict = "new samples", "new_low", "new_high", "verdict_new_data"
     rows = rows.assign(low=rows[low], high=rows[high], said=rows[verdict])
-    compared = rows.query("family != 'a/a' and beyond == False and part == @study.kind.answer")
-    compared = compared[compared["metric"].isin(study.declared.metrics)]
-    means = over_sets.query("variant == 'declared' and part == @study.kind.answer and metric == @study.declared.metric")
-    means = means.rename(columns={"ci_low": "low", "ci_high": "high"})
+    compared = rows[~rows["beyond"].astype(bool) & rows["family"].ne(verdicts.HARNESS)]
+    compared = compared[compared["part"].eq(study.kind.answer) & compared["metric"].isin(study.declared.metrics)]
+    means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
+    means = means[means["metric"] == study.declared.metric].rename(columns={"ci_low": "low", "ci_high": "high"})
     return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
 
 
@@ -209,7 +210,8 @@ def scale(study: Study, name: str, quantity: str = "") -> figures.Scale:
 def _ladder(section: Section) -> figures.Figure:
     """The declared comparison at each rung, with a ring where side A's validation prefers that rate."""
     declared, rows, keys = section.study.declared, section.rows, section.study.keys
-    rows = rows.query("beyond == False and metric == @declared.metric and part not in ['', 'trend']")
+    rows = rows[~rows["beyond"].astype(bool) & rows["metric"].eq(declared.metric)]
+    rows = rows[~rows["part"].isin(["", section.study.kind.answer])]
     place = ["dataset", "position", "part", *keys]
     chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
     rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")

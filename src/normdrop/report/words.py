@@ -10,6 +10,7 @@ import pandas as pd
 from normdrop.report import mechanism
 from normdrop.report.compare import head
 from normdrop.report.study import MAIN, Study
+from normdrop.report.verdicts import DECLARED
 
 POOLED_WORDS = {
     "better": "Yes",
@@ -52,7 +53,8 @@ def pooled_word(verdict: str, prediction: tuple[float, float], rope: float) -> s
 
 def family(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that a claim's word is of: the declared family at the grid proper, and of a ladder the trend."""
-    return rows.query("family == 'declared' and beyond == False and part == @study.kind.answer")
+    own = rows[rows["family"].eq(DECLARED) & ~rows["beyond"].astype(bool)]
+    return own[own["part"] == study.kind.answer]
 
 
 def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataFrame:
@@ -89,4 +91,4 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
 
 def tuned(study: Study, over_sets: pd.DataFrame) -> pd.DataFrame:
     """The means over data sets that the main claim's words are of, one each."""
-    return over_sets.query("family == 'declared' and metric == @study.declared.metric")
+    return over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(study.declared.metric)]

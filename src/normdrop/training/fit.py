@@ -145,6 +145,7 @@ def _fit(
     """One Lightning fit of the replicates that train together."""
     data = data_of(config, seeds)
     module = ReplicatedClassifier(config, data.shape, data.classes, seeds)
+    module.logs = False
 
     def validated(trainer: pl.Trainer, _: pl.LightningModule) -> None:
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"

@@ -118,6 +118,7 @@ class ReplicatedClassifier(pl.LightningModule):
         # With the compiled engine a batch of Lightning's is a stretch of so many batches of the config's size.
         self.stretch = 1
         self.engine: engine.Compiled | None = None
+        self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
         self.shift: list[dict[str, Any]] = []
         self.steps = self.loss_steps = 0
@@ -280,11 +281,12 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def _measured(self, part: str) -> dict[str, Tensor]:
         seen, self._evaluated = self._evaluated, []
-        values = measured(seen, MEASURES)
+        values = measured(seen, MEASURES if self.logs else ("acc", "nll"))
         return {f"{part}/{'loss' if measure == 'nll' else measure}": value for measure, value in values.items()}
 
     def _log(self, values: Mapping[str, Tensor]) -> None:
-        self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
+        if self.logs:
+            self.log_dict({tag: value[~self.diverged].mean() for tag, value in values.items()})
 
     def _validated(self, nll: Tensor, acc: Tensor) -> Tensor:
         """Keep what a validation says; the mean training loss since the last one, (replicates,)."""
