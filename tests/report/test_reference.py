@@ -8,6 +8,7 @@ import pytest
 
 from normdrop.report.study import load
 from normdrop.report.verdicts import rows
+from normdrop.study import config
 
 REFERENCE = Path(__file__).parents[2] / "outputs/reference"
 NUMBERS = ["n", "estimate", "ci_low", "ci_high", "new_low", "new_high"]
@@ -24,3 +25,16 @@ def test_every_number_of_a_difference_a_loss_a_spread_and_a_ladder_is_what_it_wa
     # The parts of a claim had other names: those of one place are told apart by their numbers.
     one, two = (table.sort_values([*place, "estimate"])[NUMBERS].to_numpy(float) for table in (now, before))
     np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in REFERENCE.glob("*/study.json.xz")), ids=lambda p: p.name
+)
+def test_an_experiment_still_trains_as_what_was_published_was_trained(folder: Path) -> None:
+    """What experiments share may change for one that is not published, never for the others."""
+    (study,) = load(folder)
+    experiment = study.records[0]["choices"]["experiment"]
+    now = config.plain(config.compose(f"experiment={experiment}"), resolve=False)
+    varied = {key for record in study.records for key in record["study"]["grid"]}
+    for key in {"patience", "select_epoch", "batch_size", "first_seed", "trainer.max_epochs", "optimizer.lr"} - varied:
+        assert config.lookup(now, key) in [config.lookup(record["config"], key) for record in study.records], key

@@ -91,7 +91,7 @@ def test_the_ordering_experiment_has_17_networks_and_those_of_the_a_a_run(planne
     expected += [f"bn_dropout/after/q{rate:.2f}/rerun=1" for rate in RATES]
     conditions = planned("experiment=ordering")
     assert paths(conditions) == sorted(f"digits/{path}" for path in expected) and len(conditions) == 22
-    assert {len(condition.missing) for condition in conditions} == {30}
+    assert {len(condition.missing) for condition in conditions} == {20}
     assert {condition.config["optimizer"]["lr"] for condition in conditions} == {0.001}
 
 
