@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import math
 import os
 import re
@@ -28,6 +30,9 @@ Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
 {groups}
 
 {keys}"""
+
+
+atexit.register(gc.freeze)  # or Python looks for garbage among all that was imported once more, for seconds
 
 
 def job(cfg: Any) -> None:

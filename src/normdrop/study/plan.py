@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -196,19 +197,25 @@ def _settle(asked: Sequence[dict[str, Any]], before: Mapping[str, str]) -> dict[
         if key in before and config["data"]["source"] not in changing:
             now[key] = before[key]
         if key not in now:
-            from normdrop.study.facts import fingerprint_of
-
-            now[key] = fingerprint_of(config["data"])
+            now[key] = facts().fingerprint_of(config["data"])
         config["data"]["fingerprint"] = now[key]
     known = {**before, **now}
     open_ones = [config for config in asked if config["engine"] == "auto"]
     if open_ones and ENGINE not in known:
-        from normdrop.study.facts import one_engine
-
-        known[ENGINE] = one_engine(open_ones)
+        known[ENGINE] = facts().one_engine(open_ones)
     for config in open_ones:
         config["engine"] = known[ENGINE]
     return known
+
+
+def facts() -> Any:
+    """The module of that name. Its import takes seconds, and a fifth more where Python looks for garbage meanwhile."""
+    gc.disable()
+    try:
+        from normdrop.study import facts
+    finally:
+        gc.enable()
+    return facts
 
 
 def _path(config: Mapping[str, Any], setting: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from normdrop.study import config as configs
 from normdrop.study import record
-from normdrop.study.plan import PLAN, Composer, Condition, Plan, missing, plan, read_plan
+from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
 from normdrop.study.told import command, count
 from normdrop.whole import whole
@@ -41,9 +41,7 @@ def run_study(
     todo = [condition for condition in study.conditions if condition.missing]
     _announce(study, todo)
     if todo:
-        from normdrop.study.facts import check_fits  # here: what it imports takes seconds
-
-        for said in check_fits([(c.config, c.missing[0]) for c in todo], compose.varying):
+        for said in facts().check_fits([(c.config, c.missing[0]) for c in todo], compose.varying):
             print(said)
     for said in [*_ignored(config, compose), *_without_effect(study, compose)]:
         print(said)
