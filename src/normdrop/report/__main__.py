@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import io
 import os
 import sys
@@ -10,6 +12,8 @@ from argparse import Namespace
 from pathlib import Path
 
 # The rest is imported where it is needed: --help, and what is refused at once, shall not wait for it.
+
+atexit.register(gc.freeze)  # as in the application: the end takes no second
 
 
 def main(arguments: list[str] | None = None) -> int:

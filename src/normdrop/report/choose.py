@@ -43,10 +43,11 @@ def chosen(rows: pd.DataFrame, keys: list[str], by: list[str], prefer: str = "ac
     A seed for which a candidate was never trained is left out; a diverged candidate comes last.
     """
     candidates = len(rows[["arrangement", *keys]].drop_duplicates())
-    complete = rows[rows.groupby(by)["rate"].transform("size") == candidates]
-    order = ORDERS[prefer]
-    best = complete.sort_values([*order], ascending=[*order.values()], kind="stable").drop_duplicates(by)
-    return best.set_index(by).sort_index()
+    if candidates > 1:
+        order = ORDERS[prefer]
+        rows = rows[rows.groupby(by)["rate"].transform("size") == candidates]
+        rows = rows.sort_values([*order], ascending=[*order.values()], kind="stable").drop_duplicates(by)
+    return rows.set_index(by).sort_index()
 
 
 def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> Iterator[Pair]:

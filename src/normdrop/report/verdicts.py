@@ -109,11 +109,14 @@ def again(study: Study) -> Iterator[Pair]:
     twice = study.table.query("rerun == 1 and not stands_in")
     for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
         at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
+        before = study.first.groupby(at)
         for place, second in twice.groupby(at):
             candidates = second[list(dict.fromkeys([*at, *own]))].drop_duplicates()
-            first = study.first.merge(candidates)
             if comparison == "a/a_tuned" and (study.declared.over or len(candidates) < 2):
                 continue
+            if place not in before.groups:
+                continue
+            first = before.get_group(place).merge(candidates)
             if len(first[own].drop_duplicates()) == len(candidates):
                 a, b = (chosen(side, tuned, ["seed"]) for side in (first, second))
                 yield Pair(dict(zip(at, place, strict=True)), comparison, None, False, a, b)
