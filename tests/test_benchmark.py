@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import math
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ def printed(*arguments: str) -> str:
     """What the benchmark prints."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(sys, "argv", ["benchmark", *arguments])
+        # No server that would have to import once more what this process has.
+        patch.setattr(multiprocessing, "get_context", lambda _, get=multiprocessing.get_context: get("fork"))
         benchmark.main()
     return out.getvalue()
 

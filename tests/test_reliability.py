@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -75,7 +76,7 @@ class Child:
             except BaseException:
                 traceback.print_exc()
             finally:
-                sys.setprofile(None)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 if callable(after):
                     after()
                 sys.stdout.flush(), sys.stderr.flush()
@@ -116,66 +117,73 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
 # --- stopped anywhere
 
 
-def stop_at(moment: int, sign: signal.Signals, kind: str) -> None:
-    """Send this process a signal at its n-th call of a function, or before its n-th operation on a file."""
-    count = 0
+def stop_at(share: float, whole: int, sign: signal.Signals, kind: str) -> None:
+    """Send this process a signal after a share of the whole: microseconds on the processor, or operations on files."""
+    moment, count = round(share * whole), 0
 
-    def tick() -> None:
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), sign)
+
+    def tick(event: str, _: object) -> None:
         nonlocal count
-        count += 1
-        if count == moment:
-            os.kill(os.getpid(), sign)
+        count += event in FILES
+        if event in FILES and count == moment:
+            stop()
 
-    if kind == "calls":
-        sys.setprofile(lambda *_: tick())
+    if kind == "time":
+        signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, 1e-6 * max(moment, 1))
     else:
-        sys.addaudithook(lambda event, _: tick() if event in FILES else None)
+        sys.addaudithook(tick)
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory) -> dict[str, int]:
-    """How many calls, and how many operations on files, STOPPED makes."""
-    folder = tmp_path_factory.mktemp("counts")
+def wholes(tmp_path_factory) -> dict[str, int]:
+    """How many microseconds and operations on files STOPPED takes."""
+    folder = tmp_path_factory.mktemp("wholes")
 
     def before() -> Callable[[], object]:
-        calls, files = itertools.count(), itertools.count()
+        began, files = time.process_time(), itertools.count()
         sys.addaudithook(lambda event, _: next(files) if event in FILES else None)
-        sys.setprofile(lambda *_: next(calls))
-        return lambda: (folder / "counts").write_text(f"{next(calls)} {next(files)}")
+        return lambda: (folder / "said").write_text(f"{1e6 * (time.process_time() - began):.0f} {next(files)}")
 
     status, said = run(folder, *STOPPED, "replicates=2", before=before)
     assert status == 0, said
-    return dict(zip(("calls", "files"), map(int, (folder / "counts").read_text().split()), strict=True))
+    return dict(zip(("time", "files"), map(int, (folder / "said").read_text().split()), strict=True))
 
 
-# Within Python's calls it is SIGINT that may do harm; what the others leave depends on the files alone.
+# Anywhere in Python it is SIGINT that may do harm; what the others leave depends on the files alone.
 @pytest.mark.parametrize(
-    ("kind", "number", "sign"),
-    [("calls", 1, signal.SIGINT), *(("files", 2, sign) for sign in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))],
+    ("kind", "sign", "grows"),
+    [
+        ("time", signal.SIGINT, True),
+        ("files", signal.SIGKILL, True),
+        ("files", signal.SIGTERM, False),
+        ("files", signal.SIGINT, False),
+    ],
 )
-def test_a_sweep_stopped_at_random_moments_ends_with_the_tables_of_one_that_was_not(
-    kind, number, sign, uninterrupted, counts, tmp_path
+def test_a_sweep_stopped_twice_at_random_ends_with_the_tables_of_one_that_was_not(
+    kind, sign, grows, uninterrupted, wholes, tmp_path
 ):
-    rng, stopped, folder = random.Random(f"{kind} {sign}"), 0, 0
-    whole = {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
-    while stopped < number:
-        folder += 1
-        if folder % 2:  # every other one grows from fewer seeds
-            status, said = run(tmp_path / str(folder), *STOPPED, "replicates=1", "arrangement=bn_dropout")
-            assert status == 0, said
-        status = 1
-        while status != 0:
-            done = finished(tmp_path / str(folder))
-            before = partial(stop_at, rng.randrange(counts[kind]), sign, kind)
-            status, said = run(tmp_path / str(folder), *STOPPED, "replicates=2", before=before)
-            assert status in (0, -sign, 1), said
-            if status == 1:
-                assert "normdrop: stopped: " in said
-                assert "Go on with the same command: normdrop arrangement=none,bn_dropout" in said
-                assert "Traceback" not in said
-            stopped += status != 0
-            assert done.items() <= finished(tmp_path / str(folder)).items()  # what was finished is not trained again
-        assert tables(tmp_path / str(folder)) == whole
+    rng, ends = random.Random(f"{kind} {sign}"), []
+    if grows:  # from fewer seeds
+        status, said = run(tmp_path, *STOPPED, "replicates=1", "arrangement=bn_dropout")
+        assert status == 0, said
+    for _ in range(2):
+        done = finished(tmp_path)
+        before = partial(stop_at, rng.uniform(0.1, 0.9), wholes[kind], sign, kind)
+        status, said = run(tmp_path, *STOPPED, "replicates=2", before=before)
+        assert status in (0, -sign, 1), said
+        if status == 1:
+            assert "normdrop: stopped: " in said
+            assert "Go on with the same command: normdrop arrangement=none,bn_dropout" in said
+            assert "Traceback" not in said
+        ends.append(status)
+        assert done.items() <= finished(tmp_path).items()  # what was finished is not trained again
+    assert any(ends)
+    status, said = run(tmp_path, *STOPPED, "replicates=2")
+    assert status == 0, said
+    assert tables(tmp_path) == {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
 
 
 def time_limit(saves: int, term: int, kill: int) -> None:
@@ -450,8 +458,8 @@ def workers(parent: int) -> list[int]:
 
 
 def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic_launchers(tmp_path):
-    # Long enough (a second or more) that the condition seen in work is still in work when the signal comes.
-    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=500", "checkpoint_minutes=10")
+    # Long enough (half a second or more) that the condition seen in work is still in work when the signal comes.
+    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=150", "checkpoint_minutes=10")
     child = Child(tmp_path, *arguments, "hydra.launcher.n_jobs=2")
     notes = tmp_path / "outputs" / "sweep" / ".progress"
     while not (notes.is_dir() and any(notes.iterdir())):

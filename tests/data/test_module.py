@@ -107,8 +107,10 @@ def test_principal_components_have_variance_1_and_no_correlation_in_the_training
 
 # --- fresh rows
 
+MNIST1D = partial(sources.mnist1d, rows=500)
 
-@pytest.mark.parametrize("source", [sources.mnist1d, partial(sources.synthetic, rows=300)])
+
+@pytest.mark.parametrize("source", [MNIST1D, partial(sources.synthetic, rows=300)])
 def test_fresh_rows_differ_by_replicate_and_depend_on_its_seed_alone(source):
     pair, alone = made(source, seeds=[0, 1], fresh=True), made(source, seeds=[1], fresh=True)
     assert not torch.equal(pair.parts["train"].x[0], pair.parts["train"].x[1])
@@ -122,7 +124,7 @@ def test_global_random_state_is_neither_read_nor_written(monkeypatch):
     def everything(seed):
         random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)  # noqa: NPY002
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        out = [made(sources.mnist1d, fresh=True), made(partial(sources.synthetic, rows=301), fresh=True), made(pca=5)]
+        out = [made(MNIST1D, fresh=True), made(partial(sources.synthetic, rows=301), fresh=True), made(pca=5)]
         orders = [next(iter(replicates.train_dataloader())) for replicates in out]
         after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         assert before[0] == after[0]

@@ -48,10 +48,12 @@ def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit() -
     assert "2 rows" in tables.narrow(text, 1) and "|" not in tables.narrow(text, 1)
 
 
-def test_of_a_network_of_ones_own_the_answer_names_no_position() -> None:
+def test_of_a_network_of_ones_own_the_answer_and_its_figure_name_no_position() -> None:
     study = made("study", datasets=1)
     assert "after the activation" in page.texts(page.section(study))["answer"]
     for record in study.records:
         record["config"]["model"]["function"] = "make"
     text = page.texts(page.section(study))["answer"]
     assert "in your network" in text and "the activation" not in text
+    _, figure = next(page.draw(page.section(study)))
+    assert [ax.get_title() for ax in figure.axes] == ["in your network"]

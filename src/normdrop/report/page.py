@@ -179,6 +179,8 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     of_metric = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
+    if study.own_network:
+        one = one.assign(position="in your network")
     if study.declared.kind == "ladder":
         yield "ladder", _ladder(section)
     elif len(cells) and len(keys) > 1:

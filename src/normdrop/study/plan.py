@@ -68,7 +68,8 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, points: Sequence[Mapping[str, str]]):
         self.loader, self.master = loader, master
-        self.is_group, self.base = cache(lambda key: bool(loader.get_group_options(key))), cache(self._base)
+        self.is_group = cache(lambda key: "." not in key and bool(loader.get_group_options(key)))
+        self.base = cache(self._base)
         every: set[str] = set().union(*points)
         self.varying = {bare(key) for key in every if len({point.get(key) for point in points}) > 1}
         self.unused: dict[str, set[str]] = defaultdict(set)
@@ -95,7 +96,9 @@ class Composer:
         return configs.plain(config), choices, used
 
     def _base(self, *overrides: tuple[str, str]) -> tuple[DictConfig, dict[str, str]]:
-        config = self.loader.load_sweep_config(self.master, [f"{key}={value}" for key, value in overrides])
+        config = self.master
+        if any(config.hydra.runtime.choices.get(key) != value for key, value in overrides):
+            config = self.loader.load_sweep_config(config, [f"{key}={value}" for key, value in overrides])
         choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items() if "hydra/" not in str(k)}
         base = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
         OmegaConf.set_struct(base, True)
