@@ -5,10 +5,6 @@ sweep (SIGINT, SIGTERM, SIGKILL), and in every fifth sweep, where configurations
 SIGINT to all of them as Ctrl-C sends it, or SIGKILL to one worker; a worker whose parent is killed ends the one in work
 beside the sweep that is started next. It stops with exit status 1 at the first thing that is not as it must be: tables,
 a finished configuration that trains again, a traceback. Fifteen minutes on a quiet core.
-
---long MINUTES makes one configuration of at least so long, kills it 20 times at random and says how much training was
-lost each time, beside what is promised: `checkpoint_minutes` and an interval between validations. Twice that time and
-more.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import math
 import os
 import random
@@ -33,10 +28,6 @@ SWEEP = (
     *("arrangement=none,bn_dropout,dropout_bn", "rate=0.2,0.5", "replicates=3", "replicates_at_a_time=1"),
     *("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=4"),
     *("trainer.accelerator=cpu", "logging=minimal", "name=sweep", "checkpoint_minutes=0", "engine=torch"),
-)
-ONE = (
-    *("arrangement=bn_dropout", "trainer.accelerator=cpu", "logging=minimal", "name=one", "engine=torch"),
-    "hydra/launcher=basic",
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 LAUNCHERS = {"basic": ("hydra/launcher=basic",), "processes": ("hydra.launcher.n_jobs=2",)}
@@ -110,9 +101,6 @@ def alone(folder: Path, *arguments: str) -> int:
     return changes
 
 
-# --- many short sweeps
-
-
 def short(place: Path, moments: int, rng: random.Random) -> None:
     """Kill sweeps at so many moments, each sweep until it ends."""
     killed: Counter[str] = Counter()
@@ -143,11 +131,9 @@ def short(place: Path, moments: int, rng: random.Random) -> None:
     print(file=sys.stderr)
     for name, number in sorted(killed.items()):
         print(f"{number:4} × {name}")
-    print(
-        f"{killed.total()} moments in {sweeps} sweeps of 5 configurations and 3 seeds, "
-        f"{(time.monotonic() - began) / 60:.1f} min: the tables are those of a sweep left alone; nothing finished was "
-        f"trained again; no traceback"
-    )
+    minutes = (time.monotonic() - began) / 60
+    print(f"{killed.total()} moments in {sweeps} sweeps of 5 configurations and 3 seeds, {minutes:.1f} min:")
+    print("the tables are those of a sweep left alone; nothing finished was trained again; no traceback")
 
 
 def end(pid: int, launcher: str, rng: random.Random) -> str:
@@ -163,67 +149,13 @@ def end(pid: int, launcher: str, rng: random.Random) -> str:
     return name
 
 
-# --- one long configuration
-
-
-def seconds_of(folder: Path) -> float:
-    return json.loads(next(folder.rglob("record.json")).read_text())["wall_seconds"]
-
-
-def attempt(folder: Path, arguments: tuple[str, ...], seconds: float, sign: signal.Signals) -> float:
-    """Train one configuration and kill it so many seconds after it began: the seconds of training that are lost."""
-    notes = folder / "outputs/one/.progress"
-    for note in notes.glob("*"):
-        note.unlink()
-    process, began = start(folder, *arguments), math.inf
-    while time.time() < began + seconds:
-        time.sleep(0.002)
-        must(process.poll() is None, "ended by itself", folder)
-        if began == math.inf and any(note.read_text() for note in notes.glob("*")):
-            began = time.time()
-    process.send_signal(sign)
-    killed = time.time()
-    process.wait()
-    checkpoints = [path.stat().st_mtime for path in folder.rglob("checkpoint-*.ckpt")]
-    return killed - max([began, *checkpoints])
-
-
-def long(place: Path, minutes: float, kills: int, rng: random.Random) -> None:
-    """Kill one configuration of so many minutes so many times: it must lose no more than is promised, and no byte."""
-    promised = 60 * minutes / 100  # of checkpoint_minutes: several checkpoints between two kills
-    alone(place / "short", *ONE, "trainer.max_epochs=20")
-    epochs = math.ceil(1.3 * 60 * minutes / (seconds_of(place / "short") / 20))
-    arguments = (*ONE, f"trainer.max_epochs={epochs}", f"checkpoint_minutes={promised / 60}")
-    alone(place / "whole", *arguments)
-    whole = seconds_of(place / "whole")
-    interval = whole / epochs
-    print(f"left alone it takes {whole / 60:.1f} min: a validation each {interval:.2f} s", flush=True)
-    folder = place / "killed"
-    folder.mkdir()
-    # Each within its share, so that the configuration does not end before the last.
-    moments = [(rng.random() * whole / kills, rng.choice(SIGNALS)) for _ in range(kills)]
-    lost = [attempt(folder, arguments, *moment) for moment in moments]
-    _, status = watch(start(folder, *arguments), folder)
-    must(status == 0, "failed by itself", folder)
-    must(tables(folder) == tables(place / "whole"), "its tables are not those of the one left alone", folder)
-    print(
-        f"killed {kills} times: lost {sum(lost) / kills:.1f} s on average, {max(lost):.1f} s at most; promised are "
-        f"{promised:.1f} s and an interval; the tables are those of the configuration left alone"
-    )
-    sys.exit(max(lost) > promised + 10 * interval)  # a busy machine draws one out
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=100, help="how many times to kill (default: 100)")
-    parser.add_argument("--long", type=float, metavar="MINUTES", help="kill one configuration of at least so long")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="normdrop-kill-") as place:
-        if given.long:
-            long(Path(place), given.long, 20, random.Random(given.seed))
-        else:
-            short(Path(place), given.moments, random.Random(given.seed))
+        short(Path(place), given.moments, random.Random(given.seed))
 
 
 if __name__ == "__main__":

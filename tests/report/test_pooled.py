@@ -48,7 +48,7 @@ def test_tau_is_paule_and_mandels_and_the_prediction_interval_rests_on_it() -> N
     zero = ERRORS.copy()
     zero[2] = 0.0
     assert math.isfinite(pool(EFFECTS, zero, rope=0.005)["tau"])
-    assert "7 data sets, 8 needed" in pool(EFFECTS[:7], ERRORS[:7], rope=0.005)["verdict"]
+    assert "7 data sets, 8 needed" in pool(EFFECTS[:7], ERRORS[:7], rope=0.005)["refused"]
 
 
 def test_each_position_has_its_mean_and_holm_goes_over_the_positions(tmp_path: Path) -> None:

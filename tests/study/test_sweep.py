@@ -392,10 +392,10 @@ def test_a_damaged_plan_names_its_file(command, tmp_path):
 
 @pytest.mark.parametrize("experiment", ["complexity", "robustness"])
 def test_the_composer_gives_hydras_own_configs(planned, experiment):
-    conditions = planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3")
+    fewer = ("rate=0.3", "engine=torch")
+    conditions = planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3", *fewer)
     for condition in random.Random(0).sample(conditions, 5):
         own = condition.config | {"data": {k: v for k, v in condition.config["data"].items() if k != "fingerprint"}}
-        own["engine"] = "auto"
         kept = [word for word in condition.overrides if not word.startswith("hydra")]
         hydras = config.plain(config.compose(f"experiment={experiment}", *kept))
         assert config.canonical(hydras) == own

@@ -12,9 +12,9 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from normdrop.metrics import METRICS
 from normdrop.report.choose import pairs
-from normdrop.report.compare import MIN_DATA_SETS, detectable, holm, judged, t_quantile, t_tests
+from normdrop.report.compare import MIN_DATA_SETS, t_quantile, t_tests
 from normdrop.report.study import Study
-from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, rows
+from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, concluded, rows
 
 # fmt: off
 COLUMNS = [
@@ -33,13 +33,13 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
     deviation of the true differences (Paule & Mandel 1982); i2: its share of the observed variance (Higgins & Thompson
     2002); pi_low, pi_high: where the true difference of another data set lies, mean ± t(k - 2) √(tau² + SE²) (Higgins,
     Thompson & Spiegelhalter 2009). An error of 0 tells of a test part too small to see a spread: it counts as the
-    smallest that is not 0. With fewer than `MIN_DATA_SETS` k and the verdict, a refusal.
+    smallest that is not 0. refused: why nothing follows, with fewer than `MIN_DATA_SETS`; else "".
     """
     effects, errors = np.asarray(effects, dtype=float), np.asarray(errors, dtype=float)
     k = len(effects)
     if k < MIN_DATA_SETS:
         why = f"{k} data sets, {MIN_DATA_SETS} needed for a statement about data sets at large"
-        return {"k": k, "verdict": f"refused: {why}"}
+        return {"k": k, "refused": why}
     mean, sd = float(effects.mean()), float(effects.std(ddof=1))
     error = sd / math.sqrt(k)
     low, high, p_value, p_tost = t_tests(mean, error, k - 1, rope, alpha)
@@ -52,7 +52,16 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
         typical = (k - 1) * weights.sum() / (weights.sum() ** 2 - (weights**2).sum())
         tau, i2 = math.sqrt(tau2), tau2 / (tau2 + typical)
     reach = t_quantile(1 - alpha / 2, k - 2) * math.hypot(tau, error)
-    numbers = {"k": k, "estimate": mean, "sd": sd, "ci_low": low, "ci_high": high, "p_value": p_value, "p_tost": p_tost}
+    numbers = {
+        "k": k,
+        "refused": "",
+        "estimate": mean,
+        "sd": sd,
+        "ci_low": low,
+        "ci_high": high,
+        "p_value": p_value,
+        "p_tost": p_tost,
+    }
     return numbers | {"tau": tau, "i2": i2, "pi_low": mean - reach, "pi_high": mean + reach}
 
 
@@ -74,21 +83,7 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         found += _means(study, BY_NLL, rows(study, pairs(study, prefer="nll", only="best_vs_best")), without)
     if declared.apart:
         found += _means(study, ALL, table, copies)
-    result = pd.DataFrame(found, columns=columns)
-    family = result["family"] == DECLARED
-    result["p_holm"] = holm(result["p_value"].where(family))
-    result["p_tost_holm"] = holm(result["p_tost"].where(family))
-    verdicts, smallest = [], []
-    for row in result.to_dict("records"):
-        alpha, p_value, p_tost = declared.alpha, row["p_value"], row["p_tost"]
-        if row["family"] == DECLARED:
-            alpha, p_value, p_tost = alpha / family.sum(), row["p_holm"], row["p_tost_holm"]
-        smallest.append(detectable(row["sd"], row["k"], alpha))
-        good = study.kind.good(METRICS[row["metric"]].higher_is_better) and row["variant"] != LOG_ODDS
-        word = judged(row["ci_low"], row["ci_high"], p_value, p_tost, declared.alpha, good)
-        verdicts.append(word if row["k"] >= MIN_DATA_SETS else row["verdict"])
-    result = result.assign(verdict=verdicts, detectable=smallest)
-    return result.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)
+    return concluded(pd.DataFrame(found, columns=[*columns, "good", "refused"]), declared.alpha, "k")[columns]
 
 
 def _means(study: Study, variant: str, table: pd.DataFrame, without: list[str]) -> list[dict[str, Any]]:
@@ -106,6 +101,7 @@ def _means(study: Study, variant: str, table: pd.DataFrame, without: list[str]) 
         row |= {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
         row |= {"claim": study.declared.claim, "experiment": study.name}
         row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
+        row["good"] = study.kind.good(METRICS[row["metric"]].higher_is_better) and variant != LOG_ODDS
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
         errors = used["sd"] / np.sqrt(used["n"])
         found.append(row | pool(used["estimate"], errors, rope=rope, alpha=study.declared.alpha))

@@ -43,15 +43,23 @@ def rows(study: Study, found: Iterable[Pair] | None = None) -> pd.DataFrame:
     table = pd.DataFrame([row for pair in found for row in _compared(study, pair)])
     if table.empty:
         return pd.DataFrame(columns=columns)
+    table["verdict_new_data"] = _judged(table, alpha, "new_low", "new_high", "p_new_data", "p_tost_new")
+    table = table.assign(claim=study.declared.claim, experiment=study.name, seeds=spans(study.table["seed"]))
+    return concluded(table, alpha, "n")[columns]
+
+
+def concluded(table: pd.DataFrame, alpha: float, size: str) -> pd.DataFrame:
+    """With what follows from intervals and p-values once the family is known, which then comes first.
+
+    size: the column that says how many values a mean is of. Further columns that it needs: see `_compared`.
+    """
     mine = table["family"] == DECLARED
     table["verdict"] = _judged(table, alpha, "ci_low", "ci_high", "p_value", "p_tost")
-    table["verdict_new_data"] = _judged(table, alpha, "new_low", "new_high", "p_new_data", "p_tost_new")
     table["p_holm"] = holm(table["p_value"].where(mine))
     table["p_tost_holm"] = holm(table["p_tost"].where(mine))
     level = np.where(mine, alpha / max(mine.sum(), 1), alpha)
-    table["detectable"] = list(map(detectable, table["sd"], table["n"], level))
-    table = table.assign(claim=study.declared.claim, experiment=study.name, seeds=spans(study.table["seed"]))
-    return table.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)[columns]
+    table["detectable"] = list(map(detectable, table["sd"], table[size], level))
+    return table.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)
 
 
 def _judged(table: pd.DataFrame, alpha: float, low: str, high: str, p_value: str, p_tost: str) -> list[str]:

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -213,6 +214,8 @@ def _settle(asked: Sequence[dict[str, Any]], before: Mapping[str, str]) -> dict[
 
 def facts() -> Any:
     """The module of that name. Its import takes seconds, and a fifth more where Python looks for garbage meanwhile."""
+    if "normdrop.study.facts" not in sys.modules:
+        print("loading PyTorch and the data …", flush=True)
     gc.disable()
     try:
         from normdrop.study import facts
