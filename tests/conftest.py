@@ -48,6 +48,7 @@ SLOW = (
     *("test_reference", "test_told", "test_population", "test_page", "test_drawn", "test_publish", "test_hash"),
     *("test_compiled", "test_engine", "test_fit", "test_fit_cnn", "test_checkpoint", "test_kept", "test_lightning"),
     *("test_api", "test_shift", "test_shift_cnn", "test_select_epoch", "test_stacked", "test_stacked_cnn"),
+    *("test_compiling", "test_made_from", "test_pooled", "test_sources"),
     *("test_cross_check", "test_measured", "test_benchmark", "test_package", "test_readmes", "test_tables"),
 )
 
