@@ -77,3 +77,12 @@ def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
         "100.0 % of the latest rows, which are tested, are 'b'"
         in suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))[-1]
     )
+
+
+def test_of_the_latest_rows_copies_of_earlier_ones_and_ties_at_the_cut_are_counted():
+    x, y, order = np.concatenate([NOISE, NOISE[:5]]), np.concatenate([LABEL, LABEL[:5]]), np.arange(N + 5)
+    notes = suspects.of(Rows(x, y, ("a", "b"), order=order))
+    assert notes[0].startswith("5 of the 13 latest rows, which are tested, (38 %) have equal rows outside")
+    assert not any("data.order_column:" in note for note in notes)
+    tied = suspects.of(Rows(x, y, ("a", "b"), order=np.minimum(order, 45)))
+    assert "31 % of the rows have one value of data.order_column: the file's order splits them" in tied

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +251,21 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
         plain(config, SHAPE, CLASSES)
 
 
+def test_a_file_is_known_by_what_it_imports_from_beside_it_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "net.py").write_text("import torch\nfrom blocks_beside import WIDTH as width\n")
+    hashes = set()
+    for width in (3, 3, 4):
+        (tmp_path / "blocks_beside.py").write_text(f"class WIDTH:\n    is_ = {width}\n")
+        own._executed.cache_clear()
+        sys.modules.pop("blocks_beside", None)
+        hashes.add(own.settle({"file": tmp_path / "net.py"})["source_hash"])
+    assert len(hashes) == 2
+    (tmp_path / "alone.py").write_text("import torch\n")
+    alone = own.settle({"file": tmp_path / "alone.py"})["source_hash"]
+    assert alone == hashlib.sha256(b"import torch\n").hexdigest()
+
+
 def test_an_installed_network_is_found_by_its_name(monkeypatch):
     class Point:
         def load(self):
@@ -317,6 +334,23 @@ class Drawing(Counting):
         return nn.functional.dropout(super().forward(x), 0.5, self.training)
 
 
+class Rare(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 if torch.rand(()) < 0.9999 else 0)
+
+
+class Loose(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.drawn = torch.randn(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1) @ self.drawn)
+
+
+ONE = Counting((1, 8, 8), 10)
+
+
 class Unshaped(Counting):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[:, :3]
@@ -340,6 +374,11 @@ def without_bn(shape, classes):
         (Warming, "state of its own"),
         (Mixing, "mixes rows"),
         (Drawing, r"random numbers in training \(use nn.Dropout"),
+        (Rare, r"random numbers in training \(use nn.Dropout"),
+        (Loose, "register_buffer"),
+        (lambda shape, classes: ONE, "make a new one each time"),
+        (ONE, "must be a function"),
+        (lambda shape, classes: nn.Sequential(Counting(shape, classes), nn.Softmax(dim=1)), "must be logits"),
         (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),
         (lambda shape, classes: 3, "returns int"),

@@ -11,6 +11,7 @@ from scipy import stats
 
 from exact import normal, one, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
+from normdrop.report import page
 from normdrop.report import provenance as git
 from normdrop.report.checks import alarm, edges, family, neighbours, never_reached
 from normdrop.report.choose import pairs
@@ -76,6 +77,15 @@ def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path: 
     again = rows.assign(experiment="another")  # the same networks in another study
     assert alarm(pd.concat([rows, again]))["networks"] == 3
     assert alarm(rows[rows["dataset"] != "three"].assign(n=9))["alarm"]
+
+
+def test_a_network_trained_twice_with_too_few_seeds_is_not_said_to_have_been_trained_once(tmp_path: Path) -> None:
+    pair(tmp_path, runs(0.9, 4), runs(0.8, 4))
+    once = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
+    write(tmp_path, "bn_dropout", runs(0.9, 4), setting={"rerun": 1})
+    twice = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
+    assert "Nothing was trained twice" in once and "Nothing was trained twice" not in twice
+    assert "has too few seeds" in twice
 
 
 def test_a_a_goes_through_the_whole_selection(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_the_end_says_the_answer_the_page_and_what_to_open(
     monkeypatch.setattr(page, "section", lambda study: population)
     monkeypatch.setattr("normdrop.report.study.load", lambda folder: [population.study])
     assert main([str(tmp_path), "--output", str(tmp_path / "else/where")]) == 0
+    assert main([str(tmp_path), "--publish", str(tmp_path / "inside")]) == 1 and not (tmp_path / "inside").exists()
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split(" the activation")[0] for line in lines[:2]] == ["After", "Before"]

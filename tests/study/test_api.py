@@ -24,6 +24,8 @@ from normdrop.study import CONF
         (({"rates": 0.1},), "rates: there is no such key; did you mean rate?"),
         (({"model": {"breadth": 3}},), "model.breadth: model=mlp has no such key"),
         (({"data": "table"},), "data.path="),
+        (({"data": {"path": "mine.csv"}},), "data.path: there is no such key; did you mean data=table, which has it?"),
+        (({"data.dataset": "iris"},), "data.dataset: there is no such key"),
     ],
 )
 @pytest.mark.parametrize("function", [normdrop.train, normdrop.build])

@@ -231,7 +231,9 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     with (root / CONDITIONS[0] / "history.csv").open("a") as file:
         file.write("damaged")
     assert command(*STUDY) == ""
-    assert "1 finished, 1 to train" in told(capsys)
+    said = told(capsys)
+    assert "1 finished, 1 to train" in said
+    assert f"{CONDITIONS[0]}: its tables are not those that its record knows" in said and CONDITIONS[1] not in said
     again = stamps(root)
     assert again[CONDITIONS[0]] > first[CONDITIONS[0]] and again[CONDITIONS[1]] == first[CONDITIONS[1]]
     assert tables(root) == bytes_first
@@ -350,6 +352,16 @@ def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_a_finished_co
     held = results.read(table.parent / "outputs/study/x/bn/after/q0.00").record
     assert held["data"]["classes"] == {"x": 30, "y": 30, "z": 30} and held["data"]["rows"] == 90
     assert held["config"]["data"]["fingerprint"] == held["data"]["fingerprint"]
+
+
+def test_rows_that_no_part_has_for_the_sake_of_copies_are_counted(command, table, capsys):
+    assert command(*TABLE, "data.path=x.csv") == ""
+    assert "in no part" not in told(capsys)
+    rows = pd.read_csv(table)
+    rows.loc[:11, ["a", "b"]] = 0.0
+    rows.to_csv(table, index=False)
+    assert command(*TABLE, "data.path=x.csv", "name=other") == ""
+    assert "22 rows are in no part, so that rows of one group, or copies of a row, stay together" in told(capsys)
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -52,11 +52,11 @@ def split(
         else:
             parts[part] = np.flatnonzero(given)
             train = np.setdiff1d(train, parts[part])
-    groups = rows.groups
+    groups, key = rows.groups, "data.group_column"
     if groups is None and copies == "together":
-        groups = rows.copies
+        groups, key = rows.copies, "data.copies=together"
     if groups is not None and rows.order is None:
-        train, drawn = _grouped(rows, train, groups, shares, rng)
+        train, drawn = _grouped(rows, train, groups, shares, rng, key)
         parts |= drawn
     else:
         for part, share in shares.items():
@@ -107,7 +107,7 @@ def _stratified(
 
 
 def _grouped(
-    rows: Rows, index: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], rng: np.random.RandomState
+    rows: Rows, index: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], rng: np.random.RandomState, key: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draw parts so that no group has rows in two of them: (the training rows, the parts).
 
@@ -136,8 +136,8 @@ def _grouped(
         kept = left[number] - len(shares) * (size[own].max(initial=1) - 1)
         if kept < 1 or any(wanted[part][number] < 1 for part in shares):
             raise ValueError(
-                f"data: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together, too few for "
-                "train, val and test"
+                f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
+                f"{size[own].max(initial=0)}), too few for train, val and test; data.copies=apart parts copies of a row"
             )
         queue = [members[group] for group in rng.permutation(own)]
         for part in shares:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MAJORITY = 0.75
 # A column of whole numbers or words looks like an identifier where this share of the rows, or more, has its own.
 DISTINCT = 0.95
+# Of rows with one place in an order more than this are worth a word.
+TIED = 0.05
 # Linear combinations are looked for in so many columns, and rows, at most.
 COMBINED, LOOKED_AT = 300, 20_000
 WHO = "patient|subject|participant|person|speaker|user|customer|client|session|visit|household|group"
@@ -32,7 +35,7 @@ def of(rows: Rows) -> list[str]:
         ways = f"if made from it, {override('data.drop', telling)}; if it says which rows belong together, "
         ways += override("data.group_column", telling[0])
         notes.append(f"the class can be told exactly from {', '.join(telling)}: {ways}")
-    notes += _copies(rows)
+    notes += [*_copies(rows), *_ties(rows)]
     if groups:
         way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
         notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
@@ -89,13 +92,23 @@ def _combined(rows: Rows) -> list[str]:
     return list(dict.fromkeys(np.array(rows.columns)[used].tolist()))
 
 
+def _tested(rows: Rows) -> tuple[str, np.ndarray | None]:
+    """The rows that are tested whatever the seed, in words and as (rows,) bool: given ones, or about the latest."""
+    if rows.order is None:
+        return "test rows", rows.test
+    latest = np.zeros(len(rows.y), bool)
+    latest[rows.order.argsort(kind="stable")[-math.ceil(0.2 * len(rows.y)) :]] = True
+    return "latest rows, which are tested,", latest
+
+
 def _copies(rows: Rows) -> Iterator[str]:
     """Test rows that training can know, and rows that stand more than once."""
+    words, tested = _tested(rows)
     for what, numbers in (("equal rows", rows.copies), ("rows of their group", rows.groups)):
-        if rows.test is not None and numbers is not None:
-            known, tested = np.isin(numbers[rows.test], numbers[~rows.test]).sum(), rows.test.sum()
+        if tested is not None and numbers is not None:
+            known = np.isin(numbers[tested], numbers[~tested]).sum()
             if known:
-                share = f"{known} of the {tested} test rows ({100 * known / tested:.0f} %)"
+                share = f"{known} of the {tested.sum()} {words} ({100 * known / tested.sum():.0f} %)"
                 yield f"{share} have {what} outside the test part"
     if rows.copies is not None:
         twice = np.bincount(rows.copies)[rows.copies] > 1
@@ -104,13 +117,20 @@ def _copies(rows: Rows) -> Iterator[str]:
         yield f"{100 * twice.mean():.0f} % of the rows stand more than once ({twice.sum()}{unsure})"
 
 
+def _ties(rows: Rows) -> Iterator[str]:
+    """Whether many rows have the very place in the order at which the test part begins."""
+    if rows.order is not None:
+        same = np.mean(rows.order == np.quantile(rows.order, 0.8, method="nearest"))
+        if same > TIED:
+            yield f"{100 * same:.0f} % of the rows have one value of data.order_column: the file's order splits them"
+
+
 def _majority(rows: Rows) -> Iterator[str]:
     """Whether one class is most of all rows, or of those that are tested whatever the seed: given, or the latest."""
     parts = {"rows": rows.y}
-    if rows.test is not None:
-        parts["test rows"] = rows.y[rows.test]
-    elif rows.order is not None:
-        parts["latest rows, which are tested,"] = rows.y[rows.order >= np.quantile(rows.order, 0.8)]
+    words, tested = _tested(rows)
+    if tested is not None:
+        parts[words] = rows.y[tested]
     for what, labels in reversed(parts.items()):
         counts = np.bincount(labels)
         share = counts.max() / len(labels)

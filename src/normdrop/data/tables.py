@@ -105,6 +105,8 @@ def table_rows(
     asked |= {"target": [target], "categorical": categorical or ()}
     asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
     frame, given = _named(frame, where, asked)
+    if {"group_column", "order_column"} <= given.keys():
+        raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
     goal = given["target"][0]
     kept: dict[str, Any] = {}
     for key, told in ROLES.items():

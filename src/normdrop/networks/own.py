@@ -11,6 +11,9 @@ import hashlib
 import importlib.metadata
 import inspect
 import math
+import site
+import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -28,19 +31,26 @@ from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
 Make = Callable[..., nn.Module]
+# Where nothing of a user's own lies.
+INSTALLED = (
+    *map(sysconfig.get_path, ("stdlib", "platstdlib")),
+    *site.getsitepackages(),
+    str(Path(__file__).parents[1]),
+)
 # What a model config of such a network holds beside the arguments of `make`.
 KEYS = ("name", "file", "function", "layers", "keep_dropout", "init_gain", "source_hash")
 
 
 def settle(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's config by which it is known: its file by an absolute path, and what stands in it by a hash.
+    """A model's config by which it is known: its file by an absolute path, and by a hash what stands in it and in the
+    files of its own that it imports.
 
     Raises ValueError for a file that cannot be read.
     """
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
-    return {**model, "file": str(path), "source_hash": hashlib.sha256(_read(path)).hexdigest()}
+    return {**model, "file": str(path), "source_hash": _executed(str(path), _read(path))[1]}
 
 
 def _read(path: Path) -> bytes:
@@ -57,7 +67,11 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
-    name, function, file = model["name"], model.get("function"), model.get("file")
+    name, function, file = model["name"], model.get("function") or "make", model.get("file")
+    if isinstance(function, nn.Module):
+        raise ValueError(
+            "model: is a network; must be a function make(shape, classes) that returns a new one each time"
+        )
     if callable(function):
         return function
     if name in installed():
@@ -67,10 +81,9 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"model.file: model={name} needs a file with a function make(shape, classes); installed are "
             f"{', '.join(installed()) or 'none'}"
         )
-    source = _read(Path(file))
-    if model.get("source_hash") not in (None, hashlib.sha256(source).hexdigest()):
+    functions, known = _executed(file, _read(Path(file)))
+    if model.get("source_hash") not in (None, known):
         raise ValueError(f"model.file={file}: has changed since the sweep began; choose another name=")
-    functions = _executed(file, source)
     if not callable(functions.get(str(function))):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
         raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
@@ -78,14 +91,25 @@ def function_of(model: Mapping[str, Any]) -> Make:
 
 
 @cache
-def _executed(file: str, source: bytes) -> dict[str, Any]:
+def _executed(file: str, source: bytes) -> tuple[dict[str, Any], str]:
+    """What a file defines, and the hash of its source and of what it imports from files that are not installed."""
     module = types.ModuleType(Path(file).stem)
     module.__file__ = file
+    if (folder := str(Path(file).parent)) not in sys.path:
+        sys.path.append(folder)  # last: what lies there hides no module
     try:
         exec(compile(source, file, "exec"), module.__dict__)
     except Exception as error:
         raise ValueError(f"model.file={file}: {told(error)}") from error
-    return module.__dict__
+    digest = hashlib.sha256(source)
+    imported = set()
+    for value in module.__dict__.values():
+        origin = value if inspect.ismodule(value) else sys.modules.get(str(getattr(value, "__module__", None)))
+        imported.add(getattr(origin, "__file__", None))
+    for path in sorted(filter(None, imported)):
+        if not any(Path(path).is_relative_to(str(place)) for place in INSTALLED):
+            digest.update(_read(Path(path)))
+    return module.__dict__, digest.hexdigest()
 
 
 def refuse_unknown(
@@ -111,17 +135,18 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     if config["position"] != "after":
         raise ValueError(f"position={config['position']}: leave it out; in this model it is as written there")
     make = function_of(model)
+    named = getattr(make, "__name__", type(make).__name__)
     extra = {key: value for key, value in model.items() if key not in KEYS}
-    refuse_unknown(extra, [make], f"model.function={make.__name__}")
+    refuse_unknown(extra, [make], f"model.function={named}")
     number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         try:
             network = make(tuple(shape), classes, **extra)
         except Exception as error:
-            raise ValueError(f"model.function={make.__name__}: {told(error)}") from error
+            raise ValueError(f"model.function={named}: {told(error)}") from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"model.function={make.__name__}: returns {type(network).__name__}; must be an nn.Module")
+        raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     for layer in network.modules():
         if isinstance(layer, WEIGHTS):
             layer.weight.data.mul_(model["init_gain"])
@@ -178,29 +203,41 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     """Raise ValueError in one line for a network that cannot be a replicate of a study.
 
     Two replicates of one seed on the same rows must come out of a stack bit for bit the same: they do not if
-    a network draws random numbers of its own or counts its steps. Nor may it write into a buffer, but for
-    BN, nor may a row's output in eval mode depend on the rows beside it.
+    a network draws random numbers of its own or counts its steps. One of another seed must come out as it is
+    alone: it does not if it computes with tensors that are no parameters and no buffers. Nor may a network write
+    into a buffer, but for BN, nor may a row's output in eval mode depend on the rows beside it.
     """
-    networks = [made(config, shape, classes, seed=0) for _ in range(2)]
+    networks = [made(config, shape, classes, seed) for seed in (0, 0, 1)]
+    if networks[0][1] is networks[1][1]:
+        raise ValueError("model: make returns the same network twice; it must make a new one each time")
     name = type(networks[0][1]).__name__
     numbers = np.random.default_rng(0).normal(size=(4, math.prod(shape)))
     x = torch.from_numpy(numbers).float()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        logits = _called(networks[1].eval(), x)
+        logits, alone = _called(networks[1].eval(), x), _called(networks[2].eval(), x)
         if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
             returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"model: returns {returned} for {len(x)} rows; must be logits {(len(x), classes)}")
-        stacked = StackedNetwork(networks, [0, 0], len(x)).train()
-        one, other = _called(stacked, torch.stack([x, x]))
+        stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
+        among, fewer = _called(stacked, x), _called(stacked, x[:2])
+        draws = torch.get_rng_state()
+        one, other, _ = _called(stacked.train(), torch.stack([x, x, x]))
+        drawn = not torch.equal(torch.get_rng_state(), draws)
         _called(networks[1].train(), x)
-        kept = _written(*networks)
-        among, fewer = _called(stacked.eval(), x), _called(stacked, x[:2])
+        kept = _written(*networks[:2])
     if kept:
         raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
-    if not torch.equal(one, other):
+    if torch.allclose(logits.sum(dim=1), torch.ones(len(x)), atol=1e-4) and (logits >= 0).all():
+        raise ValueError(f"model: {name} returns probabilities; must be logits, without a Softmax at the end")
+    if drawn or not torch.equal(one, other):
         raise ValueError(
-            f"model: {name}: two replicates of one seed differ: it keeps a state of its own from step to step, draws "
+            f"model: {name} is not the same each time: it keeps a state of its own from step to step, draws "
             "random numbers in training (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
+        )
+    if not torch.allclose(among[2], alone, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"model: {name}: among others a replicate is not what it is alone: it has tensors that are neither "
+            "parameters nor buffers (make them nn.Parameter, or use register_buffer)"
         )
     if not torch.allclose(among[:, :2], fewer, rtol=1e-4, atol=1e-5):
         raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")

@@ -91,11 +91,13 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
 
     rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
     the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
-    less than .005; claiming: those rows.
+    less than .005; claiming: those rows; refused: whether anything was trained twice, if only with too few seeds.
     """
-    tested = rows[(rows["family"] == HARNESS) & ~rows["verdict"].str.startswith("refused")]
+    again = rows[rows["family"] == HARNESS]
+    tested = again[~again["verdict"].str.startswith("refused")]
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
     chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
     facts = {"claims": len(claiming), "networks": len(tested), "chance": chance, "claiming": claiming}
+    facts["refused"] = len(again) > 0
     return facts | {"alarm": chance <= ALARM}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 from normdrop.data.module import ReplicateData
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
-from normdrop.study.facts import one_engine
+from normdrop.study.facts import check_keys, one_engine
 from normdrop.training.check import check_fit
 from normdrop.training.fit import Fitted, fit, quietly
 from normdrop.training.kept import load
@@ -83,13 +84,14 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
         with _hydra_left_alone():
             config = configs.compose(*words)
         for key, value in values.items():
-            number = value.item() if isinstance(value, np.generic) else value
-            OmegaConf.update(config, key, number, force_add=True)
+            plain = value.item() if isinstance(value, np.generic) else value
+            OmegaConf.update(config, key, str(plain) if isinstance(plain, Path) else plain, force_add=True)
         known = configs.canonical(configs.plain(config))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(one_line(error, words)) from error
     if callable(model):
         known["model"]["function"] = model
+    check_keys(known["data"])
     if known["engine"] == "auto":
         known["engine"] = one_engine([known])
     check_fit(known, configs.seeds(known)[0])

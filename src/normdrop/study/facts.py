@@ -16,12 +16,17 @@ from normdrop.training.check import check_fit, reason_for
 from normdrop.training.fit import quiet
 
 
-def fingerprint_of(data: Mapping[str, Any]) -> str:
-    """The fingerprint of a data config's rows. Raises ValueError for a key that its source does not take."""
+def check_keys(data: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key of a data config that its source does not take."""
     known = ["name", "level", "source", *SERVED, *arguments(source_of(str(data["source"])))]
     for key in data:
         if key not in known:
             raise ValueError(unknown_key(f"data.{key}", [f"data.{name}" for name in known]))
+
+
+def fingerprint_of(data: Mapping[str, Any]) -> str:
+    """The fingerprint of a data config's rows. Raises ValueError as `check_keys`."""
+    check_keys(data)
     return standard_rows(data).fingerprint
 
 
@@ -56,6 +61,10 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
         for part in facts["given"]:
             if f"data.{part}_fraction" in varying:
                 raise ValueError(f"data.{part}_fraction: has no effect on {name}, which gives its {part} part itself")
+        left = facts["rows"] - sum(facts["parts"].values())
+        if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
+            note = f"{left} rows are in no part, so that rows of one group, or copies of a row, stay together"
+            facts["notes"] = [note, *facts["notes"]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
         lines |= dict.fromkeys(shown(config, config["data"]["shape"] or facts["shape"], len(facts["classes"])))

@@ -84,6 +84,9 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
     """A line for each key of ours that was asked for and has no effect, and for what finished folders lack."""
     for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
+    for path in (condition.path for condition in study.conditions if condition.missing):
+        if (study.root / path / record.RECORD).exists() and record.read(study.root / path) is None:
+            yield f"{path}: its tables are not those that its record knows; it trains again"
     finished = [condition for condition in study.conditions if not condition.missing]
     wanted = [("TensorBoard's files", "events.out.tfevents.*", f"normdrop-report {study.root} writes them again")]
     if study.conditions[0].config["save_networks"]:

@@ -20,6 +20,7 @@ CALLED = {
     "max_epochs": "trainer.max_epochs",
     "lr": "optimizer.lr",
     "dataset": "data",
+    "data.path": "data=table, which has it",
     "dropout": "rate",
     "p": "rate",
     "precision": "replicates",
