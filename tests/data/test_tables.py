@@ -670,7 +670,7 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
         ({"classes": "all"}, "data.classes='all': it must be as_is"),
         ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
         ({"split_column": "label"}, "this column is data."),
-        ({"group_column": "n1", "order_column": "n1"}, "data.order_column='n1': this column is data.group_column"),
+        ({"split_column": "n1", "order_column": "n1"}, "data.order_column='n1': this column is data.split_column"),
         ({"group_column": "n1", "order_column": "n2"}, "data.order_column: must be null beside data.group_column"),
         ({"target": True}, "data.target='True': the table has no such column"),
         ({"target": ["label", "n1"]}, "a single one"),

@@ -348,6 +348,13 @@ class Loose(Counting):
         return super().forward(x.flatten(1) @ self.drawn)
 
 
+class Frozen(Counting):
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+
 ONE = Counting((1, 8, 8), 10)
 
 
@@ -378,6 +385,7 @@ def without_bn(shape, classes):
         (Loose, "register_buffer"),
         (lambda shape, classes: ONE, "make a new one each time"),
         (ONE, "must be a function"),
+        (Frozen, "Frozen has a train\\(\\) of its own"),
         (lambda shape, classes: nn.Sequential(Counting(shape, classes), nn.Softmax(dim=1)), "must be logits"),
         (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),

@@ -71,6 +71,8 @@ def table(
     says train, val or test; group_column, whose equal values stay in one part; order_column, numbers or ISO dates, the
     latest of which are tested.
     """
+    if group_column is not None and order_column is not None:
+        raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
     frame = files.read(path, target, drop, separator, header)
     roles = {"split_column": split_column, "group_column": group_column, "order_column": order_column}
     where = f"data.path={path!r}"
@@ -105,8 +107,6 @@ def table_rows(
     asked |= {"target": [target], "categorical": categorical or ()}
     asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
     frame, given = _named(frame, where, asked)
-    if {"group_column", "order_column"} <= given.keys():
-        raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
     goal = given["target"][0]
     kept: dict[str, Any] = {}
     for key, told in ROLES.items():

@@ -210,6 +210,11 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     networks = [made(config, shape, classes, seed) for seed in (0, 0, 1)]
     if networks[0][1] is networks[1][1]:
         raise ValueError("model: make returns the same network twice; it must make a new one each time")
+    for layer in networks[0].modules():
+        if type(layer).train is not nn.Module.train:
+            raise ValueError(
+                f"model: {type(layer).__name__} has a train() of its own, which nothing calls: leave it out"
+            )
     name = type(networks[0][1]).__name__
     numbers = np.random.default_rng(0).normal(size=(4, math.prod(shape)))
     x = torch.from_numpy(numbers).float()
