@@ -249,8 +249,8 @@ def _natural(value: str) -> tuple[float, str]:
 def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     """The seeds that a configuration's folder lacks. Raises ValueError if its record is another config's."""
     found = record.read(directory)
-    if found is None:
-        return configs.seeds(config)
+    if found is None:  # what was finished once, though its tables changed, is made again and not lost
+        return sorted({*configs.seeds(config), *record.claimed(directory)})
     differing = dict(_differences(found.record["config"], config))
     declared = any(key.startswith("study.") for key in differing)
     if found.record["config_hash"] != configs.config_hash(config) or declared:

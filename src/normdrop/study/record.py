@@ -127,6 +127,14 @@ def _read(directory: Path) -> Finished | None:
     return Finished(record, tables) if fits else None
 
 
+def claimed(directory: Path) -> list[int]:
+    """The seeds that a folder's record names, whether or not its tables fit it."""
+    try:
+        return list(json.loads((directory / RECORD).read_bytes())["seeds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def write(directory: Path, record: Mapping[str, Any], replicates: pd.DataFrame, history: pd.DataFrame) -> None:
     """Finish a configuration: the tables, then the record that vouches for them, each whole or not at all."""
     tables = {"replicates.csv": replicates, "history.csv": history}
