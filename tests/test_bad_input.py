@@ -182,7 +182,8 @@ WRONG = {
     "experiment=ordering study.alpha=0": "study.alpha=0: must be greater than 0",
     "experiment=ordering study.metric=accuracy study.sentence=I": "study.metric=accuracy: must be one of test_acc",
     "experiment=ordering study.contrast.a=bnd study.sentence=I": "study.contrast.a=bnd: must be one of none, dropout",
-    "experiment=ordering study.kind=ratios study.sentence=I": "study.kind=ratios: must be one of difference, ",
+    "experiment=ordering study.kind=ratios study.sentence=I": "study.kind=ratios: must be one of difference, "
+    "spread, loss, ladder, mechanism, ratio",
     "experiment=ordering study.contrast.b=bn": "study.contrast.b: asks another question than the declared study.sent",
     "experiment=speed study.metric=test_acc": "change that too",
     "experiment=ordering +study.alhpa=0.1": "study.alhpa: there is no such key; did you mean study.alpha?",

@@ -405,7 +405,10 @@ def test_data_of_openml_and_keel_are_named_after_themselves():
         (["+data=digits", "data.train_size=5"], "data: class"),
         (["+data=digits", "data.train_size=0.5"], "data.train_size=0.5"),
         (["+data=digits", "data.train_size=2000"], "data.train_size=2000: only 1149 rows are left"),
-        (["+data=digits", "data.train_size=1145"], "take at most 1139"),
+        (
+            ["+data=digits", "data.train_size=1145"],
+            "data.train_size=1145: only 1149 rows are left beside val and test; take at most 1139",
+        ),
         (
             ["+data=digits", "data.train_size=12"],
             "batch_size=16: it must be a whole number from 1 to 12, the number of training rows",

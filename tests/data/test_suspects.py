@@ -84,5 +84,7 @@ def test_of_the_latest_rows_copies_of_earlier_ones_and_ties_at_the_cut_are_count
     notes = suspects.of(Rows(x, y, ("a", "b"), order=order))
     assert notes[0].startswith("5 of the 13 latest rows, which are tested, (38 %) have equal rows outside")
     assert not any("data.order_column:" in note for note in notes)
+    given = suspects.of(Rows(x, y, ("a", "b"), order < 9, order=np.minimum(order, 45)))
+    assert given[0].startswith("5 of the 9 test rows") and not any("data.order_column:" in note for note in given)
     tied = suspects.of(Rows(x, y, ("a", "b"), order=np.minimum(order, 45)))
     assert "31 % of the rows have one value of data.order_column: the file's order splits them" in tied

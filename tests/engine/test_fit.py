@@ -52,8 +52,8 @@ def test_a_replicates_numbers_are_the_same_alone_and_in_company(tiny):
         ([], None),
         (["model=cnn", "noise=channel", "model.channels=[16,32,32,32]"], None),
         (["arrangement=ln_dropout", "noise=uniform", "model.activation=gelu", "optimizer=sgd"], None),
-        (["model.residual=true"], "residual"),
-        (["model.residual=true", "model.depth=1", "model.width=64"], "residual"),  # a block as wide as the rows
+        (["model.residual=true"], "residual blocks"),
+        (["model.residual=true", "model.depth=1", "model.width=64"], "residual blocks"),  # a block as wide as the rows
         (["+optimizer.amsgrad=true"], "Adam with amsgrad"),
         (["optimizer._target_=torch.optim.NAdam"], "NAdam"),
         (["optimizer._target_=torch.optim.LBFGS"], None),  # which its check refuses

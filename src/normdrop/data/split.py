@@ -54,7 +54,7 @@ def split(
             train = np.setdiff1d(train, parts[part])
     groups, key = rows.groups, "data.group_column"
     if groups is None and copies == "together":
-        groups, key = rows.copies, "data.copies=together"
+        groups, key = rows.copies, "data.copies=together (apart draws copies like other rows)"
     if groups is not None and rows.order is None:
         train, drawn = _grouped(rows, train, groups, shares, rng, key)
         parts |= drawn
@@ -111,7 +111,8 @@ def _grouped(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Draw parts so that no group has rows in two of them: (the training rows, the parts).
 
-    groups: a number for each row of the data set, (rows,). shares: of the rows that the parts before have left.
+    groups: a number for each row of the data set, (rows,). shares: of the rows that the parts before have left. key:
+    the key that asks for it, in words.
     A group counts as of the class that most of its rows have. Each class gives a part its share of the rows, group by
     group in random order. What a part cannot take of its last group goes to no part, and as many rows as that can
     cost at worst are left out of training: the sizes are the same for every seed.
@@ -137,7 +138,7 @@ def _grouped(
         if kept < 1 or any(wanted[part][number] < 1 for part in shares):
             raise ValueError(
                 f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
-                f"{size[own].max(initial=0)}), too few for train, val and test; data.copies=apart parts copies of a row"
+                f"{size[own].max(initial=0)}), too few for train, val and test"
             )
         queue = [members[group] for group in rng.permutation(own)]
         for part in shares:

@@ -94,7 +94,7 @@ def _combined(rows: Rows) -> list[str]:
 
 def _tested(rows: Rows) -> tuple[str, np.ndarray | None]:
     """The rows that are tested whatever the seed, in words and as (rows,) bool: given ones, or about the latest."""
-    if rows.order is None:
+    if rows.order is None or rows.test is not None:
         return "test rows", rows.test
     latest = np.zeros(len(rows.y), bool)
     latest[rows.order.argsort(kind="stable")[-math.ceil(0.2 * len(rows.y)) :]] = True
@@ -118,8 +118,8 @@ def _copies(rows: Rows) -> Iterator[str]:
 
 
 def _ties(rows: Rows) -> Iterator[str]:
-    """Whether many rows have the very place in the order at which the test part begins."""
-    if rows.order is not None:
+    """Whether many rows have the very place in the order at which the test part begins, if it is not given."""
+    if rows.order is not None and rows.test is None:
         same = np.mean(rows.order == np.quantile(rows.order, 0.8, method="nearest"))
         if same > TIED:
             yield f"{100 * same:.0f} % of the rows have one value of data.order_column: the file's order splits them"

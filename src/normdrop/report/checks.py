@@ -91,7 +91,7 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
 
     rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
     the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
-    less than .005; claiming: those rows; refused: whether anything was trained twice, if only with too few seeds.
+    less than .005; claiming: those rows; twice: whether anything was trained twice, if only with too few seeds.
     """
     again = rows[rows["family"] == HARNESS]
     tested = again[~again["verdict"].str.startswith("refused")]
@@ -99,5 +99,4 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
     chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
     facts = {"claims": len(claiming), "networks": len(tested), "chance": chance, "claiming": claiming}
-    facts["refused"] = len(again) > 0
-    return facts | {"alarm": chance <= ALARM}
+    return facts | {"alarm": chance <= ALARM, "twice": len(again) > 0}

@@ -40,6 +40,7 @@ MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
 # Questions that the post does not ask.
 WHY = ("mechanism", "regime", "size")
+OWN = "in your network"  # where both stand in a network of one's own
 # What folds, and nothing else, is HTML in report.md; whatever else looks like it is text.
 FOLD = re.compile(r"<p>&lt;details&gt;\s*&lt;summary&gt;(.*?)&lt;/summary&gt;</p>|<p>&lt;(/details)&gt;</p>")
 TEMPLATES = jinja2.Environment(
@@ -48,7 +49,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY}
+TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "OWN": OWN}
 TEMPLATES.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
 
 
@@ -180,7 +181,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
     if study.own_network:
-        one = one.assign(position="in your network")
+        one = one.assign(position=OWN)
     if study.declared.kind == "ladder":
         yield "ladder", _ladder(section)
     elif len(cells) and len(keys) > 1:

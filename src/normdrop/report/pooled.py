@@ -52,17 +52,9 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
         typical = (k - 1) * weights.sum() / (weights.sum() ** 2 - (weights**2).sum())
         tau, i2 = math.sqrt(tau2), tau2 / (tau2 + typical)
     reach = t_quantile(1 - alpha / 2, k - 2) * math.hypot(tau, error)
-    numbers = {
-        "k": k,
-        "refused": "",
-        "estimate": mean,
-        "sd": sd,
-        "ci_low": low,
-        "ci_high": high,
-        "p_value": p_value,
-        "p_tost": p_tost,
-    }
-    return numbers | {"tau": tau, "i2": i2, "pi_low": mean - reach, "pi_high": mean + reach}
+    numbers = {"k": k, "estimate": mean, "sd": sd, "ci_low": low, "ci_high": high, "p_value": p_value, "p_tost": p_tost}
+    numbers |= {"tau": tau, "i2": i2, "pi_low": mean - reach, "pi_high": mean + reach}
+    return numbers | {"refused": ""}
 
 
 def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:

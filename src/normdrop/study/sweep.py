@@ -81,7 +81,7 @@ def _ignored(config: DictConfig, compose: Composer) -> Iterator[str]:
 
 
 def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
-    """A line for each key of ours that was asked for and has no effect, and for what finished folders lack."""
+    """A line for each key of ours that has no effect, for tables that changed and for what finished folders lack."""
     for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
     for path in (condition.path for condition in study.conditions if condition.missing):
