@@ -1,5 +1,7 @@
 """What a replicate makes of the rows: its parts, and how they are standardised."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -156,6 +158,23 @@ def test_copies_of_a_row_stay_in_one_part_whose_size_depends_on_no_seed():
     ((train, val, test),) = sizes
     assert (test, val) == (56, 45)  # 20 % of 280, and of the rest
     assert 224 - 45 - 3 * 2 * 6 <= train <= 224 - 45
+
+
+def test_a_group_larger_than_a_part_is_trained_on_and_costs_few_rows():
+    sizes = [300, 200, *[9, 5, 2] * 40]
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    x = np.random.default_rng(0).normal(size=(len(groups), 3))
+    rows = replace(numeric_rows(x, groups % 2, range(2)), groups=groups)
+    found = set()
+    for seed in range(8):
+        parts = split(rows, seed)
+        held = [{*groups[own].tolist()} for own in parts.values()]
+        assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
+        assert {0, 1} <= held[0]
+        found.add(tuple(len(own) for own in parts.values()))
+    ((train, val, test),) = found
+    assert (test, val) == (228, 183)  # 20 % of 1,140, and of the rest
+    assert train >= 1140 - 228 - 183 - 2 * 2 * 8  # at most 8 of the 9 rows of each class's last group in a part
 
 
 def test_without_copies_the_split_is_the_one_of_single_rows():

@@ -114,8 +114,8 @@ def _grouped(
     groups: a number for each row of the data set, (rows,). shares: of the rows that the parts before have left. key:
     the key that asks for it, in words.
     A group counts as of the class that most of its rows have. Each class gives a part its share of the rows, group by
-    group in random order. What a part cannot take of its last group goes to no part, and as many rows as that can
-    cost at worst are left out of training: the sizes are the same for every seed.
+    group in random order, see `_filled`. What a part cannot take of its last group goes to no part, and as many rows
+    as that can cost at worst are left out of training: the sizes are the same for every seed.
     """
     counts = np.zeros((groups.max() + 1, len(rows.classes)), int)
     np.add.at(counts, (groups[index], rows.y[index]), 1)
@@ -134,7 +134,11 @@ def _grouped(
     parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}
     for number, name in enumerate(strata):
         own = np.flatnonzero((label == number) & (size > 0))
-        kept = left[number] - len(shares) * (size[own].max(initial=1) - 1)
+        last = own.size - 1  # the place among its groups, by their size, of the largest that can be cut
+        if rows.groups is not None:
+            fitting = np.searchsorted(np.sort(size[own]).cumsum(), size[own].sum() - left[number], side="right")
+            last = min(last, fitting + len(shares) - 1)
+        kept = left[number] - len(shares) * (np.sort(size[own])[last] - 1)
         if kept < 1 or any(wanted[part][number] < 1 for part in shares):
             raise ValueError(
                 f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
@@ -142,13 +146,26 @@ def _grouped(
             )
         queue = [members[group] for group in rng.permutation(own)]
         for part in shares:
-            room = wanted[part][number]
-            while room > 0:
-                taken = queue.pop()[:room]
-                parts[part].append(taken)
-                room -= len(taken)
+            parts[part] += _filled(queue, wanted[part][number], passing=rows.groups is not None)
         train.append(rng.permutation(np.concatenate(queue))[:kept])
     return np.concatenate(train), {part: np.concatenate(own) for part, own in parts.items()}
+
+
+def _filled(queue: list[np.ndarray], room: int, passing: bool) -> list[np.ndarray]:
+    """Groups from the end of a queue, which they leave, with `room` rows in all: the last may be cut.
+
+    passing: what is larger than the room that is left is passed over, and only the smallest is cut; of copies the next
+    one is, as in the published studies.
+    """
+    taken = []
+    for place in reversed(range(len(queue))):
+        if room > 0 and (len(queue[place]) <= room or not passing):
+            taken.append(queue.pop(place)[:room])
+            room -= len(taken[-1])
+    if room > 0:
+        smallest = min(range(len(queue)), key=lambda place: len(queue[place]))
+        taken.append(queue.pop(smallest)[:room])
+    return taken
 
 
 def _apportioned(total: int, weights: np.ndarray) -> np.ndarray:
