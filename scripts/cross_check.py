@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Train the configurations that surprised again, without the stacked network. Run it with
-.venv/bin/python scripts/cross_check.py outputs/claims outputs/cross_check
+.venv/bin/python scripts/cross_check.py outputs/reference outputs/cross_check
 
 normdrop trains all seeds of a configuration as one stacked network. Is a surprising verdict a bug of that? Here each
 seed is a network of its own: an nn.Sequential of PyTorch's layers with PyTorch's initial weights, a plain loop, metrics
 by scikit-learn and scipy, all written from the protocol. Shared with normdrop are the rows and their split (so that
-seed k here pairs with seed k there) and the paired t test. Initial weights, batch orders and masks are other draws: if
-both train the same thing, they differ by noise of mean 0.
+seed k here pairs with seed k there), the reader of SOURCE and the paired t test. Initial weights, batch orders and
+masks are other draws: if both train the same thing, they differ by noise of mean 0.
 
 TARGET gets a table for each configuration of SOURCE that is chosen below; after a stop the same command goes on. At the
 end: per configuration the mean test accuracy (%) here and in SOURCE, their mean paired difference in points with its
@@ -18,7 +18,6 @@ import argparse
 import copy
 import inspect
 import itertools
-import json
 import math
 import os
 import sys
@@ -41,13 +40,14 @@ from torch.nn import functional as F
 from normdrop.data.sources import bound
 from normdrop.data.split import split
 from normdrop.report.compare import compare, holm, mean_interval
+from normdrop.report.study import load
 
 # Experiment → patterns of its configurations. `*_*` are the two orders; A/A runs are left out.
 SELECTION = {
     # The orders on a table of two and one of four classes, at a mild and at a high rate.
     "population": [f"{table}/*_*/*/{rate}" for table in ("german", "vehicle") for rate in ("q0.10", "q0.50")],
     "size": ["letter/*_*/*/q0.50/data.train_size=1000"],
-    "blog": ["*/*_*/after/q*"],  # the post's own networks
+    "blog": ["*/*_*/after/q*/optimizer.lr=0.003"],  # the post's own networks
     # Where the two orders are farthest apart, and the same beside it with layer normalization.
     "regime": ["mnist1d/*_*/before/q0.[57]0/optimizer.lr=0.01,trainer.max_epochs=50"],
     "mechanism": ["synthetic/*_*/after/q0.70/model.depth=4"],  # where the shift has most layers to build up
@@ -91,7 +91,7 @@ class Configuration:
     name: str
     config: dict[str, Any]
     source: pd.DataFrame
-    """its replicates.csv"""
+    """its seeds and their test accuracy there"""
     table: Path
     """where those of this script go"""
 
@@ -102,19 +102,18 @@ class Configuration:
 def chosen(source: Path, target: Path, experiments: Collection[str], most: int | None) -> Iterator[Configuration]:
     """The selected ones. Raises ValueError for a pattern without any and for a config beyond this script."""
     for experiment in experiments:
+        (study,) = load(source / experiment)
+        configs = {record["condition"]: record["config"] for record in study.records}
+        seeds = dict(iter(study.table[~study.table["stands_in"]].groupby("condition")))
         for pattern in SELECTION[experiment]:
-            found = 0
-            for path in sorted((source / experiment).glob(f"{pattern}/record.json")):
-                config = json.loads(path.read_text(encoding="utf-8"))["config"]
-                if config["rerun"]:
-                    continue
-                found += 1
-                name = str(path.parent.relative_to(source))
-                check(name, config)
-                replicates = pd.read_csv(path.parent / "replicates.csv").head(most)
-                yield Configuration(name, config, replicates, target / f"{name}.csv")
+            # Of a path the pattern's parts are the last ones; what was trained again for A/A has one more.
+            found = [path for path in sorted(configs) if Path(path).match(pattern) and not configs[path]["rerun"]]
             if not found:
                 raise ValueError(f"{source}: no finished configuration matches {experiment}/{pattern}")
+            for path in found:
+                name = f"{experiment}/{path}"
+                check(name, configs[path])
+                yield Configuration(name, configs[path], seeds[path].head(most), target / f"{name}.csv")
 
 
 def check(name: str, config: dict[str, Any]) -> None:
@@ -295,7 +294,7 @@ def told(configurations: list[Configuration]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the study that normdrop trained")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="studies that normdrop trained, or published")
     parser.add_argument("target", metavar="TARGET", type=Path, help="where the tables of this script go")
     parser.add_argument("--only", nargs="+", choices=SELECTION, default=list(SELECTION), metavar="EXPERIMENT")
     parser.add_argument("--seeds", type=int, help="the first so many of a configuration (default: all of its record)")

@@ -56,3 +56,14 @@ def test_what_more_data_does_is_counted_as_on_the_page() -> None:
     words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
     (said,) = re.findall(r"in (\d+) of (\d+) comparisons, away from it in (\d+) \(`size`\)", " ".join(README.split()))
     assert [int(number) for number in said] == [words.loc["size", name] for name in ("better", "n", "worse")]
+
+
+def test_what_tuning_leaves_of_the_order_and_of_the_position_is_as_published() -> None:
+    rows = pd.read_csv(PUBLISHED / "report/verdicts.csv", keep_default_na=False, low_memory=False)
+    tuned = rows[rows["experiment"].eq("size") & rows["comparison"].eq("best_vs_best") & rows["metric"].eq("test_acc")]
+    most = tuned.loc[tuned["part"] == "12000", "estimate"].astype(float).abs()
+    assert len(most) == 6 and most.max() < 0.01
+    networks = pd.read_csv(PUBLISHED / "report/networks.csv").query("experiment == 'population'")
+    best = networks[networks["how"].eq("tuned") & networks["arrangement"].eq("bn_dropout")]
+    (said,) = re.findall(r"BN first reaches (\S+) %", README)
+    assert [f"{100 * mean:.1f}" for mean in best["mean"]] == [said, said]

@@ -25,8 +25,8 @@ def number(value: float, metric: str, sign: str = "+") -> str:
     if pd.isna(value):
         return "—"
     digits = 3 if METRICS[metric].unit == "nats" else 2
-    # What rounds to 0 from below would be -0.00 without the + 0.
-    return f"{round(METRICS[metric].scale * value, digits) + 0:{sign}.{digits}f}"
+    # A float: numpy's own rounds otherwise. What rounds to 0 from below would be -0.00 without the + 0.
+    return f"{round(METRICS[metric].scale * float(value), digits) + 0:{sign}.{digits}f}"
 
 
 def spoken(name: str) -> str:
