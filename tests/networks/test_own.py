@@ -251,16 +251,24 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
         plain(config, SHAPE, CLASSES)
 
 
-def test_a_file_is_known_by_what_it_imports_from_beside_it_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", ["sizes.py", "blocks.py", "deeper.py", "late.py"])
+def test_a_file_is_known_by_all_that_it_imports_from_beside_it(tmp_path, monkeypatch, changed):
+    """A constant, a module, what that imports in turn, and what is imported once the function is called."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "net.py").write_text("import torch\nfrom blocks_beside import WIDTH as width\n")
-    hashes = set()
-    for width in (3, 3, 4):
-        (tmp_path / "blocks_beside.py").write_text(f"class WIDTH:\n    is_ = {width}\n")
-        own._executed.cache_clear()
-        sys.modules.pop("blocks_beside", None)
-        hashes.add(own.settle({"file": tmp_path / "net.py"})["source_hash"])
-    assert len(hashes) == 2
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    files = {"sizes.py": "WIDTH = 4\n", "blocks.py": "import deeper\n", "deeper.py": "", "late.py": ""}
+    files["net.py"] = "import torch, blocks\nfrom sizes import WIDTH\ndef make(shape, classes):\n    import late\n"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = own.settle({"file": tmp_path / "net.py"})
+    assert own.settle({"file": tmp_path / "net.py"}) == before
+    (tmp_path / changed).write_text(files[changed] + "# another\n")
+    assert own.settle({"file": tmp_path / "net.py"})["source_hash"] != before["source_hash"]
+    with pytest.raises(ValueError, match=r"net\.py: has changed"):
+        own.function_of({"name": "own", **before})
+
+
+def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path):
     (tmp_path / "alone.py").write_text("import torch\n")
     alone = own.settle({"file": tmp_path / "alone.py"})["source_hash"]
     assert alone == hashlib.sha256(b"import torch\n").hexdigest()
@@ -355,6 +363,47 @@ class Frozen(Counting):
         return self
 
 
+class Unhinged(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        self.bn.eval()
+        return super().forward(x)
+
+
+class Typed(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.linear(self.bn(x) if isinstance(self.bn, nn.BatchNorm1d) else x)
+
+
+class Spare(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.spare = nn.BatchNorm1d(64)
+
+
+class InPlace(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.sigmoid(self.bn(x.flatten(1)))
+        output = self.linear(h)
+        h += 1  # whose gradient needs what it was
+        return output
+
+
+class Halving(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        x *= 0.5  # what it was given
+        return super().forward(x)
+
+
+class Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def lazy(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(classes))
+
+
 ONE = Counting((1, 8, 8), 10)
 
 
@@ -389,6 +438,17 @@ def without_bn(shape, classes):
         (lambda shape, classes: nn.Sequential(Counting(shape, classes), nn.Softmax(dim=1)), "must be logits"),
         (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),
+        (Unhinged, r"bn\.0 has no effect"),
+        (Typed, r"bn\.0 has no effect"),
+        (Spare, r"spare\.0 has no effect"),
+        (InPlace, "cannot train in a stack: RuntimeError"),
+        (Halving, "cannot train in a stack: RuntimeError"),
+        (lazy, "cannot train in a stack|forward pass fails"),
+        (
+            lambda shape, classes: Counting(shape, classes).requires_grad_(False),
+            "cannot train in a stack: RuntimeError",
+        ),
+        (lambda shape, classes: nn.Sequential(Counting(shape, classes), Double()), "must be .* in float32"),
         (lambda shape, classes: 3, "returns int"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
         (lambda shape, classes: nn.Sequential(nn.BatchNorm2d(3)), "forward pass fails"),
@@ -403,6 +463,11 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_what_can_be_one_is_not(make):
     own.check(config_of(make, noise="uniform", keep_dropout=True), SHAPE, CLASSES)
+
+
+def test_the_arrangement_is_tried_whatever_is_asked_for_first():
+    with pytest.raises(ValueError, match="no effect in training"):
+        own.check(config_of(Typed, "none", 0.0), SHAPE, CLASSES)
 
 
 def test_a_position_is_refused_where_it_is_as_written():

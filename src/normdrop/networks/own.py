@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import math
+import modulefinder
 import site
 import sys
 import sysconfig
@@ -50,7 +51,8 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
-    return {**model, "file": str(path), "source_hash": _executed(str(path), _read(path))[1]}
+    _executed(str(path), _read(path))
+    return {**model, "file": str(path), "source_hash": _source_hash(path)}
 
 
 def _read(path: Path) -> bytes:
@@ -81,8 +83,8 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"model.file: model={name} needs a file with a function make(shape, classes); installed are "
             f"{', '.join(installed()) or 'none'}"
         )
-    functions, known = _executed(file, _read(Path(file)))
-    if model.get("source_hash") not in (None, known):
+    functions = _executed(file, _read(Path(file)))
+    if model.get("source_hash") not in (None, _source_hash(Path(file))):
         raise ValueError(f"model.file={file}: has changed since the sweep began; choose another name=")
     if not callable(functions.get(str(function))):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
@@ -91,8 +93,8 @@ def function_of(model: Mapping[str, Any]) -> Make:
 
 
 @cache
-def _executed(file: str, source: bytes) -> tuple[dict[str, Any], str]:
-    """What a file defines, and the hash of its source and of what it imports from files that are not installed."""
+def _executed(file: str, source: bytes) -> dict[str, Any]:
+    """What a file defines."""
     module = types.ModuleType(Path(file).stem)
     module.__file__ = file
     if (folder := str(Path(file).parent)) not in sys.path:
@@ -101,15 +103,20 @@ def _executed(file: str, source: bytes) -> tuple[dict[str, Any], str]:
         exec(compile(source, file, "exec"), module.__dict__)
     except Exception as error:
         raise ValueError(f"model.file={file}: {told(error)}") from error
-    digest = hashlib.sha256(source)
-    imported = set()
-    for value in module.__dict__.values():
-        origin = value if inspect.ismodule(value) else sys.modules.get(str(getattr(value, "__module__", None)))
-        imported.add(getattr(origin, "__file__", None))
-    for path in sorted(filter(None, imported)):
-        if not any(Path(path).is_relative_to(str(place)) for place in INSTALLED):
+    return module.__dict__
+
+
+def _source_hash(file: Path) -> str:
+    """The hash of a file and of all that it imports, directly or not, from files that are not installed."""
+    places = [place for place in sys.path if not any(Path(place).is_relative_to(str(own)) for own in INSTALLED)]
+    finder = modulefinder.ModuleFinder([str(file.parent), *places])  # reads import statements and executes nothing
+    finder.run_script(str(file))
+    digest = hashlib.sha256(_read(file))
+    for name in sorted(finder.modules):
+        path = getattr(finder.modules[name], "__file__", None)
+        if path and name != "__main__":  # the file itself
             digest.update(_read(Path(path)))
-    return module.__dict__, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def refuse_unknown(
@@ -202,42 +209,60 @@ def arrange(
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
     """Raise ValueError in one line for a network that cannot be a replicate of a study.
 
-    Two replicates of one seed on the same rows must come out of a stack bit for bit the same: they do not if
-    a network draws random numbers of its own or counts its steps. One of another seed must come out as it is
-    alone: it does not if it computes with tensors that are no parameters and no buffers. Nor may a network write
-    into a buffer, but for BN, nor may a row's output in eval mode depend on the rows beside it.
+    Whatever is asked for, it is tried with both operations. Two replicates of one seed on the same rows must come out
+    of a stack bit for bit the same: they do not if a network draws random numbers of its own or counts its steps. One
+    of another seed must come out as it is alone: it does not if it computes with tensors that are no parameters and no
+    buffers. Nor may a network write into a buffer, but for BN, nor may a row's output in eval mode depend on the rows
+    beside it; and what was arranged must take part in training.
     """
-    networks = [made(config, shape, classes, seed) for seed in (0, 0, 1)]
+    tried = {**config, "arrangement": "bn_dropout", "rate": config["rate"] or 0.5}
+    networks = [made(tried, shape, classes, seed) for seed in (0, 0, 1)]
     if networks[0][1] is networks[1][1]:
         raise ValueError("model: make returns the same network twice; it must make a new one each time")
+    name = type(networks[0][1]).__name__
+    try:
+        _check(networks, name, math.prod(shape), classes)
+    except ValueError:
+        raise
+    except Exception as error:  # PyTorch's, for a layer that no stack can hold
+        raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
+
+
+def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes: int) -> None:
     for layer in networks[0].modules():
         if type(layer).train is not nn.Module.train:
             raise ValueError(
                 f"model: {type(layer).__name__} has a train() of its own, which nothing calls: leave it out"
             )
-    name = type(networks[0][1]).__name__
-    numbers = np.random.default_rng(0).normal(size=(4, math.prod(shape)))
-    x = torch.from_numpy(numbers).float()
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4, features))).float()
+    allowed = f"logits {(len(x), classes)} in float32"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         logits, alone = _called(networks[1].eval(), x), _called(networks[2].eval(), x)
-        if not isinstance(logits, Tensor) or logits.shape != (len(x), classes):
-            returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"model: returns {returned} for {len(x)} rows; must be logits {(len(x), classes)}")
+        returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if returned != (len(x), classes) or logits.dtype != torch.float32:
+            raise ValueError(f"model: returns {returned} for {len(x)} rows; must be {allowed}")
         stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
         among, fewer = _called(stacked, x), _called(stacked, x[:2])
         draws = torch.get_rng_state()
-        one, other, _ = _called(stacked.train(), torch.stack([x, x, x]))
+        with torch.enable_grad():
+            outputs = _called(stacked.train(), torch.stack([x, x, x]))
+            outputs.sum().backward()
         drawn = not torch.equal(torch.get_rng_state(), draws)
-        _called(networks[1].train(), x)
+        idle = _idle(networks[1].train(), x)
         kept = _written(*networks[:2])
     if kept:
         raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
     if torch.allclose(logits.sum(dim=1), torch.ones(len(x)), atol=1e-4) and (logits >= 0).all():
         raise ValueError(f"model: {name} returns probabilities; must be logits, without a Softmax at the end")
-    if drawn or not torch.equal(one, other):
+    if drawn or not torch.equal(outputs[0], outputs[1]):
         raise ValueError(
             f"model: {name} is not the same each time: it keeps a state of its own from step to step, draws "
             "random numbers in training (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
+        )
+    if idle:
+        raise ValueError(
+            f"model: {name}: its layer {idle} has no effect in training: forward() leaves it out, or puts it in eval "
+            "mode; let it call each BN layer as it is, and drop those that it does not need"
         )
     if not torch.allclose(among[2], alone, rtol=1e-3, atol=1e-4):
         raise ValueError(
@@ -250,9 +275,29 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
 
 def _called(network: nn.Module, x: Tensor) -> Any:
     try:
-        return network(x)
+        return network(x.clone())  # it may write into what it is given
     except Exception as error:
         raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {told(error)}") from error
+
+
+def _idle(network: nn.Module, x: Tensor) -> str | None:
+    """The first BN or dropout layer that a pass in training leaves out, or takes in eval mode."""
+    layers: dict[str, nn.Module] = {}
+    for name, layer in network.named_modules():
+        silenced = 0 in (getattr(layer, "p", None), getattr(layer, "rate", None))
+        if type(layer) in (*BATCH_NORMS, *DROPOUTS) and not silenced:
+            layers[name] = layer
+    active = set()
+
+    def seen(layer: nn.Module, *_: Any) -> None:
+        if layer.training:
+            active.add(layer)
+
+    hooks = [layer.register_forward_hook(seen) for layer in layers.values()]
+    _called(network, x)
+    for hook in hooks:
+        hook.remove()
+    return next((name.partition(".")[2] for name, layer in layers.items() if layer not in active), None)
 
 
 def _written(fresh: nn.Module, used: nn.Module) -> str | None:
