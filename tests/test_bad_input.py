@@ -161,6 +161,7 @@ WRONG = {
     # paths
     "name=../../evil": "name=../../evil: must be the name of a folder: letters",
     "name=/tmp/evil": "name=/tmp/evil: must be the name of a folder: letters",
+    "name=null": "name=null: must be the name of a folder: letters",
     "name=''": "name=: must be the name of a folder: letters",
     "data.name=a/b": "data.name=a/b: must be the name of a folder: letters, digits",
     "name=x/report": "name=x/report: must be the name of a folder: letters",

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from fake_study import fake_study
 from normdrop import tensorboard
+from normdrop.study import record as store
 
 # Tag and column of some final metrics, and of the curves; stated here once more on purpose.
 FINALS = {
@@ -81,23 +82,23 @@ def fabricate(root: Path, **study: Any) -> Path:
     """A finished sweep without event files, with noise in its curves."""
     fake_study(root, **{"rates": (0.2, 0.5), "max_steps": 110, "config": {"logging": "full"}} | study)
     rng = np.random.default_rng(0)
-    for condition, (record, _, history) in conditions(root).items():
+    for condition, (record, replicates, history) in conditions(root).items():
         history["val_acc"] += rng.normal(0, 0.02, len(history))
         history["train_loss"] += rng.normal(0, 0.1, len(history))
-        history.to_csv(root / condition / "history.csv", index=False)
         if "bn" in record["arrangement"]:
             record["shift"] = [
                 {"layer": layer, "seed": seed, "measured": 0.5 + 0.1 * layer + 0.01 * seed, "epoch": "end"}
                 for seed in record["seeds"]
                 for layer in (1, 2, 3)
             ]
-        (root / condition / "record.json").write_text(json.dumps({"finished": 1.7e9, **record}))
+        store.write(root / condition, {"finished": 1.7e9, **record}, replicates, history)
     return root
 
 
 def write(root: Path, logging: str = "full") -> Path:
     for condition, (record, *tables) in conditions(root).items():
         record["config"]["logging"] = logging
+        store.write(root / condition, record, *tables)
         tensorboard.write_condition(root / condition, record, *tables)
     return root
 
@@ -110,12 +111,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("outputs") / "ordering", positions=("after", "before"), rates=rates, replicates=4
     )
     folder = root / DIVERGED
-    replicates, history = (pd.read_csv(folder / f"{name}.csv") for name in ("replicates", "history"))
+    record, replicates, history = conditions(root)[DIVERGED]
     replicates["diverged"] = replicates["seed"] == 2
     replicates.loc[2, list(FINALS.values())] = np.nan
-    replicates.to_csv(folder / "replicates.csv", index=False)
     history.loc[history["seed"] == 2, ["train_loss", "val_nll"]] = [1e30, np.nan]
-    history[(history["seed"] != 1) | (history["step"] <= 20)].to_csv(folder / "history.csv", index=False)
+    store.write(folder, record, replicates, history[(history["seed"] != 1) | (history["step"] <= 20)])
 
     figure, axes = plt.subplots(figsize=(3, 2))
     axes.plot([1, 2])
@@ -188,7 +188,7 @@ def test_a_configuration_whose_seeds_all_diverged_is_shown_without_metrics(tmp_p
     ((condition, (record, replicates, history)),) = conditions(root).items()
     tensorboard.write_condition(root / condition, record, replicates.assign(diverged=True), history)
     assert scalars(root / condition) == {"train/diverged": {40: 2.0}}
-    replicates.assign(diverged=True).to_csv(root / condition / "replicates.csv", index=False)
+    store.write(root / condition, record, replicates.assign(diverged=True), history)
     tensorboard.write_overview(root, {}, {})
     assert [path.name for path in (root / "overview").iterdir()] == ["answer"]
 
@@ -284,8 +284,8 @@ def test_live_it_shows_what_was_finished_since(tmp_path: Path) -> None:
     tensorboard.write_overview_live(root)
     assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [200]
     second.with_name("later.json").rename(second)
-    grown = pd.read_csv(first.parent / "replicates.csv").assign(test_acc=0.5)
-    grown.to_csv(first.parent / "replicates.csv", index=False)
+    held = store.read(first.parent)
+    store.write(first.parent, held.record, held.replicates.assign(test_acc=0.5), held.history)
     tensorboard.write_overview_live(root)
     shown = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
     assert list(shown) == [200, 500] and shown[200] == 0.5
@@ -297,13 +297,14 @@ def test_before_anything_is_finished_there_is_no_overview(tmp_path: Path) -> Non
     assert not (tmp_path / "overview").exists()
 
 
-def test_a_damaged_record_stops_the_report_but_not_the_sweep(tmp_path: Path) -> None:
-    root = fabricate(tmp_path, arrangements=("bn",), replicates=2, rerun=None)
-    (record,) = root.rglob("record.json")
-    record.write_text("{")
-    tensorboard.write_overview_live(root)
-    with pytest.raises(ValueError, match="Expecting"):
-        tensorboard.write_overview(root, {}, {})
+@pytest.mark.parametrize("file", ["record.json", "history.csv"])
+def test_what_is_damaged_is_left_out(tmp_path: Path, file: str) -> None:
+    root = fabricate(tmp_path, arrangements=("bn_dropout",), replicates=2, rerun=None)
+    damaged, _ = sorted(root.rglob(file))
+    damaged.write_text("{")
+    for write_again in (tensorboard.write_overview_live, lambda folder: tensorboard.write_overview(folder, {}, {})):
+        write_again(root)
+        assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [500]
 
 
 def test_deleted_event_files_are_written_again_from_the_record(tmp_path: Path) -> None:

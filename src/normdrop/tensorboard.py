@@ -27,6 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.metrics import METRICS
+from normdrop.study.record import Finished, read
 
 # Final metrics by column of replicates.csv, in the order of HPARAMS' columns.
 FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag}
@@ -88,30 +89,34 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
     folder: the study's, with plan.json. texts: Markdown by tag, for TEXT. figures: PNG files by tag, for IMAGES. A
     finished configuration whose event files were deleted gets them again.
     """
-    records = _records(folder)
-    for directory, record in records.items():
+    finished = _finished(folder)
+    for directory, one in finished.items():
         if not any(directory.glob("events.out.tfevents.*")):
-            write_condition(directory, record, *_tables(directory))
-    _write_overview(folder / "overview", records, texts, figures)
+            write_condition(directory, one.record, one.replicates, one.history)
+    _write_overview(folder / "overview", finished, texts, figures)
 
 
 def write_overview_live(folder: Path) -> None:
-    """Write a study's `overview` of what is finished so far. What is damaged the report tells."""
+    """Write a study's `overview` of what is finished so far."""
     with suppress(OSError, ValueError, LookupError):
-        records = _records(folder)
-        text = f"{len(records)} configurations are finished so far; `normdrop-report` writes the answer."
-        _write_overview(folder / "overview", records, {"answer": text}, {})
+        finished = _finished(folder)
+        text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
+        _write_overview(folder / "overview", finished, {"answer": text}, {})
 
 
-def _records(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The records of a study's finished configurations by their folders."""
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    files = [folder / path / "record.json" for path in plan["conditions"]]
-    return {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()}
-
-
-def _tables(directory: Path) -> list[pd.DataFrame]:
-    return [pd.read_csv(directory / f"{name}.csv") for name in ("replicates", "history")]
+def _finished(folder: Path) -> dict[Path, Finished]:
+    """A study's finished configurations by their folders, without damaged ones. ValueError: its plan is damaged."""
+    plan = folder / "plan.json"
+    try:
+        conditions = json.loads(plan.read_text(encoding="utf-8"))["conditions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{plan}: damaged ({error})") from error
+    found = {}
+    for directory in [folder / path for path in conditions]:
+        with suppress(ValueError):  # another version's
+            if one := read(directory):
+                found[directory] = one
+    return found
 
 
 class Run:
@@ -228,14 +233,14 @@ def _band(tag: str) -> tuple[str, str]:
 
 
 def _write_overview(
-    overview: Path, records: Mapping[Path, Mapping[str, Any]], texts: Mapping[str, str], figures: Mapping[str, Path]
+    overview: Path, finished: Mapping[Path, Finished], texts: Mapping[str, str], figures: Mapping[str, Path]
 ) -> None:
     """Write the overview's runs, in place of those that stand there."""
-    first = {path: record for path, record in records.items() if not record["config"]["rerun"]}
+    first = {path: one for path, one in finished.items() if not one.record["config"]["rerun"]}
     if not first:
         return
-    configs = pd.DataFrame({str(path): _hparams(record["config"]) for path, record in records.items()}).T
-    tuned = {"rate", *next(iter(first.values()))["study"].get("tuned", [])}
+    configs = pd.DataFrame({str(path): _hparams(one.record["config"]) for path, one in finished.items()}).T
+    tuned = {"rate", *next(iter(first.values())).record["study"].get("tuned", [])}
     table, histories = _joined(first, tuned)
     table, left_out = _comparable(table)
     now = time.time()  # of all: TensorBoard sorts runs by their begin, and then by name
@@ -268,16 +273,16 @@ def _write_overview(
     answer.write(overview / "answer")
 
 
-def _joined(records: Mapping[Path, Mapping[str, Any]], tuned: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _joined(finished: Mapping[Path, Finished], tuned: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All replicates, and all histories, with the run of the overview and the data set and setting of each seed."""
     tables, histories = [], []
-    for directory, record in records.items():
+    for directory, one in finished.items():
+        record = one.record
         setting = {key: value for key, value in record["setting"].items() if key not in tuned}
-        replicates, history = _tables(directory)
         place = {"directory": str(directory), "cell": f"{record['dataset']} {setting}", "rate": record["rate"]}
         place["run"] = f"{record['arrangement']} {record['position']}"
-        tables.append(replicates.reindex(columns=["seed", "diverged", *FINALS]).assign(**place))
-        histories.append(history[["seed", "epoch", *CURVES]].assign(directory=str(directory)))
+        tables.append(one.replicates.reindex(columns=["seed", "diverged", *FINALS]).assign(**place))
+        histories.append(one.history[["seed", "epoch", *CURVES]].assign(directory=str(directory)))
     return pd.concat(tables, ignore_index=True), pd.concat(histories)
 
 

@@ -71,6 +71,9 @@ def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
     groups[-1] = 0
     notes = suspects.of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
     assert notes == ["1 of the 10 test rows (10 %) have rows of their group outside the test part"]
+    notes = suspects.of(Rows(x, y, ("a", "b"), val=test, groups=groups))
+    assert notes[0].startswith("5 of the 10 validation rows (50 %) have equal rows outside the validation part")
+    assert notes[1].startswith("1 of the 10 validation rows (10 %) have rows of their group outside")
     late = np.where(np.arange(N + 5) > 50, 1, y)
     assert "100.0 % of the test rows are 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
     assert (

@@ -191,7 +191,8 @@ def test_classes_may_be_codes(read):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(0, 1), (0.0, 1.0), (False, True), (-1, 10), ("a", "b"), ("Nein", "ja"), ("None", "nan")]
+    ("one", "other"),
+    [(0, 1), (0.0, 1.0), (False, True), (-1, 10), ("a", "b"), ("Nein", "ja"), ("None", "nan"), ("-.0", "+1.")],
 )
 def test_any_coding_of_the_classes_in_the_same_order_gives_the_same_rows(one, other, read, tmp_path):
     coded = PLAIN.assign(label=[other if y else one for y in Y])
@@ -278,6 +279,14 @@ def test_a_told_word_that_no_cell_holds_is_remarked(read):
     gaps = PLAIN.assign(n1=["?" if i == 7 else "-999.0" if i == 8 else v for i, v in enumerate(N1)])
     notes = read(gaps, missing=["?", -999, "zzz", -99], impute=True).notes
     assert notes == ("data.missing: no cell holds 'zzz'", "data.missing: no cell holds '-99'")
+
+
+def test_a_number_is_no_truth_value(tmp_path):
+    truth = PLAIN.assign(flag=Y == 1, n2=np.where(np.arange(N) == 7, 1.0, N2))
+    truth.to_parquet(tmp_path / "t.parquet")
+    rows = table(str(tmp_path / "t.parquet"), "label", missing=[1], impute=True)
+    assert np.argwhere(np.isnan(rows.x)).tolist() == [[7, 1]]
+    assert table(str(tmp_path / "t.parquet"), "label", missing=["True"], impute=True).missing == Y.sum()
 
 
 def test_a_told_word_is_missing_in_text_and_target_too(read):
@@ -528,6 +537,20 @@ def test_a_group_column_keeps_its_rows_together_and_is_no_feature(read):
     assert rows.fingerprint != read(PLAIN).fingerprint
 
 
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a  b")])
+def test_groups_that_look_alike_are_one(one, other, read):
+    rows = read(PLAIN.assign(g=["c", one, "c", other] * 15), group_column="g")
+    assert rows.groups.tolist() == [0, 1] * 30
+
+
+@pytest.mark.parametrize("role", ["group_column", "order_column", "split_column"])
+def test_a_word_for_a_missing_value_is_one_in_a_column_with_a_role_too(role, read):
+    values = ["train", "test"] if role == "split_column" else [1, 2]
+    column = [*values * 29, *values[:1], -999]
+    line = refusal(read, PLAIN.assign(role=column), missing=[-999], **{role: "role"})
+    assert f"data.{role}='role': row 60 holds" in line
+
+
 @pytest.mark.parametrize("of", [lambda i: 3.5 * i, lambda i: f"2024-01-{1 + i // 2:02}T{12 * (i % 2):02}:00"])
 def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     time = np.random.default_rng(0).permutation(N)
@@ -608,6 +631,7 @@ BAD_FILES = {
     "cut npz": ("t.npz", npz(x=np.zeros((9, 2)))[:-40], {}, "not an NPZ archive"),
     "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
+    "an empty array": ("t.npz", npz(x=np.zeros((9, 0)), label=np.arange(9) % 2), {}, "'x' is empty"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (

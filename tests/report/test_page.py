@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fake_study import fake_study
 from made import ORDERING, made
 from normdrop.report import figures, page
 from normdrop.report.__main__ import main
@@ -107,6 +108,7 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Stud
     page.write([small], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
     assert text.startswith("# my grid\n") and "Exploratory" in text and "## Every network at every rate" in text
+    assert "Git knows" not in text
     rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
     means = small.table.groupby(["arrangement", "position", "rate"])["test_acc"].mean() * 100
     for arrangement, name in (("bn_dropout", "BN then dropout"), ("dropout_bn", "dropout then BN")):
@@ -138,6 +140,18 @@ def test_what_has_not_finished_is_said_first_and_named(tmp_path: Path) -> None:
     first = text.split("<details>")[0]
     assert "0 configurations are finished, 1 are not, 1 failed" in first and "No configuration has finished" in first
     assert "`digits/bn`: begun" in text and "`digits/none`: out of memory" in text
+
+
+@pytest.mark.parametrize("file", ["digits/dropout_bn/after/q0.50/record.json", "plan.json"])
+def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str):
+    fake_study(tmp_path, arrangements=("bn_dropout", "dropout_bn"), rates=(0.2, 0.5), replicates=6, rerun=None)
+    for folder in [path.parent for path in tmp_path.rglob("record.json")]:
+        (folder / "events.out.tfevents.1").touch()
+    (tmp_path / file).write_text("{")
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "1 are damaged" in said.out and "test accuracy" in said.out
+    assert (tmp_path / "overview/answer").exists() == (file != "plan.json") == ("plan.json" not in said.err)
 
 
 def test_a_page_takes_the_mode_of_its_folder_and_replaces_an_earlier_one_whole_or_not_at_all(

@@ -188,6 +188,8 @@ def _array(archive: Any, name: str) -> np.ndarray:
         array = None
     if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
         raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
+    if array.size == 0:
+        raise ValueError(f"{name!r} is empty")
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # pandas takes this machine's byte order alone
 
 

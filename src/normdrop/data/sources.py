@@ -223,7 +223,7 @@ def bound(data: Mapping[str, Any]) -> Callable[..., Rows]:
     if data["fresh"]:
         return partial(source, **given)
     file = Path(str(given.get("path")))
-    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    changed = file.stat().st_ctime_ns if file.is_file() else 0
     return partial(_given, data["source"], json.dumps(given, sort_keys=True), changed)
 
 

@@ -102,14 +102,15 @@ def _tested(rows: Rows) -> tuple[str, np.ndarray | None]:
 
 
 def _copies(rows: Rows) -> Iterator[str]:
-    """Test rows that training can know, and rows that stand more than once."""
-    words, tested = _tested(rows)
-    for what, numbers in (("equal rows", rows.copies), ("rows of their group", rows.groups)):
-        if tested is not None and numbers is not None:
-            known = np.isin(numbers[tested], numbers[~tested]).sum()
-            if known:
-                share = f"{known} of the {tested.sum()} {words} ({100 * known / tested.sum():.0f} %)"
-                yield f"{share} have {what} outside the test part"
+    """Rows of a given part that another part can know, and rows that stand more than once."""
+    alike = {"equal rows": rows.copies, "rows of their group": rows.groups}
+    for name, (words, part) in {"test": _tested(rows), "validation": ("validation rows", rows.val)}.items():
+        for what, numbers in alike.items():
+            if part is not None and numbers is not None:
+                known = np.isin(numbers[part], numbers[~part]).sum()
+                if known:
+                    share = f"{known} of the {part.sum()} {words} ({100 * known / part.sum():.0f} %)"
+                    yield f"{share} have {what} outside the {name} part"
     if rows.copies is not None:
         twice = np.bincount(rows.copies)[rows.copies] > 1
         labels = pd.Series(rows.y).groupby(rows.copies).transform("nunique")

@@ -108,11 +108,11 @@ def table_rows(
     asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
     frame, given = _named(frame, where, asked)
     goal = given["target"][0]
+    frame, unmet = _blanked(frame, [str(word) for word in missing])
     kept: dict[str, Any] = {}
     for key, told in ROLES.items():
         if key in given:
             kept |= told(frame.pop(given[key][0]), key)
-    frame, unmet = _blanked(frame, [str(word) for word in missing])
     features = frame.drop(columns=goal)
     if features.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {goal!r}")
@@ -181,7 +181,7 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
     for name in frame:
         for word in words:
             column = frame[name]
-            if pd.api.types.is_numeric_dtype(column):
+            if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
                 kind = getattr(column.dtype, "numpy_dtype", column.dtype)
                 # Of float32, −99.9 is another number.
                 value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
@@ -253,14 +253,21 @@ def _spelled(text: str, decimal: str) -> str:
     number = text.strip().replace(decimal, ".")
     if not NUMBER.fullmatch(number) or re.match(CODE, number) or "e" in number.lower():
         return text
-    return str(int(number.split(".")[0] or 0)) if float(number).is_integer() else repr(float(number))
+    if not float(number).is_integer():
+        return repr(float(number))
+    return str(int(number.split(".")[0].rstrip("+-") or 0))  # by its digits: a float holds but fifteen
+
+
+def _folded(label: str) -> str:
+    """A label without what no eye sees, in small letters."""
+    return clean(unicodedata.normalize("NFKC", label)).casefold()
 
 
 def _alike(names: Sequence[str]) -> str:
     """The first two labels that differ by blanks, case, or what no eye sees; or nothing."""
     seen: dict[str, str] = {}
     for name in names:
-        key = clean(unicodedata.normalize("NFKC", name)).casefold()
+        key = _folded(name)
         if key in seen:
             return f"{seen[key]!r} and {name!r} differ only by blanks, case or invisible characters"
         seen[key] = name
@@ -357,10 +364,10 @@ def _split(column: pd.Series, key: str) -> dict[str, np.ndarray]:
 
 
 def _groups(column: pd.Series, key: str) -> dict[str, np.ndarray]:
-    """A number for each row, the same for equal texts."""
+    """A number for each row, the same for texts that are equal or look alike (P1 and p1, 1 and 1.0)."""
     text = _text(column).str.strip()
     _check_all(column, text.isna() | (text == ""), key, "a value in each row")
-    return {"groups": pd.factorize(text)[0]}
+    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, ".")) for name in text.unique()}))[0]}
 
 
 def _order(column: pd.Series, key: str) -> dict[str, np.ndarray]:

@@ -67,7 +67,10 @@ def _report(options: Namespace) -> None:
         # What is published has no learning curves, and another's folder is left as it is.
         if (root / "plan.json").exists() and not options.output:
             pictures = {name: target / file for name, file in section.figures.items()}
-            tensorboard.write_overview(root, page.texts(section), pictures)
+            try:
+                tensorboard.write_overview(root, page.texts(section), pictures)
+            except ValueError as error:
+                print(f"normdrop-report: no overview for TensorBoard: {error}", file=sys.stderr)
     print("\n".join(page.first_lines(target)))
     print(f"Page: {target / 'report.html'}")
     shown = folder / "overview" if (folder / "overview").exists() else folder

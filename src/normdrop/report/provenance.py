@@ -34,7 +34,7 @@ def provenance(study: Study) -> dict[str, Any]:
     if not clean:
         doubts.append("Some seeds were trained from a tree with changes that no commit has.")
     first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()
-    for commit, experiment, start in first.to_numpy().tolist():
+    for commit, experiment, start in [] if study.undeclared else first.to_numpy().tolist():
         try:
             files, said = _declared(commit, experiment)
             by, at = _git("log", "-1", "--format=%h %ct", commit, "--", *files).split()

@@ -195,7 +195,7 @@ def _settle(asked: Sequence[dict[str, Any]], before: Mapping[str, str]) -> dict[
     now: dict[str, str] = {}
     for config in asked:
         file = Path(str(config["data"].get("path")))
-        state = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else []
+        state = file.stat().st_ctime_ns if file.is_file() else 0  # which nobody can set back
         about = json.dumps([code, config["data"], state], sort_keys=True)
         key = hashlib.sha256(about.encode()).hexdigest()[:16]
         if key in before and config["data"]["source"] not in changing:

@@ -54,14 +54,14 @@ def _distinct(values: list[Any]) -> list[Any]:
 def _folder(value: Any) -> str:
     """A data set's name, which is that of a folder; at OpenML it may be a number."""
     name = str(value).casefold().removesuffix(".part")
-    if not re.fullmatch(r"\w[\w.-]*", str(value), re.ASCII) or name in RESERVED:
+    if value is None or not re.fullmatch(r"\w[\w.-]*", str(value), re.ASCII) or name in RESERVED:
         taken = ", ".join(sorted(RESERVED))
         raise ValueError(f"the name of a folder: letters, digits, '_', '.' and '-' only, none of {taken}")
     return str(value)
 
 
 def _below_outputs(value: Any) -> str:
-    for name in str(value).split("/"):
+    for name in [value] if value is None else str(value).split("/"):
         _folder(name)
     return str(value)
 
