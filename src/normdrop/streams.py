@@ -14,7 +14,7 @@ def stream(seed: int, source: str, *, rerun: int = 0, layer: int = 0) -> np.rand
 
     Streams of different arguments are independent (numpy's SeedSequence). `rows` draws the fresh rows of a
     generated data set. `rerun` is the A/A knob: another number gives other initial weights, orders and masks
-    (callers leave it 0 for rows and split).
+    (callers leave it 0 for rows, split and silencing).
     """
     key = np.random.SeedSequence(entropy=seed, spawn_key=(STREAMS[source], rerun, layer))
     return np.random.Generator(np.random.SFC64(key))

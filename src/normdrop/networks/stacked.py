@@ -303,8 +303,8 @@ class StackedNetwork(nn.Module):
     def used(self, chunks: Iterable[Tensor]) -> list[Tensor]:
         """How much is made of each unit or channel of each hidden block, (replicates, width) for every block.
 
-        Mean over the rows of its absolute value times the absolute weights that it meets: its outgoing
-        contribution.
+        Sum over the rows of its absolute value times the absolute weights that it meets: its outgoing
+        contribution, of which the ranking counts.
         """
         readers = self.weighted[1:]
         totals: dict[nn.Module, Any] = dict.fromkeys(readers, 0)

@@ -68,9 +68,10 @@ def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
             values = block.pivot(index="seed", columns=key, values="difference").dropna()
             if values.shape[1] < 2 or len(values) < 2:
                 continue
-            mean, low, high = mean_interval(trend(values), declared.alpha)
+            change = trend(values)
+            mean, low, high = mean_interval(change, declared.alpha)
             row = dict(zip(others, place, strict=True)) | {key: "", "key": key, "n": len(values)}
             row |= {"first": values.columns[0], "last": values.columns[-1], "estimate": mean}
-            p_value = stats.ttest_1samp(trend(values), 0).pvalue
+            p_value = stats.ttest_1samp(change, 0).pvalue
             found.append(row | {"ci_low": low, "ci_high": high, "p_value": p_value})
     return pd.DataFrame(found).replace({"rate": {-1.0: np.nan}})

@@ -28,7 +28,7 @@ NEEDED = ["seed", "diverged", "val_acc", "val_nll", "test_acc"]  # of replicates
 FREE = (
     *store.NOT_HASHED,
     *("arrangement", "position", "rate", "rerun", "measure"),
-    *("data.path", "trainer.accelerator", "trainer.devices"),
+    *("data.path", "trainer.accelerator"),
 )
 # Measures that are no counts: five digits are far below what matters, and more would fill a published study.
 INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
@@ -71,7 +71,7 @@ class Declared:
 
 @dataclass
 class Study:
-    """All finished configurations that one declaration governs; see the package's interface for `table`."""
+    """All finished configurations that one declaration governs."""
 
     name: str
     """its path below the folder that was asked for"""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.trainer.states import TrainerFn
 
 from normdrop.whole import whole
 
@@ -40,8 +39,7 @@ class Checkpoint(pl.Callback):
             path.unlink()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if training and time.monotonic() - self.saved >= 60 * self.minutes:
+        if time.monotonic() - self.saved >= 60 * self.minutes:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
