@@ -608,6 +608,7 @@ BAD_FILES = {
     "cut npz": ("t.npz", npz(x=np.zeros((9, 2)))[:-40], {}, "not an NPZ archive"),
     "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
+    "two arrays of one column": ("t.npz", npz(x=np.ones((9, 2)), x_0=np.ones(9)), {}, "arrays make a column 'x_0'"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (
