@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ print(x.sum(), door()[1])
 def run(folder: Path, settings: Mapping[str, Any] | None = None, first: str = "") -> tuple[str, list[str]]:
     """What a process that compiles a function prints, and its lines on stderr. first: where it looks for modules."""
     (folder / "script.py").write_text(SUM, encoding="utf-8")
+    loader = SourceFileLoader("script", str(folder / "script.py"))
 
     def process() -> tuple[str, list[str]]:
         sys.path.insert(0, first or sys.path[0])
@@ -41,7 +43,7 @@ def run(folder: Path, settings: Mapping[str, Any] | None = None, first: str = ""
         for name, value in (settings or {}).items():
             setattr(numba.config, name, value)
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
-            SourceFileLoader("script", str(folder / "script.py")).load_module()
+            loader.exec_module(module_from_spec(spec_from_loader("script", loader)))
         return out.getvalue().strip(), error.getvalue().splitlines()
 
     return in_a_copy(process)
