@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,29 @@ def pair(root: Path, a: pd.DataFrame, b: pd.DataFrame, **where: Any) -> Path:
 
 
 def study_of(root: Path) -> Study:
+    """The one study of a folder, read once for what stands there."""
+    return _study(root, _state(root))
+
+
+def _state(root: Path) -> tuple[tuple[Path, int, int], ...]:
+    states = ((path, path.stat()) for path in sorted(root.rglob("*")))
+    return tuple((path, state.st_mtime_ns, state.st_size) for path, state in states)
+
+
+@lru_cache(maxsize=2)
+def _study(root: Path, _: tuple[tuple[Path, int, int], ...]) -> Study:
     (study,) = load(root)
     return study
 
 
+@lru_cache(maxsize=2)
+def _rows(root: Path, state: tuple[tuple[Path, int, int], ...]) -> pd.DataFrame:
+    return rows(_study(root, state))
+
+
 def rows_of(root: Path, **where: Any) -> pd.DataFrame:
     """The rows of verdicts.csv in which the columns have these values, in their order."""
-    table = rows(study_of(root))
+    table = _rows(root, _state(root))
     for column, value in where.items():
         table = table[table[column] == value]
     return table

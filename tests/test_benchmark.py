@@ -9,8 +9,11 @@ import multiprocessing
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from fitting import normdrop
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import benchmark
@@ -48,6 +51,11 @@ def test_the_table_has_every_side_once_with_finite_figures():
 
 
 def test_the_report_on_a_gpu_runs_on_a_cpu_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    def in_this_process(command, **_):
+        assert command[:3] == [sys.executable, "-m", "normdrop"]
+        assert normdrop(*command[3:]) == ""
+
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=in_this_process, DEVNULL=None))
     report, fits = tmp_path / "report.json", []
     true = benchmark.one_fit
 

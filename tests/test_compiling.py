@@ -1,14 +1,23 @@
 """The door to numba: nothing that is wrong with numba or its cache stops anything, and it is told in one line."""
 
+import contextlib
 import errno
+import importlib
+import io
 import os
-import subprocess
 import sys
+from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fitting import forget, in_a_copy
 from normdrop import compiling
+
+numba = pytest.importorskip("numba")
 
 SUM = """
 from normdrop.compiling import compiled, door
@@ -23,31 +32,33 @@ print(x.sum(), door()[1])
 """
 
 
-def run(folder: Path, **environment: str) -> tuple[str, list[str]]:
-    """What a process that compiles a function prints, and its lines on stderr."""
-    script = folder / "script.py"
-    script.write_text(SUM, encoding="utf-8")
-    path = os.pathsep.join([environment.pop("first", ""), *sys.path])
-    told = subprocess.run(
-        [sys.executable, str(script)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path} | environment,
-    )
-    return told.stdout.strip(), told.stderr.splitlines()
+def run(folder: Path, settings: Mapping[str, Any] | None = None, first: str = "") -> tuple[str, list[str]]:
+    """What a process that compiles a function prints, and its lines on stderr. first: where it looks for modules."""
+    (folder / "script.py").write_text(SUM, encoding="utf-8")
+    loader = SourceFileLoader("script", str(folder / "script.py"))
+
+    def process() -> tuple[str, list[str]]:
+        sys.path.insert(0, first or sys.path[0])
+        forget("normdrop.compiling", *(["numba"] if first else []))
+        for name, value in (settings or {}).items():
+            setattr(numba.config, name, value)
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+            loader.exec_module(module_from_spec(spec_from_loader("script", loader)))
+        return out.getvalue().strip(), error.getvalue().splitlines()
+
+    return in_a_copy(process)
 
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])
 def test_a_cache_that_a_power_cut_truncated_is_made_anew(tmp_path, ending):
-    pytest.importorskip("numba")
     cache = tmp_path / "cache"
-    assert run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == ("6.0", [])
+    settings = {"CACHE_DIR": str(cache)}
+    assert run(tmp_path, settings) == ("6.0", [])
     (kept,) = cache.rglob(f"*.{ending}")
     whole = kept.read_bytes()
     for size in (0, len(whole) // 2):
         kept.write_bytes(whole[:size])
-        assert run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == ("6.0", [])
+        assert run(tmp_path, settings) == ("6.0", [])
         assert len(next(cache.rglob(f"*.{ending}")).read_bytes()) == len(whole)
 
 
@@ -90,12 +101,14 @@ def test_a_numba_that_does_not_fit_is_told_in_one_line(tmp_path):
 
 
 def test_a_numba_that_is_switched_off_is_none(tmp_path):
-    pytest.importorskip("numba")
-    assert run(tmp_path, NUMBA_DISABLE_JIT="1") == ("6.0 NUMBA_DISABLE_JIT is set", [])
+    assert run(tmp_path, {"DISABLE_JIT": 1}) == ("6.0 NUMBA_DISABLE_JIT is set", [])
 
 
 def test_training_by_torch_needs_no_numba():
-    script = "import sys, normdrop, normdrop.training.check, normdrop.study.app; print('numba' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
-    assert told.stdout.strip() == "False"
+    def imported() -> bool:
+        forget("normdrop", "numba")
+        for name in ("normdrop", "normdrop.training.check", "normdrop.study.app"):
+            importlib.import_module(name)
+        return "numba" in sys.modules
+
+    assert not in_a_copy(imported)

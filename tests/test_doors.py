@@ -3,16 +3,17 @@ the package, each in the places that the table names and nowhere else, and train
 
 from __future__ import annotations
 
-import json
-import os
+import importlib
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import normdrop
+from fitting import forget, in_a_copy
 
 PACKAGE = Path(normdrop.__file__).parent
 
@@ -72,30 +73,34 @@ def an_optimizer(package: Path, conf: Path) -> None:
     (conf / "optimizer/nadam.yaml").write_text("defaults: [adam]\n_target_: torch.optim.NAdam\n")
 
 
-# What is typed in Python then: the settings of a condition, and what is refused in one line.
-TRIED = """
-import json, sys, torch, normdrop
-from torch.nn import GroupNorm
-tiny = {"data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 2, "accelerator": "cpu"}, "engine": "torch"}
-found = {}
-for name, given in json.loads(sys.argv[1]).items():
-    fitted = normdrop.train(tiny, given, progress=False, replicates=2)
-    network = fitted.network(0)
-    data = normdrop.build(tiny, given, replicates=2)[1].parts["test"]
-    loss = torch.nn.functional.cross_entropy(network(data.x[0]), data.y[0]).item()
-    table = fitted.replicates
-    found[name] = {"columns": [*table], "text": str(network), "nll": [loss, table.test_nll[0]]}
-    found[name]["brier"] = float(table.test_brier[0])
-try:
-    normdrop.train(tiny, model="twice", **{"model.factor": 2.55})
-except ValueError as error:
-    found["refused"] = str(error)
-print(json.dumps(found))
-"""
+def tried(root: Path) -> dict[str, Any]:
+    """What becomes of each addition, typed in Python: what is trained, and what is refused in one line."""
+    forget("normdrop")
+    sys.path.insert(0, str(root / "src"))
+    ours = importlib.import_module("normdrop")
+    tiny = {"data.train_size": 70, "batch_size": 16, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
+    settings = {
+        "layer": {"arrangement": "gn_dropout", "model.width": 20},
+        "layer, cnn": {"arrangement": "gn_dropout", "model": "cnn", "position": "before"},
+        "model": {"model": "twice", "model.factor": 3},
+        "optimizer": {"optimizer": "nadam"},
+    }
+    found: dict[str, Any] = {}
+    for name, given in settings.items():
+        fitted = ours.train(tiny, given, engine="torch", progress=False, replicates=2)
+        network, test = fitted.network(0), ours.build(tiny, given, replicates=2)[1].parts["test"]
+        loss = torch.nn.functional.cross_entropy(network(test.x[0]), test.y[0]).item()
+        row = fitted.replicates.iloc[0].to_dict()
+        found[name] = {"text": str(network), "row": row, "nll": [loss, row["test_nll"]]}
+    try:
+        ours.train(tiny, model="twice", **{"model.factor": 2.55})
+    except ValueError as error:
+        found["refused"] = str(error)
+    return found
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict:
+def found(tmp_path_factory) -> dict[str, Any]:
     """What became of each addition, all in one copy."""
     root = tmp_path_factory.mktemp("doors")
     conf = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())
@@ -103,17 +108,7 @@ def found(tmp_path_factory) -> dict:
     shutil.copytree(conf, root / "conf")
     for door in (a_layer, a_model, a_metric, an_optimizer):
         door(root / "src/normdrop", root / "conf")
-    tried = {
-        "layer": {"arrangement": "gn_dropout", "model.width": 20},
-        "layer, cnn": {"arrangement": "gn_dropout", "model": "cnn", "position": "before"},
-        "model": {"model": "twice", "model.factor": 3},
-        "optimizer": {"optimizer": "nadam"},
-    }
-    words = [sys.executable, "-c", TRIED, json.dumps(tried)]
-    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_a_copy(tried, root)
 
 
 def test_a_layer_trains_as_what_it_is(found):
@@ -129,7 +124,7 @@ def test_a_model_trains_by_its_name_and_refuses_a_value_in_one_line(found):
 
 
 def test_a_metric_has_a_column(found):
-    assert "test_brier" in found["model"]["columns"] and 0 < found["model"]["brier"] < 2
+    assert 0 < found["model"]["row"]["test_brier"] < 2
 
 
 def test_an_optimizer_trains(found):

@@ -191,7 +191,7 @@ def test_where_one_configuration_cannot_be_compiled_all_train_on_one_engine(
 
 
 def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny: Callable[..., dict[str, Any]]) -> None:
-    given = tiny("data=mnist1d", "data.train_size=70")
+    given = tiny("data=mnist1d", "data.rows=500", "data.train_size=70")
     assert facts.check_fits([(given, 0)], ["data.val_fraction"])
     with pytest.raises(ValueError, match=r"data\.test_fraction: .*mnist1d"):
         facts.check_fits([(given, 0)], ["data.test_fraction"])

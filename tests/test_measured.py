@@ -246,21 +246,6 @@ def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: 
         assert epochs.to_dict() == pytest.approx({5: steps.loc[1:5].mean(), 10: steps.loc[6:10].mean()})
 
 
-def test_a_diverged_replicate_has_no_numbers_and_the_steps_of_the_others_are_their_own(
-    tiny: Callable[..., dict[str, Any]],
-) -> None:
-    config = tiny("arrangement=bn", "trainer.max_epochs=4", "optimizer.lr=0.01", "trainer.val_check_interval=1")
-    _, history, _ = trained(config, [0, 1, 2])
-    lowest = history.groupby("seed")["val_nll"].cummin()
-    level = float(lowest[history["step"] == 12].median())
-    replicates, _, _ = trained(config | {"data": config["data"] | {"level": level}}, [0, 1, 2])
-    for seed, steps in zip(replicates["seed"], replicates["steps_to_level"], strict=True):
-        own = history[history["seed"] == seed]
-        reached = own.loc[own["val_nll"] <= level, "step"]
-        assert (pd.isna(steps) and reached.empty) or steps == reached.min()
-    assert replicates["steps_to_level"].nunique() > 1
-
-
 # --- what a network starts from
 
 

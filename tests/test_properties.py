@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import hypothesis.strategies as st
@@ -51,14 +50,11 @@ def overrides(draw: st.DrawFn) -> list[str]:
     return [f"model.width={widths}", f"model.depth={len(widths)}", *(f"{key}={value}" for key, value in chosen.items())]
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],  # a failure is told as found: to shrink it would train hundreds of times more
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+# A failure is told as found: to shrink it would train hundreds of times more.
+fixed = settings(derandomize=True, phases=[Phase.generate], database=None, suppress_health_check=[*HealthCheck])
+
+
+@settings(fixed, max_examples=15)
 @given(chosen=overrides(), data=st.data())
 def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_seeds_alone(
     composed: Callable[..., dict[str, Any]], chosen: list[str], data: st.DataObject
@@ -94,43 +90,27 @@ TYPED = st.one_of(
     st.integers(-3, 3).map(str),
     st.floats(allow_nan=False, allow_subnormal=False).map(str),
 )
-KEYS = sorted(
-    {
-        *(f"++{key}" for key in configs.keys(configs.plain(configs.compose()))),
-        "study",
-        "data",
-        "model",
-        "trainer",
-        "measure",
-    }
-)
+PLAIN = configs.plain(configs.compose())
+KEYS = sorted({*configs.keys(PLAIN), "study", "data", "model", "trainer", "measure"})
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
+@settings(fixed, max_examples=60)
 @given(key=st.sampled_from(KEYS), value=TYPED)
-def test_any_value_of_any_key_is_a_condition_or_one_line(key: str, value: str) -> None:
+def test_any_value_of_any_key_is_a_condition_or_one_line(composed, key: str, value: str) -> None:
     try:
-        config = configs.plain(configs.compose(f"{key}={value}"))
-        configs.checked(config)
-        configs.config_hash(configs.canonical(config))
+        configs.config_hash(configs.canonical(composed(f"{key}={value}")))
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         assert str(error)  # noqa: PT017
 
 
-@settings(deadline=None, derandomize=True, database=None)
+@settings(fixed, max_examples=100)
 @given(number=st.floats(-1e300, 1e300, allow_subnormal=False))
 def test_two_spellings_of_one_number_are_one(number: float) -> None:
-    def canonical(spelling: str) -> dict[str, Any]:
+    def hash_of(spelling: str) -> str:
         value = OverridesParser.create().parse_override(f"drift.offset={spelling}").value()
-        return configs.canonical(base | {"drift": base["drift"] | {"offset": value}})
+        return configs.config_hash(configs.canonical(PLAIN | {"drift": PLAIN["drift"] | {"offset": value}}))
 
-    base = plain_config()
     whole = [str(int(number))] if number.is_integer() and abs(number) < 1e15 else []
-    one = canonical(repr(number))
+    one = hash_of(repr(number))
     for spelling in (f"{number:.17g}", f"{number:.16e}", *whole):
-        assert configs.config_hash(canonical(spelling)) == configs.config_hash(one)
-
-
-@cache
-def plain_config() -> dict[str, Any]:
-    return configs.plain(configs.compose())
+        assert hash_of(spelling) == one

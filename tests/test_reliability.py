@@ -23,7 +23,8 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-import normdrop
+import normdrop.tensorboard  # every child would import it
+from fitting import normdrop as typed
 from fitting import trained
 from normdrop.data import sources as data
 from normdrop.study import app, sweep
@@ -105,6 +106,18 @@ def tables(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_to_load(tmp_path_factory) -> None:
+    """What each child would import, compose and read anew, here once. Nothing trains: a copy of a process in which
+    autograd ran beside a GPU cannot train.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("nothing"))
+        patch.setattr(sweep, "_train", lambda *_: None)
+        for arguments in (BASIC, (*SWEEP, "hydra.launcher.n_jobs=2")):
+            assert typed(*arguments) == ""
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -112,6 +125,15 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
     assert status == 0, said
     assert len(tables(folder)) == 2 * len(CONDITIONS)
     return tables(folder)
+
+
+def instead(own: Callable[..., object]) -> Callable[[], None]:
+    """A `before` after which every fit is `own(fit, config, seeds, …)`."""
+
+    def before() -> None:
+        train._fit = partial(own, train._fit)
+
+    return before
 
 
 # --- stopped anywhere
@@ -296,9 +318,9 @@ class Hold:
         self.begun, self.go_on = os.pipe(), os.pipe()
 
     def before(self, then: Callable[[], object] = lambda: None) -> None:
-        fit, held = train._fit, False
+        held = False
 
-        def patched(config, seeds, *rest):
+        def own(fit, config, seeds, *rest):
             nonlocal held
             self.note(config, seeds)
             if not held:
@@ -308,7 +330,7 @@ class Hold:
                 then()
             return fit(config, seeds, *rest)
 
-        train._fit = patched
+        instead(own)()
 
     def note(self, config, seeds) -> None:
         with self.trained.open("a") as file:
@@ -316,9 +338,8 @@ class Hold:
 
     def second(self) -> None:
         """For the other child: lets the first go on when it has to wait for it."""
-        fit = train._fit
 
-        def patched(config, seeds, *rest):
+        def own(fit, config, seeds, *rest):
             self.note(config, seeds)
             return fit(config, seeds, *rest)
 
@@ -327,7 +348,8 @@ class Hold:
             if str(texts[0]).startswith("waiting for"):
                 os.write(self.go_on[1], b"x")
 
-        train._fit, sweep.print = patched, listening
+        instead(own)()
+        sweep.print = listening
 
 
 def test_two_sweeps_in_one_folder_share_the_work_and_train_nothing_twice(uninterrupted, tmp_path):
@@ -368,80 +390,38 @@ def test_two_sweeps_of_different_configs_in_one_folder_do_not_mix(uninterrupted,
 
 
 def test_a_failure_keeps_its_traceback_is_listed_at_the_end_and_is_tried_again(uninterrupted, tmp_path):
-    def before() -> None:
-        fit = train._fit
+    def broken(fit, config, *rest):
+        if config["rate"] == 0.2:
+            raise RuntimeError("it broke\nand how")
+        return fit(config, *rest)
 
-        def broken(config, *rest):
-            if config["rate"] == 0.2:
-                raise RuntimeError("it broke\nand how")
-            return fit(config, *rest)
-
-        train._fit = broken
-
-    status, said = run(tmp_path, *BASIC, "replicates=2", before=before)
+    status, said = run(tmp_path, *BASIC, "replicates=2", before=instead(broken))
     assert status == 1
     assert said.splitlines()[-2:] == [
         "failed: digits/bn_dropout/after/q0.20: RuntimeError: it broke and how",
         "normdrop: 1 of 3 configurations failed; the traceback of each stands in its error.txt. The same command tries "
         "them again",
     ]
-    error = (tmp_path / "outputs/sweep/digits/bn_dropout/after/q0.20/error.txt").read_text()
-    assert 'raise RuntimeError("it broke' in error
+    error = tmp_path / "outputs/sweep/digits/bn_dropout/after/q0.20/error.txt"
+    assert error.read_text().startswith("RuntimeError: it broke and how\n")
+    assert 'raise RuntimeError("it broke' in error.read_text()
     assert len(tables(tmp_path)) == 4
     status, said = run(tmp_path, *BASIC, "replicates=2")
     assert status == 0
     assert "2 finished, 1 to train" in said
-    assert tables(tmp_path) == uninterrupted
-
-
-@pytest.mark.parametrize("fits", [1, 2, 3])
-def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(fits, monkeypatch, capsys, tmp_path):
-    fit, sizes = train._fit, []
-
-    def small(config, seeds, *rest):
-        sizes.append(len(seeds))
-        if len(seeds) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return fit(config, seeds, *rest)
-
-    def both_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-        replicates, history, _ = trained(config, list(range(7)))
-        return replicates, history
-
-    config = composed("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=1")
-    expected = both_tables()
-    monkeypatch.setattr(train, "_fit", small)
-    got = both_tables()
-    for a, b in zip(got, expected, strict=True):
-        pd.testing.assert_frame_equal(a, b, check_exact=True)
-    assert "out of memory with 7 replicates; going on with 3" in capsys.readouterr().out
-    assert sizes[0] == 7
-    assert sizes[-1] <= fits
+    assert tables(tmp_path) == uninterrupted and not error.exists()
 
 
 def test_a_single_replicate_that_does_not_fit_fails_its_condition_alone(tmp_path):
-    def before() -> None:
-        fit = train._fit
+    def hungry(fit, config, *rest):
+        if config["arrangement"] == "none":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(config, *rest)
 
-        def hungry(config, *rest):
-            if config["arrangement"] == "none":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return fit(config, *rest)
-
-        train._fit = hungry
-
-    status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
+    status, said = run(tmp_path, *BASIC, "replicates=1", before=instead(hungry))
     assert status == 1
     assert "failed: digits/none/after/q0.00: OutOfMemoryError: CUDA out of memory" in said
     assert len(tables(tmp_path)) == 4
-
-
-def composed(*overrides: str) -> dict:
-
-    from normdrop.study import config
-
-    GlobalHydra.instance().clear()
-    return config.plain(config.compose("trainer.accelerator=cpu", *overrides))
 
 
 # --- launchers
@@ -457,27 +437,27 @@ def workers(parent: int) -> list[int]:
     return found
 
 
-def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic_launchers(tmp_path):
-    # Long enough (half a second or more) that the condition seen in work is still in work when the signal comes.
-    arguments = (*SWEEP, "replicates=1", "trainer.max_epochs=150", "checkpoint_minutes=10")
-    child = Child(tmp_path, *arguments, "hydra.launcher.n_jobs=2")
-    notes = tmp_path / "outputs" / "sweep" / ".progress"
-    while not (notes.is_dir() and any(notes.iterdir())):
-        assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.text()
-        select.select([], [], [], 0.001)  # leaves the core to the workers
+def test_a_killed_worker_fails_what_was_in_work_and_joblibs_tables_are_the_basic_launchers(uninterrupted, tmp_path):
+    told, tell = os.pipe()
+
+    def waiting(fit, config, *rest):
+        if config["rate"] != 0.5:  # the first two configurations, one in each process
+            os.write(tell, b"x")
+            signal.pause()
+        return fit(config, *rest)
+
+    child = Child(tmp_path, *SWEEP, "replicates=2", "hydra.launcher.n_jobs=2", before=instead(waiting))
+    os.close(tell)
+    assert os.read(told, 1) + os.read(told, 1) == b"xx", child.text()
     for worker in workers(child.pid):
         os.kill(worker, signal.SIGKILL)
     assert child.end() == 1
     said = child.text()
     failed = re.findall(r"^failed: (.*): Killed: its process was killed, perhaps for want of", said, re.M)
-    assert 1 <= len(failed) <= 2
-    assert f"normdrop: {len(failed)} of 3 configurations failed" in said
+    assert failed == [*CONDITIONS[:2]]
+    assert "normdrop: 2 of 3 configurations failed" in said
     assert "Traceback" not in said
-    side_by_side = tables(tmp_path)
-    assert len(side_by_side) == 2 * (3 - len(failed))
-    status, said = run(tmp_path / "basic", *arguments, "hydra/launcher=basic")
-    assert status == 0, said
-    assert side_by_side.items() < tables(tmp_path / "basic").items()
+    assert tables(tmp_path) == {path: table for path, table in uninterrupted.items() if "q0.50" in path}
 
 
 def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
@@ -548,3 +528,32 @@ def test_the_source_unpickles_nothing_and_runs_no_shell():
         if ast.unparse(call.func) in ("np.load", "numpy.load", "torch.load"):
             safe = "weights_only=True" if "torch" in ast.unparse(call.func) else "allow_pickle=False"
             assert safe in ast.unparse(call)
+
+
+# --- in this process: the last, since it trains
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(fits, composed, monkeypatch, capsys):
+    fit, sizes = train._fit, []
+
+    def small(config, seeds, *rest):
+        sizes.append(len(seeds))
+        if len(seeds) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(config, seeds, *rest)
+
+    def both_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+        replicates, history, _ = trained(config, list(range(7)))
+        return replicates, history
+
+    few = ("data.train_size=40", "batch_size=20", "model.width=3", "model.depth=1", "trainer.max_epochs=1")
+    config = composed(*few, "trainer.accelerator=cpu")
+    expected = both_tables()
+    monkeypatch.setattr(train, "_fit", small)
+    got = both_tables()
+    for a, b in zip(got, expected, strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    assert "out of memory with 7 replicates; going on with 3" in capsys.readouterr().out
+    assert sizes[0] == 7
+    assert sizes[-1] <= fits

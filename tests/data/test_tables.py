@@ -632,6 +632,7 @@ BAD_FILES = {
     "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
     "an empty array": ("t.npz", npz(x=np.zeros((9, 0)), label=np.arange(9) % 2), {}, "'x' is empty"),
+    "two arrays of one column": ("t.npz", npz(x=np.ones((9, 2)), x_0=np.ones(9)), {}, "arrays make a column 'x_0'"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (

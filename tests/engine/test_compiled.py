@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import normdrop
+from fitting import forget, in_a_copy
 from normdrop import engine
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.networks.cnn import cnn
@@ -25,7 +22,7 @@ from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
-pytest.importorskip("numba")
+numba = pytest.importorskip("numba")
 
 KNOWN = [name for name in ACTIVATIONS if name != "tanh"]
 FEATURES, CLASSES, BATCH, ROWS, SEEDS = 6, 3, 16, 70, [4, 0, 9]
@@ -276,14 +273,17 @@ def test_without_numba_it_says_so(monkeypatch):
     assert "normdrop[fast]" in engine.reason(net, adam(net))
 
 
-def test_a_process_that_compiles_and_one_that_reads_the_cache_get_the_same_bits(tmp_path):
-    script = "import hashlib, pickle, test_compiled as t; net, (x, y, r) = t.network(), t.data(); "
-    script += "t.by_machine(net, t.adam(net), x, y, r); "
-    script += "print(hashlib.sha256(pickle.dumps([a.tolist() for a in t.everything(net)])).hexdigest())"
-    # Neither sys.path, which other tests may change, nor the working folder, which PYTHONSAFEPATH leaves out.
-    places = map(str, (Path(normdrop.__file__).parents[1], Path(__file__).parents[1], Path(__file__).parent))
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(places)}
-    told: dict[str, Any] = {"env": environment, "cwd": Path(__file__).parent, "capture_output": True, "text": True}
-    first, second = (subprocess.run([sys.executable, "-c", script], **told) for _ in range(2))
-    assert not first.returncode and not second.returncode, (first.stderr, second.stderr)
-    assert list(tmp_path.rglob("*.nbc")) and first.stdout == second.stdout
+def test_a_process_that_compiles_and_one_that_reads_the_cache_get_the_same_bits(tmp_path, monkeypatch):
+    def process() -> list[list[float]]:
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+        forget("normdrop.engine")
+        monkeypatch.setitem(globals(), "engine", importlib.import_module("normdrop.engine"))
+        net = network()
+        by_machine(net, adam(net), *data())
+        return [tensor.tolist() for tensor in everything(net)]
+
+    compiling = in_a_copy(process)
+    (kept,) = tmp_path.rglob("*.nbc")
+    made = kept.stat().st_mtime_ns
+    assert in_a_copy(process) == compiling
+    assert kept.stat().st_mtime_ns == made

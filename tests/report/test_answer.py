@@ -1,6 +1,7 @@
 """The numbers of the README's answer are those of the published tables."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8").replace("− ", "-").r
 def population() -> pd.DataFrame:
     """The means over data sets, made anew of every seed of the published population."""
     (study,) = load(PUBLISHED / "population")
+    study = replace(study, declared=replace(study.declared, secondary=()))  # of which the README does not speak
     made = pooled.pooled(study, verdicts.rows(study))
     return made[(made["variant"] == pooled.AS_DECLARED) & (made["metric"] == "test_acc")]
 

@@ -1,5 +1,6 @@
 """A published study is read as the folders that it was made of."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,28 +14,30 @@ from normdrop.report.study import load
 from normdrop.report.verdicts import rows
 
 
-@pytest.fixture
-def published(tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of a study, and what was published of it. To be read, not written."""
+    folder = tmp_path_factory.mktemp("publish")
     shift = [
         {"epoch": "end", "layer": 1, "seed": s, "case": "noise", "measured": s / 7, "running": None} for s in range(3)
     ]
-    live = fake_study(tmp_path / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
+    live = fake_study(folder / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
                       settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
     (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True, exist_ok=True)
     (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").write_text("ValueError: no")
-    write(load(tmp_path / "live"), tmp_path / "out")
-    return live, tmp_path / "out" / "x"
+    write(load(folder / "live"), folder / "out")
+    return live, folder / "out" / "x"
 
 
-def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path, Path]) -> None:
+def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path, Path], tmp_path: Path) -> None:
     live, there = map(study_of, published)
     pd.testing.assert_frame_equal(rows(live), rows(there))
     pd.testing.assert_frame_equal(shifts(live), shifts(there))
     assert (live.keys, live.declared, live.failed) == (there.keys, there.declared, there.failed)
     assert there.failed
     assert not there.unfinished
-    write([there], published[0])  # what is published can be published again
-    pd.testing.assert_frame_equal(study_of(published[0] / "x").table, there.table)
+    write([there], tmp_path)  # what is published can be published again
+    pd.testing.assert_frame_equal(study_of(tmp_path / "x").table, there.table)
 
 
 def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> None:
@@ -44,9 +47,9 @@ def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> N
 
 
 @pytest.mark.parametrize("name", [TABLE, RECORDS])
-def test_damage_is_named(published: tuple[Path, Path], name: str) -> None:
-    path = published[1] / name
-    path.write_bytes(path.read_bytes()[:-9])
-    study = study_of(published[1])
+def test_damage_is_named(published: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    damaged = shutil.copytree(published[1], tmp_path / "x")
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:-9])
+    study = study_of(damaged)
     assert study.table.empty
     assert "damaged" in study.damaged["."]

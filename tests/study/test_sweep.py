@@ -6,11 +6,9 @@ import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 
+from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, app, config, sweep
+from normdrop.study import CONF, config, sweep
 from normdrop.study import record as results
-from normdrop.training import fit
 
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=8", "trainer.max_epochs=2", "replicates=2"),
@@ -36,25 +33,10 @@ TINY = (
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
-    """`normdrop`, in this process and one condition after another: its arguments → its last line or ""."""
-    handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+def command(tmp_path, monkeypatch) -> Callable[..., str]:
+    """`normdrop` in a folder of its own, one condition after another: its arguments → its last line or ""."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> str:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["normdrop", "hydra/launcher=basic", *arguments])
-        try:
-            app.main()
-        except SystemExit as end:
-            return str(end.code)
-        return ""
-
-    yield run
-    GlobalHydra.instance().clear()
-    for sign, handler in handlers.items():
-        signal.signal(sign, handler)
+    return partial(normdrop, "hydra/launcher=basic")
 
 
 @pytest.fixture
@@ -147,9 +129,9 @@ def test_with_gelu_more_networks_are_distinct(planned):
     assert len(planned(*grid, "model.activation=gelu")) == 6
 
 
-ONE_POINT = ("arrangement=bn_dropout", "rate=0.5")
+ONE_POINT = ("arrangement=bn_dropout", "rate=0.5", "position=after", "optimizer.lr=0.01")
 SIMPLER = {
-    **dict.fromkeys(("convolution", "convolution_low", "regime", "drift"), ("data=digits",)),
+    **dict.fromkeys(("convolution", "convolution_low", "regime", "drift", "robustness", "six"), ("data=digits",)),
     "size": ("data=letter",),
     "own": ("model=mlp",),
     "population": ("data.dataset=iris",),
@@ -186,8 +168,8 @@ def test_the_openml_population_has_72_data_sets_and_one_by_its_number_trains_and
     grid = OmegaConf.load(CONF / "experiment" / "population_openml.yaml")
     numbers = [int(number) for number in grid.hydra.sweeper.params["data.dataset"].split(",")]
     assert len(numbers) == len({*numbers}) == 72 and {*map(int, grid.study.apart)} < {*numbers}
-    one = ("data.dataset=3", *ONE_POINT, "position=after", "optimizer.lr=0.01", "hydra.sweeper.also=[]", *TINY)
-    assert command("experiment=population_openml", *one) == ""
+    one = ("experiment=population_openml", "data.dataset=3", *ONE_POINT, "hydra.sweeper.also=[]", *TINY)
+    assert command(*one) == ""
     (study,) = load(Path("outputs/population_openml"))
     assert (
         [*study.table["dataset"].unique()] == ["3"]
@@ -258,71 +240,20 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
 
 
-def test_another_config_or_declaration_in_the_same_folder_is_refused(command, tmp_path):
-    declared = ("experiment=quick", "arrangement=none", "rate=0.5", "hydra.sweeper.also=[]", *TINY, "replicates=1")
-    assert command(*declared) == ""
-    other = command(*declared, "batch_size=32")
-    assert "holds a record of another config (batch_size was 16, now 32); choose another name=" in other
-    redeclared = command(*declared, "study.alpha=0.1")
-    assert "holds a record of another config (study.alpha was 0.05, now 0.1); choose another name=" in redeclared
-    longer = command(*declared, "logging=full", "replicates_at_a_time=1")  # changes no number: the same configuration
-    assert longer == ""
-
-
-def test_a_failing_condition_leaves_its_error_the_rest_trains_and_the_end_names_it(
-    command, tmp_path, monkeypatch, capsys
-):
-    original = fit._fit
-
-    def failing(config, *arguments):
-        if config["arrangement"] == "none":
-            raise RuntimeError("a fault\nof two lines")
-        return original(config, *arguments)
-
-    monkeypatch.setattr(fit, "_fit", failing)
-    root = tmp_path / "outputs" / "study"
-    end = command(*STUDY)
-    assert "1 of 2 configurations failed" in end and "\n" not in end
-    assert f"failed: {CONDITIONS[1]}: RuntimeError: a fault of two lines\n" in capsys.readouterr().out
-    text = (root / CONDITIONS[1] / results.ERROR).read_text()
-    assert text.startswith("RuntimeError: a fault of two lines\n") and "Traceback" in text
-    assert results.read(root / CONDITIONS[1]) is None and results.read(root / CONDITIONS[0]) is not None
-
-    monkeypatch.setattr(fit, "_fit", original)
-    assert command(*STUDY) == ""
-    assert not (root / CONDITIONS[1] / results.ERROR).exists()
-
-
 def test_one_condition_alone_that_equals_another_is_recorded_under_that_one(command, tmp_path):
     assert command("name=one", "arrangement=dropout_bn", "position=around", *TINY, "replicates=1") == ""
     record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50").record
     assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
 
 
-def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(tmp_path):
-    executable = Path(sysconfig.get_path("scripts")) / "normdrop"
-    arguments = ["experiment=quick", *TINY, "trainer.max_epochs=1", "hydra.launcher.n_jobs=2"]
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "[10/10]" in ended.stdout
-    records = sorted((tmp_path / "outputs" / "quick").rglob(results.RECORD))
-    assert len(records) == 10
+def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(finished):
+    assert "[17/17]" in finished.with_suffix(".said").read_text()
+    records = sorted(finished.rglob(results.RECORD))
+    assert len(records) == 17
     for path in records:
         record = results.read(path.parent).record
-        assert record["seeds"] == [0, 1] and record["study"]["claim"] == "ordering"
+        assert record["seeds"] == [0, 1, 2, 3, 4, 5] and record["study"]["claim"] == "ordering"
         assert list(path.parent.glob("events.out.tfevents.*"))
-
-
-def test_a_refusal_is_all_that_the_command_with_its_workers_says_on_standard_error(tmp_path):
-    command = [sys.executable, "-m", "normdrop", "-m", "rate=0.1,0.2", "data.train_size=40000"]
-    command += ["trainer.accelerator=cpu", "hydra.launcher.n_jobs=2"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    left = "only 1149 rows are left beside val and test; take at most 1139, or null for all"
-    assert ended.stderr == f"normdrop: data.train_size=40000: {left}\n"
-    assert ended.returncode == 1
 
 
 # --- what a condition is
@@ -384,7 +315,7 @@ def test_data_that_the_command_line_chose_have_a_folder_of_their_own(planned, ta
         ("data=table", "data.path=x.csv", "data.target=label", "name=mine"): "mine",
     }
     for words, name in named.items():
-        assert {condition.config["name"] for condition in planned(*words, "rate=0.5")} == {name}, words
+        assert {condition.config["name"] for condition in planned(*words, *ONE_POINT)} == {name}, words
 
 
 def test_what_is_finished_is_told_without_the_libraries_that_train(command, table):
@@ -404,9 +335,11 @@ def test_a_damaged_plan_names_its_file(command, tmp_path):
     assert "study/plan.json: damaged" in command(*STUDY)
 
 
-@pytest.mark.parametrize("experiment", ["complexity", "robustness"])
-def test_the_composer_gives_hydras_own_configs(planned, experiment):
-    fewer = ("rate=0.3", "engine=torch")
+@pytest.mark.parametrize(
+    ("experiment", "fewer"), [("complexity", "data.clusters_per_class=1,4"), ("robustness", "data=digits,synthetic")]
+)
+def test_the_composer_gives_hydras_own_configs(planned, experiment, fewer):
+    fewer = ("rate=0.3", "optimizer.lr=0.003", "engine=torch", "name=fewer", fewer)
     conditions = planned(f"experiment={experiment}", "optimizer=adam,sgd", "data.level=0.3", *fewer)
     for condition in random.Random(0).sample(conditions, 5):
         own = condition.config | {"data": {k: v for k, v in condition.config["data"].items() if k != "fingerprint"}}

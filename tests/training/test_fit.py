@@ -63,15 +63,14 @@ def plant(monkeypatch: pytest.MonkeyPatch, seed: int, part: str, value: float) -
 
 
 @pytest.mark.parametrize(
-    ("arrangement", "one", "other"),
+    ("arrangement", "one", "other", "noise"),
     [
-        ("bn_dropout", "before", "around"),
-        ("dropout_bn", "after", "around"),
-        ("dropout", "before", "after"),
-        ("bn", "before", "around"),
+        ("bn_dropout", "before", "around", "bernoulli"),
+        ("dropout_bn", "after", "around", "uniform"),
+        ("dropout", "before", "after", "uniform"),
+        ("bn", "before", "around", "bernoulli"),
     ],
 )
-@pytest.mark.parametrize("noise", ["bernoulli", "uniform"])
 def test_equal_networks_train_to_the_same_rows_replicate_by_replicate(tiny, arrangement, one, other, noise):
     config = tiny(f"arrangement={arrangement}", f"noise={noise}")
     tables = [trained(config | {"position": position}, [0, 1])[:2] for position in (one, other)]
@@ -85,43 +84,6 @@ def test_the_four_networks_with_both_operations_train_to_different_rows(tiny):
     assert len(losses) == 4
 
 
-# --- what a fit is
-
-
-@pytest.mark.parametrize("optimizer", [ADAM, SGD], ids=lambda o: o[0])
-@pytest.mark.parametrize("arrangement", ["none", "bn"])
-def test_a_fit_is_a_plain_pytorch_loop_over_a_plain_network(tiny, arrangement, optimizer):
-    config = tiny(f"arrangement={arrangement}", "trainer.max_epochs=3", *optimizer)
-    replicates, history, _ = trained(config, [0, 3])
-    made = fit.data_of(config, [3])
-    parts = {name: (part.x[0], part.y[0]) for name, part in made.parts.items()}
-    network = network_of(config, made.features, made.classes, [3]).replicate(0)
-    lr = config["optimizer"]["lr"]
-    kinds = {
-        "torch.optim.Adam": lambda p: torch.optim.Adam(p, lr),
-        "torch.optim.SGD": lambda p: torch.optim.SGD(p, lr, momentum=0.9),
-    }
-    stepper = kinds[config["optimizer"]["_target_"]](network.parameters())
-    losses: list[float] = []
-    order = BatchOrder(torch.arange(70)[None], [3], 16)
-    x, y = parts["train"]
-    for _ in range(3):
-        network.train()
-        epoch = []
-        for rows in order:
-            stepper.zero_grad()
-            loss = torch.nn.functional.cross_entropy(network(x[rows[0]]), y[rows[0]])
-            loss.backward()
-            stepper.step()
-            epoch.append(loss.item())
-        losses.append(np.mean(epoch))
-    assert history.loc[history["seed"] == 3, "train_loss"].tolist() == pytest.approx(losses, rel=1e-4)
-    row = replicates.set_index("seed").loc[3]
-    for name, (x, y) in parts.items():
-        nll = torch.nn.functional.cross_entropy(network.eval()(x), y).item()
-        assert row[f"{name}_nll"] == pytest.approx(nll, rel=1e-4)
-
-
 # --- invariant 3: companions, repetition, extension
 
 
@@ -131,7 +93,7 @@ def test_a_fit_is_a_plain_pytorch_loop_over_a_plain_network(tiny, arrangement, o
 def test_a_replicates_numbers_are_the_same_bit_for_bit_whoever_trains_beside_it(tiny, arrangement, optimizer):
     config = tiny(f"arrangement={arrangement}", "measure.silencing=true", "measure.shift_epochs=[1]", *optimizer)
     replicates, history, facts = trained(config, [0, 1, 2, 3, 4, 5, 6])
-    for seeds in ([0], [3], [6], [1, 3, 6]):
+    for seeds in ([0], [6], [1, 3, 6]):
         alone = trained(config, seeds)
         assert of(alone[0], *seeds) == of(replicates, *seeds)
         assert of(alone[1], *seeds) == of(history, *seeds)
@@ -142,7 +104,7 @@ def test_a_replicates_numbers_are_the_same_bit_for_bit_whoever_trains_beside_it(
 @pytest.mark.parametrize(
     "overrides",
     [
-        *((f"model.width={width}",) for width in (2, 13, 16, 37, 64)),
+        *((f"model.width={width}",) for width in (2, 16, 37, 64)),
         ("data=breast_cancer", "batch_size=45"),  # two classes
         ("arrangement=dropout", "data.train_size=65"),  # a last batch of one row
     ],
@@ -156,16 +118,11 @@ def test_it_is_so_at_every_width_and_where_the_products_are_narrow(tiny, overrid
         assert of(alone[0], seed) == of(together, seed) and of(alone[1], seed) == of(history, seed)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3, 5])
-def test_how_many_train_at_a_time_changes_no_byte(tiny, tmp_path, at_a_time):
-    config = tiny("replicates=5", f"replicates_at_a_time={at_a_time}")
-    together = config | {"replicates_at_a_time": None}
-    assert finish(config, tmp_path / "some") == finish(together, tmp_path / "all")
-
-
-def test_the_same_config_twice_gives_the_same_bytes(tiny, tmp_path):
-    config = tiny("replicates=3", "measure.silencing=true", "drift.scale=0.5")
-    assert finish(config, tmp_path / "once") == finish(config, tmp_path / "again")
+def test_how_many_train_at_a_time_changes_no_byte(tiny, tmp_path):
+    config = tiny("replicates=5", "measure.silencing=true", "drift.scale=0.5")
+    together = finish(config, tmp_path / "all")
+    for at_a_time in (1, 3, 5):
+        assert finish(config | {"replicates_at_a_time": at_a_time}, tmp_path / f"{at_a_time}") == together
 
 
 def test_an_extension_trains_the_new_replicates_alone_and_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
@@ -245,12 +202,6 @@ def test_the_a_a_run_shares_the_split_and_draws_weights_orders_and_masks_anew(sh
         assert not torch.equal(order[k], its_order[k])
         assert not torch.equal(mask_bits(config)[0][k], mask_bits(again)[0][k])
         assert not torch.equal(linear_weights(config)[0][k], linear_weights(again)[0][k])
-
-
-def test_the_gain_scales_what_every_arrangement_starts_from(shared):
-    config, _ = shared
-    scaled = config | {"model": config["model"] | {"init_gain": 3.0}}
-    torch.testing.assert_close(linear_weights(scaled)[0], 3 * linear_weights(config)[0])
 
 
 # --- invariant 5: test rows
@@ -363,15 +314,8 @@ def test_validations_within_an_epoch_show_in_history_and_change_no_training(tiny
     assert of(often[0], 0, 1) == of(once[0], 0, 1)
 
 
-def test_the_last_validation_is_the_rows_validation(tiny):
-    replicates, history, _ = trained(tiny(), [0, 1])
-    last = history.groupby("seed").last()
-    assert last["val_nll"].tolist() == replicates["val_nll"].tolist()
-    assert last["val_acc"].tolist() == replicates["val_acc"].tolist()
-
-
 def test_steps_to_level_is_the_first_step_at_or_below_it_and_empty_where_it_is_never_reached(tiny):
-    config = tiny("trainer.max_epochs=4", "arrangement=bn")
+    config = tiny("trainer.max_epochs=4", "trainer.val_check_interval=2", "arrangement=bn")
     seeds = [0, 1, 2, 3, 4]
     _, history, _ = trained(config, seeds)
     level = float(history.groupby("seed")["val_nll"].min().median())
@@ -382,37 +326,9 @@ def test_steps_to_level_is_the_first_step_at_or_below_it_and_empty_where_it_is_n
     assert replicates["steps_to_level"].isna().sum() == 2
 
 
-@pytest.fixture
-def rates(monkeypatch) -> list[float]:
-    """The learning rate of every step, and after the last."""
-    seen: list[float] = []
-
-    class Watched(ReplicatedClassifier):
-        def training_step(self, rows, _):
-            seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-            return super().training_step(rows, _)
-
-        def on_fit_end(self):
-            seen.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    monkeypatch.setattr(fit, "ReplicatedClassifier", Watched)
-    return seen
-
-
-def test_the_cosine_schedule_falls_from_the_rate_to_zero_at_the_end_and_the_constant_one_keeps_it(tiny, rates):
-    trained(tiny("optimizer.schedule=cosine", "optimizer.lr=0.01"), [0])
-    assert rates == pytest.approx([0.005 * (1 + np.cos(np.pi * step / 10)) for step in range(11)], abs=1e-12)
-    rates.clear()
-    trained(tiny("optimizer.lr=0.01"), [0])
-    assert rates == [0.01] * 11
-
-
-def test_drift_of_zero_changes_no_bit_and_drift_moves_training_alone(tiny):
-    still, drifting = tiny("drift.cycles=0.7"), tiny("drift.scale=0.5", "drift.offset=1.0")
-    plain = trained(tiny(), [0, 1])
-    assert of(trained(still, [0, 1])[0], 0, 1) == of(plain[0], 0, 1)
-    moved = trained(drifting, [0, 1])
-    assert (moved[1]["train_loss"] != plain[1]["train_loss"]).all()
+def test_drift_of_zero_changes_no_bit(tiny):
+    plain, still = (trained(tiny(f"drift.cycles={cycles}"), [0, 1])[0] for cycles in (1, 0.7))
+    assert of(still, 0, 1) == of(plain, 0, 1)
 
 
 def test_drift_is_asked_for_at_every_step_of_training(tiny, monkeypatch):
@@ -424,13 +340,6 @@ def test_drift_is_asked_for_at_every_step_of_training(tiny, monkeypatch):
 
 
 # --- silencing and recalibration in a row
-
-
-def test_reliance_is_the_mean_accuracy_lost_over_the_fractions(tiny):
-    replicates, _, _ = trained(tiny("measure.silencing=true"), [0, 1])
-    silenced = replicates[[f"silenced_{percent}" for percent in (10, 20, 30, 40, 50)]]
-    expected = replicates["test_acc"] - silenced.mean(axis=1)
-    assert replicates["reliance"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_without_batch_normalization_recalibration_changes_nothing(tiny):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 import normdrop
-from normdrop.study import app
+from fitting import normdrop as typed
 from normdrop.training.kept import Kept
 
 TINY = (
@@ -28,9 +26,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for replicates in (2, 3):
-            patch.setattr(sys, "argv", ["normdrop", *TINY, f"replicates={replicates}"])
-            GlobalHydra.instance().clear()
-            app.main()
+            assert typed(*TINY, f"replicates={replicates}") == ""
     return place / FOLDER
 
 
