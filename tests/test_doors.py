@@ -54,7 +54,7 @@ def a_metric(package: Path, conf: Path) -> None:
     put(
         package / "metrics.py",
         "    for metric in (\n",
-        '        Metric("test_brier", "Brier score", "nats", False, "test/brier"),\n',
+        '        Metric("test_brier", "Brier score", "points²", False, "test/brier"),\n',
     )
     put(
         package / "training/module.py",
@@ -96,6 +96,8 @@ def tried(root: Path) -> dict[str, Any]:
         ours.train(tiny, model="twice", **{"model.factor": 2.55})
     except ValueError as error:
         found["refused"] = str(error)
+    brier = importlib.import_module("normdrop.metrics").METRICS["test_brier"]
+    found["told"] = importlib.import_module("normdrop.report.tables").number(0.1234, "test_brier"), brier.rope
     return found
 
 
@@ -123,8 +125,9 @@ def test_a_model_trains_by_its_name_and_refuses_a_value_in_one_line(found):
     assert "model.factor=2.55" in found["refused"] and "\n" not in found["refused"]
 
 
-def test_a_metric_has_a_column(found):
+def test_a_metric_has_a_column_and_its_own_unit_in_a_report(found):
     assert 0 < found["model"]["row"]["test_brier"] < 2
+    assert found["told"] == ("+0.123", 0.01)
 
 
 def test_an_optimizer_trains(found):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """column: in replicates.csv. unit: `pp` (stored as a fraction), `nats` or `steps` (a report has them as shares of
-    the step budget). tag: in TensorBoard, or none."""
+    """column: in replicates.csv. unit: `pp` (stored as a fraction), `steps` (a report has them as shares of the step
+    budget), `nats`, or any other: its values stand as they are. tag: in TensorBoard, or none."""
 
     column: str
     words: str
@@ -17,12 +17,12 @@ class Metric:
     @property
     def scale(self) -> float:
         """What a report multiplies a value by to have the unit; of steps, per cent of the budget."""
-        return 1.0 if self.unit == "nats" else 100.0
+        return 100.0 if self.unit in ("pp", "steps") else 1.0
 
     @property
     def rope(self) -> float:
         """Differences up to this are of no practical consequence, where a study names no other."""
-        return {"pp": 0.005, "nats": 0.02, "steps": 0.05}[self.unit]
+        return {"pp": 0.005, "steps": 0.05, "nats": 0.02}.get(self.unit, 0.01)
 
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -31,7 +31,7 @@ FREE = (
     *("data.path", "trainer.accelerator"),
 )
 # Measures that are no counts: five digits are far below what matters, and more would fill a published study.
-INEXACT = [name for name, metric in METRICS.items() if metric.unit == "nats" or name.endswith("ece")]
+INEXACT = [name for name, metric in METRICS.items() if metric.scale == 1 or name.endswith("ece")]
 STEPS = [name for name, metric in METRICS.items() if metric.unit == "steps"]
 
 

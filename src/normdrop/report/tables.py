@@ -24,7 +24,7 @@ def number(value: float, metric: str, sign: str = "+") -> str:
     """A value in its metric's unit, without the unit's name. sign: as in a format, which numbers have one."""
     if pd.isna(value):
         return "—"
-    digits = 3 if METRICS[metric].unit == "nats" else 2
+    digits = 3 if METRICS[metric].scale == 1 else 2
     # A float: numpy's own rounds otherwise. What rounds to 0 from below would be -0.00 without the + 0.
     return f"{round(METRICS[metric].scale * float(value), digits) + 0:{sign}.{digits}f}"
 
