@@ -160,11 +160,13 @@ def test_copies_of_a_row_stay_in_one_part_whose_size_depends_on_no_seed():
     assert 224 - 45 - 3 * 2 * 6 <= train <= 224 - 45
 
 
-def test_a_group_larger_than_a_part_is_trained_on_and_costs_few_rows():
+@pytest.mark.parametrize("what", ["groups", "copies"])
+def test_a_group_larger_than_a_part_is_trained_on_and_costs_few_rows(what):
     sizes = [300, 200, *[9, 5, 2] * 40]
+    rows = _copied(sizes)
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    x = np.random.default_rng(0).normal(size=(len(groups), 3))
-    rows = replace(numeric_rows(x, groups % 2, range(2)), groups=groups)
+    if what == "groups":
+        rows = replace(rows, x=np.random.default_rng(0).normal(size=(len(groups), 3)), groups=groups)
     found = set()
     for seed in range(8):
         parts = split(rows, seed)

@@ -134,11 +134,13 @@ def _grouped(
     parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}
     for number, name in enumerate(strata):
         own = np.flatnonzero((label == number) & (size > 0))
-        last = own.size - 1  # the place among its groups, by their size, of the largest that can be cut
-        if rows.groups is not None:
-            fitting = np.searchsorted(np.sort(size[own]).cumsum(), size[own].sum() - left[number], side="right")
-            last = min(last, fitting + len(shares) - 1)
-        kept = left[number] - len(shares) * (np.sort(size[own])[last] - 1)
+        sizes = np.sort(size[own])
+        cut = sizes[-1]  # the largest group that a part may take but a piece of
+        passing = rows.groups is not None or len(shares) * (cut - 1) > left[number] / 4
+        if passing:
+            fitting = np.searchsorted(sizes.cumsum(), sizes.sum() - left[number], side="right")
+            cut = sizes[min(fitting + len(shares), len(sizes)) - 1]
+        kept = left[number] - len(shares) * (cut - 1)
         if kept < 1 or any(wanted[part][number] < 1 for part in shares):
             raise ValueError(
                 f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
@@ -146,7 +148,7 @@ def _grouped(
             )
         queue = [members[group] for group in rng.permutation(own)]
         for part in shares:
-            parts[part] += _filled(queue, wanted[part][number], passing=rows.groups is not None)
+            parts[part] += _filled(queue, wanted[part][number], passing)
         train.append(rng.permutation(np.concatenate(queue))[:kept])
     return np.concatenate(train), {part: np.concatenate(own) for part, own in parts.items()}
 
@@ -154,8 +156,8 @@ def _grouped(
 def _filled(queue: list[np.ndarray], room: int, passing: bool) -> list[np.ndarray]:
     """Groups from the end of a queue, which they leave, with `room` rows in all: the last may be cut.
 
-    passing: what is larger than the room that is left is passed over, and only the smallest is cut; of copies the next
-    one is, as in the published studies.
+    passing: what is larger than the room that is left is passed over, and only the smallest is cut. Of copies the next
+    one is, as in the published studies, unless that could cost a quarter of a class's training rows.
     """
     taken = []
     for place in reversed(range(len(queue))):
