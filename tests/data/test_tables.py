@@ -548,7 +548,7 @@ def test_a_word_for_a_missing_value_is_one_in_a_column_with_a_role_too(role, rea
     values = ["train", "test"] if role == "split_column" else [1, 2]
     column = [*values * 29, *values[:1], -999]
     line = refusal(read, PLAIN.assign(role=column), missing=[-999], **{role: "role"})
-    assert f"data.{role}='role': row 60 holds" in line
+    assert f"data.{role}='role': row 60 has no value" in line
 
 
 @pytest.mark.parametrize("of", [lambda i: 3.5 * i, lambda i: f"2024-01-{1 + i // 2:02}T{12 * (i % 2):02}:00"])
@@ -561,6 +561,13 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     assert rows.facts()["given"] == ["val", "test"]  # the same rows for every seed
     line = refusal(read, PLAIN.assign(time=["soon" if i == 5 else i for i in range(N)]), order_column="time")
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
+
+
+def test_an_order_has_the_decimal_sign_of_its_file(read):
+    comma = "a;t;label\n" + "".join(f"{i},5;{i % 7},{i:02};{'yn'[i % 2]}\n" for i in range(60))
+    rows = read(comma, order_column="t")
+    point = read(comma.replace(",", "."), order_column="t")
+    assert rows.order.tolist() == point.order.tolist() and len({*rows.order}) == 60
 
 
 # --- what is refused

@@ -251,18 +251,52 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
         plain(config, SHAPE, CLASSES)
 
 
-@pytest.mark.parametrize("changed", ["sizes.py", "blocks.py", "deeper.py", "late.py"])
+FILES = {
+    "sizes.py": "WIDTH = 4\n",
+    "blocks.py": "import deeper\n",
+    "deeper.py": "",
+    "late.py": "",
+    "parts/__init__.py": "from .inner import One\n",
+    "parts/inner.py": "class One: ...\n",
+    "loose/sub.py": "W = 1\n",  # of a folder without __init__.py
+    "broken.py": "(\n",
+    "net.py": """
+import torch, blocks, yaml
+from dataclasses import dataclass
+from loose.sub import W
+from parts import One
+from sizes import WIDTH
+try:
+    import broken
+except SyntaxError:
+    pass
+
+
+@dataclass
+class Sizes:
+    width: int = WIDTH
+
+
+def make(shape, classes):
+    import late
+""",
+}
+
+
+@pytest.mark.parametrize("changed", [name for name in FILES if name != "net.py"])
 def test_a_file_is_known_by_all_that_it_imports_from_beside_it(tmp_path, monkeypatch, changed):
     """A constant, a module, what that imports in turn, and what is imported once the function is called."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "modules", {**sys.modules})
-    files = {"sizes.py": "WIDTH = 4\n", "blocks.py": "import deeper\n", "deeper.py": "", "late.py": ""}
-    files["net.py"] = "import torch, blocks\nfrom sizes import WIDTH\ndef make(shape, classes):\n    import late\n"
-    for name, text in files.items():
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "yaml.py").write_text("")  # the installed one is imported
     before = own.settle({"file": tmp_path / "net.py"})
     assert own.settle({"file": tmp_path / "net.py"}) == before
-    (tmp_path / changed).write_text(files[changed] + "# another\n")
+    (tmp_path / "yaml.py").write_text("# another\n")
+    assert own.settle({"file": tmp_path / "net.py"}) == before
+    (tmp_path / changed).write_text(FILES[changed] + "# another\n")
     assert own.settle({"file": tmp_path / "net.py"})["source_hash"] != before["source_hash"]
     with pytest.raises(ValueError, match=r"net\.py: has changed"):
         own.function_of({"name": "own", **before})
@@ -458,6 +492,30 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         own.check(config_of(make), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+def shared(shape, classes):
+    """A Linear layer at two places."""
+    twice = nn.Linear(64, 64)
+    layers = nn.Flatten(), twice, nn.BatchNorm1d(64), nn.Tanh(), twice, nn.Linear(64, classes)
+    return nn.Sequential(*layers)
+
+
+class Alias(Counting):
+    """Layers with two names."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.again, self.body = self.linear, nn.Sequential(nn.Flatten(), self.bn, nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.body(x))
+
+
+@pytest.mark.parametrize("make", [shared, Alias])
+def test_a_layer_at_two_places_is_one(make):
+    own.check(config_of(make), SHAPE, CLASSES)
+    assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

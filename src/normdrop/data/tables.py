@@ -109,14 +109,14 @@ def table_rows(
     frame, given = _named(frame, where, asked)
     goal = given["target"][0]
     frame, unmet = _blanked(frame, [str(word) for word in missing])
-    kept: dict[str, Any] = {}
-    for key, told in ROLES.items():
-        if key in given:
-            kept |= told(frame.pop(given[key][0]), key)
+    with_role = {key: frame.pop(given[key][0]) for key in ROLES if key in given}
     features = frame.drop(columns=goal)
     if features.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {goal!r}")
     numbers, decimal = _numbers_of(features.drop(columns=given["categorical"]), decimal)
+    kept: dict[str, Any] = {}
+    for key, column in with_role.items():
+        kept |= ROLES[key](column, key, decimal)
     y, names = _classes(frame[goal], decimal, classes)
     one_hot = given["categorical"]
     if categorical is None:
@@ -354,7 +354,7 @@ def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     return y, names
 
 
-def _split(column: pd.Series, key: str) -> dict[str, np.ndarray]:
+def _split(column: pd.Series, key: str, _: str) -> dict[str, np.ndarray]:
     """The validation and the test rows (rows,) bool that a column names, where it names them."""
     part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0]
     _check_all(column, part.isna(), key, "train, val or test")
@@ -363,16 +363,16 @@ def _split(column: pd.Series, key: str) -> dict[str, np.ndarray]:
     return {which: (part == which).to_numpy(bool) for which in ("val", "test") if (part == which).any()}
 
 
-def _groups(column: pd.Series, key: str) -> dict[str, np.ndarray]:
+def _groups(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
     """A number for each row, the same for texts that are equal or look alike (P1 and p1, 1 and 1.0)."""
     text = _text(column).str.strip()
     _check_all(column, text.isna() | (text == ""), key, "a value in each row")
-    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, ".")) for name in text.unique()}))[0]}
+    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, decimal)) for name in text.unique()}))[0]}
 
 
-def _order(column: pd.Series, key: str) -> dict[str, np.ndarray]:
+def _order(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
-    values, odd = _numbers(column, ".")
+    values, odd = _numbers(column, decimal)
     if odd.any():
         dates = pd.to_datetime(_text(column).str.strip(), format="ISO8601", errors="coerce", utc=True)
         values = dates.dt.as_unit("ns").to_numpy()
@@ -383,7 +383,8 @@ def _order(column: pd.Series, key: str) -> dict[str, np.ndarray]:
 def _check_all(column: pd.Series, odd: Any, key: str, allowed: str) -> None:
     if odd.any():
         row = int(np.argmax(odd))
-        wrong = f"row {row + 1} holds {str(column.iloc[row])!r}"
+        cell = column.iloc[row]
+        wrong = f"row {row + 1} holds {str(cell)!r}" if pd.notna(cell) else f"row {row + 1} has no value"
         raise ValueError(f"data.{key}={column.name!r}: {wrong}; it must be {allowed}")
 
 

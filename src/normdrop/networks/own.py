@@ -6,12 +6,13 @@ file, in an installed package (an entry point of the group normdrop.models), or 
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import hashlib
 import importlib.metadata
+import importlib.util
 import inspect
 import math
-import modulefinder
 import site
 import sys
 import sysconfig
@@ -95,12 +96,13 @@ def function_of(model: Mapping[str, Any]) -> Make:
 @cache
 def _executed(file: str, source: bytes) -> dict[str, Any]:
     """What a file defines."""
-    module = types.ModuleType(Path(file).stem)
+    module = types.ModuleType(f"own_{Path(file).stem}")
     module.__file__ = file
+    sys.modules[module.__name__] = module  # where a dataclass looks for its own module
     if (folder := str(Path(file).parent)) not in sys.path:
         sys.path.append(folder)  # last: what lies there hides no module
     try:
-        exec(compile(source, file, "exec"), module.__dict__)
+        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         raise ValueError(f"model.file={file}: {told(error)}") from error
     return module.__dict__
@@ -108,15 +110,48 @@ def _executed(file: str, source: bytes) -> dict[str, Any]:
 
 def _source_hash(file: Path) -> str:
     """The hash of a file and of all that it imports, directly or not, from files that are not installed."""
-    places = [place for place in sys.path if not any(Path(place).is_relative_to(str(own)) for own in INSTALLED)]
-    finder = modulefinder.ModuleFinder([str(file.parent), *places])  # reads import statements and executes nothing
-    finder.run_script(str(file))
+    imported, todo = set[Path](), [file]
+    while todo:
+        path = todo.pop()
+        if path not in imported and not any(path.is_relative_to(str(place)) for place in INSTALLED):
+            imported.add(path)
+            todo += _imports(path)
     digest = hashlib.sha256(_read(file))
-    for name in sorted(finder.modules):
-        path = getattr(finder.modules[name], "__file__", None)
-        if path and name != "__main__":  # the file itself
-            digest.update(_read(Path(path)))
+    for path in sorted(imported - {file}):
+        digest.update(_read(path))
     return digest.hexdigest()
+
+
+def _imports(file: Path) -> list[Path]:
+    """The files that a file's import statements name, wherever these stand in it; packages with their modules."""
+    try:
+        tree = ast.parse(_read(file))
+    except SyntaxError:  # whoever imports it catches that
+        return []
+    files: list[Path] = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        module, level = getattr(node, "module", None), getattr(node, "level", 0)
+        for alias in node.names:
+            parts = [*module.split("."), alias.name] if module else alias.name.split(".")
+            folder = file.parents[level - 1] if level else _folder_of(parts[0])
+            places = [folder.joinpath(*parts[:end]) for end in range(len(parts) + 1)] if folder else []
+            files += [place.with_suffix(".py") for place in places[1:]]
+            files += [place / "__init__.py" for place in (places if level else places[1:])]
+    return [path for path in files if path.is_file()]
+
+
+def _folder_of(module: str) -> Path | None:
+    """Where a module that is imported by its name lies, if it is a file or a folder."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin in ("built-in", "frozen"):
+        return None
+    inside = list(spec.submodule_search_locations or [])
+    return Path(inside[0] if inside else str(spec.origin)).parent
 
 
 def refuse_unknown(
@@ -222,9 +257,9 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     name = type(networks[0][1]).__name__
     try:
         _check(networks, name, math.prod(shape), classes)
-    except ValueError:
-        raise
-    except Exception as error:  # PyTorch's, for a layer that no stack can hold
+    except Exception as error:
+        if str(error).startswith(("model", "noise")):  # one of ours
+            raise
         raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
 
 

@@ -56,7 +56,8 @@ class SideBySide(nn.Module):
         super().__init__()
         self.shape = place.shape
         self.copies = copy.deepcopy(copies[0])
-        self.sizes = {name: tuple(values.shape) for name, values in self.copies.named_parameters()}
+        # By name: of weights that two layers share by both, of a layer that has two names by the first.
+        self.sizes: dict[str, tuple[int, ...]] = {}
         stacked: dict[int, nn.Parameter] = {}  # weights that two layers share stay shared
         for name, layer in self.copies.named_modules():
             theirs = [its.get_submodule(name) for its in copies]
@@ -65,6 +66,7 @@ class SideBySide(nn.Module):
                     values = padded([its.get_parameter(key) for its in theirs])
                     stacked[id(first)] = nn.Parameter(values, requires_grad=first.requires_grad)
                 setattr(layer, key, stacked[id(first)])
+                self.sizes[f"{name}.{key}" if name else key] = tuple(first.shape)
             for key, _ in [*layer.named_buffers(recurse=False)]:
                 layer._buffers[key] = torch.stack([its.get_buffer(key) for its in theirs])
         self.noises = [*pair_noise(self.copies, place)]
@@ -73,7 +75,7 @@ class SideBySide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.transpose(1, 2).unflatten(2, self.shape)
         # All slices at once: their gradients then meet in one tensor, not in one for each replicate.
-        own = {name: unpadded(values, self.sizes[name]).unbind() for name, values in self.copies.named_parameters()}
+        own = {name: unpadded(self.copies.get_parameter(name), size).unbind() for name, size in self.sizes.items()}
         buffers = dict(self.copies.named_buffers())
         outputs = []
         for replicate in range(len(x)):
@@ -82,7 +84,7 @@ class SideBySide(nn.Module):
                 noise.turn = replicate
             lent = {name: values[replicate] for name, values in own.items()}
             lent |= {name: values[replicate] for name, values in buffers.items()}  # views: BN writes into them
-            outputs.append(functional_call(self.copies, lent, (rows[replicate],)).flatten(1))
+            outputs.append(functional_call(self.copies, lent, (rows[replicate],), tie_weights=False).flatten(1))
         return torch.stack(outputs).transpose(1, 2)
 
 

@@ -177,6 +177,8 @@ def usual(layer: Any, shape: tuple[int, ...]) -> bool:
         return False
     if any(getattr(layer, name, 0) is None for name in NEEDED):
         return False
+    if isinstance(layer, nn.Sequential):  # none of its weights stands there twice
+        return len(list(layer.parameters())) == len(list(layer.named_parameters(remove_duplicate=False)))
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return set(layer.dilation) == {1} and not isinstance(layer.padding, str)
     if isinstance(layer, nn.Linear):

@@ -41,8 +41,10 @@ def _check(options: Namespace) -> None:
     for name, folder in (("FOLDER", options.folder), ("--against", options.against)):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{name} {folder}: no such directory")
-    if options.publish and options.publish.resolve().is_relative_to(options.folder.resolve()):
-        raise ValueError(f"--publish {options.publish}: lies in FOLDER, which would then have every study twice")
+    if options.publish:
+        here, there = options.folder.resolve(), options.publish.resolve()
+        if there.is_relative_to(here) or here.is_relative_to(there):
+            raise ValueError(f"--publish {options.publish}: lies in FOLDER, or holds it: every study would count twice")
     target = (options.output or options.publish or options.folder).absolute()
     there = next(parent for parent in (target, *target.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
