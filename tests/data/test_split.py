@@ -160,6 +160,14 @@ def test_copies_of_a_row_stay_in_one_part_whose_size_depends_on_no_seed():
     assert 224 - 45 - 3 * 2 * 6 <= train <= 224 - 45
 
 
+def test_groups_of_very_different_sizes_cost_few_rows():
+    sizes = np.random.default_rng(0).lognormal(3, 1, 60).astype(int) + 1
+    groups = np.repeat(np.arange(60), sizes)
+    rows = replace(_copied(sizes.tolist()), x=np.arange(3.0 * len(groups)).reshape(-1, 3), groups=groups)
+    found = {tuple(len(own) for own in split(rows, seed).values()) for seed in range(8)}
+    assert len(found) == 1 and sum(*found) > 0.98 * len(groups)
+
+
 @pytest.mark.parametrize("what", ["groups", "copies"])
 def test_a_group_larger_than_a_part_is_trained_on_and_costs_few_rows(what):
     sizes = [300, 200, *[9, 5, 2] * 40]

@@ -15,6 +15,8 @@ from normdrop.streams import stream
 
 # Rounding alone makes a feature vary by less than this share of its magnitude.
 ROUNDING = 16 * np.finfo(np.float64).eps
+# Deals by which the size of a training part of groups is settled.
+TRIALS = 20
 
 
 def split(
@@ -114,8 +116,9 @@ def _grouped(
     groups: a number for each row of the data set, (rows,). shares: of the rows that the parts before have left. key:
     the key that asks for it, in words.
     A group counts as of the class that most of its rows have. Each class gives a part its share of the rows, group by
-    group in random order, see `_filled`. What a part cannot take of its last group goes to no part, and as many rows
-    as that can cost at worst are left out of training: the sizes are the same for every seed.
+    group in random order, see `_dealt`. What a part cannot take of its last group goes to no part. So that sizes are
+    the same for every seed, as many rows are left out of training as that can cost at worst; or, where groups are
+    passed over, as it does in half of all deals, and a deal that costs more is dealt anew.
     """
     counts = np.zeros((groups.max() + 1, len(rows.classes)), int)
     np.add.at(counts, (groups[index], rows.y[index]), 1)
@@ -134,40 +137,51 @@ def _grouped(
     parts: dict[str, list[np.ndarray]] = {part: [] for part in shares}
     for number, name in enumerate(strata):
         own = np.flatnonzero((label == number) & (size > 0))
-        sizes = np.sort(size[own])
-        cut = sizes[-1]  # the largest group that a part may take but a piece of
-        passing = rows.groups is not None or len(shares) * (cut - 1) > left[number] / 4
+        rooms = [wanted[part][number] for part in shares]
+        kept = left[number] - len(shares) * (size[own].max() - 1)
+        passing = rows.groups is not None or 4 * kept < 3 * left[number]
         if passing:
-            fitting = np.searchsorted(sizes.cumsum(), sizes.sum() - left[number], side="right")
-            cut = sizes[min(fitting + len(shares), len(sizes)) - 1]
-        kept = left[number] - len(shares) * (cut - 1)
-        if kept < 1 or any(wanted[part][number] < 1 for part in shares):
+            trial = np.random.RandomState(stream(0, "split", layer=1).bit_generator)
+            kept = np.median([_dealt(own, members, rooms, passing, trial)[1] for _ in range(TRIALS)]).astype(int)
+        if kept < 1 or min(rooms, default=1) < 1:
             raise ValueError(
                 f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
-                f"{size[own].max(initial=0)}), too few for train, val and test"
+                f"{size[own].max()}), too few for train, val and test; a smaller data.test_fraction may do"
             )
-        queue = [members[group] for group in rng.permutation(own)]
-        for part in shares:
-            parts[part] += _filled(queue, wanted[part][number], passing)
-        train.append(rng.permutation(np.concatenate(queue))[:kept])
+        rest = -1
+        while rest < kept:
+            dealt, rest = _dealt(own, members, rooms, passing, rng)
+        for part, taken in zip(shares, dealt[1:], strict=True):
+            parts[part] += taken
+        train.append(rng.permutation(np.concatenate(dealt[0]))[:kept])
     return np.concatenate(train), {part: np.concatenate(own) for part, own in parts.items()}
 
 
-def _filled(queue: list[np.ndarray], room: int, passing: bool) -> list[np.ndarray]:
-    """Groups from the end of a queue, which they leave, with `room` rows in all: the last may be cut.
+def _dealt(
+    own: np.ndarray, members: Sequence[np.ndarray], rooms: Sequence[int], passing: bool, rng: np.random.RandomState
+) -> tuple[list[list[np.ndarray]], int]:
+    """The groups `own` in random order: those that are left, and those of each part; how many rows are left, 0 where
+    the groups do not fill the parts.
 
-    passing: what is larger than the room that is left is passed over, and only the smallest is cut. Of copies the next
-    one is, as in the published studies, unless that could cost a quarter of a class's training rows.
+    A part takes group by group, the last maybe cut, until its room is full. passing: what is larger than the room that
+    is left is passed over, and only the smallest is cut. Of copies the next one is, as in the published studies, unless
+    that could cost a quarter of a class's training rows.
     """
-    taken = []
-    for place in reversed(range(len(queue))):
-        if room > 0 and (len(queue[place]) <= room or not passing):
-            taken.append(queue.pop(place)[:room])
-            room -= len(taken[-1])
-    if room > 0:
-        smallest = min(range(len(queue)), key=lambda place: len(queue[place]))
-        taken.append(queue.pop(smallest)[:room])
-    return taken
+    queue = [members[group] for group in rng.permutation(own)]
+    parts: list[list[np.ndarray]] = []
+    for room in rooms:
+        taken: list[np.ndarray] = []
+        for place in reversed(range(len(queue))):
+            if room > 0 and (len(queue[place]) <= room or not passing):
+                taken.append(queue.pop(place)[:room])
+                room -= len(taken[-1])
+        if room > 0:
+            if not queue:
+                return [], 0
+            smallest = min(range(len(queue)), key=lambda place: len(queue[place]))
+            taken.append(queue.pop(smallest)[:room])
+        parts.append(taken)
+    return [queue, *parts], sum(map(len, queue))
 
 
 def _apportioned(total: int, weights: np.ndarray) -> np.ndarray:
