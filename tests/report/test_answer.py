@@ -40,6 +40,8 @@ def test_the_table_of_positions_says_what_the_seeds_say(population: pd.DataFrame
         numbers = [f"{100 * row[name]:+.2f}" for name in ("estimate", "ci_low", "ci_high")]
         assert re.findall(r"[+-]\d+\.\d+", said) == numbers
     assert f"{tuned['k']} tables" in rests
+    words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).query("experiment == 'population'")
+    assert said_tuned.startswith(words.set_index("position").loc[position, "word"].lower())
 
 
 def test_the_claims_are_counted_as_on_the_page() -> None:
