@@ -42,8 +42,8 @@ def _check(options: Namespace) -> None:
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{name} {folder}: no such directory")
     if options.publish:
-        here, there = options.folder.resolve(), options.publish.resolve()
-        if there.is_relative_to(here) or here.is_relative_to(there):
+        folder, published = options.folder.resolve(), options.publish.resolve()
+        if published.is_relative_to(folder) or folder.is_relative_to(published):
             raise ValueError(f"--publish {options.publish}: lies in FOLDER, or holds it: every study would count twice")
     target = (options.output or options.publish or options.folder).absolute()
     there = next(parent for parent in (target, *target.parents) if parent.exists())
