@@ -1,5 +1,7 @@
 """A published study is read as the folders that it was made of."""
 
+import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from exact import study_of
 from fake_study import fake_study
 from normdrop.report.mechanism import shifts
-from normdrop.report.publish import RECORDS, TABLE, write
+from normdrop.report.publish import STUDY, write
 from normdrop.report.study import load
 from normdrop.report.verdicts import rows
 
@@ -41,15 +43,20 @@ def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path
 
 
 def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> None:
-    table = pd.read_csv(published[1] / TABLE)
+    table = pd.DataFrame(json.loads(lzma.decompress((published[1] / STUDY).read_bytes()))["table"])
     assert {"dataset", "arrangement", "position", "rate", "model.depth", "seed", "test_acc"} <= set(table)
     assert len(table) == len(study_of(published[0]).table.query("not stands_in"))
 
 
-@pytest.mark.parametrize("name", [TABLE, RECORDS])
-def test_damage_is_named(published: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("byte", [-9, 900], ids=["its end is gone", "a byte in its middle is another"])
+def test_damage_is_named(published: tuple[Path, Path], tmp_path: Path, byte: int) -> None:
     damaged = shutil.copytree(published[1], tmp_path / "x")
-    (damaged / name).write_bytes((damaged / name).read_bytes()[:-9])
+    content = bytearray((damaged / STUDY).read_bytes())
+    if byte < 0:
+        content = content[:byte]
+    else:
+        content[byte] ^= 1
+    (damaged / STUDY).write_bytes(content)
     study = study_of(damaged)
     assert study.table.empty
     assert "damaged" in study.damaged["."]

@@ -142,13 +142,13 @@ def load(directory: Path) -> list[Study]:
     top = Path(os.path.abspath(directory))
     folders: dict[Path, _Folder] = defaultdict(_Folder)
     for path, files in _walk(top):
-        if publish.RECORDS in files or "plan.json" in files:
+        if publish.STUDY in files or "plan.json" in files:
             root = path
         else:
             root = next((above for above in path.parents if above in folders), top)
         name = os.path.relpath(path, root)
         try:
-            if publish.RECORDS in files:
+            if publish.STUDY in files:
                 folders[root].finished, folders[root].left = publish.read(path)
             if "plan.json" in files:
                 conditions = json.loads((path / "plan.json").read_text(encoding="utf-8"))["conditions"]
