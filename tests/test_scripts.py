@@ -19,7 +19,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout whose commands only say what they were given; normdrop fails for `drift`, its report for `empty`."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "ablate", tmp_path / "scripts")
-    (tmp_path / "scripts/_setup").write_text(f"cd {tmp_path}\n")
+    (tmp_path / "scripts/_setup").write_text(f"here={tmp_path}\ninvoked_from=$PWD\ncd $here\n")
     for name in ("normdrop", "normdrop-report"):
         command(tmp_path / ".venv/bin" / name, f'echo {name} "$@"; case "$*" in *drift*|*empty*) exit 3; esac')
     return tmp_path
@@ -31,8 +31,9 @@ def command(file: Path, script: str) -> None:
     file.chmod(0o755)
 
 
-def ablate(checkout: Path, *arguments: str) -> tuple[int, list[str]]:
-    ended = subprocess.run(["bash", checkout / "scripts/ablate", *arguments], capture_output=True, text=True)
+def ablate(checkout: Path, *arguments: str, folder: Path | None = None) -> tuple[int, list[str]]:
+    command = ["bash", checkout / "scripts/ablate", *arguments]
+    ended = subprocess.run(command, cwd=folder or checkout, capture_output=True, text=True)
     assert ended.stderr == ""
     return ended.returncode, ended.stdout.splitlines()
 
@@ -49,6 +50,16 @@ def ablate(checkout: Path, *arguments: str) -> tuple[int, list[str]]:
 )
 def test_ablate_trains_and_reports_what_was_typed(checkout: Path, typed: list[str], runs: str) -> None:
     assert ablate(checkout, *typed) == (0, [f"normdrop --report {runs}"])
+
+
+def test_ablate_takes_a_file_from_the_folder_that_it_was_typed_in(checkout: Path) -> None:
+    there = checkout / "a folder"
+    there.mkdir()
+    (there / "my.csv").touch()
+    typed = ["data=table", "data.path=my.csv", "data.target=my.csv_too", "name=x"]
+    status, lines = ablate(checkout, *typed, folder=there)
+    runs = f"experiment=ordering data=table data.path={there}/my.csv data.target=my.csv_too name=x"
+    assert (status, lines) == (0, [f"what follows is in {checkout}", f"normdrop --report {runs}"])
 
 
 def test_ablate_passes_on_how_it_ended(checkout: Path) -> None:
