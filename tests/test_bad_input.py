@@ -87,6 +87,11 @@ WRONG = {
     "model.widht=8": "model.widht: there is no such key; did you mean model.width?",
     "+model.dept=2": "model.dept: model=mlp has no such key; it has width, depth, output_activation",
     "model=cnn model.width=4": "model.width: there is no such key; allowed are activation, channels, init_gain,",
+    "model.residual=no": "model.residual='no': it must be true or false",
+    "+model.keep_dropout=no": "model.keep_dropout=no: must be a valid boolean",
+    "+model.layers=[2,6]": "model.layers=[2, 6]: must be a valid string",
+    "optimizer=sgd +optimizer.nesterov=no": "optimizer.nesterov='no': it must be true or false",
+    "+optimizer.eps=small": "optimizer.eps='small': it must be a number",
     "+rat=0.5": "rat: there is no such key; did you mean rate?",
     "+data.trian_size=10": "data.trian_size: there is no such key; did you mean data.train_size?",
     "+trainer.max_epoch=3": "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?",
@@ -143,6 +148,7 @@ WRONG = {
     "rate=0.2,0.5 data=digit": "data=digit: must be one of blog,",
     "data=digits,digit": "data=digit: must be one of blog,",
     "name=a,b": "name: cannot be swept",
+    "hydra/launcher=processes hydra.launcher.n_jobs=-1": "n_jobs=-1: it must be a whole number, 1 or more",
     "replicates=2,3": "replicates: cannot be swept",
     "experiment=ordering,speed": "experiment: cannot be swept",
     # paths
@@ -159,7 +165,7 @@ WRONG = {
     "data.level=-1": "data.level=-1: must be greater than 0",
     # what a config must not run
     "data.source=os.system": "data.source=os.system: must be one of digits, breast_cancer",
-    "+optimizer.betta=1": "optimizer.betta: torch.optim.Adam takes no such argument; it takes lr, betas",
+    "+optimizer.betta=1": "optimizer.betta: torch.optim.Adam has no such key; it has lr, betas",
     # what is declared before anything runs
     "experiment=ordering study.alpha=0": "study.alpha=0: must be greater than 0",
     "experiment=ordering study.metric=accuracy study.sentence=I": "study.metric=accuracy: must be one of test_acc",

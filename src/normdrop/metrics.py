@@ -16,8 +16,13 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a report multiplies a value by to have the unit; of steps, per cent of the budget."""
+        """What a report multiplies a value by to have the unit that it tells."""
         return 100.0 if self.unit in ("pp", "steps") else 1.0
+
+    @property
+    def told(self) -> str:
+        """The unit of what a report prints."""
+        return "% of the budget" if self.unit == "steps" else self.unit
 
     @property
     def rope(self) -> float:

@@ -229,7 +229,15 @@ def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_st
 def test_a_sweep_shows_each_block_as_it_stands():
     said, *blocks = shown(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES)
     assert said.startswith("dropout_bn, positions as the module has them")
-    assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks
+    assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks and "same weights" not in blocks[-1]
+
+
+def test_a_sweep_says_that_every_seed_would_begin_with_the_same_weights():
+    def make(shape: tuple[int, ...], classes: int) -> nn.Module:
+        torch.manual_seed(0)
+        return ResNet(shape, classes)
+
+    assert "every seed begins with the same weights" in shown(config_of(make, "bn"), SHAPE, CLASSES)[-1]
 
 
 # --- where it comes from
@@ -324,17 +332,22 @@ def test_an_installed_network_is_found_by_its_name(monkeypatch):
     [
         ({}, ["model.file"]),
         ({"file": "nowhere.py"}, ["model.file", "nowhere.py"]),
-        ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other"]),
+        ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other, leave"]),
         ({"file": "net.py", "depth": 3}, ["model.depth", "it has none"]),
         ({"file": "broken.py"}, ["model.file", "ZeroDivisionError"]),
+        ({"file": "script.py"}, ["model.file", "SystemExit"]),
+        ({"file": "net.py", "function": "leave"}, ["model.function=leave", "SystemExit"]),
+        ({"file": "net.py", "function": "wide", "double": "no"}, ["model.double='no'", "true or false"]),
         ({"name": "nope"}, ["model=nope"]),
     ],
     ids=str,
 )
 def test_what_cannot_be_found_or_called_is_one_line(tmp_path, monkeypatch, model, words):
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text("def make(shape, classes): ...\ndef other(): ...\n")
+    leaving = "def leave(shape, classes):\n    raise SystemExit(0)\ndef wide(shape, classes, double=False): ...\n"
+    Path("net.py").write_text(f"def make(shape, classes): ...\ndef other(): ...\n{leaving}")
     Path("broken.py").write_text("1 / 0\n")
+    Path("script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--data'])\n")
     config = config_of("make", **model)
     with pytest.raises(ValueError, match="model") as caught:
         plain(config, SHAPE, CLASSES)

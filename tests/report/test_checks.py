@@ -124,6 +124,7 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
         batches = [
             {
                 "seeds": [k],
+                "command": f"normdrop replicates={k}",
                 "versions": {"torch": f"2.{k}"},
                 "commit": f"c{k}",
                 "clean": k != 1,
@@ -141,6 +142,7 @@ def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path: Pa
     found = provenance(study_of(grown(tmp_path / "late", [2000.0, 3000.0])))
     assert (found["commits"], found["versions"], found["clean"]) == (["c0", "c1"], ["torch 2.0", "torch 2.1"], False)
     assert (found["began"][-9:], found["ended"][-9:]) == ("00:33 UTC", "00:50 UTC")
+    assert {"`normdrop replicates=0`", "`normdrop replicates=1`"} <= set(found["lines"])
     assert len(found["doubts"]) == 1  # a tree with changes, in the second batch
     early = provenance(study_of(grown(tmp_path / "early", [500.0])))
     assert any("younger" in line for line in early["doubts"])

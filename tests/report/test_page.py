@@ -59,6 +59,8 @@ def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_tab
     for position, side in (("after", "no practical difference"), ("before", "BN first is better")):
         (line,) = [line for line in sentences.splitlines() if line.startswith(f"**{position.capitalize()}")]
         assert side in line and shown(tuned.loc[position]) in line and "8 data sets" in line
+        low, high = 100 * tuned.loc[position, ["pi_low", "pi_high"]]  # what the word "it depends" rests on
+        assert f"{low + 0:+.2f} to {high + 0:+.2f} pp" in line
         (row,) = [row for row in rest.splitlines() if row.startswith(f"| {position}")]
         assert shown(tuned.loc[position]) in row and shown(fixed.set_index("position").loc[position]) in row
     assert "<details>" not in first and "BN then dropout · before" in network.split("<details>")[0]
@@ -108,7 +110,7 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Stud
     page.write([small], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
     assert text.startswith("# my grid\n") and "Exploratory" in text and "## Every network at every rate" in text
-    assert "Git knows" not in text
+    assert "Git knows" not in text and "pooled.csv" not in text
     rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if line.startswith("| ")}
     means = small.table.groupby(["arrangement", "position", "rate"])["test_acc"].mean() * 100
     for arrangement, name in (("bn_dropout", "BN then dropout"), ("dropout_bn", "dropout then BN")):
@@ -120,6 +122,24 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Stud
     assert set(verdicts["family"]) == {"exploratory"}
     for row in verdicts[verdicts["metric"] == "test_acc"].to_dict("records"):
         assert f"{100 * row['estimate'] + 0:+.2f} pp" in text
+
+
+def test_steps_are_told_as_shares_of_the_budget() -> None:
+    study = made("speed", datasets=1, metrics=("steps_to_level",), family="best_vs_best")
+    study.table["steps_to_level"] = study.table["gap"].clip(0, 1)  # as shares
+    answer = page.texts(page.section(study))["answer"]
+    assert re.search(r"\+\d\.\d\d % of the budget; ", answer) and " steps;" not in answer
+
+
+def test_a_report_that_is_stopped_says_so_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("normdrop.report.study.load", stopped)
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("normdrop-report: stopped")
 
 
 def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(

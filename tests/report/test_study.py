@@ -117,8 +117,9 @@ def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Pa
     root = small(tmp_path, rerun=None)
     plan = json.loads((root / "plan.json").read_text())
     names = list(plan["conditions"])
-    short, lost, broken, failed, unknown = names[:5]
+    short, lost, broken, failed, unknown, moved = names[:6]
     plan["conditions"][short]["seeds"] = list(range(9))
+    plan["conditions"][moved]["seeds"] = [4, 5, 6, 7]  # no more than there are, but others
     (root / "plan.json").write_text(json.dumps(plan))
     (root / lost / "record.json").unlink()
     (root / broken / "replicates.csv").write_text("seed\n1\n")
@@ -129,8 +130,8 @@ def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Pa
     (root / unknown / "record.json").write_text(json.dumps(record))
     study = study_of(root)
     assert study.failed == {failed: "ValueError: no"}
-    assert set(study.unfinished) == {short, lost}
-    assert "6 of 9" in study.unfinished[short]
+    assert set(study.unfinished) == {short, lost, moved}
+    assert "3 of 9" in study.unfinished[short] and "2 of 4" in study.unfinished[moved]
     assert set(study.damaged) == {broken, unknown}
     assert "brier" in study.damaged[unknown]
     assert set(study.table["condition"]) == {*names} - {lost, broken, failed, unknown}

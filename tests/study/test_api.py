@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import contextmanager
 
 import hydra
 import numpy as np
@@ -26,6 +27,8 @@ from normdrop.study import CONF
         (({"data": "table"},), "data.path="),
         (({"data": {"path": "mine.csv"}},), "data.path: there is no such key; did you mean data=table, which has it?"),
         (({"data.dataset": "iris"},), "data.dataset: there is no such key"),
+        ((3,), "3: settings are keyword arguments, text such as 'rate=0.3', or a dict"),
+        (({"model": {"name": "own", "file": "nowhere.py"}},), "model.file="),
     ],
 )
 @pytest.mark.parametrize("function", [normdrop.train, normdrop.build])
@@ -47,6 +50,26 @@ def test_keyword_arguments_a_dict_and_text_are_one():
     assert given.replicates.equals(typed.replicates)
     assert repr(given).startswith("2 replicates: test accuracy 0.")
     assert logging.getLogger("lightning.pytorch").level == level and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    "state", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu"), lambda: kind(torch.float64)]
+)
+def test_a_callers_torch_state_changes_no_number_and_stays_as_it_is(state):
+    given = TINY | {"replicates": 2, "progress": False}
+    alone = normdrop.train(**given)
+    with state():
+        before = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_dtype()
+        assert normdrop.train(**given, rate=torch.tensor(0.5)).replicates.equals(alone.replicates)
+        assert before == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_dtype())
+
+
+@contextmanager
+def kind(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
 
 
 def test_a_callers_hydra_context_stays_as_it_is():

@@ -357,12 +357,19 @@ def test_what_has_no_effect_is_said(command, capsys):
     said = told(capsys)
     assert "hydra.run.dir: without effect" in said
     assert "logging=per_seed: without effect" in said
-    assert "1 finished configuration without kept networks" in said
+    assert "1 finished configuration without the networks of some or all seeds" in said
     assert "without TensorBoard's files" not in said
     (events,) = Path("outputs/study/digits/none/after/q0.00").glob("events.out.tfevents.*")
     events.unlink()
     assert command(*one) == ""
     assert "1 finished configuration without TensorBoard's files; normdrop-report outputs/study" in told(capsys)
+
+
+def test_a_network_is_missed_of_each_seed_that_was_trained_without_keeping_it(command, capsys):
+    one = ("name=study", "arrangement=none", *TINY)
+    for seeds, kept in ((2, "true"), (3, "false"), (3, "true")):
+        assert command(*one, f"replicates={seeds}", f"save_networks={kept}") == ""
+    assert "1 finished configuration without the networks of some" in told(capsys)
 
 
 def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, monkeypatch):

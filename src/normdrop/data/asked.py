@@ -7,7 +7,9 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -15,6 +17,19 @@ from hydra.core.override_parser.types import Quote, QuotedString
 def require(key: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
         raise ValueError(f"{key}={value!r}: it must be {allowed}")
+
+
+def check_arguments(group: str, given: Mapping[str, Any], takes: Sequence[Parameter], whose: str) -> None:
+    """Refuse a key of a group that is no argument of what it is given to, and a value of another kind than its default:
+    the word `no` is as true as any other."""
+    defaults = {argument.name: argument.default for argument in takes}
+    for key, value in given.items():
+        if key not in defaults:
+            raise ValueError(f"{group}.{key}: {whose} has no such key; it has {', '.join(defaults) or 'none'}")
+        if isinstance(defaults[key], bool):
+            require(f"{group}.{key}", value, isinstance(value, bool), "true or false")
+        elif isinstance(defaults[key], (int, float)):
+            require(f"{group}.{key}", value, not isinstance(value, (bool, str)), "a number")
 
 
 def override(key: str, value: str | Sequence[str]) -> str:

@@ -40,7 +40,7 @@ def plain_network(config: Mapping[str, Any], shape: Sequence[int], classes: int,
     if name not in MODELS:
         return own.made(config, shape, classes, seed)
     given = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
-    own.refuse_unknown(given, [MODELS[name], block], f"model={name}", PLACED)
+    own.check_keys(given, [MODELS[name], block], f"model={name}", PLACED)
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights when they are made
         try:
             return MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
@@ -71,8 +71,11 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
     """
     if config["model"]["name"] in MODELS:
         return []
+    networks = [plain(config, shape, classes, seed)[1] for seed in (0, 1)]
+    weights, others = (torch.nn.utils.parameters_to_vector(network.parameters()) for network in networks)
+    alike = ["every seed begins with the same weights: make loads them, or sets a seed of its own"]
     lines = ["input"]
-    for layer in plain(config, shape, classes)[1].modules():
+    for layer in networks[0].modules():
         name = type(layer).__name__
         if hasattr(layer, "p"):
             name += f"({layer.p})"
@@ -81,4 +84,5 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
         elif not [*layer.children()]:
             lines[-1] += f" → {name}"
     counted = [line if times == 1 else f"{line}   × {times}" for line, times in Counter(lines).items()]
-    return [f"{config['arrangement']}, positions as the module has them:", *counted]
+    said = [f"{config['arrangement']}, positions as the module has them:", *counted]
+    return said + alike if torch.equal(weights, others) else said

@@ -17,7 +17,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from normdrop.arrangement import operations
+from normdrop.data.asked import check_arguments
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, dropout
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.networks.stacked import StackedNetwork
@@ -103,7 +104,7 @@ def _executed(file: str, source: bytes) -> dict[str, Any]:
         sys.path.append(folder)  # last: what lies there hides no module
     try:
         exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"model.file={file}: {told(error)}") from error
     return module.__dict__
 
@@ -154,17 +155,15 @@ def _folder_of(module: str) -> Path | None:
     return Path(inside[0] if inside else str(spec.origin)).parent
 
 
-def refuse_unknown(
-    given: Iterable[str], functions: Sequence[Callable[..., Any]], model: str, besides: Sequence[str] = ()
+def check_keys(
+    given: Mapping[str, Any], functions: Sequence[Callable[..., Any]], model: str, besides: Sequence[str] = ()
 ) -> None:
-    """Raise ValueError for a model's key that the functions that make it do not take."""
-    takes: list[str] = []
+    """Raise ValueError for a model's key that the functions that make it do not take, or a value of another kind."""
+    takes: list[inspect.Parameter] = []
     for function in functions:
-        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
-        takes += [name for name in named[2:] if name not in besides]
-    for key in given:
-        if key not in takes:
-            raise ValueError(f"model.{key}: {model} has no such key; it has {', '.join(takes) or 'none'}")
+        named = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+        takes += [parameter for parameter in named[2:] if parameter.name not in besides]
+    check_arguments("model", given, takes, model)
 
 
 def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Sequential:
@@ -179,13 +178,13 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     make = function_of(model)
     named = getattr(make, "__name__", type(make).__name__)
     extra = {key: value for key, value in model.items() if key not in KEYS}
-    refuse_unknown(extra, [make], f"model.function={named}")
+    check_keys(extra, [make], f"model.function={named}")
     number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         try:
             network = make(tuple(shape), classes, **extra)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"model.function={named}: {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")

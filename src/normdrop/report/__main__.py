@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         _check(options)
         _report(options)
     except (ValueError, OSError) as error:
-        print(f"normdrop-report: {error}", file=sys.stderr)
+        where = f"{options.output or options.folder}: " if getattr(error, "filename", "") is None else ""
+        print(f"normdrop-report: {where}{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("normdrop-report: stopped; a page that was there stays", file=sys.stderr)
         return 1
     return 0
 

@@ -206,7 +206,7 @@ def scale(study: Study, name: str, quantity: str = "") -> figures.Scale:
     metric, (left, right) = METRICS[name], tables.sides(study)
     if study.kind.good(metric.higher_is_better):
         left, right = right, left
-    label = f"difference in {quantity or tables.quantity(study, [name])} ({metric.unit})"
+    label = f"difference in {quantity or tables.quantity(study, [name])} ({metric.told})"
     return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")
 
 
@@ -247,7 +247,8 @@ def _write_table(file: Path, parts: Sequence[pd.DataFrame]) -> None:
 
 def _context(sections: Sequence[Section]) -> dict[str, Any]:
     alarm = checks.alarm(pd.concat([one.rows for one in sections], ignore_index=True))
-    return {"sections": sections, "alarm": alarm, "against": None}
+    pooled = any(len(one.tables["pooled"]) for one in sections)
+    return {"sections": sections, "alarm": alarm, "against": None, "pooled": pooled}
 
 
 def render(context: dict[str, Any], limit: int) -> str:

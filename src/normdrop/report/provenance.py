@@ -28,7 +28,7 @@ def provenance(study: Study) -> dict[str, Any]:
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
         f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {'; '.join(versions)}.",
-        *sorted({f"`{record['command']}`" for record in study.records if record.get("command")}),
+        *sorted({f"`{command}`" for command in batches["command"] if command}),
     ]
     clean, doubts = bool(batches["clean"].all()), []
     if not clean:
@@ -61,6 +61,7 @@ def _batches(record: Record) -> list[dict[str, Any]]:
         versions = ", ".join(f"{key} {value}" for key, value in batch["versions"].items())
         facts = {"versions": versions, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
         facts |= {"began": batch["began"], "finished": batch["finished"]}
+        facts["command"] = batch.get("command") or record.get("command")
         batches.append(facts | {"experiment": str(record["choices"].get("experiment"))})
     return batches
 

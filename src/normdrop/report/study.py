@@ -126,8 +126,8 @@ class _Folder:
 
     finished: list[tuple[Record, pd.DataFrame]] = field(default_factory=list)
     """records with their replicates"""
-    planned: dict[str, int] = field(default_factory=dict)
-    """for how many seeds each configuration was asked for"""
+    planned: dict[str, set[int]] = field(default_factory=dict)
+    """the seeds that each configuration was asked for"""
     left: dict[str, dict[str, str]] = field(default_factory=lambda: {name: {} for name in publish.LEFT})
 
 
@@ -152,7 +152,7 @@ def load(directory: Path) -> list[Study]:
                 folders[root].finished, folders[root].left = publish.read(path)
             if "plan.json" in files:
                 conditions = json.loads((path / "plan.json").read_text(encoding="utf-8"))["conditions"]
-                folders[root].planned = {known: len(planned["seeds"]) for known, planned in conditions.items()}
+                folders[root].planned = {known: set(planned["seeds"]) for known, planned in conditions.items()}
             if store.RECORD in files:
                 named, record, replicates = _finished(path)
                 folders[named].finished.append((record, replicates))
@@ -204,10 +204,10 @@ def _studies(path: Path, folder: _Folder, top: Path) -> Iterator[Study]:
     """A folder's studies: one, unless several declarations were used under one name."""
     left: dict[str, Any] = folder.left
     groups: dict[str, list[tuple[Record, pd.DataFrame]]] = defaultdict(list)
-    seeds = {record["condition"]: len(table) for record, table in folder.finished}
+    seeds = {record["condition"]: set(table["seed"]) for record, table in folder.finished}
     for name, planned in folder.planned.items():
-        if seeds.get(name, planned) < planned:
-            left["unfinished"][name] = f"{seeds[name]} of {planned} planned seeds"
+        if lacking := planned - seeds.get(name, planned):
+            left["unfinished"][name] = f"lacks {len(lacking)} of {len(planned)} planned seeds"
         elif not {name} & {*seeds, *left["failed"], *left["damaged"]}:
             left["unfinished"][name] = "planned, not finished"
     for record, table in folder.finished:

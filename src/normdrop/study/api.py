@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -16,6 +15,7 @@ from rich.progress import Progress
 from torch import nn
 
 from normdrop.data.module import ReplicateData
+from normdrop.networks import MODELS
 from normdrop.study import config as configs
 from normdrop.study.app import one_line
 from normdrop.study.facts import check_keys, one_engine
@@ -73,10 +73,14 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     words = [given for given in overrides if isinstance(given, str)]
     values: dict[str, Any] = {}
     for given in (*overrides, settings):
+        if not isinstance(given, (str, Mapping)):
+            raise ValueError(f"{given!r}: settings are keyword arguments, text such as 'rate=0.3', or a dict")
         if not isinstance(given, str):
             values |= given
     if model is not None:
         values["model"] = "own" if callable(model) else model
+    if isinstance(values.get("model"), Mapping) and "name" in values["model"]:
+        words.append(f"model={name if (name := values['model']['name']) in MODELS else 'own'}")
     for group in ("data", "model", "optimizer", "experiment"):
         if isinstance(values.get(group), str):  # the name of a file of conf/
             words.append(f"{group}={values.pop(group)}")
@@ -84,7 +88,7 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
         with _hydra_left_alone():
             config = configs.compose(*words)
         for key, value in values.items():
-            plain = value.item() if isinstance(value, np.generic) else value
+            plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or PyTorch
             OmegaConf.update(config, key, str(plain) if isinstance(plain, Path) else plain, force_add=True)
         known = configs.canonical(configs.plain(config))
     except (HydraException, OmegaConfBaseException) as error:

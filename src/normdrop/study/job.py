@@ -176,6 +176,7 @@ def _record(
         "clean": clean,
         "finished": finished,
     }
+    batch = {"seeds": seeds, "began": began, "command": study["command"], "networks": config["save_networks"]}
     return {
         "condition": study["condition"],
         **{key: config[key] for key in ("arrangement", "position", "rate", "engine")},
@@ -190,7 +191,7 @@ def _record(
         "steps": facts["steps"],
         "fresh_rows": config["data"]["fresh"],
         **trained,
-        "batches": [{"seeds": seeds, "began": began, **trained}],
+        "batches": [batch | trained],
         "device": facts["device"],
         "hardware": hardware(facts["device"]),
         "wall_seconds": round(finished - began, 3),

@@ -126,6 +126,11 @@ class Model(Open):
     dropout_layers: Literal["all", "last"] = ABSENT
     bn_momentum: Open01 = ABSENT
     bn_eps: Above0 = ABSENT
+    # Of a network of one's own.
+    file: Text | None = ABSENT
+    function: Text = ABSENT
+    layers: Text = ABSENT
+    keep_dropout: bool = ABSENT
 
 
 class Optimizer(Open):

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
+from normdrop.data.asked import is_int, require
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
@@ -36,6 +37,9 @@ def run_study(
     Nothing trains before every configuration has passed its checks. Raises ValueError if one failed.
     """
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in a value
+    n_jobs = getattr(launcher, "n_jobs", None)
+    ok = n_jobs is None or (is_int(n_jobs) and n_jobs >= 1)
+    require("hydra.launcher.n_jobs", n_jobs, ok, "a whole number, 1 or more, or null for one on each core")
     study = plan(points, compose, typed)
     planned[:] = [study.root]
     todo = [condition for condition in study.conditions if condition.missing]
@@ -88,17 +92,25 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
         if (study.root / path / record.RECORD).exists() and record.read(study.root / path) is None:
             yield f"{path}: its tables are not those that its record knows; it trains again"
     finished = [condition for condition in study.conditions if not condition.missing]
-    wanted = [("TensorBoard's files", "events.out.tfevents.*", f"normdrop-report {study.root} writes them again")]
-    if study.conditions[0].config["save_networks"]:
-        wanted.append(("kept networks", "networks.pt", "another name= trains anew"))
-    for what, pattern, way in wanted:
-        without = [c for c in finished if not any((study.root / c.path).glob(pattern))]
-        if without:
-            yield f"{count(len(without), 'finished configuration')} without {what}; {way}"
+    folders = [study.root / condition.path for condition in finished]
+    if without := [folder for folder in folders if not any(folder.glob("events.out.tfevents.*"))]:
+        way = f"normdrop-report {study.root} writes them again"
+        yield f"{count(len(without), 'finished configuration')} without TensorBoard's files; {way}"
+    kept = study.conditions[0].config["save_networks"]
+    if kept and (without := [folder for folder in folders if not _networks_kept(folder)]):
+        said = f"{count(len(without), 'finished configuration')} without the networks of some or all seeds"
+        yield f"{said}; another name= trains anew"
     for condition in finished[:1]:
         logging, found = condition.config["logging"], record.read(study.root / condition.path)
         if found is not None and found.record["config"]["logging"] != logging:
             yield f"logging={logging}: without effect on what is finished; another name= trains anew"
+
+
+def _networks_kept(folder: Path) -> bool:
+    """Whether a finished folder has the network of each seed: those of some may have been trained without."""
+    found = record.read(folder)
+    batches = found.record.get("batches", []) if found is not None else []
+    return (folder / "networks.pt").exists() and all(batch.get("networks", True) for batch in batches)
 
 
 def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
@@ -146,8 +158,8 @@ def _train(study: Plan, todo: Sequence[Condition], launcher: Any, number: int) -
             print(f"failed: {condition.path}: {error.read_text(encoding='utf-8').splitlines()[0]}")
     if failed or unfinished:
         did_not = f", {unfinished} did not finish" if unfinished else ""
-        again = f"the traceback of each stands in its {record.ERROR}. The same command tries them again"
-        raise ValueError(f"{failed} of {total} failed{did_not}; {again}")
+        where = f"; the traceback of each stands in its {record.ERROR}" if failed else ""
+        raise ValueError(f"{failed} of {total} failed{did_not}{where}. The same command tries them again")
 
 
 def _rounds(root: Path, todo: Sequence[Condition], launcher: Any, number: int) -> int:

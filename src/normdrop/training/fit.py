@@ -46,12 +46,15 @@ def quiet() -> None:
 def quietly() -> Iterator[None]:
     """`quiet` for a while, in somebody else's process."""
     threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
-    level = logger.level
-    with warnings.catch_warnings():
+    level, kind = logger.level, torch.get_default_dtype()
+    lowered = [torch.autocast(device, enabled=False) for device in ("cpu", "cuda")]
+    with warnings.catch_warnings(), lowered[0], lowered[1], torch.inference_mode(False), torch.enable_grad():
         quiet()
+        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
+            torch.set_default_dtype(kind)
             torch.set_num_threads(threads)
             torch.set_flush_denormal(False)
             logger.setLevel(level)

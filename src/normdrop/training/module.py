@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from normdrop import engine
 from normdrop.arrangement import has
 from normdrop.data import SERVED
+from normdrop.data.asked import check_arguments
 from normdrop.data.module import Part, ReplicateData
 from normdrop.networks import network_of
 from normdrop.networks.noise import StackedNoise
@@ -46,11 +47,9 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
         known = f"torch.optim.NAME, one of {', '.join(ELEMENTWISE)}, which treat each weight by itself as a stack needs"
         raise ValueError(f"optimizer._target_={target}: must be {known}")
     kind = getattr(torch.optim, name)
-    takes = [key for key in inspect.signature(kind).parameters if key not in ("params", "fused", "foreach")]
+    takes = [p for p in inspect.signature(kind).parameters.values() if p.name not in ("params", "fused", "foreach")]
     given = {key: value for key, value in config.items() if key not in ("_target_", "schedule", "clip")}
-    for key in given:
-        if key not in takes:
-            raise ValueError(f"optimizer.{key}: {target} takes no such argument; it takes {', '.join(takes)}")
+    check_arguments("optimizer", given, takes, target)
     fused = {"fused": True} if name in FUSED else {}
     try:
         return kind(parameters, **given, **fused)
