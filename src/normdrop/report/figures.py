@@ -154,7 +154,7 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         if ends.max() > 1.5 * reach:  # a data set of few examples would leave all others too little room
             ax.set_xlim(-reach, reach)
         ax.set_title(_title(position) if len(panels) < 3 else position)
-        ax.set_xlabel("\n".join(textwrap.wrap(scale.label, 92 // len(panels))))
+        ax.set_xlabel("\n".join(textwrap.wrap(scale.label, 84 // len(panels))))
         ax.tick_params(axis="y", length=0)
     figure.supxlabel(" / ".join(dict.fromkeys(scale.sides for scale in scales.values())), fontsize=9)
     if len(means):
