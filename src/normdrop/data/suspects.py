@@ -21,6 +21,8 @@ MAJORITY = 0.75
 DISTINCT = 0.95
 # Of rows with one place in an order more than this are worth a word.
 TIED = 0.05
+# A value as many times as far off as the middle half of its column is wide hides all others.
+FAR = 1e6
 # Linear combinations are looked for in so many columns, and rows, at most.
 COMBINED, LOOKED_AT = 300, 20_000
 WHO = "patient|subject|participant|person|speaker|user|customer|client|session|visit|household|group"
@@ -42,7 +44,7 @@ def of(rows: Rows) -> list[str]:
     if identifiers:
         ways = f"{override('data.drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
         notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {ways}")
-    return [*notes, *_majority(rows)]
+    return [*notes, *_far(rows), *_majority(rows)]
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
@@ -75,6 +77,18 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
         elif named or (steps > 0).all() or (steps < 0).all() or (whole and len(distinct) >= DISTINCT * len(codes)):
             identifiers.append(name)
     return telling or _combined(rows), groups, identifiers
+
+
+def _far(rows: Rows) -> Iterator[str]:
+    """Columns in which a number so far off that it may stand for a missing value."""
+    for place, name in enumerate(rows.columns):
+        values = rows.x[:, place].astype(np.float64)
+        low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75))
+        off = np.nan_to_num(np.abs(values - middle))
+        if 0 < high - low < off.max() / FAR:
+            word = f"{values[off.argmax()]:.15g}"
+            way = f"if it stands for a missing value, {override('data.missing', [word])}"
+            yield f"{name}: {word} is over {FAR:,.0f} times as far off as half of the values; {way}"
 
 
 def _combined(rows: Rows) -> list[str]:
