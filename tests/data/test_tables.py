@@ -94,6 +94,12 @@ def test_a_separator_that_is_given_is_taken(read):
     assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
 
 
+def test_a_first_line_that_names_the_separator_is_no_row(read):
+    named = read("sep=:\n" + PLAIN.to_csv(index=False, sep=":"))
+    assert named.fingerprint == read(PLAIN).fingerprint
+    assert read('\ufeff"sep=;"\n' + PLAIN.to_csv(index=False, sep=";")).fingerprint == named.fingerprint
+
+
 def test_columns_may_stand_apart_by_blanks(read):
     assert read(PLAIN.to_string(index=False), "t.txt").fingerprint == read(PLAIN).fingerprint
 
@@ -561,6 +567,14 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     assert rows.facts()["given"] == ["val", "test"]  # the same rows for every seed
     line = refusal(read, PLAIN.assign(time=["soon" if i == 5 else i for i in range(N)]), order_column="time")
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
+
+
+def test_dates_that_are_typed_as_numbers_have_the_year_first(read):
+    days = [(1 + i % 28, 1 + i % 12) for i in range(N)]
+    line = refusal(read, PLAIN.assign(time=[f"{d:02}{m:02}2024" for d, m in days]), order_column="time")
+    assert "data.order_column='time': row 1 holds '01012024'; it must be numbers, or dates like 2024-12-31" in line
+    rows = read(PLAIN.assign(time=[f"2024{m:02}{d:02}" for d, m in days]), order_column="time")
+    assert rows.order.argsort(kind="stable").tolist() == sorted(range(N), key=lambda i: days[i][::-1])
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):

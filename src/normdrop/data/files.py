@@ -76,13 +76,18 @@ def clean(name: object) -> str:
 
 
 def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFrame:
-    if separator is None:
+    first = str(pd.read_csv(file, sep="\0", header=None, nrows=1, dtype=str, encoding="utf-8-sig").iloc[0, 0])
+    named = re.fullmatch("sep=(.)", first)  # as Excel has it
+    skip = 1 if named else 0
+    if separator is None and named:
+        separator = named[1]
+    elif separator is None:
         found = [one for one in SEPARATORS if _fits(file, one)]
         if len(found) > 1:
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
         separator = found[0] if found else BLANKS if _fits(file, BLANKS) else ","
-    lines = _lines(file, separator)
+    lines = _lines(file, separator, skip=skip)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
         raise ValueError(f"its first line looks like a row of values and not like names of columns: {ways}")
@@ -99,13 +104,13 @@ def _fits(file: Path, separator: str) -> bool:
         return False
 
 
-def _lines(file: Path, separator: str, rows: int | None = None) -> pd.DataFrame:
+def _lines(file: Path, separator: str, rows: int | None = None, skip: int = 0) -> pd.DataFrame:
     """All lines, the header's too. A quote that nothing closes takes what follows, to the next quote, for one cell.
 
     Where all lines are whole with quotes that mean nothing, they are read so; else this raises ValueError.
     """
     asked: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "skipinitialspace": True}
-    asked |= {"sep": separator, "header": None, "nrows": rows}
+    asked |= {"sep": separator, "header": None, "nrows": rows, "skiprows": skip}
     try:
         lines = pd.read_csv(file, **asked)
         fault = _swallowed(lines, separator)
