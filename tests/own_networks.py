@@ -1,7 +1,5 @@
 """Networks that people bring, made tiny: what the tests of a network of one's own train."""
 
-from __future__ import annotations
-
 import math
 
 import torch

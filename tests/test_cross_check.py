@@ -1,7 +1,5 @@
 """The cross-check trains what the stacked network trains, and tells whether both agree."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys
@@ -55,7 +53,7 @@ def target(run, finished: Path, tmp_path_factory) -> Path:
 def test_the_networks_written_by_hand_have_the_layers_of_the_study(script, composed):
     config = composed("rate=0.3", "model.width=[20,13]", "model.output_activation=relu")
     for arrangement, position, layers in itertools.product(ARRANGEMENTS, POSITIONS, ("all", "last")):
-        model = config["model"] | {"dropout_layers": layers}
+        model = config["model"] | {"dropout_layers": layers, "width": 20 if layers == "last" else [20, 13]}
         changed = config | {"arrangement": arrangement, "position": position, "model": model}
         shape = {key: value for key, value in model.items() if key not in ("name", "init_gain")}
         theirs = mlp(64, 10, arrangement=arrangement, position=position, rate=0.3, **shape)

@@ -1,7 +1,5 @@
 """A stacked network, with convolutions and residual blocks or without, is N plain networks, whatever trains beside."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
