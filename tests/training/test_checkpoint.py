@@ -1,7 +1,5 @@
 """A fit that is stopped anywhere goes on from its checkpoint and ends byte for byte as one left alone."""
 
-from __future__ import annotations
-
 import itertools
 import json
 

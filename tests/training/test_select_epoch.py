@@ -1,11 +1,9 @@
 """The epoch that validation prefers: which one it is, what is measured of it, and when a search ends."""
 
-from __future__ import annotations
-
-import pandas as pd
 import pytest
 import torch
 
+from fitting import of
 from normdrop.study import config as configs
 from normdrop.training.fit import fit
 from normdrop.training.module import ReplicatedClassifier
@@ -16,11 +14,6 @@ SEARCH = (
     "measure.shift_epochs=[6]",
 )
 SEEDS = [0, 1, 2]
-
-
-def of(frame: pd.DataFrame, *seeds: int) -> str:
-    """The lines of some seeds, each number with every digit."""
-    return frame[frame["seed"].isin(seeds)].to_csv(index=False)
 
 
 @pytest.fixture(scope="module")
