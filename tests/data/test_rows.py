@@ -45,9 +45,3 @@ def test_the_data_line_has_three_lines_at_most_and_the_record_all_notes():
     first, second = remarks(facts)
     assert "75.0 %" in first and second.startswith("one") and "2 more" in second
     assert facts["notes"][1:] == ["one", "two", "three"]
-
-
-def test_facts_name_the_given_parts_and_the_fingerprint():
-    official = rows({"a": 4, "b": 4}, test=np.arange(8) < 2)
-    assert official.facts()["given"] == ["test"]
-    assert official.facts()["fingerprint"] == official.fingerprint
