@@ -1,7 +1,5 @@
 """Conditions with exactly the numbers that a test gives, and the report's way from them to its rows."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Studies in memory with known effects, for tests of the page: nothing is trained, and nothing is read."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path

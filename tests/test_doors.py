@@ -1,8 +1,6 @@
 """Each door of the package, by the words of its table: a layer, a model, a metric, an optimizer are added in a copy of
 the package, each in the places that the table names and nowhere else, and trained."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import sys

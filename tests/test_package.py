@@ -1,7 +1,5 @@
 """A built wheel carries what the installed commands need, and they find it outside the checkout."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

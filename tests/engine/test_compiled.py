@@ -1,7 +1,5 @@
 """The compiled engine does what the torch engine does, within rounding, and what a replicate gets is its own."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import math

@@ -26,7 +26,7 @@ def mechanism(root: Path, effects: dict[str, list[float]], left: float) -> Any:
     return study_of(root)
 
 
-def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_position(tmp_path: Path) -> None:
+def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_position(tmp_path):
     study = mechanism(tmp_path, {"after": [0.02, 0.04, 0.03, 0.0], "before": [0.0, 0.0]}, left=0.1)
     table = recalibration(study, rows_of(tmp_path))
     best = table[(table["comparison"] == "best_vs_best") & (table["position"] == "after")].set_index(DEPTH)
@@ -43,12 +43,12 @@ def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_positio
     assert shares(kept, recalibration(kept, rows_of(tmp_path / "kept")))["word"].to_list() == ["No"]
 
 
-def test_nothing_recalibrated_is_an_empty_table(tmp_path: Path) -> None:
+def test_nothing_recalibrated_is_an_empty_table(tmp_path):
     pair(tmp_path, runs(0.9), runs(0.8))
     assert recalibration(study_of(tmp_path), rows_of(tmp_path)).empty
 
 
-def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(tmp_path: Path) -> None:
+def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(tmp_path):
     for k, arrangement in enumerate(("bn_dropout", "dropout_bn")):
         entries = [
             {
@@ -70,7 +70,7 @@ def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(t
     assert set(table["seeds"]) == {4}
 
 
-def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path: Path) -> None:
+def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path):
     effects = {(0.1, "after"): 0.02, (0.1, "before"): 0.0, (0.01, "after"): -0.02, (0.01, "before"): 0.002}
     for (lr, position), effect in effects.items():
         for layer, share in (("bn", 1.0), ("ln", 0.0)):
@@ -88,7 +88,7 @@ def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path: Path) -> N
     assert set(table[table["contrast"] != "bn_dropout - dropout_bn"]["word"]) == {"no difference"}
 
 
-def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path: Path) -> None:
+def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path):
     rng = np.random.default_rng(1)
     values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}
     for (size, depth), effect in values.items():
