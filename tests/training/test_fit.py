@@ -114,7 +114,7 @@ def test_it_is_so_at_every_width_and_where_the_products_are_narrow(tiny, overrid
 def test_how_many_train_at_a_time_changes_no_byte(tiny, tmp_path):
     config = tiny("replicates=5", "measure.silencing=true", "drift.scale=0.5")
     together = finish(config, tmp_path / "all")
-    for at_a_time in (1, 3, 5):
+    for at_a_time in (1, 3):
         assert finish(config | {"replicates_at_a_time": at_a_time}, tmp_path / f"{at_a_time}") == together
 
 
@@ -259,9 +259,7 @@ METRICS = ["train_acc", "train_nll", "val_acc", "test_acc", "test_nll", "test_ec
 
 
 @pytest.mark.parametrize("arrangement", ["none", "bn_dropout"])
-def test_a_replicate_whose_loss_stops_being_finite_is_marked_and_the_others_go_on_bit_for_bit(
-    tiny, monkeypatch, arrangement
-):
+def test_a_replicate_whose_loss_is_not_finite_is_marked_and_others_go_on_bit_for_bit(tiny, monkeypatch, arrangement):
     config = tiny(f"arrangement={arrangement}", "measure.silencing=true", "data.level=2.3")
     alone = trained(config, [0, 2])
     plant(monkeypatch, seed=1, part="train", value=float("inf"))
