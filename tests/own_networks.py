@@ -99,9 +99,4 @@ def sequential(shape: tuple[int, ...], classes: int) -> nn.Sequential:
     )
 
 
-NETWORKS = {
-    "resnet": ResNet,
-    "mixer": Mixer,
-    "tabular": TabularResNet,
-    "sequential": sequential,
-}
+NETWORKS = {"resnet": ResNet, "mixer": Mixer, "tabular": TabularResNet, "sequential": sequential}

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from normdrop.networks import network_of
-from normdrop.networks.mlp import initialise, mlp
-from normdrop.streams import stream
+from normdrop.networks.mlp import mlp
 
 
 def names(network: nn.Sequential) -> str:
@@ -73,11 +72,3 @@ def test_the_posts_networks_are_the_default_of_model_blog_with_data_blog(compose
 def test_dropout_layers_last_counts_uniform_noise_as_dropout():
     network = build(depth=2, dropout_layers="last", noise="uniform")
     assert names(network) == "Linear ReLU BatchNorm1d Linear ReLU BatchNorm1d UniformNoise Linear"
-
-
-def test_initial_weights_and_biases_fill_pytorchs_interval_evenly():
-    network = initialise(mlp(100, 3, arrangement="none", position="after", rate=0, width=200), stream(0, "init"))
-    layer, bound = network[0], 100**-0.5
-    assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
-    deciles = torch.histc(layer.weight.detach(), bins=10, min=-bound, max=bound) / layer.weight.numel()
-    assert (deciles - 0.1).abs().max() < 5 * (0.09 / layer.weight.numel()) ** 0.5

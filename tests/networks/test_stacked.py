@@ -61,14 +61,6 @@ def test_noise_of_rate_zero_and_noise_in_eval_mode_are_the_identity():
     assert noise_layer(nn.Dropout(0.5)).eval()(x) is x
 
 
-def test_masks_of_other_seeds_layers_reruns_and_steps_are_independent():
-    layers = [StackedNoise(nn.Dropout(0.5), 64, 256, [0, 1], rerun, number) for rerun in (0, 1) for number in (1, 2)]
-    x = torch.ones(2, 64, 256)
-    masks = torch.stack([layer(x) / 2 for layer in layers for _ in range(2)]).flatten(0, 1).flatten(1)
-    correlation = torch.corrcoef(masks) - torch.eye(len(masks))
-    assert len(masks) == 16 and correlation.abs().max() < 5 / masks.shape[1] ** 0.5
-
-
 # --- streams
 
 
@@ -87,15 +79,9 @@ def as_int64(number: int) -> int:
 
 
 def test_splitmix64_gives_the_published_numbers_of_seed_1234567():
-    published = [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-        4593380528125082431,
-        16408922859458223821,
-    ]
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     states = torch.tensor([as_int64(1234567 + k * 0x9E3779B97F4A7C15) for k in range(1, 6)])
-    assert [number % 2**64 for number in splitmix64(states).tolist()] == published
+    assert [number % 2**64 for number in splitmix64(states).tolist()] == known
 
 
 def counted(seeds, words: int, calls: int = 1) -> Tensor:
