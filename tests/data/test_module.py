@@ -144,12 +144,6 @@ def test_epochs_go_on_with_each_replicates_own_stream():
         assert torch.equal(second[replicate], rows[replicate, generator.permutation(1149)])
 
 
-def test_an_iterator_that_is_not_asked_draws_nothing():
-    a, b = made().train_dataloader(), made().train_dataloader()
-    iter(a)
-    assert torch.equal(next(iter(a)), next(iter(b)))
-
-
 class _Recorder(lightning.LightningModule):
     def __init__(self):
         super().__init__()
@@ -234,9 +228,8 @@ def test_small_values_stay_small_until_the_batch_which_is_that_of_float64(kind, 
     x = np.random.default_rng(0).integers(0, 256, (90, 12)) / (1 if kind is np.uint8 else 8)
     if kind is np.float16:
         x[3, 4] = np.nan
-    small, plain = (
-        made(partial(Rows, x.astype(of), np.arange(90) % 2, ("a", "b")), batch_size=16) for of in (kind, float)
-    )
+    sources = [partial(Rows, x.astype(of), np.arange(90) % 2, ("a", "b")) for of in (kind, float)]
+    small, plain = (made(source, batch_size=16) for source in sources)
     assert small.parts["train"].table.x.dtype == torch.from_numpy(np.zeros(1, kind)).dtype
     assert small.source().fingerprint == plain.source().fingerprint
     assert equal(small, plain)
@@ -441,12 +434,6 @@ def test_a_row_is_seen_as_float64_standardises_it_in_whatever_unit_and_however_f
             expected = np.nan_to_num((plain[index[name]] - mean) / scale)
             lost = np.finfo(float).eps * abs(zero) / unit  # what float64 itself cannot hold of the values
             assert part.x[replicate].numpy() == pytest.approx(expected, abs=2e-6 + 2 * lost)
-
-
-def test_one_replicate_of_a_part_is_that_replicate():
-    part = made(seeds=[0, 1, 2]).parts["val"]
-    alone = part.replicate(1)
-    assert torch.equal(alone.x[0], part.x[1]) and torch.equal(alone.y[0], part.y[1])
 
 
 def test_every_data_config_has_the_data_modules_own_keys():

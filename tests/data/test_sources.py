@@ -32,11 +32,9 @@ def test_labels_of_keels_tables_lose_the_blanks_around_them_and_sort_as_numbers(
 
 
 def test_a_wrong_name_lists_keels_43_tables():
-    with pytest.raises(
-        ValueError, match=r"^data.dataset='irs': it must be one of australian, .*, wisconsin$"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"^data.dataset='irs': it must be one of australian, .*, wisconsin$") as error:
         sources.keel("irs")
-    assert str(caught.value).count(",") == 42
+    assert str(error.value).count(",") == 42
 
 
 def test_without_the_package_the_line_says_how_to_get_keels_tables(monkeypatch):
