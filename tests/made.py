@@ -37,12 +37,8 @@ def made(
                 place = {"dataset": f"d{number}", "arrangement": arrangement, "position": position, "rate": rate}
                 place |= {"data.train_size": size} if sizes else {}
                 place["condition"] = f"d{number}/{arrangement}/{position}/q{rate:g}/{size}"
-                values = {
-                    "seed": range(seeds),
-                    "test_acc": accuracy,
-                    "test_nll": 1 - accuracy,
-                    "gap": 0.2 - accuracy / 5,
-                }
+                values = {"seed": range(seeds), "test_acc": accuracy, "test_nll": 1 - accuracy}
+                values |= {"gap": 0.2 - accuracy / 5}
                 values |= {"val_acc": accuracy - rate / 10, "val_nll": 1 - accuracy, "diverged": False}
                 rows.append(pd.DataFrame(place | values))
     table = pd.concat(rows, ignore_index=True)

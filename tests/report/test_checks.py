@@ -23,12 +23,9 @@ def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path):
     for rate in (0.1, 0.3, 0.5):
         for lr in (0.01, 0.1):
             best = rate + lr  # of bn_dropout the highest of both; of dropout_bn the lowest
-            where: dict[str, Any] = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
-            a, b = (
-                runs(0.9, 8, val_acc=best, epochs_after=0),
-                runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4),
-            )
-            pair(tmp_path, a, b, **where, config={"select_epoch": "best"})
+            where = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study, "config": {"select_epoch": "best"}}
+            a = runs(0.9, 8, val_acc=best, epochs_after=0)
+            pair(tmp_path, a, runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4), **where)
     found = study_of(tmp_path)
     table = edges(found, family(found, pairs(found))).set_index("key")
     assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
@@ -50,8 +47,7 @@ def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):
     assert (row["metric"], row["n"]) == ("test_nll", 2), "of every comparison where none is declared"
     loss = {"kind": "loss", "over": "drift.scale"}
     for scale, value in ((0.0, 0.9), (0.5, 0.5)):
-        where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}
-        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), **where)
+        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), setting={"drift.scale": scale}, study=loss)
     study = study_of(tmp_path / "loss")
     rows = neighbours(study, family(study, pairs(study))).set_index("metric")
     assert rows.loc["test_acc", "mean"] == pytest.approx(0.3)  # over the rungs
@@ -122,14 +118,8 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
     for path in root.rglob("record.json"):
         record = json.loads(path.read_text())
         batches = [
-            {
-                "seeds": [k],
-                "versions": {"torch": f"2.{k}"},
-                "commit": f"c{k}",
-                "clean": k != 1,
-                "began": at,
-                "finished": at + 5,
-            }
+            {"seeds": [k], "versions": {"torch": f"2.{k}"}, "commit": f"c{k}", "clean": k != 1}
+            | {"began": at, "finished": at + 5}
             for k, at in enumerate(began)
         ]
         record |= {"choices": {"experiment": "x"}, "batches": batches, "commit": "c9", "clean": True}

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
-from statsmodels.stats.weightstats import ttost_paired
 
 from normdrop.report.compare import (
     Comparison,
@@ -27,16 +26,6 @@ RNG = np.random.default_rng(3)
 def sides(n: int = 12, shift: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
     b = RNG.normal(0.8, 0.05, n)
     return b + shift + RNG.normal(0, 0.02, n), b
-
-
-def test_these_data_are_the_paired_t_test_and_the_two_one_sided_ones():
-    a, b = sides()
-    c = compare(a, b, rope=0.02, test_train_ratio=0.4, alpha=0.1)
-    test = stats.ttest_rel(a, b)
-    assert c.p_value == pytest.approx(test.pvalue)
-    assert (c.ci_low, c.ci_high) == pytest.approx(tuple(test.confidence_interval(0.9)))
-    assert c.p_tost == pytest.approx(ttost_paired(a, b, -0.02, 0.02)[0])
-    assert (c.n, c.left_out, c.estimate) == (12, 0, pytest.approx((a - b).mean()))
 
 
 def test_new_samples_have_the_variance_of_nadeau_and_bengio_unless_rows_are_fresh():

@@ -96,9 +96,8 @@ def test_a_forest_has_each_rows_interval_in_its_place_and_the_mean_below_with_bo
 
 
 def test_two_metrics_never_share_an_axis():
-    table = pd.concat(
-        [rows(dataset=["one", "two"], position=["after"]).assign(metric=name) for name in ("gap", "nll_gap")]
-    )
+    one = rows(dataset=["one", "two"], position=["after"])
+    table = pd.concat([one.assign(metric=name) for name in ("gap", "nll_gap")])
     scales = {"gap": SCALE, "nll_gap": figures.Scale("difference in NLL gap (nats)", 1, sides=SCALE.sides)}
     figure = figures.forest(table, [], scales, table.iloc[:0])
     assert [ax.get_xlabel() for ax in figure.axes] == [scales[name].label for name in ("gap", "nll_gap")]
@@ -107,9 +106,7 @@ def test_two_metrics_never_share_an_axis():
 
 
 def test_a_map_is_blue_where_a_is_ahead_and_faint_where_the_interval_has_0():
-    table = rows(
-        dataset=["one"], contrast=["bn_dropout - dropout_bn"], position=["after", "before"], lr=[0.1, 0.2], rate=[0.3]
-    )
+    table = rows(dataset=["one"], contrast=["bn - none"], position=["after", "before"], lr=[0.1, 0.2], rate=[0.3])
     table["estimate"] = [0.05, -0.05, 0.01, 0.02]
     table = table.assign(ci_low=table["estimate"] - 0.015, ci_high=table["estimate"] + 0.015)
     figure = figures.regime(table, ["lr"], SCALE)
@@ -137,7 +134,6 @@ def test_a_study_of_sizes_draws_its_rungs():
     assert name == "ladder" and "change" not in figure.get_supylabel(), "a rung's difference, not the trend"
     for ax in figure.axes:
         assert [label.get_text() for label in ax.get_xticklabels()] == ["250", "1,000", "4,000"]
-        (ring, _) = sorted(
-            (line for line in ax.get_lines() if line.get_markersize() == 10), key=lambda r: -len(r.get_ydata())
-        )
+        rings = [line for line in ax.get_lines() if line.get_markersize() == 10]
+        (ring, _) = sorted(rings, key=lambda r: -len(r.get_ydata()))
         assert list(ring.get_ydata()) == list(ax.containers[0].lines[0].get_ydata()), "validation prefers rate 0.1"

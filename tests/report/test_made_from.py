@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -14,17 +13,12 @@ from exact import SPREAD, normal, one, pair, rows_of, runs, write
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
 
-def flat(values: Any = 0.9, n: int = 10, **columns: Any) -> pd.DataFrame:
-    """B, when all that counts is A - B."""
-    return runs(values, n, **columns)
-
-
 # --- which p
 
 
 def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_their_own(tmp_path):
     for dataset in ("one", "two"):
-        pair(tmp_path, runs(0.9 + normal(0.75 * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+        pair(tmp_path, runs(0.9 + normal(0.75 * SPREAD)), runs(), dataset=dataset, study=NO_ROPE)
     rows = rows_of(tmp_path)
     assert rows["p_value"].between(0.025, 0.05).all()
     assert (rows["ci_low"] > 0).all()
@@ -38,7 +32,7 @@ def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_the
 def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_interval(tmp_path):
     effects = {"a": 6.0, "b": 2.0, "c": 1.2, "d": 1.2}
     for dataset, effect in effects.items():
-        pair(tmp_path, runs(0.9 + normal(effect * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+        pair(tmp_path, runs(0.9 + normal(effect * SPREAD)), runs(), dataset=dataset, study=NO_ROPE)
     rows = rows_of(tmp_path, family="declared").set_index("dataset")
     assert set(rows["verdict"]) == {"better"}
     assert rows.loc["b", "p_new_data"] < 0.05 < multipletests(rows["p_new_data"], method="holm")[1][1]
@@ -49,7 +43,7 @@ def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_i
 
 
 def test_equivalence_for_new_data_is_of_that_scope_too(tmp_path):
-    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"rope": {"test_acc": 0.012}})
+    pair(tmp_path, runs(0.9 + normal(0.0)), runs(), study={"rope": {"test_acc": 0.012}})
     row = one(tmp_path, family="declared")
     assert (row["verdict"], row["verdict_new_data"]) == ("equivalent", "inconclusive")
 
@@ -61,7 +55,7 @@ def test_the_studys_alpha_is_the_level_of_intervals_differences_and_equivalence(
     effect, rope, n = 0.55 * SPREAD, 0.0093, 10
     for alpha in (0.05, 0.2):
         study = {"alpha": alpha, "rope": {"test_acc": rope}}
-        root = pair(tmp_path / str(alpha), runs(0.9 + normal(effect)), flat(), study=study)
+        root = pair(tmp_path / str(alpha), runs(0.9 + normal(effect)), runs(), study=study)
         row = one(root, family="declared")
         half = stats.t.isf(alpha / 2, n - 1) * SPREAD / n**0.5
         assert (row["ci_low"], row["ci_high"]) == pytest.approx((effect - half, effect + half))
@@ -113,7 +107,7 @@ def test_each_metric_of_a_study_is_judged_in_its_own_direction(tmp_path, metric,
     pair(
         tmp_path,
         runs(high, test_nll=high, reliance=high),
-        flat(test_nll=0.9, reliance=0.9),
+        runs(test_nll=0.9, reliance=0.9),
         study={"metric": "test_acc", "secondary": ["test_nll", "reliance"], "rope": {}},
     )
     rows = rows_of(tmp_path, metric=metric)
@@ -122,7 +116,7 @@ def test_each_metric_of_a_study_is_judged_in_its_own_direction(tmp_path, metric,
 
 def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_comparison(tmp_path):
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), rows=(1000, 300, 400), study=NO_ROPE)
-    write(tmp_path, "dropout_bn", flat(), rows=(1000, 300, 200), study=NO_ROPE)
+    write(tmp_path, "dropout_bn", runs(), rows=(1000, 300, 200), study=NO_ROPE)
     row = one(tmp_path, family="declared")
     half = SPREAD * (1 / 10 + 0.4) ** 0.5 * stats.t.isf(0.025, 9)
     assert row["new_high"] - row["new_low"] == pytest.approx(2 * half)
@@ -131,7 +125,7 @@ def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_c
 @pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (False, False), (True, True)])
 def test_the_scopes_are_one_only_if_both_sides_drew_fresh_rows(tmp_path, of_a, of_b):
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), fresh_rows=of_a)
-    write(tmp_path, "dropout_bn", flat(), fresh_rows=of_b)
+    write(tmp_path, "dropout_bn", runs(), fresh_rows=of_b)
     row = one(tmp_path, family="declared")
     assert (row["new_low"] == row["ci_low"]) == (of_a and of_b)
     assert (row["p_new_data"] == row["p_value"]) == (of_a and of_b)
@@ -221,15 +215,15 @@ def test_without_dropout_there_may_still_be_something_to_tune(tmp_path):
     study = {"contrast": {"a": "bn", "b": "none"}, "tuned": ["rate", "optimizer.lr"], "secondary": []}
     for lr in (0.01, 0.1):
         for arrangement in ("bn", "none"):
-            where: dict[str, Any] = {"setting": {"optimizer.lr": lr}, "study": study}
-            write(tmp_path, arrangement, runs(0.5 + lr * (arrangement == "bn"), val_acc=lr), 0.0, **where)
+            table = runs(0.5 + lr * (arrangement == "bn"), val_acc=lr)
+            write(tmp_path, arrangement, table, 0.0, setting={"optimizer.lr": lr}, study=study)
     rows = rows_of(tmp_path)
     assert rows["comparison"].to_list() == ["best_vs_best", "same_rate"]
     assert rows["estimate"].to_list() == pytest.approx([0.1, 0.1])
 
 
 def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path):
-    pair(tmp_path, runs(0.9 + normal(0.01)), flat())
+    pair(tmp_path, runs(0.9 + normal(0.01)), runs())
     write(tmp_path, "bn_dropout", runs(0.1, val_acc=0.99), setting={"rerun": 1})
     for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate", metric="test_acc")):
         assert (row["estimate"], row["n"]) == (pytest.approx(0.01), 10)
@@ -239,10 +233,10 @@ def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path
 
 
 def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path):
-    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"kind": "spread", "over": "model.init_gain"})
-    again = runs(0.85 + normal(0.0)[2:], 8, seed=range(2, 10))
-    where: dict[str, Any] = {"setting": {"rerun": 1}, "study": {"kind": "spread", "over": "model.init_gain"}}
-    write(tmp_path, "bn_dropout", again.iloc[::-1], rows=(1000, 300, 500), **where)
+    study = {"kind": "spread", "over": "model.init_gain"}
+    pair(tmp_path, runs(0.9 + normal(0.0)), runs(), study=study)
+    again = runs(0.85 + normal(0.0)[2:], 8, seed=range(2, 10)).iloc[::-1]
+    write(tmp_path, "bn_dropout", again, rows=(1000, 300, 500), setting={"rerun": 1}, study=study)
     row = one(tmp_path, family="a/a")
     assert row["n"] == 8
     assert row["estimate"] == pytest.approx(0.05)
@@ -252,7 +246,7 @@ def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path):
 
 
 def test_the_a_a_row_has_the_ratio_of_its_own_rows(tmp_path):
-    pair(tmp_path, runs(0.9 + normal(0.02)), flat(), rows=(1000, 300, 100))
+    pair(tmp_path, runs(0.9 + normal(0.02)), runs(), rows=(1000, 300, 100))
     write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, rows=(1000, 300, 500))
     row = one(tmp_path, family="a/a")
     half = SPREAD * (1 / 10 + 0.5) ** 0.5 * stats.t.isf(0.025, 9)
@@ -264,8 +258,8 @@ def test_an_a_a_row_belongs_to_the_rung_and_the_rate_that_were_trained_again(tmp
     study = {"kind": "ladder", "over": "model.depth"}
     for depth in (1, 2):
         for rate in (0.1, 0.3):
-            where: dict[str, Any] = {"setting": {"model.depth": depth}, "study": study, "rate": rate}
-            pair(tmp_path, runs(0.5 + depth / 10 + rate, 6), flat(n=6), **where)
+            table = runs(0.5 + depth / 10 + rate, 6)
+            pair(tmp_path, table, runs(n=6), setting={"model.depth": depth}, study=study, rate=rate)
     write(tmp_path, "bn_dropout", runs(0.6, 6), setting={"model.depth": 2, "rerun": 1}, study=study)
     row = one(tmp_path, family="a/a")
     assert row["estimate"] == pytest.approx(0.5 + 0.2 + 0.3 - 0.6)
@@ -326,9 +320,8 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path, kind):
     b.pop(4)
     assert rows_of(along(tmp_path / "more", kind, a, b))["estimate"].to_list() == whole["estimate"].to_list()
     a[5] = a.pop(4)
-    assert rows_of(along(tmp_path / "other", kind, b, a))["estimate"].to_list() == pytest.approx(
-        (-whole["estimate"]).to_list()
-    )
+    other = rows_of(along(tmp_path / "other", kind, b, a))
+    assert other["estimate"].to_list() == pytest.approx((-whole["estimate"]).to_list())
 
 
 @pytest.mark.parametrize("kind", ["difference", "spread", "loss", "ladder"])
@@ -369,8 +362,7 @@ def test_the_rates_of_a_rung_are_those_chosen_there(tmp_path):
     for depth, best in ((1, 0.1), (2, 0.5)):
         for rate in (0.1, 0.5):
             table = runs(0.8, 6, val_acc=0.9 - abs(rate - best))
-            where: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study, "rate": rate}
-            pair(tmp_path, table, runs(0.7, 6), **where)
+            pair(tmp_path, table, runs(0.7, 6), setting={DEPTH: depth}, study=study, rate=rate)
     rows = rows_of(tmp_path, comparison="best_vs_best").set_index("part")
     assert rows["rate_a"].to_dict() == {"1": 0.1, "2": 0.5, "trend": 0.1}
 

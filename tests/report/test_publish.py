@@ -20,9 +20,8 @@ from normdrop.report.verdicts import rows
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a study, and what was published of it. To be read, not written."""
     folder = tmp_path_factory.mktemp("publish")
-    shift = [
-        {"epoch": "end", "layer": 1, "seed": s, "case": "noise", "measured": s / 7, "running": None} for s in range(3)
-    ]
+    entry = {"epoch": "end", "layer": 1, "case": "noise", "running": None}
+    shift = [entry | {"seed": seed, "measured": seed / 7} for seed in range(3)]
     live = fake_study(folder / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
                       settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
     (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,8 @@ def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_the
     pair(tmp_path, runs(0.7), runs(0.8), setting={"model.depth": 5})
     table = study_of(tmp_path).table
     assert table.groupby("model.depth")["beyond"].first().to_dict() == {3: False, 5: True}
-    assert table[table["arrangement"] == "bn_dropout"].groupby("model.depth")["test_acc"].first().to_dict() == {
-        3: 0.9,
-        5: 0.7,
-    }
+    own = table[table["arrangement"] == "bn_dropout"]
+    assert own.groupby("model.depth")["test_acc"].first().to_dict() == {3: 0.9, 5: 0.7}
 
 
 def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path):

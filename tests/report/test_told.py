@@ -36,10 +36,8 @@ def test_of_two_orders_a_side_is_named_by_what_comes_first(a, b, names):
 def test_a_place_names_what_tells_rows_apart():
     rows = pd.DataFrame({"optimizer.lr": [0.01, 0.001], "model.depth": [2, 2], "part": ["", "trend"]})
     keys = tables.varying(rows, ["optimizer.lr", "model.depth"])
-    assert [tables.place(row, keys) for row in rows.to_dict("records")] == [
-        "learning rate 0.01",
-        "learning rate 0.001, trend",
-    ]
+    said = [tables.place(row, keys) for row in rows.to_dict("records")]
+    assert said == ["learning rate 0.01", "learning rate 0.001, trend"]
 
 
 def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit():
