@@ -99,9 +99,7 @@ def test_a_bias_is_told(script, finished, target, tmp_path):
     assert "by 6 seeds: +5.10 points" in last
 
 
-def test_a_resumed_run_trains_nothing_again_and_more_seeds_are_trained(
-    script, run, finished, target, monkeypatch, capsys
-):
+def test_a_resumed_run_trains_nothing_again_but_further_seeds(script, run, finished, target, monkeypatch, capsys):
     monkeypatch.setattr(script, "train", lambda *_: pytest.fail("trained again"))
     run(finished.parent, target)
     run(finished.parent, target, "--seeds=4")
@@ -130,9 +128,8 @@ def test_a_pattern_that_matches_nothing_is_one_line_and_an_error(script, run, fi
     monkeypatch.setitem(SELECTION, "ordering", ["digits/none/before/*"])
     with pytest.raises(SystemExit) as ended:
         run(finished.parent, tmp_path / "new")
-    assert (
-        ended.value.code == f"error: {finished.parent}: no finished configuration matches ordering/digits/none/before/*"
-    )
+    nothing = "no finished configuration matches ordering/digits/none/before/*"
+    assert ended.value.code == f"error: {finished.parent}: {nothing}"
     assert not (tmp_path / "new").exists()
 
 

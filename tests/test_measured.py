@@ -150,10 +150,8 @@ def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_l
             draws = stream(seed, "silencing")
             found = []
             for _ in range(20):
-                lost = [
-                    draws.permutation(layer.in_features)[: round(share / 100 * layer.in_features)]
-                    for layer in linear[1:]
-                ]
+                widths = [layer.in_features for layer in linear[1:]]
+                lost = [draws.permutation(width)[: round(share / 100 * width)] for width in widths]
                 silenced = copy.deepcopy(network)
                 behind = [layer for layer in silenced if isinstance(layer, nn.Linear)][1:]
                 with torch.no_grad():
@@ -166,12 +164,9 @@ def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_l
 
 def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_training_rows(bn_dropout):
     for seed, network in bn_dropout.networks.items():
-        row, (x, y), (x_train, _) = (
-            bn_dropout.replicates.loc[seed],
-            *(bn_dropout.part(seed, p) for p in ("test", "train")),
-        )
+        row, (x, y) = bn_dropout.replicates.loc[seed], bn_dropout.part(seed, "test")
         order: list[torch.Tensor] = []
-        x_behind = x_train
+        x_behind, _ = bn_dropout.part(seed, "train")
         with torch.no_grad():
             for i, layer in enumerate(network):
                 if i and isinstance(layer, nn.Linear):
@@ -189,9 +184,8 @@ def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_t
 
 def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout):
     entries = bn_dropout.facts["shift"]
-    assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
-        (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
-    ]
+    places = [(layer, seed, "end") for layer in (1, 2) for seed in SEEDS]
+    assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == places
     assert entries == measure(bn_dropout.stack, bn_dropout.parts["train"], 16, 0, "end")
     for entry in entries:
         network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
@@ -209,12 +203,9 @@ def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny):
     config = tiny("arrangement=dropout_bn", "rate=0.3", "measure.shift_epochs=[1,2]", *SMALL)
     entries = fitted(config).facts["shift"]
     assert [e["epoch"] for e in entries] == [1] * 4 + [2] * 4 + ["end"] * 4
-    at_1 = fitted(
-        config
-        | {"trainer": config["trainer"] | {"max_epochs": 1}}
-        | {"measure": config["measure"] | {"shift_epochs": []}}
-    )
-    assert [e["measured"] for e in entries[:4]] == pytest.approx([e["measured"] for e in at_1.facts["shift"]])
+    config["trainer"]["max_epochs"], config["measure"]["shift_epochs"] = 1, []
+    at_1 = fitted(config).facts["shift"]
+    assert [e["measured"] for e in entries[:4]] == pytest.approx([e["measured"] for e in at_1])
 
 
 def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny):

@@ -141,9 +141,8 @@ SIMPLER = {
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml")))
 def test_every_experiment_declares_its_claim_and_can_be_planned(planned, openml, experiment):
     # One point of its grid: the rest is the same to compose and takes long.
-    (condition, *_) = planned(
-        f"experiment={experiment}", *ONE_POINT, *SIMPLER.get(experiment, ()), "hydra.sweeper.also=[]"
-    )
+    simpler = SIMPLER.get(experiment, ())
+    (condition, *_) = planned(f"experiment={experiment}", *ONE_POINT, *simpler, "hydra.sweeper.also=[]")
     study = condition.config["study"]
     assert {"claim", "sentence", "contrast", "metric", "kind", "rope", "alpha", "family", "tuned"} <= set(study)
     assert set(study["contrast"]) == {"a", "b"}
@@ -170,11 +169,8 @@ def test_the_openml_population_has_72_data_sets_and_one_by_its_number_trains_and
     one = ("experiment=population_openml", "data.dataset=3", *ONE_POINT, "hydra.sweeper.also=[]", *TINY)
     assert command(*one) == ""
     (study,) = load(Path("outputs/population_openml"))
-    assert (
-        [*study.table["dataset"].unique()] == ["3"]
-        and study.table["seed"].nunique() == 2
-        and study.records[0]["data"]["rows"] == 3196
-    )
+    assert [*study.table["dataset"].unique()] == ["3"] and study.table["seed"].nunique() == 2
+    assert study.records[0]["data"]["rows"] == 3196
 
 
 # --- training it
@@ -265,9 +261,7 @@ def table(tmp_path) -> Path:
 TABLE = ("data=table", "data.target=label", "arrangement=bn", *TINY[1:], "batch_size=6", "name=study")
 
 
-def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_a_finished_condition_are_refused(
-    command, table, capsys
-):
+def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_its_condition_are_refused(command, table, capsys):
     assert command(*TABLE, "data.path=x.csv") == ""
     for path in ("./x.csv", str(table)):
         assert command(*TABLE, f"data.path={path}") == ""

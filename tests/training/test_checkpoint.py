@@ -11,11 +11,7 @@ from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.module import ReplicatedClassifier
 
 # 70 training rows at batch size 16 are five steps an epoch.
-BLOCK = (
-    "trainer.max_epochs=4",
-    "measure.silencing=true",
-    "measure.shift_epochs=[1,3]",
-)
+BLOCK = ("trainer.max_epochs=4", "measure.silencing=true", "measure.shift_epochs=[1,3]")
 SEEDS = [0, 1, 2]
 CASES = {
     "epochs": (),

@@ -24,15 +24,8 @@ def part_of(rows: int, features: int, replicates: int) -> Part:
 
 
 def stacked(seeds=(0, 1, 2), shape=IMAGE, **changes) -> StackedNetwork:
-    block = {
-        "arrangement": "bn_dropout",
-        "position": "after",
-        "rate": 0.5,
-        "channels": [24, 24, 24],
-        "stride": [2, 1, 1],
-    }
-    if "channels" in changes:
-        block["stride"] = 1
+    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5}
+    block |= {"channels": [24] * 3, "stride": 1 if "channels" in changes else [2, 1, 1]}
     plain = cnn(shape, 4, **block | changes)
     return StackedNetwork([initialise(copy.deepcopy(plain), stream(seed, "init")) for seed in seeds], seeds, BATCH)
 
