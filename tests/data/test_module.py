@@ -59,13 +59,6 @@ def test_what_float32_cannot_hold_is_standardised_in_full_and_without_a_warning(
     assert table.gather(torch.tensor([[0, 1]]))[0].flatten().tolist() == [-1.0, 1.0]
 
 
-def test_same_seed_gives_the_same_parts_whatever_replicates_stand_beside_it_and_whatever_rerun():
-    alone, among = made(seeds=[7]), made(seeds=[3, 9, 7], rerun=1)
-    for name, part in alone.parts.items():
-        assert torch.equal(part.x[0], among.parts[name].x[2])
-        assert torch.equal(part.y[0], among.parts[name].y[2])
-
-
 # --- leakage
 
 

@@ -4,7 +4,6 @@ import itertools
 import json
 
 import pytest
-import torch
 
 from normdrop.training import fit as fits
 from normdrop.training.checkpoint import Checkpoint
@@ -100,14 +99,6 @@ def test_a_checkpoint_counts_for_its_config_and_seeds_alone(tiny, monkeypatch, t
         checkpoint=Checkpoint(tmp_path, "another" if other == "config" else "a config", minutes=0),
     )
     assert fitted.facts["earlier_seconds"] == 0
-
-
-def test_a_checkpoint_holds_nothing_that_must_be_unpickled(tiny, monkeypatch, tmp_path):
-    config = tiny(*BLOCK)
-    steps_of(config, monkeypatch, 12, Checkpoint(tmp_path, "a config", minutes=0))
-    (path,) = tmp_path.iterdir()
-    saved = torch.load(path, weights_only=True)
-    assert len(saved["replicates"]["history"]) == 2
 
 
 def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):

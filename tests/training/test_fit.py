@@ -70,13 +70,6 @@ def test_equal_networks_train_to_the_same_rows_replicate_by_replicate(tiny, arra
     assert all(of(a, 0, 1) == of(b, 0, 1) for a, b in zip(*tables, strict=True))
 
 
-def test_the_four_networks_with_both_operations_train_to_different_rows(tiny):
-    places = [*itertools.product(("bn_dropout", "dropout_bn"), ("after", "before"))]
-    config = tiny("measure.shift=false")
-    losses = {tuple(trained(config | {"arrangement": a, "position": p}, [0, 1])[0]["test_nll"]) for a, p in places}
-    assert len(losses) == 4
-
-
 # --- invariant 3: companions, repetition, extension
 
 
@@ -315,11 +308,6 @@ def test_steps_to_level_is_the_first_step_at_or_below_it_and_empty_where_it_is_n
         reached = [row.step for row in history[history["seed"] == seed].itertuples() if row.val_nll <= level]
         assert (pd.isna(steps) and not reached) or steps == reached[0]
     assert replicates["steps_to_level"].isna().sum() == 2
-
-
-def test_drift_of_zero_changes_no_bit(tiny):
-    plain, still = (trained(tiny(f"drift.cycles={cycles}"), [0, 1])[0] for cycles in (1, 0.7))
-    assert of(still, 0, 1) == of(plain, 0, 1)
 
 
 def test_drift_is_asked_for_at_every_step_of_training(tiny, monkeypatch):
