@@ -1,7 +1,5 @@
 """What the tests share: the real configs, made small; one finished sweep and its page, made once for all workers."""
 
-from __future__ import annotations
-
 import gc
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Conditions with exactly the numbers that a test gives, and the report's way from them to its rows."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from normdrop.report.verdicts import rows
 SPREAD = 0.01
 
 
-def runs(test_acc: Any, n: int = 10, **columns: Any) -> pd.DataFrame:
+def runs(test_acc: Any = 0.9, n: int = 10, **columns: Any) -> pd.DataFrame:
     """One condition's replicates; without a test accuracy one diverged."""
     table = pd.DataFrame({"seed": range(n), "val_acc": 0.9, "val_nll": 0.3, "test_acc": test_acc}).assign(**columns)
     return table.assign(diverged=table["test_acc"].isna())

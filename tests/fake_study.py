@@ -1,7 +1,5 @@
 """Finished conditions with known effects, written as a sweep would leave them: for tests of whatever reads records."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable

@@ -20,6 +20,11 @@ def trained(config: dict[str, Any], seeds: list[int]) -> tuple[pd.DataFrame, pd.
     return fitted.replicates, fitted.history, fitted.facts
 
 
+def of(frame: pd.DataFrame, *seeds: int) -> str:
+    """The lines of some seeds, each number with every digit."""
+    return frame[frame["seed"].isin(seeds)].to_csv(index=False)
+
+
 def normdrop(*arguments: str) -> str:
     """What `normdrop` says at its end with these arguments, in this process and folder: "" where nothing is wrong."""
     handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}

@@ -1,7 +1,5 @@
 """Studies in memory with known effects, for tests of the page: nothing is trained, and nothing is read."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,12 +37,8 @@ def made(
                 place = {"dataset": f"d{number}", "arrangement": arrangement, "position": position, "rate": rate}
                 place |= {"data.train_size": size} if sizes else {}
                 place["condition"] = f"d{number}/{arrangement}/{position}/q{rate:g}/{size}"
-                values = {
-                    "seed": range(seeds),
-                    "test_acc": accuracy,
-                    "test_nll": 1 - accuracy,
-                    "gap": 0.2 - accuracy / 5,
-                }
+                values = {"seed": range(seeds), "test_acc": accuracy, "test_nll": 1 - accuracy}
+                values |= {"gap": 0.2 - accuracy / 5}
                 values |= {"val_acc": accuracy - rate / 10, "val_nll": 1 - accuracy, "diverged": False}
                 rows.append(pd.DataFrame(place | values))
     table = pd.concat(rows, ignore_index=True)

@@ -1,7 +1,5 @@
 """Networks that people bring, made tiny: what the tests of a network of one's own train."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -101,9 +99,4 @@ def sequential(shape: tuple[int, ...], classes: int) -> nn.Sequential:
     )
 
 
-NETWORKS = {
-    "resnet": ResNet,
-    "mixer": Mixer,
-    "tabular": TabularResNet,
-    "sequential": sequential,
-}
+NETWORKS = {"resnet": ResNet, "mixer": Mixer, "tabular": TabularResNet, "sequential": sequential}

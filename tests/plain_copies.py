@@ -1,7 +1,5 @@
 """Plain networks that draw the masks of their seeds: what a stacked network must train like, step by step."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

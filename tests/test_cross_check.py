@@ -1,7 +1,5 @@
 """The cross-check trains what the stacked network trains, and tells whether both agree."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys
@@ -55,7 +53,7 @@ def target(run, finished: Path, tmp_path_factory) -> Path:
 def test_the_networks_written_by_hand_have_the_layers_of_the_study(script, composed):
     config = composed("rate=0.3", "model.width=[20,13]", "model.output_activation=relu")
     for arrangement, position, layers in itertools.product(ARRANGEMENTS, POSITIONS, ("all", "last")):
-        model = config["model"] | {"dropout_layers": layers}
+        model = config["model"] | {"dropout_layers": layers, "width": 20 if layers == "last" else [20, 13]}
         changed = config | {"arrangement": arrangement, "position": position, "model": model}
         shape = {key: value for key, value in model.items() if key not in ("name", "init_gain")}
         theirs = mlp(64, 10, arrangement=arrangement, position=position, rate=0.3, **shape)
@@ -101,9 +99,7 @@ def test_a_bias_is_told(script, finished, target, tmp_path):
     assert "by 6 seeds: +5.10 points" in last
 
 
-def test_a_resumed_run_trains_nothing_again_and_more_seeds_are_trained(
-    script, run, finished, target, monkeypatch, capsys
-):
+def test_a_resumed_run_trains_nothing_again_but_further_seeds(script, run, finished, target, monkeypatch, capsys):
     monkeypatch.setattr(script, "train", lambda *_: pytest.fail("trained again"))
     run(finished.parent, target)
     run(finished.parent, target, "--seeds=4")
@@ -132,9 +128,8 @@ def test_a_pattern_that_matches_nothing_is_one_line_and_an_error(script, run, fi
     monkeypatch.setitem(SELECTION, "ordering", ["digits/none/before/*"])
     with pytest.raises(SystemExit) as ended:
         run(finished.parent, tmp_path / "new")
-    assert (
-        ended.value.code == f"error: {finished.parent}: no finished configuration matches ordering/digits/none/before/*"
-    )
+    nothing = "no finished configuration matches ordering/digits/none/before/*"
+    assert ended.value.code == f"error: {finished.parent}: {nothing}"
     assert not (tmp_path / "new").exists()
 
 

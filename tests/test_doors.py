@@ -1,8 +1,6 @@
 """Each door of the package, by the words of its table: a layer, a model, a metric, an optimizer are added in a copy of
 the package, each in the places that the table names and nowhere else, and trained."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import sys
@@ -27,12 +25,8 @@ def put(file: Path, behind: str, text: str) -> None:
 
 def a_layer(package: Path, conf: Path) -> None:
     put(package / "arrangement.py", 'ARRANGEMENTS = ("none", ', '"gn_dropout", ')
-    layer = '\n    "gn": lambda width, space, eps, momentum: nn.GroupNorm(2, width),'
-    put(
-        package / "networks/layers.py",
-        "OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {",
-        layer,
-    )
+    layer, kind = '\n    "gn": lambda width, space, eps, momentum: nn.GroupNorm(2, width),', "[int, int, float, float]"
+    put(package / "networks/layers.py", f"OPERATIONS: dict[str, Callable[{kind}, nn.Module]] = {{", layer)
 
 
 def a_model(package: Path, conf: Path) -> None:
@@ -41,28 +35,20 @@ def a_model(package: Path, conf: Path) -> None:
         "def twice(features, classes, *, factor=2, **placed):\n"
         "    return mlp(features, classes, width=10 * factor, depth=2, **placed)\n"
     )
-    put(package / "networks/__init__.py", '= {"mlp": mlp, "cnn": cnn', ', "twice": twice')
-    put(
-        package / "networks/__init__.py",
-        "from normdrop.networks.stacked import StackedNetwork\n",
-        "from normdrop.networks.twice import twice\n",
-    )
+    networks = package / "networks/__init__.py"
+    put(networks, '= {"mlp": mlp, "cnn": cnn', ', "twice": twice')
+    last = "from normdrop.networks.stacked import StackedNetwork\n"
+    put(networks, last, "from normdrop.networks.twice import twice\n")
     (conf / "model/twice.yaml").write_text("name: twice\nfactor: 2\ninit_gain: 1.0\n")
 
 
 def a_metric(package: Path, conf: Path) -> None:
+    metric = '        Metric("test_brier", "Brier score", "points²", False, "test/brier"),\n'
+    put(package / "metrics.py", "    for metric in (\n", metric)
+    module = package / "training/module.py"
+    put(module, "MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {\n", '    "brier": brier,\n')
     put(
-        package / "metrics.py",
-        "    for metric in (\n",
-        '        Metric("test_brier", "Brier score", "points²", False, "test/brier"),\n',
-    )
-    put(
-        package / "training/module.py",
-        "MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {\n",
-        '    "brier": brier,\n',
-    )
-    put(
-        package / "training/module.py",
+        module,
         "# What can be measured of a part's logits",
         " and labels:\ndef brier(logits, y):\n"
         "    return (logits.softmax(-1) - F.one_hot(y, logits.shape[-1])).square().sum(-1).mean(-1)\n\n\n#",

@@ -1,7 +1,5 @@
 """What a condition's hash holds: every leaf of the resolved config that a replicate's numbers depend on."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +48,7 @@ def config(tiny: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return tiny("data=synthetic", "optimizer=sgd", "replicates=2")
 
 
-def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config: dict[str, Any]) -> None:
+def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config):
     keys = list(leaves(config))
     assert len(keys) > 40
     assert {key.split(".")[0] for key in keys} == set(config)
@@ -62,14 +60,14 @@ def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config: di
 
 
 @pytest.mark.parametrize("key", ["trainer.new", "model.new", "data.new", "drift.new", "measure.new", "new"])
-def test_a_key_that_comes_new_is_in_the_hash(config: dict[str, Any], key: str) -> None:
+def test_a_key_that_comes_new_is_in_the_hash(config, key):
     more = copy.deepcopy(config)
     *parents, last = key.split(".")
     (lookup(more, ".".join(parents)) if parents else more)[last] = 1
     assert config_hash(more) != config_hash(config)
 
 
-def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_not(config: dict[str, Any]) -> None:
+def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_not(config):
     assert config_hash(config | {"study": {"claim": "ordering"}}) == config_hash(config)
     assert config_hash(dict(reversed(config.items()))) == config_hash(config)
 
@@ -81,9 +79,7 @@ def recorded(directory: Path, config: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("key", ["trainer.max_epochs", "optimizer.lr", "model.init_gain", "data.level", "drift.scale"])
-def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(
-    config: dict[str, Any], tmp_path: Path, key: str
-) -> None:
+def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(config, tmp_path, key):
     recorded(tmp_path, config)
     assert missing(config, tmp_path) == []
     other = changed(config, key)
@@ -92,9 +88,7 @@ def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(
         missing(other, tmp_path)
 
 
-def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing(
-    config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing(config, tmp_path):
     recorded(tmp_path, config)
     assert missing(config | {"first_seed": 1, "replicates": 3, "name": "other"}, tmp_path) == [2, 3]
     assert missing(config | {"replicates": 4}, tmp_path) == [2, 3]
@@ -106,9 +100,7 @@ def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing
 # --- one condition of equal ones
 
 
-def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropout_at_rate_0(
-    tiny: Callable[..., dict[str, Any]],
-) -> None:
+def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropout_at_rate_0(tiny):
     def of(arrangement: str, position: str, activation: str = "relu") -> tuple[str, float]:
         given = tiny(f"arrangement={arrangement}", f"position={position}", "rate=0.4", f"model.activation={activation}")
         found = canonical(given)
@@ -124,7 +116,7 @@ def test_a_condition_is_recorded_under_the_first_of_its_equals_and_without_dropo
     assert of("dropout_bn", "around", "gelu") == ("around", 0.4)
 
 
-def test_the_hash_of_a_configuration_is_the_one_of_the_folders_that_earlier_versions_finished(tiny) -> None:
+def test_the_hash_of_a_configuration_is_the_one_of_the_folders_that_earlier_versions_finished(tiny):
     assert config_hash(tiny("data=digits"))[:16] == "0da2d41a6f4cf988"
     assert config_hash(tiny("data=synthetic"))[:16] == "c2577f0b0a5fb09b"
 
@@ -141,9 +133,7 @@ def fits(*configs: dict[str, Any]) -> str:
     return ""
 
 
-def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_grid(
-    tiny: Callable[..., dict[str, Any]],
-) -> None:
+def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_grid(tiny):
     """A batch of one row has no batch statistics."""
     none, bn = (tiny("batch_size=1", f"arrangement={name}") for name in ("none", "bn_dropout"))
     assert fits(none) == ""
@@ -159,17 +149,13 @@ def test_every_condition_with_bn_is_checked_whatever_stands_before_it_in_the_gri
         ("data.train_size=1000000", "train_size"),
     ],
 )
-def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(
-    tiny: Callable[..., dict[str, Any]], override: str, said: str
-) -> None:
+def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(tiny, override, said):
     good = tiny()
     assert said in fits(good, tiny(override))
     assert fits(good, good) == ""
 
 
-def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(
-    tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(tiny, monkeypatch):
     asked = []
 
     def check_fit(config: dict[str, Any], seed: int) -> dict[str, int]:
@@ -182,21 +168,19 @@ def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(
     assert asked == [("bn", 4), ("none", 2)]
 
 
-def test_where_one_configuration_cannot_be_compiled_all_train_on_one_engine(
-    tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_one_configuration_cannot_be_compiled_all_train_on_one_engine(tiny, monkeypatch):
     monkeypatch.setattr(facts, "reason_for", lambda config: "why" if config["noise"] == "uniform" else None)
     grid = [tiny(f"noise={noise}") for noise in ("bernoulli", "uniform")]
     assert [facts.one_engine(grid), facts.one_engine(grid[:1])] == ["torch", "compiled"]
 
 
-def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny):
     given = tiny("data=mnist1d", "data.rows=500", "data.train_size=70")
     assert facts.check_fits([(given, 0)], ["data.val_fraction"])
     with pytest.raises(ValueError, match=r"data\.test_fraction: .*mnist1d"):
         facts.check_fits([(given, 0)], ["data.test_fraction"])
 
 
-def test_the_config_that_trains_is_the_one_spelling_of_what_was_given(composed: Callable[..., dict[str, Any]]) -> None:
+def test_the_config_that_trains_is_the_one_spelling_of_what_was_given(composed):
     known = canonical(composed("data=synthetic", "optimizer=sgd", "replicates=2"))
     assert canonical(known) == known

@@ -1,7 +1,5 @@
 """What the columns of a run hold, measured again on the fitted networks by plain PyTorch; what training is given."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Mapping
@@ -17,7 +15,6 @@ from torch.nn import functional as F
 
 from fitting import trained
 from normdrop.networks import network_of
-from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training.fit import data_of, fit
@@ -54,17 +51,24 @@ def fitted(config: Mapping[str, Any], seeds: list[int] = SEEDS) -> Fitted:
 
 
 SMALL = ("data.val_fraction=0.1", "data.test_fraction=0.15", "trainer.max_epochs=3", "optimizer.lr=0.01")
+DRIFT = ("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3")
 
 
 @pytest.fixture(scope="module")
-def bn_dropout(tiny: Callable[..., dict[str, Any]]) -> Fitted:
+def bn_dropout(tiny) -> Fitted:
     return fitted(tiny("arrangement=bn_dropout", "rate=0.3", "measure.silencing=true", *SMALL))
 
 
 @pytest.fixture(scope="module")
-def drifting(tiny: Callable[..., dict[str, Any]]) -> Fitted:
+def still(tiny) -> pd.DataFrame:
+    """The history of a training without drift."""
+    return trained(tiny(*SMALL), SEEDS)[1]
+
+
+@pytest.fixture(scope="module")
+def drifting(tiny) -> Fitted:
     """Drift that does not end at 0, so that it would show in whatever is evaluated."""
-    return fitted(tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL))
+    return fitted(tiny(*DRIFT, *SMALL))
 
 
 @torch.no_grad()
@@ -94,7 +98,7 @@ def with_statistics_of(network: nn.Sequential, x: Tensor) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("name", ["bn_dropout", "drifting"])
-def test_the_metrics_are_those_of_the_fitted_network_on_each_part(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_metrics_are_those_of_the_fitted_network_on_each_part(name, request):
     run: Fitted = request.getfixturevalue(name)
     for seed, network in run.networks.items():
         row = run.replicates.loc[seed]
@@ -109,29 +113,22 @@ def test_the_metrics_are_those_of_the_fitted_network_on_each_part(name: str, req
         assert row["nll_gap"] == pytest.approx(expected["test_nll"] - expected["train_nll"], abs=1e-5)
 
 
-def test_drift_reaches_no_row_that_is_evaluated_and_moves_training(
-    drifting: Fitted, tiny: Callable[..., dict[str, Any]]
-) -> None:
+def test_drift_reaches_no_row_that_is_evaluated_and_moves_training(drifting, still):
+    assert (drifting.history["train_loss"] != still["train_loss"]).all()
     last = drifting.history.groupby("seed").last()
     for seed, network in drifting.networks.items():
         val = measured(network, *drifting.part(seed, "val"))
         assert (last.loc[seed, "val_acc"], last.loc[seed, "val_nll"]) == pytest.approx((val["acc"], val["nll"]))
-    still = fitted(tiny(*SMALL))
-    assert (still.history["train_loss"] != drifting.history["train_loss"]).all()
 
 
-@pytest.mark.parametrize("overrides", [("drift.offset=0.0",), ("drift.scale=0.0",)])
-def test_drift_of_either_kind_alone_moves_training(
-    tiny: Callable[..., dict[str, Any]], drifting: Fitted, overrides: tuple[str, ...]
-) -> None:
-    config = tiny("drift.scale=0.9", "drift.offset=2.0", "drift.cycles=0.3", *SMALL, *overrides)
-    alone = trained(config, SEEDS)[1]
-    still = trained(tiny(*SMALL), SEEDS)[1]
+@pytest.mark.parametrize("without", ["drift.offset=0.0", "drift.scale=0.0"])
+def test_drift_of_either_kind_alone_moves_training(tiny, still, drifting, without):
+    alone = trained(tiny(*DRIFT, *SMALL, without), SEEDS)[1]
     assert (alone["train_loss"] != still["train_loss"]).all()
     assert (alone["train_loss"] != drifting.history["train_loss"]).all()
 
 
-def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measured_on_test(bn_dropout: Fitted) -> None:
+def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measured_on_test(bn_dropout):
     for seed, network in bn_dropout.networks.items():
         row = bn_dropout.replicates.loc[seed]
         again = with_statistics_of(network, bn_dropout.part(seed, "train")[0])
@@ -144,7 +141,7 @@ def test_recalibration_takes_its_statistics_from_the_training_rows_and_is_measur
         assert row["recal_test_nll"] != pytest.approx(row["test_nll"], rel=1e-3)
 
 
-def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_layers_units(bn_dropout: Fitted) -> None:
+def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_layers_units(bn_dropout):
     shares = (10, 20, 30, 40, 50)
     for seed, network in bn_dropout.networks.items():
         row, (x, y) = bn_dropout.replicates.loc[seed], bn_dropout.part(seed, "test")
@@ -153,10 +150,8 @@ def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_l
             draws = stream(seed, "silencing")
             found = []
             for _ in range(20):
-                lost = [
-                    draws.permutation(layer.in_features)[: round(share / 100 * layer.in_features)]
-                    for layer in linear[1:]
-                ]
+                widths = [layer.in_features for layer in linear[1:]]
+                lost = [draws.permutation(width)[: round(share / 100 * width)] for width in widths]
                 silenced = copy.deepcopy(network)
                 behind = [layer for layer in silenced if isinstance(layer, nn.Linear)][1:]
                 with torch.no_grad():
@@ -167,16 +162,11 @@ def test_silenced_columns_are_test_accuracy_without_their_share_of_each_hidden_l
         assert row["reliance"] == pytest.approx(row["test_acc"] - np.mean([row[f"silenced_{s}"] for s in shares]))
 
 
-def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_training_rows(
-    bn_dropout: Fitted,
-) -> None:
+def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_training_rows(bn_dropout):
     for seed, network in bn_dropout.networks.items():
-        row, (x, y), (x_train, _) = (
-            bn_dropout.replicates.loc[seed],
-            *(bn_dropout.part(seed, p) for p in ("test", "train")),
-        )
+        row, (x, y) = bn_dropout.replicates.loc[seed], bn_dropout.part(seed, "test")
         order: list[torch.Tensor] = []
-        x_behind = x_train
+        x_behind, _ = bn_dropout.part(seed, "train")
         with torch.no_grad():
             for i, layer in enumerate(network):
                 if i and isinstance(layer, nn.Linear):
@@ -192,11 +182,10 @@ def test_the_most_used_units_are_those_of_the_largest_outgoing_contribution_on_t
         assert row["reliance_most_used"] == pytest.approx(np.mean(lost))
 
 
-def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout: Fitted) -> None:
+def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout):
     entries = bn_dropout.facts["shift"]
-    assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == [
-        (layer, seed, "end") for layer in (1, 2) for seed in SEEDS
-    ]
+    places = [(layer, seed, "end") for layer in (1, 2) for seed in SEEDS]
+    assert [(e["layer"], e["seed"], e["epoch"]) for e in entries] == places
     assert entries == measure(bn_dropout.stack, bn_dropout.parts["train"], 16, 0, "end")
     for entry in entries:
         network, (x, _) = bn_dropout.networks[entry["seed"]], bn_dropout.part(entry["seed"], "train")
@@ -210,33 +199,16 @@ def test_the_shift_on_record_is_that_of_the_fitted_network_at_the_end(bn_dropout
         assert entry["units"] == int(counted.sum())
 
 
-def test_the_first_layers_measured_shift_is_eval_variance_over_train_variance(bn_dropout: Fitted) -> None:
-    """No dropout stands before the first BN layer of bn_dropout: both modes see the same."""
-    first = [e for e in bn_dropout.facts["shift"] if e["layer"] == 1]
-    assert [e["measured"] for e in first] == pytest.approx([1.0, 1.0], abs=1e-3)
-    second = [e for e in bn_dropout.facts["shift"] if e["layer"] == 2]
-    assert all(e["measured"] < 0.97 for e in second)
-
-
-def test_the_rows_on_record_are_those_of_each_part(bn_dropout: Fitted) -> None:
-    sizes = {name: part.y.shape[1] for name, part in bn_dropout.parts.items()}
-    assert bn_dropout.facts["rows"] == sizes | {"features": 64, "classes": 10}
-    assert len(set(sizes.values())) == 3
-
-
-def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_shift_is_measured_after_the_epochs_asked_for_and_at_the_end(tiny):
     config = tiny("arrangement=dropout_bn", "rate=0.3", "measure.shift_epochs=[1,2]", *SMALL)
     entries = fitted(config).facts["shift"]
     assert [e["epoch"] for e in entries] == [1] * 4 + [2] * 4 + ["end"] * 4
-    at_1 = fitted(
-        config
-        | {"trainer": config["trainer"] | {"max_epochs": 1}}
-        | {"measure": config["measure"] | {"shift_epochs": []}}
-    )
-    assert [e["measured"] for e in entries[:4]] == pytest.approx([e["measured"] for e in at_1.facts["shift"]])
+    config["trainer"]["max_epochs"], config["measure"]["shift_epochs"] = 1, []
+    at_1 = fitted(config).facts["shift"]
+    assert [e["measured"] for e in entries[:4]] == pytest.approx([e["measured"] for e in at_1])
 
 
-def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny):
     often = trained(tiny("trainer.val_check_interval=1", "rate=0.3"), SEEDS)[1]
     once = trained(tiny("rate=0.3"), SEEDS)[1]
     for seed in SEEDS:
@@ -249,27 +221,14 @@ def test_history_has_the_mean_loss_of_the_steps_since_the_last_validation(tiny: 
 # --- what a network starts from
 
 
-@pytest.mark.parametrize("arrangement", ["none", "bn_dropout"])
-def test_the_gain_multiplies_the_weights_of_every_linear_layer_and_no_bias(arrangement: str) -> None:
-    def build(gain: float) -> list[nn.Linear]:
-        network = mlp(7, 3, arrangement=arrangement, position="after", rate=0.5, width=[6, 5, 4], depth=3)
-        return [layer for layer in initialise(network, stream(1, "init"), gain) if isinstance(layer, nn.Linear)]
-
-    plain, scaled = build(1.0), build(10.0)
-    assert [layer.out_features for layer in plain] == [6, 5, 4, 3]
-    for one, ten in zip(plain, scaled, strict=True):
-        assert torch.equal(one.bias, ten.bias)
-        torch.testing.assert_close(ten.weight, 10 * one.weight, rtol=1e-6, atol=0)
-        assert one.bias.abs().max() <= one.in_features**-0.5
-    draws = [parameter.flatten() for layer in plain for parameter in (layer.weight, layer.bias)]
-    assert all(not torch.equal(a[:3], b[:3]) for a, b in itertools.combinations(draws, 2))
-
-
-def test_a_condition_starts_from_its_configs_gain_in_every_layer(tiny: Callable[..., dict[str, Any]]) -> None:
+def test_a_condition_starts_from_its_configs_gain_in_the_weights_of_every_layer_none_of_which_repeats_a_draw(tiny):
     plain, scaled = (network_of(tiny(f"model.init_gain={gain}"), 64, 10, SEEDS).replicate(1) for gain in ("1.0", "3.0"))
     for one, three in zip(plain.parameters(), scaled.parameters(), strict=True):
         factor = 3.0 if one.dim() == 2 else 1.0
         torch.testing.assert_close(three, factor * one, rtol=1e-6, atol=0)
+    linear = [layer for layer in plain if isinstance(layer, nn.Linear)]
+    draws = [parameter.flatten()[:3] for layer in linear for parameter in (layer.weight, layer.bias)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
 
 
 # --- what the optimizer is given
@@ -284,9 +243,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
-    tiny: Callable[..., dict[str, Any]], name: str, schedule: str
-) -> None:
+def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(tiny, name, schedule):
     config = tiny(f"optimizer={name}", "arrangement=bn", f"optimizer.schedule={schedule}")
     config["optimizer"] |= {"lr": 0.02, "weight_decay": 0.3} | ({"momentum": 0.7} if name == "sgd" else {})
     run = fitted(config, [3])
@@ -305,12 +262,3 @@ def test_the_fit_is_torchs_optimizer_with_every_one_of_its_arguments(
                 slowing.step()
     for ours, torchs in zip(run.networks[3].parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-5)
-
-
-def test_without_its_measure_a_condition_with_bn_has_no_recalibrated_columns(
-    tiny: Callable[..., dict[str, Any]],
-) -> None:
-    run = fitted(tiny("arrangement=bn", "measure.shift=false"))
-    assert run.facts["shift"] == []
-    recalibrated = {"recal_test_acc", "recal_test_nll"}
-    assert not recalibrated & set(run.replicates.dropna(axis=1, how="all"))

@@ -1,7 +1,5 @@
 """A built wheel carries what the installed commands need, and they find it outside the checkout."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -69,9 +67,8 @@ def test_the_installed_command_composes_its_own_configs_outside_the_checkout(whe
     elsewhere.mkdir()
     script = OUTSIDE.format(sources=str(ROOT / "src"), site=str(site))
     environment = os.environ | {"PYTHONPATH": str(site), "PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "-c", script]
+    ended = subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.startswith("normdrop: arrangement=dropout_bm: must be one of none, dropout, bn, bn_dropout")
     assert ended.stderr.endswith("did you mean dropout_bn?\n") and ended.stderr.count("\n") == 1

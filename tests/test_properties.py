@@ -1,10 +1,5 @@
 """Any configuration that is accepted trains two steps without error and keeps the invariants."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
@@ -56,9 +51,7 @@ fixed = settings(derandomize=True, phases=[Phase.generate], database=None, suppr
 
 @settings(fixed, max_examples=15)
 @given(chosen=overrides(), data=st.data())
-def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_seeds_alone(
-    composed: Callable[..., dict[str, Any]], chosen: list[str], data: st.DataObject
-) -> None:
+def test_an_accepted_configuration_trains_and_each_row_is_whole_marked_and_its_seeds_alone(composed, chosen, data):
     config = composed(*chosen, "data.train_size=40", "trainer.max_epochs=1", "trainer.accelerator=cpu")
     check_fit(config, 0)
     seeds = sorted(data.draw(st.sets(st.integers(0, 50), min_size=2, max_size=4)))
@@ -96,7 +89,7 @@ KEYS = sorted({*configs.keys(PLAIN), "study", "data", "model", "trainer", "measu
 
 @settings(fixed, max_examples=60)
 @given(key=st.sampled_from(KEYS), value=TYPED)
-def test_any_value_of_any_key_is_a_condition_or_one_line(composed, key: str, value: str) -> None:
+def test_any_value_of_any_key_is_a_condition_or_one_line(composed, key, value):
     try:
         configs.config_hash(configs.canonical(composed(f"{key}={value}")))
     except (ValueError, HydraException, OmegaConfBaseException) as error:
@@ -105,7 +98,7 @@ def test_any_value_of_any_key_is_a_condition_or_one_line(composed, key: str, val
 
 @settings(fixed, max_examples=100)
 @given(number=st.floats(-1e300, 1e300, allow_subnormal=False))
-def test_two_spellings_of_one_number_are_one(number: float) -> None:
+def test_two_spellings_of_one_number_are_one(number):
     def hash_of(spelling: str) -> str:
         value = OverridesParser.create().parse_override(f"drift.offset={spelling}").value()
         return configs.config_hash(configs.canonical(PLAIN | {"drift": PLAIN["drift"] | {"offset": value}}))

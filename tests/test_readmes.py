@@ -1,7 +1,5 @@
 """The READMEs: short sentences, few numbers, narrow lines; and each command in them is one that there is."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -63,41 +61,39 @@ ALL = [(readme, command) for readme in WORDS for command in dict.fromkeys(comman
 
 
 @readmes
-def test_a_sentence_has_at_most_thirty_words(readme: str) -> None:
+def test_a_sentence_has_at_most_thirty_words(readme):
     for paragraph in prose(readme):
         for sentence in re.split(r"(?<=[.!?])[)*_]*\s", re.sub(r"`[^`]*`", "code", paragraph)):
             assert len(sentence.split()) <= 30, sentence
 
 
 @readmes
-def test_a_line_has_at_most_120_columns(readme: str) -> None:
+def test_a_line_has_at_most_120_columns(readme):
     wide = [line for line in text_of(readme).splitlines() if len(line) > 120 and not line.startswith(("|", "!["))]
     assert not wide
 
 
 @readmes
-def test_a_paragraph_has_at_most_twelve_numerals(readme: str) -> None:
+def test_a_paragraph_has_at_most_twelve_numerals(readme):
     for paragraph in prose(readme):
         assert len(re.findall(r"\d[\d.,]*", re.sub(r"`[^`]*`", "", paragraph))) <= 12, paragraph
 
 
 @readmes
-def test_each_is_short(readme: str) -> None:
+def test_each_is_short(readme):
     assert len(text_of(readme).split()) <= WORDS[readme]
     assert readme != "README.md" or len(text_of(readme).encode()) <= 5000
 
 
 @readmes
-def test_what_a_link_leads_to_is_there(readme: str) -> None:
+def test_what_a_link_leads_to_is_there(readme):
     folder = (ROOT / readme).parent
     for target in re.findall(r"\]\(([^)#\s]+)", text_of(readme)):
         assert target.startswith("http") or (folder / target).exists(), target
 
 
 @pytest.mark.parametrize(("readme", "command"), ALL)
-def test_each_command_is_one_that_there_is(
-    readme: str, command: str, composed: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_command_is_one_that_there_is(readme, command, composed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the reader's own network stands
     network = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(8), torch.nn.BatchNorm1d(8))"
     (tmp_path / "my_net.py").write_text(f"import torch\n\n\ndef make(shape, classes):\n    return {network}\n")

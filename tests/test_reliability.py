@@ -63,10 +63,9 @@ class Child:
                 os.dup2(out, 1), os.dup2(out, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
                 sys.argv = ["normdrop", *arguments]
-                signal.signal(
-                    signal.SIGINT, signal.default_int_handler
-                )  # ignored where the tests run in the background
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # likewise, where several processes run them
+                # Ignored where the tests run in the background, and where several processes run them.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 GlobalHydra.instance().clear()
                 after = before()
                 app.main()
@@ -127,6 +126,12 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
     return tables(folder)
 
 
+@pytest.fixture(scope="module")
+def two(uninterrupted) -> dict[str, bytes]:
+    """The tables of STOPPED."""
+    return {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
+
+
 def instead(own: Callable[..., object]) -> Callable[[], None]:
     """A `before` after which every fit is `own(fit, config, seeds, …)`."""
 
@@ -184,9 +189,7 @@ def wholes(tmp_path_factory) -> dict[str, int]:
         ("files", signal.SIGINT, False),
     ],
 )
-def test_a_sweep_stopped_twice_at_random_ends_with_the_tables_of_one_that_was_not(
-    kind, sign, grows, uninterrupted, wholes, tmp_path
-):
+def test_a_sweep_stopped_twice_at_random_ends_with_the_tables_of_a_whole_one(kind, sign, grows, two, wholes, tmp_path):
     rng, ends = random.Random(f"{kind} {sign}"), []
     if grows:  # from fewer seeds
         status, said = run(tmp_path, *STOPPED, "replicates=1", "arrangement=bn_dropout")
@@ -205,7 +208,7 @@ def test_a_sweep_stopped_twice_at_random_ends_with_the_tables_of_one_that_was_no
     assert any(ends)
     status, said = run(tmp_path, *STOPPED, "replicates=2")
     assert status == 0, said
-    assert tables(tmp_path) == {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
+    assert tables(tmp_path) == two
 
 
 def time_limit(saves: int, term: int, kill: int) -> None:
@@ -250,8 +253,11 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in whole}
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
-@pytest.mark.parametrize("inside", [False, True], ids=["before a fit", "in Lightning's loop"])
+@pytest.mark.parametrize(
+    ("inside", "sign"),
+    [(False, signal.SIGTERM), (True, signal.SIGINT), (True, signal.SIGTERM)],
+    ids=["SIGTERM before a fit", "SIGINT in Lightning's loop", "SIGTERM in Lightning's loop"],
+)
 def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, sign, tmp_path):
     def before() -> None:
         owner, name = (ReplicatedClassifier, "on_train_epoch_end") if inside else (train, "_fit")
@@ -273,7 +279,7 @@ def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, s
 
 
 @pytest.mark.parametrize("limit", [0, 100, 700, 3000])
-def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, uninterrupted, tmp_path):
+def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, two, tmp_path):
     def before() -> None:  # the system then refuses every byte of a file beyond the limit, as a full disk does
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
@@ -288,7 +294,7 @@ def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, un
     assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 2 configurations failed.*\n", said)
     status, said = run(tmp_path, *STOPPED, "replicates=2")
     assert status == 0, said
-    assert tables(tmp_path) == {path: table for path, table in uninterrupted.items() if "q0.20" not in path}
+    assert tables(tmp_path) == two
 
 
 def test_a_read_only_folder_ends_in_one_line(tmp_path):
@@ -352,38 +358,38 @@ class Hold:
         sweep.print = listening
 
 
-def test_two_sweeps_in_one_folder_share_the_work_and_train_nothing_twice(uninterrupted, tmp_path):
+def test_two_sweeps_in_one_folder_share_the_work_and_train_nothing_twice(two, tmp_path):
     hold = Hold(tmp_path / "trained")
-    first = Child(tmp_path, *BASIC, "replicates=2", before=hold.before)
+    first = Child(tmp_path, *STOPPED, "replicates=2", before=hold.before)
     os.read(hold.begun[0], 1)
-    second = Child(tmp_path, *BASIC, "replicates=2", before=hold.second)
+    second = Child(tmp_path, *STOPPED, "replicates=2", before=hold.second)
     assert (second.end(), first.end()) == (0, 0), first.text() + second.text()
     assert "waiting for digits/none/after/q0.00, in work in another process" in second.text()
     trained = hold.trained.read_text().splitlines()
-    assert len(trained) == len(set(trained)) == 6
-    assert tables(tmp_path) == uninterrupted
+    assert len(trained) == len(set(trained)) == 4
+    assert tables(tmp_path) == two
 
 
-def test_the_lock_of_a_process_that_died_blocks_nobody(uninterrupted, tmp_path):
+def test_the_lock_of_a_process_that_died_blocks_nobody(two, tmp_path):
     hold = Hold(tmp_path / "trained")
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    first = Child(tmp_path, *BASIC, "replicates=2", before=lambda: hold.before(die))
+    first = Child(tmp_path, *STOPPED, "replicates=2", before=lambda: hold.before(die))
     os.read(hold.begun[0], 1)
-    second = Child(tmp_path, *BASIC, "replicates=2", before=hold.second)
+    second = Child(tmp_path, *STOPPED, "replicates=2", before=hold.second)
     assert (second.end(), first.end()) == (0, -signal.SIGKILL), second.text()
-    assert tables(tmp_path) == uninterrupted
+    assert tables(tmp_path) == two
 
 
-def test_two_sweeps_of_different_configs_in_one_folder_do_not_mix(uninterrupted, tmp_path):
+def test_two_sweeps_of_different_configs_in_one_folder_do_not_mix(two, tmp_path):
     hold = Hold(tmp_path / "trained")
-    first = Child(tmp_path, *BASIC, "replicates=2", before=hold.before)
+    first = Child(tmp_path, *STOPPED, "replicates=2", before=hold.before)
     os.read(hold.begun[0], 1)
     other = ("optimizer.lr=0.01", "arrangement=none")
-    second = Child(tmp_path, *BASIC, "replicates=2", *other, before=hold.second)
+    second = Child(tmp_path, *STOPPED, "replicates=2", *other, before=hold.second)
     assert second.end() == 1
     assert "holds a record of another config (optimizer.lr was 0.001, now 0.01)" in second.text().splitlines()[-1]
     assert first.end() == 0, first.text()
-    assert tables(tmp_path) == uninterrupted
+    assert tables(tmp_path) == two
 
 
 # --- failures

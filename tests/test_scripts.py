@@ -1,7 +1,5 @@
 """The commands that a newcomer types: what sets up the environment, what runs, what is passed on; and what it costs."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -48,11 +46,11 @@ def ablate(checkout: Path, *arguments: str, folder: Path | None = None) -> tuple
         (["experiment=quick"], "experiment=quick"),
     ],
 )
-def test_ablate_trains_and_reports_what_was_typed(checkout: Path, typed: list[str], runs: str) -> None:
+def test_ablate_trains_and_reports_what_was_typed(checkout, typed, runs):
     assert ablate(checkout, *typed) == (0, [f"normdrop --report {runs}"])
 
 
-def test_ablate_takes_a_file_from_the_folder_that_it_was_typed_in(checkout: Path) -> None:
+def test_ablate_takes_a_file_from_the_folder_that_it_was_typed_in(checkout):
     there = checkout / "a folder"
     there.mkdir()
     (there / "my.csv").touch()
@@ -62,11 +60,11 @@ def test_ablate_takes_a_file_from_the_folder_that_it_was_typed_in(checkout: Path
     assert (status, lines) == (0, [f"what follows is in {checkout}", f"normdrop --report {runs}"])
 
 
-def test_ablate_passes_on_how_it_ended(checkout: Path) -> None:
+def test_ablate_passes_on_how_it_ended(checkout):
     assert ablate(checkout, "drift")[0] == 3
 
 
-def test_the_claims_all_run_and_are_reported_though_one_fails_and_each_says_first_what_it_costs(checkout: Path) -> None:
+def test_the_claims_all_run_and_are_reported_though_one_fails_and_each_says_first_what_it_costs(checkout):
     fake_study(checkout / "claims" / "speed", replicates=2, datasets=("digits",), config={"name": "claims/speed"})
     made = [sys.executable, SCRIPTS / "cost.py", checkout / "claims"]
     cost = subprocess.run(made, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -86,7 +84,7 @@ def test_the_claims_all_run_and_are_reported_though_one_fails_and_each_says_firs
     assert told[names.index("speed")] == cost[1] and told[names.index("drift")] == "drift,not measured"
 
 
-def test_every_experiment_that_ablate_names_is_there(checkout: Path) -> None:
+def test_every_experiment_that_ablate_names_is_there(checkout):
     experiments = {path.stem for path in (SCRIPTS.parent / "conf/experiment").glob("*.yaml")}
     names = {line.split("experiment=")[1].split()[0] for line in ablate(checkout, "claims")[1][:-1]}
     assert names <= experiments
@@ -117,21 +115,21 @@ def set_up(fresh: Path, extras: str = "data,fast") -> tuple[int, list[str]]:
     return ended.returncode, [line.split("-e .")[1] for line in asked if "-e ." in line]
 
 
-def test_the_environment_is_made_once_and_again_when_a_pin_changes(fresh: Path) -> None:
+def test_the_environment_is_made_once_and_again_when_a_pin_changes(fresh):
     assert set_up(fresh) == (0, ["[data,fast]"])
     assert set_up(fresh) == (0, [])
     (fresh / "constraints.txt").write_text("two\n")
     assert set_up(fresh) == (0, ["[data,fast]"])
 
 
-def test_what_the_tests_need_is_added_when_they_run_and_stays(fresh: Path) -> None:
+def test_what_the_tests_need_is_added_when_they_run_and_stays(fresh):
     set_up(fresh)
     assert set_up(fresh, "data,fast,test") == (0, ["[data,fast,test]"])
     assert set_up(fresh) == (0, [])
     assert set_up(fresh, "slurm") == (0, ["[data,fast,slurm,test]"])
 
 
-def test_a_set_up_that_failed_is_done_again(fresh: Path) -> None:
+def test_a_set_up_that_failed_is_done_again(fresh):
     (fresh / "broken").touch()
     assert set_up(fresh)[0] == 1
     (fresh / "broken").unlink()

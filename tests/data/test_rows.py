@@ -13,9 +13,8 @@ def rows(counts: dict[str, int], **facts) -> Rows:
 
 def test_the_line_says_rows_parts_features_and_each_classs_share():
     facts = rows({"rare": 15, "usual": 225}).facts() | {"parts": {"train": 153, "val": 39, "test": 48}}
-    assert sentence(facts) == (
-        "240 rows (153 train, 39 val, 48 test), 3 features, 2 classes (rare 6.2 %, usual 93.8 %)"
-    )
+    line = "240 rows (153 train, 39 val, 48 test), 3 features, 2 classes (rare 6.2 %, usual 93.8 %)"
+    assert sentence(facts) == line
 
 
 def test_the_line_says_what_is_one_hot_filled_and_constant():
@@ -29,9 +28,8 @@ def test_the_line_says_what_is_one_hot_filled_and_constant():
 
 
 def test_of_many_classes_the_line_says_the_smallest_and_the_largest_share():
-    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in sentence(
-        sources.digits().facts()
-    )
+    line = sentence(sources.digits().facts())
+    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in line
 
 
 def test_a_large_majority_is_remarked_beside_the_sources_notes():
@@ -45,9 +43,3 @@ def test_the_data_line_has_three_lines_at_most_and_the_record_all_notes():
     first, second = remarks(facts)
     assert "75.0 %" in first and second.startswith("one") and "2 more" in second
     assert facts["notes"][1:] == ["one", "two", "three"]
-
-
-def test_facts_name_the_given_parts_and_the_fingerprint():
-    official = rows({"a": 4, "b": 4}, test=np.arange(8) < 2)
-    assert official.facts()["given"] == ["test"]
-    assert official.facts()["fingerprint"] == official.fingerprint

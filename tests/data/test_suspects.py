@@ -84,10 +84,8 @@ def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
     assert notes[1].startswith("1 of the 10 validation rows (10 %) have rows of their group outside")
     late = np.where(np.arange(N + 5) > 50, 1, y)
     assert "100.0 % of the test rows are 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
-    assert (
-        "100.0 % of the latest rows, which are tested, are 'b'"
-        in suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))[-1]
-    )
+    notes = suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))
+    assert "100.0 % of the latest rows, which are tested, are 'b'" in notes[-1]
 
 
 def test_of_the_latest_rows_copies_of_earlier_ones_and_ties_at_the_cut_are_counted():

@@ -162,17 +162,6 @@ def test_given_parts_are_content():
     assert len(prints) == 9
 
 
-# --- units
-
-
-@pytest.mark.parametrize(("unit", "zero"), [(1e6, 0), (1e-6, 0), (1e-200, 0), (-1e3, 0), (1, 1e6), (60, -1e7)])
-def test_units_and_the_zero_of_a_column_change_nothing(unit, zero, read):
-    other = read(PLAIN.assign(n1=N1 * unit + zero))
-    sign = np.sign(unit)
-    for part, x in served(read(PLAIN)).items():
-        np.testing.assert_allclose(served(other)[part] * [sign, 1], x, rtol=0, atol=1e-15 * (10 + abs(zero)))
-
-
 # --- text that looks like numbers
 
 
@@ -261,9 +250,8 @@ def test_among_numbers_the_usual_words_are_no_value(word, read):
 
 
 def test_a_told_word_may_have_a_point_where_decimals_have_a_comma(read):
-    gaps = PLAIN.assign(n1=["n.a." if i == 7 else v for i, v in enumerate(N1)]).to_csv(
-        sep=";", decimal=",", index=False
-    )
+    gaps = PLAIN.assign(n1=["n.a." if i == 7 else v for i, v in enumerate(N1)])
+    gaps = gaps.to_csv(sep=";", decimal=",", index=False)
     assert read(gaps.replace(".", ",").replace("n,a,", "n.a."), missing=["n.a."], impute=True).missing == 1
 
 
@@ -337,15 +325,6 @@ def test_what_is_neither_number_nor_text_is_refused_by_its_words(tmp_path):
             assert "no values" in refusal(table, str(tmp_path / "t.parquet"), "label", [name], impute=True)
 
 
-def test_imputed_values_take_the_mean_of_the_training_rows(frame, read):
-    frame.loc[::7, "a"] = np.nan
-    rows = read(frame.assign(b=range(60)), impute=True)
-    for part, index in split(rows, 0).items():
-        holes = np.isnan(rows.x[index, 0])
-        assert holes.any()
-        assert set(served(rows)[part][holes, 0]) == {0}
-
-
 # --- columns
 
 
@@ -406,9 +385,8 @@ def test_a_column_may_say_which_rows_are_train_val_and_test(read):
     rows = read(PLAIN.assign(part=part), split_column="part")
     assert rows.x.shape == (N, 2)
     for seed in range(2):
-        assert {k: set(part[i]) for k, i in split(rows, seed).items()} == {
-            **{"train": {"train", "Train"}, "val": {"val"}, "test": {"test"}}
-        }
+        found = {k: set(part[i]) for k, i in split(rows, seed).items()}
+        assert found == {"train": {"train", "Train"}, "val": {"val"}, "test": {"test"}}
 
 
 def test_a_part_that_the_column_does_not_name_is_drawn(read):
@@ -537,9 +515,8 @@ def test_a_group_column_keeps_its_rows_together_and_is_no_feature(read):
     for seed in range(3):
         held = [{*person[index]} for index in split(rows, seed).values()]
         assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
-    assert "row 6 holds ''" in refusal(
-        read, PLAIN.assign(g=["" if i == 5 else "a" for i in range(N)]), group_column="g"
-    )
+    gap = PLAIN.assign(g=["" if i == 5 else "a" for i in range(N)])
+    assert "row 6 holds ''" in refusal(read, gap, group_column="g")
     assert rows.fingerprint != read(PLAIN).fingerprint
 
 
@@ -670,10 +647,8 @@ BAD_FILES = {
     "impute neither true nor false": ("t.csv", GOOD, {"impute": "yes"}, "data.impute='yes': it must be true or false"),
     "the target dropped": ("t.csv", GOOD, {"drop": ["label"]}, "data.drop='label': this column is data.target"),
     "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
-    "text in a feature": ("t.csv", csv("x,1,yes", *LINES), {}, "column 'a' holds 'x' (row 1), which is not a number"),
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
-    "a missing value": ("t.csv", csv(",1,yes", *LINES), {}, "column 'a' has 1 missing values; data.impute=true"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
     "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),
     "one class": ("t.csv", csv(*["1,2,yes", "3,4,yes"] * 9), {}, "one class only ('yes')"),

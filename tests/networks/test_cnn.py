@@ -15,9 +15,11 @@ def names(network: nn.Sequential) -> str:
     return " ".join(type(layer).__name__ for layer in network)
 
 
+BLOCK = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5}
+
+
 def build(shape=(1, 8, 8), **changes) -> nn.Sequential:
-    block = {"arrangement": "bn_dropout", "position": "after", "rate": 0.5, "channels": [4, 6]}
-    return cnn(shape, 3, **block | changes)
+    return cnn(shape, 3, **BLOCK | {"channels": [4, 6]} | changes)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,13 @@ def test_the_shape_of_the_mnist_1d_authors_has_their_number_of_weights():
     assert network[-1].in_features == 125
 
 
-def test_convolutions_start_evenly_in_pytorchs_interval():
-    network = initialise(build((8, 16, 16), channels=[64], arrangement="none"), stream(0, "init"))
-    layer, bound = network[1], (8 * 3 * 3) ** -0.5
+@pytest.mark.parametrize(
+    ("network", "at", "fan_in"),
+    [(build((8, 16, 16), channels=[64]), 1, 8 * 3 * 3), (mlp(100, 3, **BLOCK, width=200), 0, 100)],
+    ids=["convolution", "linear"],
+)
+def test_weights_and_biases_start_evenly_in_pytorchs_interval(network, at, fan_in):
+    layer, bound = initialise(network, stream(0, "init"))[at], fan_in**-0.5
     assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
     deciles = torch.histc(layer.weight.detach(), bins=10, min=-bound, max=bound) / layer.weight.numel()
     assert (deciles - 0.1).abs().max() < 5 * (0.09 / layer.weight.numel()) ** 0.5
@@ -139,7 +145,6 @@ def test_products_on_unfolded_patches_are_pytorchs_convolution(monkeypatch, size
     ).movedim(1, -1)
     torch.testing.assert_close(ours, theirs)
     gradient = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
-    for own, their in zip(
-        *(torch.autograd.grad(out, (x, weight, bias), gradient) for out in (ours, theirs)), strict=True
-    ):
+    both = [torch.autograd.grad(out, (x, weight, bias), gradient) for out in (ours, theirs)]
+    for own, their in zip(*both, strict=True):
         torch.testing.assert_close(own, their)

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from normdrop.networks import network_of
-from normdrop.networks.mlp import initialise, mlp
-from normdrop.streams import stream
+from normdrop.networks.mlp import mlp
 
 
 def names(network: nn.Sequential) -> str:
@@ -70,35 +69,6 @@ def test_the_posts_networks_are_the_default_of_model_blog_with_data_blog(compose
     assert (config["data"]["features"], config["data"]["classes"]) == (10, 10)
 
 
-def test_depth_repeats_the_block_and_a_linear_layer_ends_the_network():
-    block = "Linear ReLU BatchNorm1d Dropout"
-    assert names(build(depth=3)) == " ".join([block] * 3 + ["Linear"])
-
-
-def test_a_list_of_widths_gives_each_hidden_layer_its_own():
-    linears = [layer for layer in build(width=[8, 5, 7], depth=3) if isinstance(layer, nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linears] == [(6, 8), (8, 5), (5, 7), (7, 3)]
-
-
-def test_dropout_layers_last_leaves_dropout_in_the_last_hidden_block_alone():
-    without, block = "Linear ReLU BatchNorm1d", "Linear ReLU BatchNorm1d Dropout"
-    assert names(build(depth=3, dropout_layers="last")) == f"{without} {without} {block} Linear"
-
-
 def test_dropout_layers_last_counts_uniform_noise_as_dropout():
     network = build(depth=2, dropout_layers="last", noise="uniform")
     assert names(network) == "Linear ReLU BatchNorm1d Linear ReLU BatchNorm1d UniformNoise Linear"
-
-
-def test_an_output_activation_stands_on_the_logits():
-    network = build(depth=1, output_activation="relu", arrangement="none")
-    assert names(network) == "Linear ReLU Linear ReLU"
-    assert network(torch.randn(50, 6)).min() == 0
-
-
-def test_initial_weights_and_biases_fill_pytorchs_interval_evenly():
-    network = initialise(mlp(100, 3, arrangement="none", position="after", rate=0, width=200), stream(0, "init"))
-    layer, bound = network[0], 100**-0.5
-    assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
-    deciles = torch.histc(layer.weight.detach(), bins=10, min=-bound, max=bound) / layer.weight.numel()
-    assert (deciles - 0.1).abs().max() < 5 * (0.09 / layer.weight.numel()) ** 0.5

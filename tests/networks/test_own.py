@@ -1,11 +1,10 @@
 """A network of one's own: arranged where its BN layers stand, stacked, and equal to plain copies of it."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -379,19 +378,19 @@ class Warming(Counting):
         return super().forward(x) * self.calls
 
 
-class Mixing(Counting):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) - super().forward(x).mean(dim=0)
-
-
 class Drawing(Counting):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(super().forward(x), 0.5, self.training)
 
 
-class Rare(Counting):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (1 if torch.rand(()) < 0.9999 else 0)
+def spoilt(of) -> Callable[..., nn.Module]:
+    """A network whose output is `of` the one of a sound network."""
+
+    class Spoilt(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            return of(super().forward(x))
+
+    return Spoilt
 
 
 class Loose(Counting):
@@ -442,21 +441,11 @@ class Halving(Counting):
         return super().forward(x)
 
 
-class Double(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.double()
-
-
 def lazy(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(classes))
 
 
 ONE = Counting((1, 8, 8), 10)
-
-
-class Unshaped(Counting):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[:, :3]
 
 
 class Unseeded(Counting):
@@ -475,15 +464,15 @@ def without_bn(shape, classes):
         (without_bn, "no BatchNorm layer; put"),
         (Remembering, "state of its own .*memory"),
         (Warming, "state of its own"),
-        (Mixing, "mixes rows"),
+        (spoilt(lambda y: y - y.mean(dim=0)), "mixes rows"),
         (Drawing, r"random numbers in training \(use nn.Dropout"),
-        (Rare, r"random numbers in training \(use nn.Dropout"),
+        (spoilt(lambda y: y * (torch.rand(()) < 0.9999)), r"random numbers in training \(use nn.Dropout"),
         (Loose, "register_buffer"),
         (lambda shape, classes: ONE, "make a new one each time"),
         (ONE, "must be a function"),
         (Frozen, "Frozen has a train\\(\\) of its own"),
-        (lambda shape, classes: nn.Sequential(Counting(shape, classes), nn.Softmax(dim=1)), "must be logits"),
-        (Unshaped, r"\(4, 3\) .* \(4, 10\)"),
+        (spoilt(lambda y: y.softmax(dim=1)), "must be logits"),
+        (spoilt(lambda y: y[:, :3]), r"\(4, 3\) .* \(4, 10\)"),
         (Unseeded, "use torch alone"),
         (Unhinged, r"bn\.0 has no effect"),
         (Typed, r"bn\.0 has no effect"),
@@ -495,7 +484,7 @@ def without_bn(shape, classes):
             lambda shape, classes: Counting(shape, classes).requires_grad_(False),
             "cannot train in a stack: RuntimeError",
         ),
-        (lambda shape, classes: nn.Sequential(Counting(shape, classes), Double()), "must be .* in float32"),
+        (spoilt(Tensor.double), "must be .* in float32"),
         (lambda shape, classes: 3, "returns int"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
         (lambda shape, classes: nn.Sequential(nn.BatchNorm2d(3)), "forward pass fails"),

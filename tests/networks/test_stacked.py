@@ -1,54 +1,22 @@
 """A stacked network in eval mode, exported and silenced; its noise is what the streams say, on every device."""
 
-from __future__ import annotations
-
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
 
-from normdrop.networks.layers import UniformNoise
 from normdrop.networks.noise import StackedNoise, _Bits, splitmix64
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training.module import cross_entropy
-from plain_copies import BATCH, FLAT, SEEDS, assert_close, plain_networks, rows, sgd
+from plain_copies import BATCH, FLAT, SEEDS, plain_networks, rows
 
 FEATURES = FLAT[0]
 
 
 def double_networks(**changes) -> list[nn.Sequential]:
     return [network.double() for network in plain_networks(FLAT, **changes)]
-
-
-def test_in_eval_mode_it_is_what_vmap_makes_of_the_plain_networks():
-    networks = double_networks()
-    x, _ = rows(FLAT, BATCH)
-    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
-    stacked(x)  # moves the running statistics
-    networks = [stacked.replicate(k).double().eval() for k in range(len(SEEDS))]
-    state = stack_module_state(networks)
-
-    def call(parameters, buffers, values):
-        return functional_call(networks[0], (parameters, buffers), (values,))
-
-    assert_close(stacked.eval()(x), vmap(call)(*state, x))
-
-
-def test_an_exported_replicate_is_a_plain_network_with_the_same_output():
-    stacked = StackedNetwork(double_networks(), SEEDS, BATCH).double()
-    optimizer = sgd(stacked.parameters())
-    x, y = rows(FLAT, BATCH)
-    cross_entropy(stacked(x), y).mean(dim=1).sum().backward()
-    optimizer.step()
-    outputs = stacked.eval()(x)
-    for k in range(len(SEEDS)):
-        network = stacked.replicate(k)
-        assert " ".join(type(layer).__name__ for layer in network).startswith("Linear ReLU BatchNorm1d Dropout")
-        assert_close(network.double().eval()(x[k]), outputs[k])
 
 
 def test_an_exported_replicate_is_a_copy():
@@ -72,31 +40,11 @@ def test_the_padding_of_a_parameter_stays_zero_through_training():
     assert not layer.bias[:, 20:].any() and not layer.weight[:, 20 * FEATURES :].any()
 
 
-def test_silencing_takes_units_out_of_the_next_layers_sight():
-    networks = double_networks(arrangement="none")
-    stacked = StackedNetwork(networks, SEEDS, BATCH).double()
-    x, _ = rows(FLAT, BATCH)
-    keep = [torch.ones(len(SEEDS), 20, 1), torch.ones(len(SEEDS), 13, 1)]
-    keep[0][1, 7] = 0
-    with torch.no_grad():
-        networks[1][2].weight[:, 7] = 0  # nobody reads unit 7
-    for k, network in enumerate(networks):
-        assert_close(stacked(x, keep)[k], network(x[k]))
-
-
 # --- noise
 
 
 def noise_layer(layer: nn.Module, features: int = 64, batch: int = 256, seeds=(0, 1, 2, 3)) -> StackedNoise:
     return StackedNoise(layer, features, batch, seeds, rerun=0, number=1)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7])
-def test_dropout_keeps_a_share_of_one_minus_the_rate_and_multiplies_it_back_to_mean_one(rate):
-    factors = noise_layer(nn.Dropout(rate))(torch.ones(4, 64, 256))
-    assert factors.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
-    share = (factors > 0).double().mean(dim=(1, 2))
-    assert (share - (1 - rate)).abs().max() < 5 * (rate * (1 - rate) / (64 * 256)) ** 0.5
 
 
 @pytest.mark.parametrize("rate", [0.0001, 0.1, 1 / 3, 0.5, 0.9])
@@ -107,40 +55,13 @@ def test_over_all_16_bit_numbers_the_mean_factor_is_one_and_the_rate_within_two_
     assert abs((factors == 0).double().mean().item() - rate) <= 2**-17
 
 
-def test_over_all_16_bit_numbers_uniform_noise_is_even_between_its_bounds_with_mean_one():
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
-    factors = noise_layer(UniformNoise(0.4)).factors(every, torch.float64)
-    assert factors.mean().item() == pytest.approx(1, abs=1e-12)
-    assert 0.6 < factors.min() < 0.60001 and 1.39999 < factors.max() < 1.4
-    assert factors.var().item() == pytest.approx(0.4**2 / 3, rel=1e-4)
-
-
 def test_noise_of_rate_zero_and_noise_in_eval_mode_are_the_identity():
     x = torch.randn(4, 64, 256, generator=torch.Generator().manual_seed(0))
     assert noise_layer(nn.Dropout(0.0))(x) is x
     assert noise_layer(nn.Dropout(0.5)).eval()(x) is x
 
 
-def test_a_short_batch_moves_no_later_mask():
-    whole, short = noise_layer(nn.Dropout(0.5)), noise_layer(nn.Dropout(0.5))
-    x = torch.ones(4, 64, 256)
-    assert torch.equal(whole(x)[..., :100], short(x[..., :100]))
-    assert torch.equal(whole(x), short(x))
-
-
-def test_masks_of_other_seeds_layers_reruns_and_steps_are_independent():
-    layers = [StackedNoise(nn.Dropout(0.5), 64, 256, [0, 1], rerun, number) for rerun in (0, 1) for number in (1, 2)]
-    x = torch.ones(2, 64, 256)
-    masks = torch.stack([layer(x) / 2 for layer in layers for _ in range(2)]).flatten(0, 1).flatten(1)
-    correlation = torch.corrcoef(masks) - torch.eye(len(masks))
-    assert len(masks) == 16 and correlation.abs().max() < 5 / masks.shape[1] ** 0.5
-
-
 # --- streams
-
-
-def test_a_stream_is_the_same_whenever_it_is_asked_for():
-    assert np.array_equal(stream(5, "order").integers(1000, size=50), stream(5, "order").integers(1000, size=50))
 
 
 def test_every_seed_source_rerun_and_layer_has_a_stream_of_its_own():
@@ -158,15 +79,9 @@ def as_int64(number: int) -> int:
 
 
 def test_splitmix64_gives_the_published_numbers_of_seed_1234567():
-    published = [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-        4593380528125082431,
-        16408922859458223821,
-    ]
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     states = torch.tensor([as_int64(1234567 + k * 0x9E3779B97F4A7C15) for k in range(1, 6)])
-    assert [number % 2**64 for number in splitmix64(states).tolist()] == published
+    assert [number % 2**64 for number in splitmix64(states).tolist()] == known
 
 
 def counted(seeds, words: int, calls: int = 1) -> Tensor:

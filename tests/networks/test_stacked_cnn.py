@@ -1,7 +1,5 @@
 """A stacked network, with convolutions and residual blocks or without, is N plain networks, whatever trains beside."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.networks.layers import Residual
-from normdrop.networks.stacked import StackedNetwork, StackedNoise
+from normdrop.networks.stacked import StackedNetwork
 from normdrop.training.module import cross_entropy
 from plain_copies import (
     BATCH,
@@ -113,34 +111,6 @@ def test_a_replicates_bits_are_the_same_whatever_trains_beside_it(shape, block, 
         alone, own = trained(shape, [k], batch, **block)
         assert torch.equal(alone[0], together[k])
         assert all(torch.equal(a[0], b[k]) for a, b in zip(own, parameters, strict=True))
-
-
-@pytest.mark.parametrize("noise", ["bernoulli", "channel"])
-def test_every_arrangement_with_dropout_draws_the_same_masks_layer_by_layer(noise):
-    def masks(arrangement: str, residual: bool) -> list[Tensor]:
-        block = {"channels": [4, 4], "arrangement": arrangement, "noise": noise, "residual": residual}
-        stacked = StackedNetwork(plain_networks(IMAGE, **block), SEEDS, BATCH)
-        seen: list[Tensor] = []
-        for layer in stacked.modules():
-            if isinstance(layer, StackedNoise):
-                layer.register_forward_hook(lambda own, inputs, _: seen.append(own(torch.ones_like(inputs[0]))))
-        for layer in stacked.modules():
-            if isinstance(layer, StackedNoise):
-                seen.append(layer.bits.draw(layer.features * BATCH, torch.device("cpu")).clone())
-        return seen
-
-    drawn = [masks(a, r) for a in ("dropout", "bn_dropout", "dropout_bn", "ln_dropout") for r in (False, True)]
-    assert len(drawn[0]) == 2 and not torch.equal(*drawn[0])
-    for other in drawn[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(drawn[0], other, strict=True))
-
-
-def test_channel_noise_drops_whole_channels_and_unit_noise_does_not():
-    for noise, whole in (("channel", True), ("bernoulli", False)):
-        stacked = StackedNetwork(plain_networks(IMAGE, noise=noise, arrangement="dropout"), SEEDS, BATCH)
-        layer = next(layer for layer in stacked.modules() if isinstance(layer, StackedNoise))
-        kept = layer(torch.ones(len(SEEDS), 5 * 3 * 3, BATCH)).unflatten(1, (5, 9)) > 0
-        assert (kept.all(dim=2) | ~kept.any(dim=2)).all() == whole
 
 
 @pytest.mark.parametrize("residual", [False, True])

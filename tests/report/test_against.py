@@ -1,7 +1,5 @@
 """A run beside a reference: Welch's test, and what else differs."""
 
-from pathlib import Path
-
 import pytest
 from scipy import stats
 
@@ -10,7 +8,7 @@ from normdrop.report.against import compare_runs, differences
 from normdrop.report.study import load
 
 
-def test_a_run_does_not_differ_from_itself_and_shares_its_seeds(tmp_path: Path) -> None:
+def test_a_run_does_not_differ_from_itself_and_shares_its_seeds(tmp_path):
     pair(tmp_path, runs(0.9 + normal(0.01) / 3), runs(0.8))
     both = compare_runs(load(tmp_path), load(tmp_path))
     assert len(both)
@@ -20,7 +18,7 @@ def test_a_run_does_not_differ_from_itself_and_shares_its_seeds(tmp_path: Path) 
     assert differences(load(tmp_path), load(tmp_path)).empty
 
 
-def test_t_is_welchs(tmp_path: Path) -> None:
+def test_t_is_welchs(tmp_path):
     one, two = 0.01 + normal(0.0, 8), 0.03 + 2 * normal(0.0, 12)
     pair(tmp_path / "a" / "x", runs(0.8 + one, 8), runs(0.8, 8))
     pair(tmp_path / "b" / "x", runs(0.8 + two, 12, seed=range(50, 62)), runs(0.8, 12, seed=range(50, 62)))
@@ -31,7 +29,7 @@ def test_t_is_welchs(tmp_path: Path) -> None:
     assert (both["shared_seeds"] == 0).all()
 
 
-def test_another_effect_differs_and_what_else_differs_is_named(tmp_path: Path) -> None:
+def test_another_effect_differs_and_what_else_differs_is_named(tmp_path):
     for name, effect, config in (("a", 0.05, {}), ("b", -0.05, {"batch_size": 7, "data": {"fingerprint": "other"}})):
         pair(tmp_path / name / "x", runs(0.8 + effect + normal(0.0)), runs(0.8), config=config)
     both = compare_runs(load(tmp_path / "a"), load(tmp_path / "b"))
@@ -43,7 +41,7 @@ def test_another_effect_differs_and_what_else_differs_is_named(tmp_path: Path) -
     assert not {"replicates", "rate", "arrangement"} & set(named.index)
 
 
-def test_a_key_that_one_run_alone_varies_is_compared_where_the_other_has_its_value(tmp_path: Path) -> None:
+def test_a_key_that_one_run_alone_varies_is_compared_where_the_other_has_its_value(tmp_path):
     for depth, effect in ((3, 0.02), (5, 0.2)):
         pair(tmp_path / "a" / "x", runs(0.8 + effect + normal(0.0)), runs(0.8), setting={"model.depth": depth})
     pair(tmp_path / "b" / "x", runs(0.82 + normal(0.0)), runs(0.8))
@@ -52,7 +50,7 @@ def test_a_key_that_one_run_alone_varies_is_compared_where_the_other_has_its_val
     assert not both["differs"].any()
 
 
-def test_the_study_of_the_same_name_is_meant_and_without_one_those_of_the_same_claim(tmp_path: Path) -> None:
+def test_the_study_of_the_same_name_is_meant_and_without_one_those_of_the_same_claim(tmp_path):
     for name in ("b/one", "b/two"):
         pair(tmp_path / name, runs(0.8 + normal(0.0)), runs(0.8))
     pair(tmp_path / "a" / "two", runs(0.8 + normal(0.0)), runs(0.8))

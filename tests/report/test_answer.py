@@ -31,7 +31,7 @@ def cells(position: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("position", ["after", "before"])
-def test_the_table_of_positions_says_what_the_seeds_say(population: pd.DataFrame, position: str) -> None:
+def test_the_table_of_positions_says_what_the_seeds_say(population, position):
     own = population[population["position"] == position]
     (tuned,) = own[own["comparison"] == "best_vs_best"].to_dict("records")
     (half,) = own[(own["comparison"] == "same_rate") & (own["rate"] == 0.5)].to_dict("records")
@@ -44,7 +44,7 @@ def test_the_table_of_positions_says_what_the_seeds_say(population: pd.DataFrame
     assert said_tuned.startswith(words.set_index("position").loc[position, "word"].lower())
 
 
-def test_the_claims_are_counted_as_on_the_page() -> None:
+def test_the_claims_are_counted_as_on_the_page():
     words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
     for experiment in ("overfitting", "reliance", "speed", "initialisation", "drift", "together"):
         (line,) = [line for line in README.splitlines() if f"`{experiment}`" in line]
@@ -56,13 +56,13 @@ def test_the_claims_are_counted_as_on_the_page() -> None:
         assert f"of {told['n']}" in line
 
 
-def test_what_more_data_does_is_counted_as_on_the_page() -> None:
+def test_what_more_data_does_is_counted_as_on_the_page():
     words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
     (said,) = re.findall(r"in (\d+) of (\d+) comparisons, away from it in (\d+) \(`size`\)", " ".join(README.split()))
     assert [int(number) for number in said] == [words.loc["size", name] for name in ("better", "n", "worse")]
 
 
-def test_what_tuning_leaves_of_the_order_and_of_the_position_is_as_published() -> None:
+def test_what_tuning_leaves_of_the_order_and_of_the_position_is_as_published():
     rows = pd.read_csv(PUBLISHED / "report/verdicts.csv", keep_default_na=False, low_memory=False)
     tuned = rows[rows["experiment"].eq("size") & rows["comparison"].eq("best_vs_best") & rows["metric"].eq("test_acc")]
     most = tuned.loc[tuned["part"] == "12000", "estimate"].astype(float).abs()

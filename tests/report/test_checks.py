@@ -18,17 +18,14 @@ from normdrop.report.choose import pairs
 from normdrop.report.provenance import provenance
 
 
-def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
+def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path):
     study = {"tuned": ["rate", "optimizer.lr"]}
     for rate in (0.1, 0.3, 0.5):
         for lr in (0.01, 0.1):
             best = rate + lr  # of bn_dropout the highest of both; of dropout_bn the lowest
-            where: dict[str, Any] = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
-            a, b = (
-                runs(0.9, 8, val_acc=best, epochs_after=0),
-                runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4),
-            )
-            pair(tmp_path, a, b, **where, config={"select_epoch": "best"})
+            where = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study, "config": {"select_epoch": "best"}}
+            a = runs(0.9, 8, val_acc=best, epochs_after=0)
+            pair(tmp_path, a, runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4), **where)
     found = study_of(tmp_path)
     table = edges(found, family(found, pairs(found))).set_index("key")
     assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
@@ -37,7 +34,7 @@ def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path: Path) -> None:
     assert table["doubt"].all()
 
 
-def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -> None:
+def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):
     a, b = runs(0.9 + normal(0.05), gap=0.1, test_nll=0.5), runs(0.9, gap=0.2, test_nll=0.4)
     study = study_of(pair(tmp_path / "gap", a, b, study={"metric": "gap"}))
     rows = neighbours(study, family(study, pairs(study))).set_index("metric")
@@ -50,14 +47,13 @@ def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path: Path) -
     assert (row["metric"], row["n"]) == ("test_nll", 2), "of every comparison where none is declared"
     loss = {"kind": "loss", "over": "drift.scale"}
     for scale, value in ((0.0, 0.9), (0.5, 0.5)):
-        where: dict[str, Any] = {"setting": {"drift.scale": scale}, "study": loss}
-        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), **where)
+        pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), setting={"drift.scale": scale}, study=loss)
     study = study_of(tmp_path / "loss")
     rows = neighbours(study, family(study, pairs(study))).set_index("metric")
     assert rows.loc["test_acc", "mean"] == pytest.approx(0.3)  # over the rungs
 
 
-def test_runs_that_never_reached_the_level_are_counted(tmp_path: Path) -> None:
+def test_runs_that_never_reached_the_level_are_counted(tmp_path):
     study = {"metric": "steps_to_level", "kind": "ratio"}
     pair(tmp_path, runs(0.9, 6, steps_to_level=[5.0] * 4 + [np.nan] * 2), runs(0.9, 6, steps_to_level=9.0), study=study)
     table = never_reached(study_of(tmp_path)).set_index("arrangement")
@@ -65,7 +61,7 @@ def test_runs_that_never_reached_the_level_are_counted(tmp_path: Path) -> None:
     assert table.loc["dropout_bn", "missed"] == 0
 
 
-def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path: Path) -> None:
+def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path):
     for dataset, effect in (("one", 0.05), ("two", 0.04), ("three", 0.0)):
         pair(tmp_path, runs(0.9 + normal(0.0)), runs(0.8), dataset=dataset)
         write(tmp_path, "bn_dropout", runs(0.9 - effect), setting={"rerun": 1}, dataset=dataset)
@@ -79,7 +75,7 @@ def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path: 
     assert alarm(rows[rows["dataset"] != "three"].assign(n=9))["alarm"]
 
 
-def test_a_network_trained_twice_with_too_few_seeds_is_not_said_to_have_been_trained_once(tmp_path: Path) -> None:
+def test_a_network_trained_twice_with_too_few_seeds_is_not_said_to_have_been_trained_once(tmp_path):
     pair(tmp_path, runs(0.9, 4), runs(0.8, 4))
     once = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
     write(tmp_path, "bn_dropout", runs(0.9, 4), setting={"rerun": 1})
@@ -88,7 +84,7 @@ def test_a_network_trained_twice_with_too_few_seeds_is_not_said_to_have_been_tra
     assert "has too few seeds" in twice
 
 
-def test_a_a_goes_through_the_whole_selection(tmp_path: Path) -> None:
+def test_a_a_goes_through_the_whole_selection(tmp_path):
     for rate, val in ((0.1, 0.7), (0.3, 0.9)):
         pair(tmp_path, runs(0.5 + rate + normal(0.0), val_acc=val), runs(0.5), rate=rate)
         write(tmp_path, "bn_dropout", runs(0.5 + rate, val_acc=1 - val), rate, setting={"rerun": 1})
@@ -122,6 +118,7 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
     for path in root.rglob("record.json"):
         record = json.loads(path.read_text())
         batches = [
+<<<<<<< HEAD
             {
                 "seeds": [k],
                 "command": f"normdrop replicates={k}",
@@ -131,6 +128,10 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
                 "began": at,
                 "finished": at + 5,
             }
+=======
+            {"seeds": [k], "versions": {"torch": f"2.{k}"}, "commit": f"c{k}", "clean": k != 1}
+            | {"began": at, "finished": at + 5}
+>>>>>>> trim-tests
             for k, at in enumerate(began)
         ]
         record |= {"choices": {"experiment": "x"}, "batches": batches, "commit": "c9", "clean": True}
@@ -138,7 +139,7 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
     return root
 
 
-def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path: Path, declared: None) -> None:
+def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path, declared):
     found = provenance(study_of(grown(tmp_path / "late", [2000.0, 3000.0])))
     assert (found["commits"], found["versions"], found["clean"]) == (["c0", "c1"], ["torch 2.0", "torch 2.1"], False)
     assert (found["began"][-9:], found["ended"][-9:]) == ("00:33 UTC", "00:50 UTC")
@@ -148,12 +149,12 @@ def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path: Pa
     assert any("younger" in line for line in early["doubts"])
 
 
-def test_what_was_typed_in_place_of_the_declaration_is_a_doubt(tmp_path: Path, declared: None) -> None:
+def test_what_was_typed_in_place_of_the_declaration_is_a_doubt(tmp_path, declared):
     found = provenance(study_of(grown(tmp_path, [2000.0], alpha=0.2)))
     assert any("alpha" in line for line in found["doubts"])
 
 
-def test_a_record_of_before_counts_as_one_batch(tmp_path: Path) -> None:
+def test_a_record_of_before_counts_as_one_batch(tmp_path):
     found = provenance(study_of(fake_study(tmp_path, rates=(0.3,), replicates=6)))
     assert found["doubts"]
     assert found["versions"] == ["python 3.11, torch 2.13.0, lightning 2.6.6, normdrop 0.1.0"]

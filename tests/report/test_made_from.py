@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -14,17 +13,12 @@ from exact import SPREAD, normal, one, pair, rows_of, runs, write
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
 
-def flat(values: Any = 0.9, n: int = 10, **columns: Any) -> pd.DataFrame:
-    """B, when all that counts is A - B."""
-    return runs(values, n, **columns)
-
-
 # --- which p
 
 
-def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_their_own(tmp_path: Path) -> None:
+def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_their_own(tmp_path):
     for dataset in ("one", "two"):
-        pair(tmp_path, runs(0.9 + normal(0.75 * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+        pair(tmp_path, runs(0.9 + normal(0.75 * SPREAD)), runs(), dataset=dataset, study=NO_ROPE)
     rows = rows_of(tmp_path)
     assert rows["p_value"].between(0.025, 0.05).all()
     assert (rows["ci_low"] > 0).all()
@@ -35,10 +29,10 @@ def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_the
     assert rows["family"].to_list() == ["declared"] * 2 + ["exploratory"] * 2
 
 
-def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_interval(tmp_path: Path) -> None:
+def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_interval(tmp_path):
     effects = {"a": 6.0, "b": 2.0, "c": 1.2, "d": 1.2}
     for dataset, effect in effects.items():
-        pair(tmp_path, runs(0.9 + normal(effect * SPREAD)), flat(), dataset=dataset, study=NO_ROPE)
+        pair(tmp_path, runs(0.9 + normal(effect * SPREAD)), runs(), dataset=dataset, study=NO_ROPE)
     rows = rows_of(tmp_path, family="declared").set_index("dataset")
     assert set(rows["verdict"]) == {"better"}
     assert rows.loc["b", "p_new_data"] < 0.05 < multipletests(rows["p_new_data"], method="holm")[1][1]
@@ -48,8 +42,8 @@ def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_i
     assert exploratory["verdict_new_data"].to_list() == ["better", "better", "inconclusive", "inconclusive"]
 
 
-def test_equivalence_for_new_data_is_of_that_scope_too(tmp_path: Path) -> None:
-    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"rope": {"test_acc": 0.012}})
+def test_equivalence_for_new_data_is_of_that_scope_too(tmp_path):
+    pair(tmp_path, runs(0.9 + normal(0.0)), runs(), study={"rope": {"test_acc": 0.012}})
     row = one(tmp_path, family="declared")
     assert (row["verdict"], row["verdict_new_data"]) == ("equivalent", "inconclusive")
 
@@ -57,11 +51,11 @@ def test_equivalence_for_new_data_is_of_that_scope_too(tmp_path: Path) -> None:
 # --- which alpha
 
 
-def test_the_studys_alpha_is_the_level_of_intervals_differences_and_equivalence(tmp_path: Path) -> None:
+def test_the_studys_alpha_is_the_level_of_intervals_differences_and_equivalence(tmp_path):
     effect, rope, n = 0.55 * SPREAD, 0.0093, 10
     for alpha in (0.05, 0.2):
         study = {"alpha": alpha, "rope": {"test_acc": rope}}
-        root = pair(tmp_path / str(alpha), runs(0.9 + normal(effect)), flat(), study=study)
+        root = pair(tmp_path / str(alpha), runs(0.9 + normal(effect)), runs(), study=study)
         row = one(root, family="declared")
         half = stats.t.isf(alpha / 2, n - 1) * SPREAD / n**0.5
         assert (row["ci_low"], row["ci_high"]) == pytest.approx((effect - half, effect + half))
@@ -75,7 +69,7 @@ def test_the_studys_alpha_is_the_level_of_intervals_differences_and_equivalence(
 # --- which numbers
 
 
-def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_path: Path) -> None:
+def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_path):
     n = 12
     rng = np.random.default_rng(5)
     columns = ("test_nll", "test_ece", "recal_test_acc")
@@ -108,30 +102,30 @@ def test_every_column_of_a_row_follows_from_the_differences_pair_by_pair(tmp_pat
 
 
 @pytest.mark.parametrize(("metric", "word"), [("test_acc", "better"), ("test_nll", "worse"), ("reliance", "worse")])
-def test_each_metric_of_a_study_is_judged_in_its_own_direction(tmp_path: Path, metric: str, word: str) -> None:
+def test_each_metric_of_a_study_is_judged_in_its_own_direction(tmp_path, metric, word):
     high = 0.9 + normal(0.05)
     pair(
         tmp_path,
         runs(high, test_nll=high, reliance=high),
-        flat(test_nll=0.9, reliance=0.9),
+        runs(test_nll=0.9, reliance=0.9),
         study={"metric": "test_acc", "secondary": ["test_nll", "reliance"], "rope": {}},
     )
     rows = rows_of(tmp_path, metric=metric)
     assert set(rows["verdict"]) == set(rows["verdict_new_data"]) == {word}
 
 
-def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_comparison(tmp_path: Path) -> None:
+def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_comparison(tmp_path):
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), rows=(1000, 300, 400), study=NO_ROPE)
-    write(tmp_path, "dropout_bn", flat(), rows=(1000, 300, 200), study=NO_ROPE)
+    write(tmp_path, "dropout_bn", runs(), rows=(1000, 300, 200), study=NO_ROPE)
     row = one(tmp_path, family="declared")
     half = SPREAD * (1 / 10 + 0.4) ** 0.5 * stats.t.isf(0.025, 9)
     assert row["new_high"] - row["new_low"] == pytest.approx(2 * half)
 
 
 @pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (False, False), (True, True)])
-def test_the_scopes_are_one_only_if_both_sides_drew_fresh_rows(tmp_path: Path, of_a: bool, of_b: bool) -> None:
+def test_the_scopes_are_one_only_if_both_sides_drew_fresh_rows(tmp_path, of_a, of_b):
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), fresh_rows=of_a)
-    write(tmp_path, "dropout_bn", flat(), fresh_rows=of_b)
+    write(tmp_path, "dropout_bn", runs(), fresh_rows=of_b)
     row = one(tmp_path, family="declared")
     assert (row["new_low"] == row["ci_low"]) == (of_a and of_b)
     assert (row["p_new_data"] == row["p_value"]) == (of_a and of_b)
@@ -149,7 +143,7 @@ def peak(root: Path, arrangement: str, rates: tuple[float, ...], best: float = 0
 
 @pytest.mark.parametrize("alone", ["bn_dropout", "dropout_bn"])
 @pytest.mark.parametrize("key", ["rate", "optimizer.lr"])
-def test_a_value_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, key: str, alone: str) -> None:
+def test_a_value_that_one_side_alone_was_given_is_no_candidate(tmp_path, key, alone):
     for arrangement in ("bn_dropout", "dropout_bn"):
         for value in (0.1, 0.2, 0.3)[: 3 if arrangement == alone else 2]:
             setting = {} if key == "rate" else {key: value}
@@ -160,7 +154,7 @@ def test_a_value_that_one_side_alone_was_given_is_no_candidate(tmp_path: Path, k
     assert rates == ([0.1, 0.2] if key == "rate" else [0.3])
 
 
-def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path: Path) -> None:
+def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path):
     for arrangement in ("bn_dropout", "dropout_bn"):
         peak(tmp_path, arrangement, (0.1, 0.3), best=0.1)
     write(tmp_path, "bn_dropout", runs(0.8, 6, val_acc=0.7), 0.3)
@@ -169,7 +163,7 @@ def test_a_replicate_that_lacks_a_candidate_is_left_out_of_the_choice(tmp_path: 
     assert one(tmp_path, comparison="same_rate", metric="test_acc", rate_a=0.1)["n"] == 8
 
 
-def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of_two(tmp_path: Path) -> None:
+def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of_two(tmp_path):
     for rate, wins in ((0.1, [0, 1, 2]), (0.3, [3, 4, 5, 6, 7]), (0.5, [8, 9])):
         write(tmp_path, "bn_dropout", runs(0.8, val_acc=np.isin(range(10), wins) * 0.5), rate)
     for rate, wins in ((0.1, range(4, 8)), (0.3, range(4)), (0.5, [8, 9])):
@@ -178,7 +172,7 @@ def test_the_rates_of_best_against_best_are_those_chosen_most_often_the_lower_of
     assert (row["rate_a"], row["rate_b"]) == (0.3, 0.1)
 
 
-def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_rate(tmp_path: Path) -> None:
+def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_rate(tmp_path):
     for rate, nll in ((0.1, [0.5, 0.3, 0.4]), (0.3, [0.3, 0.3, 0.4]), (0.5, [0.4, 0.4, 0.2])):
         table = runs(0.5 + rate, 9, val_nll=np.repeat(nll, 3))
         pair(tmp_path, table, runs(0.5, 9), rate=rate)
@@ -186,7 +180,7 @@ def test_ties_on_validation_accuracy_go_to_the_lower_nll_and_then_to_the_lower_r
     assert row["estimate"] == pytest.approx((0.3 + 0.1 + 0.5) / 3)
 
 
-def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_one_of_them(tmp_path: Path) -> None:
+def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_one_of_them(tmp_path):
     study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}, "secondary": []}
     ahead = np.arange(8) < 3
     write(tmp_path, "bn_dropout", runs(0.8, 8), study=study)
@@ -198,7 +192,7 @@ def test_a_side_of_two_is_whichever_of_them_validation_prefers_and_no_side_with_
         assert row["b"] == "bn or dropout"
 
 
-def test_a_same_rate_row_has_the_rate_of_each_side_and_an_arrangement_without_dropout_has_0(tmp_path: Path) -> None:
+def test_a_same_rate_row_has_the_rate_of_each_side_and_an_arrangement_without_dropout_has_0(tmp_path):
     study = {"contrast": {"a": "none", "b": "dropout"}, "secondary": []}
     write(tmp_path, "none", runs(0.9 + normal(0)), 0.0, study=study)
     for rate in (0.2, 0.6):
@@ -209,7 +203,7 @@ def test_a_same_rate_row_has_the_rate_of_each_side_and_an_arrangement_without_dr
     assert rows["estimate"].to_list() == pytest.approx([0.3, 0.7])
 
 
-def test_without_dropout_on_either_side_the_two_comparisons_are_one(tmp_path: Path) -> None:
+def test_without_dropout_on_either_side_the_two_comparisons_are_one(tmp_path):
     study = {"contrast": {"a": "bn", "b": "none"}, "secondary": [], "family": "same_rate"}
     write(tmp_path, "bn", runs(0.9 + normal(0)), 0.0, study=study)
     write(tmp_path, "none", runs(0.8), 0.0, study=study)
@@ -217,19 +211,19 @@ def test_without_dropout_on_either_side_the_two_comparisons_are_one(tmp_path: Pa
     assert (row["comparison"], row["family"], row["estimate"]) == ("same_rate", "declared", pytest.approx(0.1))
 
 
-def test_without_dropout_there_may_still_be_something_to_tune(tmp_path: Path) -> None:
+def test_without_dropout_there_may_still_be_something_to_tune(tmp_path):
     study = {"contrast": {"a": "bn", "b": "none"}, "tuned": ["rate", "optimizer.lr"], "secondary": []}
     for lr in (0.01, 0.1):
         for arrangement in ("bn", "none"):
-            where: dict[str, Any] = {"setting": {"optimizer.lr": lr}, "study": study}
-            write(tmp_path, arrangement, runs(0.5 + lr * (arrangement == "bn"), val_acc=lr), 0.0, **where)
+            table = runs(0.5 + lr * (arrangement == "bn"), val_acc=lr)
+            write(tmp_path, arrangement, table, 0.0, setting={"optimizer.lr": lr}, study=study)
     rows = rows_of(tmp_path)
     assert rows["comparison"].to_list() == ["best_vs_best", "same_rate"]
     assert rows["estimate"].to_list() == pytest.approx([0.1, 0.1])
 
 
-def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path: Path) -> None:
-    pair(tmp_path, runs(0.9 + normal(0.01)), flat())
+def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path):
+    pair(tmp_path, runs(0.9 + normal(0.01)), runs())
     write(tmp_path, "bn_dropout", runs(0.1, val_acc=0.99), setting={"rerun": 1})
     for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate", metric="test_acc")):
         assert (row["estimate"], row["n"]) == (pytest.approx(0.01), 10)
@@ -238,11 +232,11 @@ def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path
 # --- A/A rows
 
 
-def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path: Path) -> None:
-    pair(tmp_path, runs(0.9 + normal(0.0)), flat(), study={"kind": "spread", "over": "model.init_gain"})
-    again = runs(0.85 + normal(0.0)[2:], 8, seed=range(2, 10))
-    where: dict[str, Any] = {"setting": {"rerun": 1}, "study": {"kind": "spread", "over": "model.init_gain"}}
-    write(tmp_path, "bn_dropout", again.iloc[::-1], rows=(1000, 300, 500), **where)
+def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path):
+    study = {"kind": "spread", "over": "model.init_gain"}
+    pair(tmp_path, runs(0.9 + normal(0.0)), runs(), study=study)
+    again = runs(0.85 + normal(0.0)[2:], 8, seed=range(2, 10)).iloc[::-1]
+    write(tmp_path, "bn_dropout", again, rows=(1000, 300, 500), setting={"rerun": 1}, study=study)
     row = one(tmp_path, family="a/a")
     assert row["n"] == 8
     assert row["estimate"] == pytest.approx(0.05)
@@ -251,8 +245,8 @@ def test_an_a_a_row_is_the_first_run_minus_the_second_seed_by_seed(tmp_path: Pat
     assert (row["rate_a"], row["rate_b"], row["comparison"]) == (0.3, 0.3, "a/a")
 
 
-def test_the_a_a_row_has_the_ratio_of_its_own_rows(tmp_path: Path) -> None:
-    pair(tmp_path, runs(0.9 + normal(0.02)), flat(), rows=(1000, 300, 100))
+def test_the_a_a_row_has_the_ratio_of_its_own_rows(tmp_path):
+    pair(tmp_path, runs(0.9 + normal(0.02)), runs(), rows=(1000, 300, 100))
     write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, rows=(1000, 300, 500))
     row = one(tmp_path, family="a/a")
     half = SPREAD * (1 / 10 + 0.5) ** 0.5 * stats.t.isf(0.025, 9)
@@ -260,12 +254,12 @@ def test_the_a_a_row_has_the_ratio_of_its_own_rows(tmp_path: Path) -> None:
     assert row["verdict"] == "better"
 
 
-def test_an_a_a_row_belongs_to_the_rung_and_the_rate_that_were_trained_again(tmp_path: Path) -> None:
+def test_an_a_a_row_belongs_to_the_rung_and_the_rate_that_were_trained_again(tmp_path):
     study = {"kind": "ladder", "over": "model.depth"}
     for depth in (1, 2):
         for rate in (0.1, 0.3):
-            where: dict[str, Any] = {"setting": {"model.depth": depth}, "study": study, "rate": rate}
-            pair(tmp_path, runs(0.5 + depth / 10 + rate, 6), flat(n=6), **where)
+            table = runs(0.5 + depth / 10 + rate, 6)
+            pair(tmp_path, table, runs(n=6), setting={"model.depth": depth}, study=study, rate=rate)
     write(tmp_path, "bn_dropout", runs(0.6, 6), setting={"model.depth": 2, "rerun": 1}, study=study)
     row = one(tmp_path, family="a/a")
     assert row["estimate"] == pytest.approx(0.5 + 0.2 + 0.3 - 0.6)
@@ -287,7 +281,7 @@ def along(root: Path, kind: str, a: dict[Any, Any], b: dict[Any, Any], over: str
 
 
 @pytest.mark.parametrize("rung", [0.0, 0.5, -0.4])
-def test_a_spread_and_a_loss_are_of_each_seed_and_leave_out_what_diverged(tmp_path: Path, rung: float) -> None:
+def test_a_spread_and_a_loss_are_of_each_seed_and_leave_out_what_diverged(tmp_path, rung):
     rng = np.random.default_rng(4)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (-0.4, 0.0, 0.5)} for _ in "ab")
     b[rung][2] = np.nan
@@ -303,9 +297,7 @@ def test_a_spread_and_a_loss_are_of_each_seed_and_leave_out_what_diverged(tmp_pa
         assert at == pytest.approx(np.nanmean((a[0.0] - a[other]) - (b[0.0] - b[other])))
 
 
-def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves_out_what_diverged(
-    tmp_path: Path,
-) -> None:
+def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves_out_what_diverged(tmp_path):
     rng = np.random.default_rng(5)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 10, 40)} for _ in "ab")
     a[10][0] = np.nan
@@ -321,20 +313,19 @@ def test_a_trend_is_the_fitted_change_from_the_first_rung_to_the_last_and_leaves
 
 
 @pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
-def test_a_rung_that_one_side_lacks_does_not_count(tmp_path: Path, kind: str) -> None:
+def test_a_rung_that_one_side_lacks_does_not_count(tmp_path, kind):
     rng = np.random.default_rng(6)
     a, b = ({k: rng.normal(0.8, 0.05, 8) for k in (1, 2, 3, 4)} for _ in "ab")
     whole = rows_of(along(tmp_path / "whole", kind, {k: a[k] for k in (1, 2, 3)}, {k: b[k] for k in (1, 2, 3)}))
     b.pop(4)
     assert rows_of(along(tmp_path / "more", kind, a, b))["estimate"].to_list() == whole["estimate"].to_list()
     a[5] = a.pop(4)
-    assert rows_of(along(tmp_path / "other", kind, b, a))["estimate"].to_list() == pytest.approx(
-        (-whole["estimate"]).to_list()
-    )
+    other = rows_of(along(tmp_path / "other", kind, b, a))
+    assert other["estimate"].to_list() == pytest.approx((-whole["estimate"]).to_list())
 
 
 @pytest.mark.parametrize("kind", ["difference", "spread", "loss", "ladder"])
-def test_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) -> None:
+def test_only_seeds_that_both_sides_have_make_a_pair(tmp_path, kind):
     declared = {"contrast": {"a": "bn", "b": "none"}, "kind": kind, "over": DEPTH, "secondary": []}
     for arrangement, seeds in (("bn", range(9)), ("none", range(2, 11))):
         for depth in (1, 2):
@@ -346,7 +337,7 @@ def test_only_seeds_that_both_sides_have_make_a_pair(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize(("kind", "word"), [("spread", "worse"), ("loss", "worse"), ("ladder", "better")])
-def test_more_of_a_spread_or_of_a_loss_is_worse_more_of_a_trend_is_better(tmp_path: Path, kind: str, word: str) -> None:
+def test_more_of_a_spread_or_of_a_loss_is_worse_more_of_a_trend_is_better(tmp_path, kind, word):
     noise = normal(0.0, 8)
     sign = -1 if kind == "loss" else 1
     a = {k: 0.5 + sign * 0.1 * k * (1 + noise) for k in (1, 2, 3)}
@@ -357,7 +348,7 @@ def test_more_of_a_spread_or_of_a_loss_is_worse_more_of_a_trend_is_better(tmp_pa
 # --- networks that stand for others
 
 
-def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(tmp_path: Path) -> None:
+def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(tmp_path):
     study = {"contrast": {"a": "none", "b": "bn"}, "secondary": [], "grid": {"position": ["before", "after"]}}
     for position, value in (("after", 0.7), ("before", 0.6)):
         write(tmp_path, "none", runs(value), 0.0, position=position, study=study)
@@ -366,18 +357,17 @@ def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(
     assert rows["estimate"].to_dict() == pytest.approx({"after": 0.2, "before": 0.1})
 
 
-def test_the_rates_of_a_rung_are_those_chosen_there(tmp_path: Path) -> None:
+def test_the_rates_of_a_rung_are_those_chosen_there(tmp_path):
     study = {"kind": "ladder", "over": DEPTH, "secondary": []}
     for depth, best in ((1, 0.1), (2, 0.5)):
         for rate in (0.1, 0.5):
             table = runs(0.8, 6, val_acc=0.9 - abs(rate - best))
-            where: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study, "rate": rate}
-            pair(tmp_path, table, runs(0.7, 6), **where)
+            pair(tmp_path, table, runs(0.7, 6), setting={DEPTH: depth}, study=study, rate=rate)
     rows = rows_of(tmp_path, comparison="best_vs_best").set_index("part")
     assert rows["rate_a"].to_dict() == {"1": 0.1, "2": 0.5, "trend": 0.1}
 
 
-def test_a_single_rung_stands_beside_a_ladder_without_a_trend(tmp_path: Path) -> None:
+def test_a_single_rung_stands_beside_a_ladder_without_a_trend(tmp_path):
     study = {"kind": "ladder", "over": DEPTH, "secondary": []}
     for setting in ({DEPTH: 1}, {DEPTH: 2}, {DEPTH: 1, "model.width": 8}):
         pair(tmp_path, runs(0.8 + normal(0.0)), runs(0.7), setting=setting, study=study)

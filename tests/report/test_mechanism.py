@@ -26,7 +26,7 @@ def mechanism(root: Path, effects: dict[str, list[float]], left: float) -> Any:
     return study_of(root)
 
 
-def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_position(tmp_path: Path) -> None:
+def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_position(tmp_path):
     study = mechanism(tmp_path, {"after": [0.02, 0.04, 0.03, 0.0], "before": [0.0, 0.0]}, left=0.1)
     table = recalibration(study, rows_of(tmp_path))
     best = table[(table["comparison"] == "best_vs_best") & (table["position"] == "after")].set_index(DEPTH)
@@ -35,30 +35,22 @@ def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_positio
     found = shares(study, table).set_index("position")
     assert (found.loc["after", "cells"], found.loc["after", "asked"]) == (3, 4)
     assert found["word"].to_dict() == {"after": "Yes", "before": "Nothing to explain"}
-    assert words(study, rows_of(tmp_path), rows_of(tmp_path).iloc[:0])["word"].to_list() == [
-        "Yes",
-        "Nothing to explain",
-    ]
+    said = words(study, rows_of(tmp_path), rows_of(tmp_path).iloc[:0])
+    assert said["word"].to_list() == ["Yes", "Nothing to explain"]
     kept = mechanism(tmp_path / "kept", {"after": [0.02, 0.04, 0.03]}, left=0.8)
     assert shares(kept, recalibration(kept, rows_of(tmp_path / "kept")))["word"].to_list() == ["No"]
 
 
-def test_nothing_recalibrated_is_an_empty_table(tmp_path: Path) -> None:
+def test_nothing_recalibrated_is_an_empty_table(tmp_path):
     pair(tmp_path, runs(0.9), runs(0.8))
     assert recalibration(study_of(tmp_path), rows_of(tmp_path)).empty
 
 
-def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(tmp_path: Path) -> None:
+def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(tmp_path):
     for k, arrangement in enumerate(("bn_dropout", "dropout_bn")):
+        same = {"case": "noise", "epoch": "end", "running": None}
         entries = [
-            {
-                "layer": layer,
-                "seed": seed,
-                "case": "noise",
-                "epoch": "end",
-                "measured": k + layer / 10 + seed / 100,
-                "running": None,
-            }
+            {"layer": layer, "seed": seed, "measured": k + layer / 10 + seed / 100} | same
             for seed in range(4)
             for layer in (1, 2)
         ]
@@ -70,7 +62,7 @@ def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(t
     assert set(table["seeds"]) == {4}
 
 
-def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path: Path) -> None:
+def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path):
     effects = {(0.1, "after"): 0.02, (0.1, "before"): 0.0, (0.01, "after"): -0.02, (0.01, "before"): 0.002}
     for (lr, position), effect in effects.items():
         for layer, share in (("bn", 1.0), ("ln", 0.0)):
@@ -88,7 +80,7 @@ def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path: Path) -> N
     assert set(table[table["contrast"] != "bn_dropout - dropout_bn"]["word"]) == {"no difference"}
 
 
-def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path: Path) -> None:
+def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path):
     rng = np.random.default_rng(1)
     values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}
     for (size, depth), effect in values.items():
@@ -96,9 +88,8 @@ def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path
     study = study_of(tmp_path)
     table = trends(study, pairs(study))
     assert set(table["key"]) == {"data.train_size", DEPTH}
-    row = table[(table["key"] == "data.train_size") & (table[DEPTH] == 4) & (table["comparison"] == "same_rate")].iloc[
-        0
-    ]
+    table = table[(table["key"] == "data.train_size") & (table[DEPTH] == 4)]
+    row = table[table["comparison"] == "same_rate"].iloc[0]
     change = values[4000, 4] - values[250, 4]  # of three rungs the middle one has no weight
     assert (row["n"], row["first"], row["last"], row["rate"]) == (8, 250, 4000, 0.3)
     assert row["estimate"] == pytest.approx(change.mean())

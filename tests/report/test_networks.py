@@ -1,7 +1,5 @@
 """Which network to use: with a default from the other data sets, tuned, and with hindsight."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,7 +15,7 @@ TRUTH = {
 }
 
 
-def test_default_tuned_and_oracle_are_told_apart_and_paired_against_the_best(tmp_path: Path) -> None:
+def test_default_tuned_and_oracle_are_told_apart_and_paired_against_the_best(tmp_path):
     for dataset, by_rate in TRUTH.items():
         for rate, (val, test) in by_rate.items():
             write(tmp_path, "bn_dropout", runs(test, 6, val_acc=val), rate, dataset=dataset)
@@ -39,7 +37,7 @@ def test_default_tuned_and_oracle_are_told_apart_and_paired_against_the_best(tmp
     assert (row["k"], row["rate"]) == (3, 0.0)
 
 
-def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path: Path) -> None:
+def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path):
     for dataset in ("one", "two", "apart", "lacking"):
         study = {"apart": ["apart"]}
         write(tmp_path, "bn_dropout", runs(0.9, 6), dataset=dataset, study=study)
@@ -48,6 +46,6 @@ def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path: P
     assert set(networks(study_of(tmp_path))["k"]) == {2}
 
 
-def test_one_data_set_has_no_table(tmp_path: Path) -> None:
+def test_one_data_set_has_no_table(tmp_path):
     write(tmp_path, "bn", runs(0.9, 6), 0.0)
     assert networks(study_of(tmp_path)).empty

@@ -49,7 +49,7 @@ def shown(row: pd.Series) -> str:
     return f"{size} pp ({low} to {high})"
 
 
-def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_table(written: Path) -> None:
+def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_table(written):
     text = (written / "report.md").read_text()
     pooled = pd.read_csv(written / "pooled.csv")
     tuned = pooled[pooled["family"] == "declared"].set_index("position")
@@ -66,7 +66,7 @@ def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_tab
     assert "<details>" not in first and "BN then dropout · before" in network.split("<details>")[0]
 
 
-def test_the_page_is_one_file_that_fetches_and_runs_nothing(written: Path) -> None:
+def test_the_page_is_one_file_that_fetches_and_runs_nothing(written):
     html = (written / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]+)"', html)
     inside = {base64.b64decode(source.partition(",")[2]) for source in sources}
@@ -76,7 +76,7 @@ def test_the_page_is_one_file_that_fetches_and_runs_nothing(written: Path) -> No
     assert html.count("<details>") == html.count("</details>") == (written / "report.md").read_text().count("<details>")
 
 
-def test_a_claim_is_told_by_its_counts_and_the_range_of_its_own_metric(written: Path) -> None:
+def test_a_claim_is_told_by_its_counts_and_the_range_of_its_own_metric(written):
     rows = pd.read_csv(written / "verdicts.csv")
     own = rows[(rows["experiment"] == "over/fitting") & (rows["family"] == "declared")]
     assert set(own["metric"]) == {"gap"} and len(own) == 2
@@ -98,7 +98,7 @@ def sweep() -> page.Section:
     return page.section(made("my grid", datasets=1))
 
 
-def test_the_same_study_makes_the_same_bytes(small: Study, tmp_path: Path) -> None:
+def test_the_same_study_makes_the_same_bytes(small, tmp_path):
     for name in ("one", "two"):
         page.write([small], tmp_path / name)
     files = {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()}
@@ -106,7 +106,7 @@ def test_the_same_study_makes_the_same_bytes(small: Study, tmp_path: Path) -> No
     assert {"report.md", "report.html", "verdicts.csv", "means.csv", "replicates.csv"} <= files.keys()
 
 
-def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Study, tmp_path: Path) -> None:
+def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small, tmp_path):
     page.write([small], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
     assert text.startswith("# my grid\n") and "Exploratory" in text and "## Every network at every rate" in text
@@ -124,6 +124,7 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small: Stud
         assert f"{100 * row['estimate'] + 0:+.2f} pp" in text
 
 
+<<<<<<< HEAD
 def test_steps_are_told_as_shares_of_the_budget() -> None:
     study = made("speed", datasets=1, metrics=("steps_to_level",), family="best_vs_best")
     study.table["steps_to_level"] = study.table["gap"].clip(0, 1)  # as shares
@@ -145,6 +146,9 @@ def test_a_report_that_is_stopped_says_so_in_a_line(
 def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(
     small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+=======
+def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(small, tmp_path, monkeypatch):
+>>>>>>> trim-tests
     monkeypatch.setattr(page, "MOST", 2900)
     page.write([small], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
@@ -152,7 +156,7 @@ def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(
     assert "rows, in the tables" not in (tmp_path / "report/report.html").read_text()
 
 
-def test_what_has_not_finished_is_said_first_and_named(tmp_path: Path) -> None:
+def test_what_has_not_finished_is_said_first_and_named(tmp_path):
     left = {"unfinished": {"digits/bn": "begun"}, "failed": {"digits/none": "out of memory"}}
     study = Study("begun", tmp_path, Declared(), [], pd.DataFrame(columns=["dataset"]), [], **left)
     page.write([study], tmp_path / "report")
@@ -163,7 +167,7 @@ def test_what_has_not_finished_is_said_first_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["digits/dropout_bn/after/q0.50/record.json", "plan.json"])
-def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str):
+def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path, capsys, file):
     fake_study(tmp_path, arrangements=("bn_dropout", "dropout_bn"), rates=(0.2, 0.5), replicates=6, rerun=None)
     for folder in [path.parent for path in tmp_path.rglob("record.json")]:
         (folder / "events.out.tfevents.1").touch()
@@ -174,9 +178,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path, capsys: p
     assert (tmp_path / "overview/answer").exists() == (file != "plan.json") == ("plan.json" not in said.err)
 
 
-def test_a_page_takes_the_mode_of_its_folder_and_replaces_an_earlier_one_whole_or_not_at_all(
-    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_takes_its_folders_mode_and_replaces_an_earlier_one_whole_or_not_at_all(small, tmp_path, monkeypatch):
     tmp_path.chmod(0o2775)
     target = tmp_path / "report"
     page.write([small], target)
@@ -191,7 +193,7 @@ def test_a_page_takes_the_mode_of_its_folder_and_replaces_an_earlier_one_whole_o
     assert [path.name for path in tmp_path.iterdir()] == ["report"] and (target / "report.md").read_bytes() == before
 
 
-def test_what_cannot_work_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_before_anything_heavy_is_imported(tmp_path):
     code = (
         "import sys; from normdrop.report.__main__ import main; print(main([sys.argv[1]]));"
         "print([name for name in ('pandas', 'matplotlib', 'torch') if name in sys.modules])"
@@ -201,7 +203,7 @@ def test_what_cannot_work_is_refused_before_anything_heavy_is_imported(tmp_path:
     assert run.stdout == "1\n[]\n" and str(tmp_path / "nowhere") in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_an_unknown_backend_and_an_ascii_locale_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_backend_and_an_ascii_locale_do_no_harm(monkeypatch):
     code = (
         "import os, sys; import normdrop.report.page; from normdrop.report.__main__ import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
@@ -215,9 +217,7 @@ def test_an_unknown_backend_and_an_ascii_locale_do_no_harm(monkeypatch: pytest.M
     assert run.stdout.decode().endswith("inline False\n")
 
 
-def test_the_end_says_the_answer_the_page_and_what_to_open(
-    population: page.Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_says_the_answer_the_page_and_what_to_open(population, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "section", lambda study: population)
     monkeypatch.setattr("normdrop.report.study.load", lambda folder: [population.study])
     assert main([str(tmp_path), "--output", str(tmp_path / "else/where")]) == 0

@@ -28,7 +28,7 @@ def population(root: Path, effects: dict[str, np.ndarray], **where: Any) -> Stud
     return study_of(root)
 
 
-def test_the_mean_is_unweighted_with_a_t_interval_on_k_minus_1() -> None:
+def test_the_mean_is_unweighted_with_a_t_interval_on_k_minus_1():
     found = pool(EFFECTS, ERRORS, rope=0.005, alpha=0.1)
     test = stats.ttest_1samp(EFFECTS, 0.0)
     assert (found["estimate"], found["p_value"]) == pytest.approx((EFFECTS.mean(), test.pvalue))
@@ -38,7 +38,7 @@ def test_the_mean_is_unweighted_with_a_t_interval_on_k_minus_1() -> None:
     assert pool(EFFECTS, ERRORS * 3, rope=0.005)["estimate"] == found["estimate"]
 
 
-def test_tau_is_paule_and_mandels_and_the_prediction_interval_rests_on_it() -> None:
+def test_tau_is_paule_and_mandels_and_the_prediction_interval_rests_on_it():
     found = pool(EFFECTS, ERRORS, rope=0.005)
     tau2 = combine_effects(EFFECTS, ERRORS**2, method_re="pm", maxiter=1000).tau2
     assert found["tau"] == pytest.approx(math.sqrt(tau2))
@@ -51,7 +51,7 @@ def test_tau_is_paule_and_mandels_and_the_prediction_interval_rests_on_it() -> N
     assert "7 data sets, 8 needed" in pool(EFFECTS[:7], ERRORS[:7], rope=0.005)["refused"]
 
 
-def test_each_position_has_its_mean_and_holm_goes_over_the_positions(tmp_path: Path) -> None:
+def test_each_position_has_its_mean_and_holm_goes_over_the_positions(tmp_path):
     effects = {"after": normal(0.0, 8) / 4, "before": 0.02 + normal(0.0, 8)}
     study = population(tmp_path, effects)
     table = pooled(study, rows_of(tmp_path))
@@ -71,7 +71,7 @@ def test_each_position_has_its_mean_and_holm_goes_over_the_positions(tmp_path: P
     assert said["word"].to_dict() == {"after": "No practical difference", "before": "Yes"}
 
 
-def test_data_sets_set_apart_and_copies_of_another_count_in_a_row_of_their_own_or_once(tmp_path: Path) -> None:
+def test_data_sets_set_apart_and_copies_of_another_count_in_a_row_of_their_own_or_once(tmp_path):
     effects = np.append(normal(0.01, 9), 0.3)
     study = population(tmp_path, {"after": effects}, study={"apart": ["d9"]})
     pair(tmp_path, runs(0.9, 6), runs(0.1, 6), dataset="copy", config={"data": {"fingerprint": "rows of 0"}},
@@ -87,7 +87,7 @@ def test_data_sets_set_apart_and_copies_of_another_count_in_a_row_of_their_own_o
     assert rows.loc["all data sets", "family"] == "exploratory"
 
 
-def test_log_odds_and_choice_by_nll_stand_beside(tmp_path: Path) -> None:
+def test_log_odds_and_choice_by_nll_stand_beside(tmp_path):
     for k in range(8):
         for rate, nll in ((0.3, 0.2), (0.5, 0.4)):  # accuracy prefers .5, NLL .3
             a = runs(0.9 - rate / 10 + normal(0, 6) / 10, 6, val_acc=rate, val_nll=nll)
@@ -102,7 +102,7 @@ def test_log_odds_and_choice_by_nll_stand_beside(tmp_path: Path) -> None:
     assert rows.loc["log odds of error", "verdict"] == "better"  # fewer errors
 
 
-def test_seven_data_sets_are_not_pooled_and_what_was_refused_is_left_out_by_name(tmp_path: Path) -> None:
+def test_seven_data_sets_are_not_pooled_and_what_was_refused_is_left_out_by_name(tmp_path):
     study = population(tmp_path, {"after": normal(0.01, 7)})
     assert pooled(study, rows_of(tmp_path)).empty
     said = words(study, rows_of(tmp_path), pooled(study, rows_of(tmp_path)))

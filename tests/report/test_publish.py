@@ -20,9 +20,8 @@ from normdrop.report.verdicts import rows
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a study, and what was published of it. To be read, not written."""
     folder = tmp_path_factory.mktemp("publish")
-    shift = [
-        {"epoch": "end", "layer": 1, "seed": s, "case": "noise", "measured": s / 7, "running": None} for s in range(3)
-    ]
+    entry = {"epoch": "end", "layer": 1, "case": "noise", "running": None}
+    shift = [entry | {"seed": seed, "measured": seed / 7} for seed in range(3)]
     live = fake_study(folder / "live" / "x", positions=("after", "before"), rates=(0.2, 0.5), replicates=6,
                       settings=({"model.depth": 2}, {"model.depth": 4}), shift=shift)  # fmt: skip
     (live / "digits" / "bn" / "after" / "q0.00" / "error.txt").parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +30,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return live, folder / "out" / "x"
 
 
-def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path, Path], tmp_path: Path) -> None:
+def test_its_rows_are_those_of_the_folders_to_the_last_bit(published, tmp_path):
     live, there = map(study_of, published)
     pd.testing.assert_frame_equal(rows(live), rows(there))
     pd.testing.assert_frame_equal(shifts(live), shifts(there))
@@ -42,14 +41,14 @@ def test_its_rows_are_those_of_the_folders_to_the_last_bit(published: tuple[Path
     pd.testing.assert_frame_equal(study_of(tmp_path / "x").table, there.table)
 
 
-def test_its_table_says_where_each_row_stands(published: tuple[Path, Path]) -> None:
+def test_its_table_says_where_each_row_stands(published):
     table = pd.DataFrame(json.loads(lzma.decompress((published[1] / STUDY).read_bytes()))["table"])
     assert {"dataset", "arrangement", "position", "rate", "model.depth", "seed", "test_acc"} <= set(table)
     assert len(table) == len(study_of(published[0]).table.query("not stands_in"))
 
 
 @pytest.mark.parametrize("byte", [-9, 900], ids=["its end is gone", "a byte in its middle is another"])
-def test_damage_is_named(published: tuple[Path, Path], tmp_path: Path, byte: int) -> None:
+def test_damage_is_named(published, tmp_path, byte):
     damaged = shutil.copytree(published[1], tmp_path / "x")
     content = bytearray((damaged / STUDY).read_bytes())
     if byte < 0:

@@ -16,7 +16,7 @@ BEFORE = pd.read_csv(Path(__file__).with_name("reference.csv"))
 
 
 @pytest.mark.parametrize("name", ["blog", "drift", "initialisation", "complexity_wide"])
-def test_every_number_of_a_difference_a_loss_a_spread_and_a_ladder_is_what_it_was(name: str) -> None:
+def test_every_number_of_a_difference_a_loss_a_spread_and_a_ladder_is_what_it_was(name):
     (study,) = load(REFERENCE / name)
     before = BEFORE[BEFORE["experiment"] == name]
     place = [*BEFORE.columns.drop(["experiment", *NUMBERS])]
@@ -30,7 +30,7 @@ def test_every_number_of_a_difference_a_loss_a_spread_and_a_ladder_is_what_it_wa
 @pytest.mark.parametrize(
     "folder", sorted(path.parent for path in REFERENCE.glob("*/study.json.xz")), ids=lambda p: p.name
 )
-def test_an_experiment_still_trains_as_what_was_published_was_trained(folder: Path) -> None:
+def test_an_experiment_still_trains_as_what_was_published_was_trained(folder):
     """What experiments share may change for one that is not published, never for the others."""
     (study,) = load(folder)
     experiment = study.records[0]["choices"]["experiment"]

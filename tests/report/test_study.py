@@ -20,7 +20,7 @@ def small(root: Path, **options: Any) -> Path:
     return fake_study(root, rates=(0.2, 0.5), replicates=6, **options)
 
 
-def test_the_table_has_a_row_per_seed_and_asked_position_and_a_typed_column_per_key_that_varies(tmp_path: Path) -> None:
+def test_the_table_has_a_row_per_seed_and_asked_position_and_a_typed_column_per_key_that_varies(tmp_path):
     settings = [{LR: 0.1, "model.depth": 2}, {LR: 0.01, "model.depth": 4}]
     root = small(tmp_path, positions=("after", "around"), settings=settings, rerun=None)
     study = study_of(root)
@@ -35,18 +35,16 @@ def test_the_table_has_a_row_per_seed_and_asked_position_and_a_typed_column_per_
     assert ["bn_dropout", "around"] not in stands_in
 
 
-def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_their_config(tmp_path: Path) -> None:
+def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_their_config(tmp_path):
     pair(tmp_path, runs(0.9), runs(0.8))
     pair(tmp_path, runs(0.7), runs(0.8), setting={"model.depth": 5})
     table = study_of(tmp_path).table
     assert table.groupby("model.depth")["beyond"].first().to_dict() == {3: False, 5: True}
-    assert table[table["arrangement"] == "bn_dropout"].groupby("model.depth")["test_acc"].first().to_dict() == {
-        3: 0.9,
-        5: 0.7,
-    }
+    own = table[table["arrangement"] == "bn_dropout"]
+    assert own.groupby("model.depth")["test_acc"].first().to_dict() == {3: 0.9, 5: 0.7}
 
 
-def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path: Path) -> None:
+def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path):
     for optimizer in ("adam", "sgd"):
         for channels in ([8], [8, 16]):
             setting = {"optimizer": optimizer, "model.channels": channels}
@@ -57,7 +55,7 @@ def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path: Path) -> Non
     assert set(study.table["optimizer"]) == {"adam", "sgd"}
 
 
-def test_what_the_sweep_did_not_name_tells_configurations_apart_and_is_said(tmp_path: Path) -> None:
+def test_what_the_sweep_did_not_name_tells_configurations_apart_and_is_said(tmp_path):
     write(tmp_path, "bn_dropout", runs(0.9))
     write(tmp_path, "dropout_bn", runs(0.8), config={"batch_size": 7, "replicates": 3, "data": {"path": "x"}})
     study = study_of(tmp_path)
@@ -67,7 +65,7 @@ def test_what_the_sweep_did_not_name_tells_configurations_apart_and_is_said(tmp_
     assert rows(study).empty  # never compared with each other
 
 
-def test_steps_are_shares_of_the_budget_and_never_reached_is_all_of_it(tmp_path: Path) -> None:
+def test_steps_are_shares_of_the_budget_and_never_reached_is_all_of_it(tmp_path):
     steps = [16.0, np.nan, 32.0, 64.0, 8.0, 8.0]
     accuracies = [0.9] * 5 + [np.nan]
     study = {"metric": "steps_to_level", "kind": "ratio"}
@@ -82,14 +80,14 @@ def test_steps_are_shares_of_the_budget_and_never_reached_is_all_of_it(tmp_path:
     assert row["estimate"] == pytest.approx(own.mean() - 0.25)
 
 
-def test_two_folders_of_one_name_are_two_studies_named_by_their_path(tmp_path: Path) -> None:
+def test_two_folders_of_one_name_are_two_studies_named_by_their_path(tmp_path):
     for where in ("laptop", "cluster"):
         small(tmp_path / where / "ordering")
     assert sorted(study.name for study in load(tmp_path)) == ["cluster/ordering", "laptop/ordering"]
     assert [study.name for study in load(tmp_path / "laptop" / "ordering")] == ["ordering"]
 
 
-def test_linked_configurations_and_studies_are_read_and_circles_are_not_followed(tmp_path: Path) -> None:
+def test_linked_configurations_and_studies_are_read_and_circles_are_not_followed(tmp_path):
     root = small(tmp_path / "real" / "ordering")
     linked = root / "digits" / "bn"
     linked.rename(tmp_path / "elsewhere")
@@ -103,7 +101,7 @@ def test_linked_configurations_and_studies_are_read_and_circles_are_not_followed
     assert "bn" in set(study.table["arrangement"])
 
 
-def test_a_study_can_be_asked_for_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_can_be_asked_for_from_within(tmp_path, monkeypatch):
     root = small(tmp_path / "ordering")
     monkeypatch.chdir(root / "digits" / "bn")
     (study,) = load(Path("."))
@@ -113,7 +111,7 @@ def test_a_study_can_be_asked_for_from_within(tmp_path: Path, monkeypatch: pytes
     assert [study.name for study in load(Path("."))] == ["ordering"]
 
 
-def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Path) -> None:
+def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path):
     root = small(tmp_path, rerun=None)
     plan = json.loads((root / "plan.json").read_text())
     names = list(plan["conditions"])
@@ -137,7 +135,7 @@ def test_what_is_failed_unfinished_or_damaged_is_named_and_left_out(tmp_path: Pa
     assert set(study.table["condition"]) == {*names} - {lost, broken, failed, unknown}
 
 
-def test_a_study_of_which_nothing_is_finished_is_there_all_the_same(tmp_path: Path) -> None:
+def test_a_study_of_which_nothing_is_finished_is_there_all_the_same(tmp_path):
     plan = {"conditions": {"d/bn/after/q0.00": {"seeds": [0, 1]}}}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     study = study_of(tmp_path)
@@ -150,7 +148,7 @@ def test_a_study_of_which_nothing_is_finished_is_there_all_the_same(tmp_path: Pa
         load(tmp_path)
 
 
-def test_a_configuration_moved_elsewhere_is_damaged(tmp_path: Path) -> None:
+def test_a_configuration_moved_elsewhere_is_damaged(tmp_path):
     root = small(tmp_path)
     os.rename(root / "digits", root / "letters")
     study = study_of(root)
@@ -158,7 +156,7 @@ def test_a_configuration_moved_elsewhere_is_damaged(tmp_path: Path) -> None:
     assert all("another configuration" in reason for reason in study.damaged.values())
 
 
-def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path: Path) -> None:
+def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path):
     for arrangement, table in (("bn_dropout", runs(0.9 + normal(0))), ("dropout_bn", runs(0.8))):
         place: dict[str, Any] = {"dataset": "d", "arrangement": arrangement, "position": "after", "rate": 0.3}
         write_condition(tmp_path / "mine", table, study={"grid": {}}, **place)
@@ -174,7 +172,7 @@ def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path
     assert (declared.tuned, declared.alpha, declared.secondary, declared.apart) == (("rate",), 0.05, (), ())
 
 
-def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_nothing_makes_none(tmp_path: Path) -> None:
+def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_nothing_makes_none(tmp_path):
     pair(tmp_path, runs(0.9), runs(0.8))
     pair(tmp_path, runs(0.9), runs(0.8), rate=0.5, study={"core": None})
     assert len(load(tmp_path)) == 1
@@ -183,19 +181,19 @@ def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_not
     assert {first.name, second.name} == {tmp_path.name, f"{tmp_path.name} (2)"}
 
 
-def test_the_main_claim_comes_first_and_of_those_the_one_on_the_most_data_sets(tmp_path: Path) -> None:
+def test_the_main_claim_comes_first_and_of_those_the_one_on_the_most_data_sets(tmp_path):
     small(tmp_path / "a", study={"claim": "speed"})
     small(tmp_path / "b")
     small(tmp_path / "c", datasets=("one", "two"))
     assert [study.name for study in load(tmp_path)] == ["c", "b", "a"]
 
 
-def test_rates_are_tuned_wherever_there_are_several(tmp_path: Path) -> None:
+def test_rates_are_tuned_wherever_there_are_several(tmp_path):
     study = study_of(small(tmp_path, study={"tuned": [LR]}))
     assert study.declared.tuned == ("rate", LR)
 
 
-def test_a_metric_that_is_added_reaches_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_is_added_reaches_every_table(tmp_path, monkeypatch):
     from normdrop.metrics import METRICS, Metric
 
     monkeypatch.setitem(METRICS, "brier", Metric("brier", "Brier score", "pp"))

@@ -16,7 +16,7 @@ from normdrop.report import page, tables
         (float("nan"), "gap", "—"),
     ],
 )
-def test_a_number_has_its_metrics_unit_and_digits(value: float, metric: str, text: str) -> None:
+def test_a_number_has_its_metrics_unit_and_digits(value, metric, text):
     assert tables.number(value, metric) == text
 
 
@@ -29,26 +29,24 @@ def test_a_number_has_its_metrics_unit_and_digits(value: float, metric: str, tex
         ("bn_dropout", ["bn", "dropout"], ("BN then dropout", "the better of BN or dropout")),
     ],
 )
-def test_of_two_orders_a_side_is_named_by_what_comes_first(a: str, b: object, names: tuple[str, str]) -> None:
+def test_of_two_orders_a_side_is_named_by_what_comes_first(a, b, names):
     assert tables.sides(made("study", datasets=1, contrast={"a": a, "b": b})) == names
 
 
-def test_a_place_names_what_tells_rows_apart() -> None:
+def test_a_place_names_what_tells_rows_apart():
     rows = pd.DataFrame({"optimizer.lr": [0.01, 0.001], "model.depth": [2, 2], "part": ["", "trend"]})
     keys = tables.varying(rows, ["optimizer.lr", "model.depth"])
-    assert [tables.place(row, keys) for row in rows.to_dict("records")] == [
-        "learning rate 0.01",
-        "learning rate 0.001, trend",
-    ]
+    said = [tables.place(row, keys) for row in rows.to_dict("records")]
+    assert said == ["learning rate 0.01", "learning rate 0.001, trend"]
 
 
-def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit() -> None:
+def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit():
     text = "| a | b | c |\n| --- | --- | --- |\n| 1 | — | 3 |\n| 4 | — | — |\n"
     assert tables.narrow(text, 2) == "| a | c |\n| --- | --- |\n| 1 | 3 |\n| 4 | — |\n"
     assert "2 rows" in tables.narrow(text, 1) and "|" not in tables.narrow(text, 1)
 
 
-def test_of_a_network_of_ones_own_the_answer_and_its_figure_name_no_position() -> None:
+def test_of_a_network_of_ones_own_the_answer_and_its_figure_name_no_position():
     study = made("study", datasets=1)
     assert "after the activation" in page.texts(page.section(study))["answer"]
     for record in study.records:

@@ -25,11 +25,11 @@ B, W, E, OPEN, R = "better", "worse", "equivalent", "inconclusive", "refused: 3 
         ([B, B, R], "Sometimes: 2 of 3"),
     ],
 )
-def test_a_word_by_counts(verdicts: list[str], word: str) -> None:
+def test_a_word_by_counts(verdicts, word):
     assert counted_word(**counts(verdicts)) == word
 
 
-def test_verdicts_are_counted_by_their_side() -> None:
+def test_verdicts_are_counted_by_their_side():
     assert counts([B, OPEN, R, E, E]) == {"better": 1, "worse": 0, "equivalent": 2, "refused": 1, "open": 1, "n": 5}
 
 
@@ -46,5 +46,5 @@ def test_verdicts_are_counted_by_their_side() -> None:
         ("refused: 7 data sets", (-0.02, 0.02), "Refused"),
     ],
 )
-def test_a_word_of_the_mean_over_data_sets(verdict: str, prediction: tuple[float, float], word: str) -> None:
+def test_a_word_of_the_mean_over_data_sets(verdict, prediction, word):
     assert pooled_word(verdict, prediction, 0.005) == word

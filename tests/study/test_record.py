@@ -1,7 +1,5 @@
 """A condition's record: whole or not there, whenever the process dies."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

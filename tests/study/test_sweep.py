@@ -1,7 +1,5 @@
 """A study from its grid: which conditions it has, where they lie, what is trained, skipped and refused."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -93,7 +91,8 @@ BD = "digits/bn_dropout/after"
 @pytest.mark.parametrize(
     ("words", "folders"),
     [
-        # one network, named twice
+        # one network, named twice; and alone under the name of its equal
+        ("arrangement=dropout_bn position=around rate=0.5", ["digits/dropout_bn/after/q0.50"]),
         ("arrangement=none,none,bn rate=0.1,0.3,0.30", ["digits/bn/after/q0.00", "digits/none/after/q0.00"]),
         # what varies is in the path, and nothing else
         (
@@ -142,9 +141,8 @@ SIMPLER = {
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("[!_]*.yaml")))
 def test_every_experiment_declares_its_claim_and_can_be_planned(planned, openml, experiment):
     # One point of its grid: the rest is the same to compose and takes long.
-    (condition, *_) = planned(
-        f"experiment={experiment}", *ONE_POINT, *SIMPLER.get(experiment, ()), "hydra.sweeper.also=[]"
-    )
+    simpler = SIMPLER.get(experiment, ())
+    (condition, *_) = planned(f"experiment={experiment}", *ONE_POINT, *simpler, "hydra.sweeper.also=[]")
     study = condition.config["study"]
     assert {"claim", "sentence", "contrast", "metric", "kind", "rope", "alpha", "family", "tuned"} <= set(study)
     assert set(study["contrast"]) == {"a", "b"}
@@ -171,11 +169,8 @@ def test_the_openml_population_has_72_data_sets_and_one_by_its_number_trains_and
     one = ("experiment=population_openml", "data.dataset=3", *ONE_POINT, "hydra.sweeper.also=[]", *TINY)
     assert command(*one) == ""
     (study,) = load(Path("outputs/population_openml"))
-    assert (
-        [*study.table["dataset"].unique()] == ["3"]
-        and study.table["seed"].nunique() == 2
-        and study.records[0]["data"]["rows"] == 3196
-    )
+    assert [*study.table["dataset"].unique()] == ["3"] and study.table["seed"].nunique() == 2
+    assert study.records[0]["data"]["rows"] == 3196
 
 
 # --- training it
@@ -238,12 +233,8 @@ def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_ne
     record = results.read(root / CONDITIONS[1]).record
     assert record["condition"] == CONDITIONS[1] and record["study"]["grid"]["arrangement"] == ["bn_dropout", "none"]
     assert record["command"].startswith("normdrop hydra/launcher=basic name=study")
-
-
-def test_one_condition_alone_that_equals_another_is_recorded_under_that_one(command, tmp_path):
-    assert command("name=one", "arrangement=dropout_bn", "position=around", *TINY, "replicates=1") == ""
-    record = results.read(tmp_path / "outputs/one/digits/dropout_bn/after/q0.50").record
-    assert record["stands_for"] == [["dropout_bn", "after"], ["dropout_bn", "around"]]
+    (root / "plan.json").write_text("{")
+    assert "study/plan.json: damaged" in command(*STUDY)
 
 
 def test_the_installed_command_runs_a_whole_experiment_in_worker_processes(finished):
@@ -270,9 +261,7 @@ def table(tmp_path) -> Path:
 TABLE = ("data=table", "data.target=label", "arrangement=bn", *TINY[1:], "batch_size=6", "name=study")
 
 
-def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_a_finished_condition_are_refused(
-    command, table, capsys
-):
+def test_a_data_set_is_its_rows_whatever_its_path_and_others_under_its_condition_are_refused(command, table, capsys):
     assert command(*TABLE, "data.path=x.csv") == ""
     for path in ("./x.csv", str(table)):
         assert command(*TABLE, f"data.path={path}") == ""
@@ -330,12 +319,6 @@ def test_what_is_finished_is_told_without_the_libraries_that_train(command, tabl
     assert "1 finished, 0 to train" in ended.stdout and ended.stdout.endswith("[]\n"), ended
 
 
-def test_a_damaged_plan_names_its_file(command, tmp_path):
-    assert command(*STUDY) == ""
-    (tmp_path / "outputs/study/plan.json").write_text("{")
-    assert "study/plan.json: damaged" in command(*STUDY)
-
-
 @pytest.mark.parametrize(
     ("experiment", "fewer"), [("complexity", "data.clusters_per_class=1,4"), ("robustness", "data=digits,synthetic")]
 )
@@ -379,12 +362,11 @@ def test_a_cluster_that_the_command_runs_in_is_none_of_a_fits_business(command, 
     assert command("arrangement=bn", *TINY) == ""
 
 
-def test_each_condition_has_hydras_files_of_its_own_config(command, tmp_path):
-    assert command("name=study", "arrangement=bn", "rate=0.25", *TINY) == ""
-    folder = tmp_path / "outputs/study/digits/bn/after/q0.00/.hydra"
+def test_each_condition_has_hydras_files_of_its_own_config(finished):
+    folder = finished / "digits/bn/after/q0.00/.hydra"
     kept = OmegaConf.load(folder / "config.yaml")
     assert (kept.arrangement, kept.rate, kept.batch_size) == ("bn", 0.0, 16)
-    assert "rate=0.25" in OmegaConf.load(folder / "overrides.yaml")
+    assert "rate=0.3" in OmegaConf.load(folder / "overrides.yaml")
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -1,23 +1,16 @@
 """A fit that is stopped anywhere goes on from its checkpoint and ends byte for byte as one left alone."""
 
-from __future__ import annotations
-
 import itertools
 import json
 
 import pytest
-import torch
 
 from normdrop.training import fit as fits
 from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.module import ReplicatedClassifier
 
 # 70 training rows at batch size 16 are five steps an epoch.
-BLOCK = (
-    "trainer.max_epochs=4",
-    "measure.silencing=true",
-    "measure.shift_epochs=[1,3]",
-)
+BLOCK = ("trainer.max_epochs=4", "measure.silencing=true", "measure.shift_epochs=[1,3]")
 SEEDS = [0, 1, 2]
 CASES = {
     "epochs": (),
@@ -106,14 +99,6 @@ def test_a_checkpoint_counts_for_its_config_and_seeds_alone(tiny, monkeypatch, t
         checkpoint=Checkpoint(tmp_path, "another" if other == "config" else "a config", minutes=0),
     )
     assert fitted.facts["earlier_seconds"] == 0
-
-
-def test_a_checkpoint_holds_nothing_that_must_be_unpickled(tiny, monkeypatch, tmp_path):
-    config = tiny(*BLOCK)
-    steps_of(config, monkeypatch, 12, Checkpoint(tmp_path, "a config", minutes=0))
-    (path,) = tmp_path.iterdir()
-    saved = torch.load(path, weights_only=True)
-    assert len(saved["replicates"]["history"]) == 2
 
 
 def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):

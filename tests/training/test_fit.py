@@ -1,7 +1,5 @@
 """From config to tables: what a replicate's numbers depend on, and what they do not."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fitting import trained
+from fitting import of, trained
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS
 from normdrop.data import sources
 from normdrop.data.module import BatchOrder, Part, ReplicateData
@@ -29,11 +27,6 @@ from normdrop.training.module import ReplicatedClassifier
 
 ADAM, SGD, ADAMW = ("optimizer=adam",), ("optimizer=sgd",), ("optimizer=adamw", "optimizer.schedule=cosine")
 EVERY_PLACE = [*itertools.product(ARRANGEMENTS, POSITIONS)]
-
-
-def of(frame: pd.DataFrame, *seeds: int) -> str:
-    """The lines of some seeds, each number with every digit."""
-    return frame[frame["seed"].isin(seeds)].to_csv(index=False)
 
 
 def finish(config: dict, directory: Path) -> dict[str, bytes]:
@@ -77,13 +70,6 @@ def test_equal_networks_train_to_the_same_rows_replicate_by_replicate(tiny, arra
     assert all(of(a, 0, 1) == of(b, 0, 1) for a, b in zip(*tables, strict=True))
 
 
-def test_the_four_networks_with_both_operations_train_to_different_rows(tiny):
-    places = [*itertools.product(("bn_dropout", "dropout_bn"), ("after", "before"))]
-    config = tiny("measure.shift=false")
-    losses = {tuple(trained(config | {"arrangement": a, "position": p}, [0, 1])[0]["test_nll"]) for a, p in places}
-    assert len(losses) == 4
-
-
 # --- invariant 3: companions, repetition, extension
 
 
@@ -121,7 +107,7 @@ def test_it_is_so_at_every_width_and_where_the_products_are_narrow(tiny, overrid
 def test_how_many_train_at_a_time_changes_no_byte(tiny, tmp_path):
     config = tiny("replicates=5", "measure.silencing=true", "drift.scale=0.5")
     together = finish(config, tmp_path / "all")
-    for at_a_time in (1, 3, 5):
+    for at_a_time in (1, 3):
         assert finish(config | {"replicates_at_a_time": at_a_time}, tmp_path / f"{at_a_time}") == together
 
 
@@ -266,9 +252,7 @@ METRICS = ["train_acc", "train_nll", "val_acc", "test_acc", "test_nll", "test_ec
 
 
 @pytest.mark.parametrize("arrangement", ["none", "bn_dropout"])
-def test_a_replicate_whose_loss_stops_being_finite_is_marked_and_the_others_go_on_bit_for_bit(
-    tiny, monkeypatch, arrangement
-):
+def test_a_replicate_whose_loss_is_not_finite_is_marked_and_others_go_on_bit_for_bit(tiny, monkeypatch, arrangement):
     config = tiny(f"arrangement={arrangement}", "measure.silencing=true", "data.level=2.3")
     alone = trained(config, [0, 2])
     plant(monkeypatch, seed=1, part="train", value=float("inf"))
@@ -326,11 +310,6 @@ def test_steps_to_level_is_the_first_step_at_or_below_it_and_empty_where_it_is_n
     assert replicates["steps_to_level"].isna().sum() == 2
 
 
-def test_drift_of_zero_changes_no_bit(tiny):
-    plain, still = (trained(tiny(f"drift.cycles={cycles}"), [0, 1])[0] for cycles in (1, 0.7))
-    assert of(still, 0, 1) == of(plain, 0, 1)
-
-
 def test_drift_is_asked_for_at_every_step_of_training(tiny, monkeypatch):
     times = []
     swing = ReplicatedClassifier.swing
@@ -349,7 +328,9 @@ def test_without_batch_normalization_recalibration_changes_nothing(tiny):
 
 
 def test_measuring_shift_leaves_every_other_column_as_it_is(tiny):
-    with_it, without = (trained(tiny(f"measure.shift={flag}"), [0, 1])[0] for flag in ("true", "false"))
+    with_it, (without, _, facts) = (trained(tiny(f"measure.shift={flag}"), [0, 1]) for flag in ("true", "false"))
+    with_it = with_it[0]
+    assert facts["shift"] == [] and not {"recal_test_acc", "recal_test_nll"} & {*without.dropna(axis=1, how="all")}
     assert (with_it["recal_test_nll"] != with_it["test_nll"]).all()
     untouched = [name for name in with_it if name in without and not name.startswith("recal")]
     assert {"test_acc", "test_nll", "val_nll"} < set(untouched)
@@ -394,11 +375,3 @@ def test_a_fit_takes_the_gpu_that_its_process_is_bound_to(tiny, monkeypatch):
     with pytest.raises(StopIteration) as asked:
         fit.fit(tiny(), [0])
     assert asked.value.args == ("gpu", [2])
-
-
-def test_an_accuracy_in_the_table_is_the_very_fraction_of_rows(tiny, tmp_path):
-    table = pd.read_csv(io.BytesIO(finish(tiny("replicates=3"), tmp_path)["replicates.csv"]))
-    rows = {"train_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}
-    for name, count in rows.items():
-        right = table[name] * count
-        assert np.abs(right - right.round()).max() < 1e-9

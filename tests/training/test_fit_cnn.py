@@ -1,11 +1,8 @@
 """A condition of model=cnn, from config to record."""
 
-from __future__ import annotations
-
-import numpy as np
 import pytest
 
-from fitting import trained
+from fitting import of, trained
 from normdrop.training.check import check_fit
 
 TINY_CNN = (
@@ -17,19 +14,10 @@ TINY_CNN = (
 @pytest.mark.parametrize("own", [["arrangement=dropout_bn", "noise=channel"], ["model.residual=true"]], ids=str)
 def test_a_replicates_row_is_the_same_whatever_trains_beside_it(composed, own):
     config = composed(*TINY_CNN, "measure.silencing=true", *own)
-    together, history, facts = trained(config, [0, 1, 2])
-    alone, own_history, own_facts = trained(config, [1])
-    assert together[together["seed"] == 1].to_csv(index=False) == alone.to_csv(index=False)
-    assert history[history["seed"] == 1].to_csv(index=False) == own_history.to_csv(index=False)
+    *together, facts = trained(config, [0, 1, 2])
+    *alone, own_facts = trained(config, [1])
+    assert [of(frame, 1) for frame in together] == [of(frame, 1) for frame in alone]
     assert [entry for entry in facts["shift"] if entry["seed"] == 1] == own_facts["shift"]
-
-
-def test_silencing_all_but_a_few_channels_costs_accuracy_and_learning_is_above_chance(composed):
-    config = composed(*TINY_CNN, "measure.silencing=true", "data.train_size=null", "trainer.max_epochs=4")
-    replicates, _, _ = trained(config, [0, 1])
-    assert (replicates["test_acc"] > 0.5).all()
-    assert (replicates["silenced_50"] < replicates["test_acc"]).all()
-    assert np.isfinite(replicates["recal_test_acc"]).all()
 
 
 @pytest.mark.parametrize(

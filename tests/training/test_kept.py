@@ -1,7 +1,5 @@
 """Networks that a condition keeps are those that its table speaks of."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The LightningModule and the LightningDataModule as any Lightning user takes them: under a plain Trainer."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import lightning
@@ -211,22 +209,3 @@ def test_a_stock_module_around_a_plain_network_trains_to_the_same_numbers(tmp_pa
     torch.testing.assert_close(ours, losses, rtol=1e-4, atol=1e-5)
     x = data.parts["test"].x[1]
     torch.testing.assert_close(module.network.replicate(1).eval()(x), network.eval()(x), rtol=1e-2, atol=1e-3)
-
-
-def test_the_rows_serve_another_module(tmp_path):
-    class Mean(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.weight, self.shapes = torch.nn.Parameter(torch.zeros(64, 10)), []
-
-        def training_step(self, batch, _):
-            x, y = batch
-            self.shapes.append((tuple(x.shape), tuple(y.shape)))
-            return torch.nn.functional.cross_entropy((x @ self.weight).flatten(0, 1), y.flatten())
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    module, (_, data) = Mean(), normdrop.build(*TINY)
-    lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET).fit(module, datamodule=data)
-    assert module.shapes == [((3, 16, 64), (3, 16))] * 4 + [((3, 6, 64), (3, 6))]

@@ -1,26 +1,16 @@
 """The epoch that validation prefers: which one it is, what is measured of it, and when a search ends."""
 
-from __future__ import annotations
-
-import pandas as pd
 import pytest
 import torch
 
+from fitting import of
 from normdrop.study import config as configs
 from normdrop.training.fit import fit
 from normdrop.training.module import ReplicatedClassifier
 
 # Overfits within its epochs, so that the lowest validation NLL lies before the end, each replicate's at another epoch.
-SEARCH = (
-    *("trainer.max_epochs=9", "optimizer.lr=0.1", "rate=0.1", "measure.silencing=true"),
-    "measure.shift_epochs=[6]",
-)
+SEARCH = ("trainer.max_epochs=9", "optimizer.lr=0.1", "rate=0.1", "measure.silencing=true", "measure.shift_epochs=[6]")
 SEEDS = [0, 1, 2]
-
-
-def of(frame: pd.DataFrame, *seeds: int) -> str:
-    """The lines of some seeds, each number with every digit."""
-    return frame[frame["seed"].isin(seeds)].to_csv(index=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +33,8 @@ def test_every_metric_and_the_network_are_those_of_a_training_that_stopped_there
         stopped = fit(tiny(*SEARCH, "measure.shift_epochs=[]", f"trainer.max_epochs={epoch + 1}"), [seed])
         same = [name for name in stopped.replicates if name not in ("epochs_after", "steps_to_level")]
         assert of(stopped.replicates[same], seed) == of(searched.replicates[same], seed)
-        assert stopped.facts["shift"] == [
-            entry for entry in searched.facts["shift"] if (entry["seed"], entry["epoch"]) == (seed, "end")
-        ]
+        its = [entry for entry in searched.facts["shift"] if (entry["seed"], entry["epoch"]) == (seed, "end")]
+        assert stopped.facts["shift"] == its
         ours, theirs = searched.network(seed).state_dict(), stopped.network(seed).state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "batches" not in name)
 
