@@ -10,7 +10,11 @@ from pathlib import Path
 def whole(path: Path) -> Iterator[Path]:
     """Where to write the file, which takes its place at the end of the block."""
     part = path.with_name(f"{path.name}.part")
-    yield part
+    try:
+        yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)

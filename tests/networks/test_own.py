@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from normdrop.networks.side_by_side import Place, SideBySide, pair_noise
 from normdrop.networks.stacked import STACKED, StackedBatchNorm, StackedConv, StackedNetwork, stack
 from normdrop.streams import stream
 from normdrop.training import fit, shift
+from normdrop.training.kept import Kept
 from normdrop.training.module import cross_entropy
 from own_networks import NETWORKS, ResNet
 
@@ -178,6 +180,80 @@ def test_a_replicates_bits_are_the_same_whatever_trains_beside_it():
         assert torch.equal(trained([k])[0], together[k])
 
 
+def test_frozen_weights_stay_as_they_are_and_others_do_not():
+    def make(shape: tuple[int, ...], classes: int) -> nn.Module:
+        layers = [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, classes)]
+        return nn.Sequential(nn.Flatten(), *layers[:3], layers[3].requires_grad_(False), layers[4])
+
+    network = network_of(config_of(make, "bn"), SHAPE, CLASSES, SEEDS)
+    before = network.replicate(1)
+    x, y = rows(BATCH)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+    cross_entropy(network(x.float()), y).mean(dim=1).sum().backward()
+    optimizer.step()
+    pairs = zip(before.state_dict().items(), network.replicate(1).state_dict().values(), strict=True)
+    stays = {name for (name, was), now in pairs if name.endswith("weight") and torch.equal(was, now)}
+    assert stays == {"1.4.weight"}
+
+
+class Around(nn.Module):
+    """A block before whose activations BN stands, and around which its input goes."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, inplace: bool = True):
+        super().__init__()
+        self.flat, self.norm, self.act = nn.Flatten(), nn.BatchNorm1d(64), nn.ReLU(inplace)
+        self.out = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.flat(x)
+        return self.out(x + self.act(self.norm(x)))
+
+
+@pytest.mark.parametrize("arrangement", ["none", "dropout", "bn", "bn_dropout", "dropout_bn", "ln", "ln_dropout"])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_activation_in_place_behind_what_stands_for_bn_leaves_the_shortcut_alone(arrangement, training):
+    both = [config_of(Around, arrangement, inplace=inplace) for inplace in (True, False)]
+    networks = [network_of(config, SHAPE, CLASSES, SEEDS).train(training) for config in both]
+    x = rows(BATCH)[0].float()
+    assert torch.equal(networks[0](x.clone()), networks[1](x))
+    one, other = (network.replicate(1).eval() for network in networks)
+    assert torch.equal(one(x[1].clone()), other(x[1]))
+
+
+class Drawn(nn.Module):
+    """Features that each seed draws, in a buffer that no state holds."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int):
+        super().__init__()
+        self.register_buffer("features", torch.randn(64, 16), persistent=False)
+        self.norm, self.out = nn.BatchNorm1d(16), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(x.flatten(1) @ self.features))
+
+
+def test_a_replicate_has_the_buffers_of_its_own_seed_and_so_has_a_kept_network():
+    config = config_of(Drawn, "bn")
+    network = network_of(config, SHAPE, CLASSES, SEEDS).eval()
+    states = {seed: network.replicate(k).state_dict() for k, seed in enumerate(SEEDS)}
+    x = rows(20)[0].float()
+    for k, seed in enumerate(SEEDS):
+        expected = network(x)[k]
+        torch.testing.assert_close(network.replicate(k).eval()(x[k]), expected, rtol=1e-5, atol=1e-6)
+        kept = Kept(config, SHAPE, CLASSES, states).network(seed)
+        torch.testing.assert_close(kept(x[k]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gain_counts_once_for_weights_that_two_layers_share():
+    def make(shape: tuple[int, ...], classes: int) -> nn.Module:
+        layers = nn.Linear(64, 64), nn.Linear(64, 64)
+        layers[1].weight = layers[0].weight
+        return nn.Sequential(nn.Flatten(), layers[0], nn.BatchNorm1d(64), layers[1], nn.Linear(64, classes))
+
+    one, two = (plain(config_of(make, "bn", init_gain=gain), SHAPE, CLASSES)[1] for gain in (1.0, 2.0))
+    torch.testing.assert_close(two[1].weight, 2 * one[1].weight)
+
+
 # --- where the operations stand
 
 
@@ -190,7 +266,7 @@ def kinds(network: nn.Module) -> list[str]:
     ("arrangement", "expected"),
     [
         ("none", ["Identity"]),
-        ("dropout", ["Dropout"]),
+        ("dropout", ["Dropout", "Identity"]),
         ("bn", ["BatchNorm2d"]),
         ("bn_dropout", ["BatchNorm2d", "Dropout"]),
         ("dropout_bn", ["Dropout", "BatchNorm2d"]),
@@ -315,15 +391,23 @@ def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path):
     assert alone == hashlib.sha256(b"import torch\n").hexdigest()
 
 
-def test_an_installed_network_is_found_by_its_name(monkeypatch):
-    class Point:
-        def load(self):
-            return ResNet
-
-    monkeypatch.setattr(own, "installed", lambda: {"theirs": Point()})
-    config = config_of(None, width=5)
-    config["model"]["name"] = "theirs"
+def test_an_installed_network_is_found_by_its_name_and_known_by_its_package(tmp_path, monkeypatch):
+    (tmp_path / "their_nets").mkdir()
+    for name, text in {"__init__": "", "sizes": "WIDTH = 5\n", "net": "from their_nets.sizes import WIDTH\n"}.items():
+        (tmp_path / f"their_nets/{name}.py").write_text(text)
+    with (tmp_path / "their_nets/net.py").open("a") as file:
+        file.write("from own_networks import ResNet\ndef make(shape, classes): return ResNet(shape, classes, WIDTH)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(own, "INSTALLED", (*own.INSTALLED, str(tmp_path)))
+    point = EntryPoint("theirs", "their_nets.net:make", "normdrop.models")
+    monkeypatch.setattr(own, "installed", lambda: {"theirs": point})
+    config = config_of("make")
+    config["model"] = own.settle(config["model"] | {"name": "theirs"})
     assert plain(config, SHAPE, CLASSES)[1].stem.out_channels == 5
+    (tmp_path / "their_nets/sizes.py").write_text("WIDTH = 6\n")
+    assert own.settle(config["model"])["source_hash"] != config["model"]["source_hash"]
+    with pytest.raises(ValueError, match=r"model\.name=theirs: has changed"):
+        plain(config, SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from normdrop.report import pooled, verdicts
-from normdrop.report.study import load
+from normdrop.report.choose import pairs
+from normdrop.report.compare import mean_interval
+from normdrop.report.study import Study, load
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "outputs/reference"
@@ -16,10 +18,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8").replace("− ", "-").r
 
 
 @pytest.fixture(scope="module")
-def population() -> pd.DataFrame:
-    """The means over data sets, made anew of every seed of the published population."""
+def study() -> Study:
     (study,) = load(PUBLISHED / "population")
-    study = replace(study, declared=replace(study.declared, secondary=()))  # of which the README does not speak
+    return replace(study, declared=replace(study.declared, secondary=()))  # of which the README does not speak
+
+
+@pytest.fixture(scope="module")
+def population(study) -> pd.DataFrame:
+    """The means over data sets, made anew of every seed of the published population."""
     made = pooled.pooled(study, verdicts.rows(study))
     return made[(made["variant"] == pooled.AS_DECLARED) & (made["metric"] == "test_acc")]
 
@@ -42,6 +48,19 @@ def test_the_table_of_positions_says_what_the_seeds_say(population, position):
     assert f"{tuned['k']} tables" in rests
     words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).query("experiment == 'population'")
     assert said_tuned.startswith(words.set_index("position").loc[position, "word"].lower())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", ["after", "before"])
+@pytest.mark.parametrize("first", [4000, 4020])
+def test_each_half_of_the_seeds_says_what_is_told_of_it(study, first, position):
+    half = study.table[study.table["seed"].between(first, first + 19) & study.table["position"].eq(position)]
+    rows = verdicts.rows(study, pairs(replace(study, table=half), only="best_vs_best"))
+    means = mean_interval(rows.loc[~rows["dataset"].isin(study.declared.apart), "estimate"])
+    lines = (PUBLISHED / "README.md").read_text().replace("− ", "-").replace("+ ", "+").splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {position} the activation | ")]
+    said = re.findall(r"[+-]\d+\.\d+", line.split("|")[2 if first == 4000 else 3])
+    assert said == [f"{100 * number:+.2f}" for number in means]
 
 
 def test_the_claims_are_counted_as_on_the_page():
@@ -67,6 +86,10 @@ def test_what_tuning_leaves_of_the_order_and_of_the_position_is_as_published():
     tuned = rows[rows["experiment"].eq("size") & rows["comparison"].eq("best_vs_best") & rows["metric"].eq("test_acc")]
     most = tuned.loc[tuned["part"] == "12000", "estimate"].astype(float).abs()
     assert len(most) == 6 and most.max() < 0.01
+    leads = tuned[tuned["part"].eq("12000") & tuned["verdict"].isin(["better", "worse"])]
+    gains = [f"{100 * float(gain):.1f}" for gain in sorted(leads["estimate"])]
+    assert set(leads["dataset"]) == {"synthetic_many"} and len(leads) == 2
+    assert f"On the third BN first gains {' to '.join(gains)} points." in README
     networks = pd.read_csv(PUBLISHED / "report/networks.csv").query("experiment == 'population'")
     best = networks[networks["how"].eq("tuned") & networks["arrangement"].eq("bn_dropout")]
     (said,) = re.findall(r"BN first reaches (\S+) %", README)

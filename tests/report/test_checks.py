@@ -118,20 +118,8 @@ def grown(root: Path, began: list[float], **study: Any) -> Path:
     for path in root.rglob("record.json"):
         record = json.loads(path.read_text())
         batches = [
-<<<<<<< HEAD
-            {
-                "seeds": [k],
-                "command": f"normdrop replicates={k}",
-                "versions": {"torch": f"2.{k}"},
-                "commit": f"c{k}",
-                "clean": k != 1,
-                "began": at,
-                "finished": at + 5,
-            }
-=======
             {"seeds": [k], "versions": {"torch": f"2.{k}"}, "commit": f"c{k}", "clean": k != 1}
-            | {"began": at, "finished": at + 5}
->>>>>>> trim-tests
+            | {"began": at, "finished": at + 5, "command": f"normdrop replicates={k}"}
             for k, at in enumerate(began)
         ]
         record |= {"choices": {"experiment": "x"}, "batches": batches, "commit": "c9", "clean": True}

@@ -1,11 +1,13 @@
 """The page: its numbers are those of the tables beside it, it stands alone, and it is whole or absent."""
 
 import base64
+import math
 import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from normdrop.report import figures, page
 from normdrop.report.__main__ import main
 from normdrop.report.study import Declared, Study
 
+ALL = ("none", "bn", "bn_dropout", "dropout_bn")
 OVERFITTING = {"claim": "overfitting", "contrast": {"a": "dropout", "b": "none"}, "metrics": ("gap",)}
 
 
@@ -124,7 +127,28 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small, tmp_
         assert f"{100 * row['estimate'] + 0:+.2f} pp" in text
 
 
-<<<<<<< HEAD
+@pytest.mark.parametrize("study", [{"rates": (0.6, 0.7)}, {"contrast": {"a": "bn", "b": "none"}}], ids=str)
+def test_there_is_a_page_where_no_rate_of_at_most_one_half_is_compared(study: dict[str, Any]) -> None:
+    text = page.texts(page.section(made("x", datasets=1, arrangements=ALL, **ORDERING | study)))
+    assert "| where both stand | tuned | verdict, tuned |" in text["answer"]
+
+
+def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_is_refused() -> None:
+    study = made("speed", datasets=1, metrics=("steps_to_level",), family="best_vs_best", claim="speed")
+    study.table["steps_to_level"] = 1.0
+    assert "**Refused.**" in page.texts(page.section(study))["answer"]
+    study = made("x", datasets=1, **ORDERING)
+    lost = study.table["arrangement"].eq("bn_dropout")
+    study.table.loc[lost, ["test_acc", "test_nll", "val_acc", "val_nll"]] = math.nan
+    study.table.loc[lost, "diverged"] = True
+    assert "6 of 6 pairs diverged" in page.texts(page.section(study))["answer"]
+
+
+def test_a_declared_study_that_lacks_a_side_is_not_called_undeclared() -> None:
+    text = page.texts(page.section(made("x", datasets=1, arrangements=("none",), **ORDERING)))["answer"]
+    assert "No declared comparison has both of its sides yet" in text and "nothing was declared" not in text
+
+
 def test_steps_are_told_as_shares_of_the_budget() -> None:
     study = made("speed", datasets=1, metrics=("steps_to_level",), family="best_vs_best")
     study.table["steps_to_level"] = study.table["gap"].clip(0, 1)  # as shares
@@ -132,9 +156,7 @@ def test_steps_are_told_as_shares_of_the_budget() -> None:
     assert re.search(r"\+\d\.\d\d % of the budget; ", answer) and " steps;" not in answer
 
 
-def test_a_report_that_is_stopped_says_so_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_that_is_stopped_says_so_in_a_line(tmp_path, monkeypatch, capsys):
     def stopped(_: Path) -> None:
         raise KeyboardInterrupt
 
@@ -143,12 +165,7 @@ def test_a_report_that_is_stopped_says_so_in_a_line(
     assert capsys.readouterr().err.splitlines()[-1].startswith("normdrop-report: stopped")
 
 
-def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(
-    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-=======
 def test_what_a_repository_shows_stays_small_and_the_html_has_the_rows(small, tmp_path, monkeypatch):
->>>>>>> trim-tests
     monkeypatch.setattr(page, "MOST", 2900)
     page.write([small], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()

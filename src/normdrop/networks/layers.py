@@ -29,6 +29,13 @@ class UniformNoise(nn.Module):
         return f"rate={self.rate}"
 
 
+class Identity(nn.Identity):
+    """The identity as a tensor of its own, as BN's output is: what works in place behind it leaves its input alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
 class Residual(nn.Sequential):
     """x + block(x), the block being these layers."""
 

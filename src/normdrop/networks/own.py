@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from normdrop.arrangement import operations
 from normdrop.data.asked import check_arguments
-from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, dropout
+from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
@@ -50,6 +50,8 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a file that cannot be read.
     """
+    if (name := model.get("name")) in installed():
+        return {**model, "source_hash": _source_hash(_file_of(installed()[name]))}
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
@@ -69,6 +71,14 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group="normdrop.models")}
 
 
+def _file_of(point: importlib.metadata.EntryPoint) -> Path:
+    """Where an installed network's module stands. Raises ValueError."""
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or not spec.origin:
+        raise ValueError(f"model.name={point.name}: its module {point.module} is not there")
+    return Path(spec.origin)
+
+
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
     name, function, file = model["name"], model.get("function") or "make", model.get("file")
@@ -79,6 +89,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
     if callable(function):
         return function
     if name in installed():
+        _check_hash(model, _file_of(installed()[name]), f"model.name={name}")
         return installed()[name].load()
     if not file:
         raise ValueError(
@@ -86,8 +97,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"{', '.join(installed()) or 'none'}"
         )
     functions = _executed(file, _read(Path(file)))
-    if model.get("source_hash") not in (None, _source_hash(Path(file))):
-        raise ValueError(f"model.file={file}: has changed since the sweep began; choose another name=")
+    _check_hash(model, Path(file), f"model.file={file}")
     if not callable(functions.get(str(function))):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
         raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
@@ -109,12 +119,19 @@ def _executed(file: str, source: bytes) -> dict[str, Any]:
     return module.__dict__
 
 
+def _check_hash(model: Mapping[str, Any], file: Path, what: str) -> None:
+    if model.get("source_hash") not in (None, _source_hash(file)):
+        raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
+
+
 def _source_hash(file: Path) -> str:
-    """The hash of a file and of all that it imports, directly or not, from files that are not installed."""
+    """The hash of a file and of all that it imports, directly or not, from files that are not installed, or are with it
+    in a package."""
     imported, todo = set[Path](), [file]
     while todo:
         path = todo.pop()
-        if path not in imported and not any(path.is_relative_to(str(place)) for place in INSTALLED):
+        own = path.is_relative_to(file.parent) and str(file.parent) not in INSTALLED
+        if path not in imported and (own or not any(path.is_relative_to(str(place)) for place in INSTALLED)):
             imported.add(path)
             todo += _imports(path)
     digest = hashlib.sha256(_read(file))
@@ -188,9 +205,9 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             raise ValueError(f"model.function={named}: {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
-    for layer in network.modules():
-        if isinstance(layer, WEIGHTS):
-            layer.weight.data.mul_(model["init_gain"])
+    weights = {layer.weight for layer in network.modules() if isinstance(layer, WEIGHTS)}  # shared ones once
+    for weight in weights:
+        weight.data.mul_(model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)
     layers = model.get("layers") or "*"
@@ -233,10 +250,9 @@ def arrange(
                 new.append(dropout(noise, rate, space))
             else:
                 new.append(OPERATIONS[operation](norm.num_features, space, norm.eps, norm.momentum or 0.1))
-        if len(new) < 2:
-            replace(network, name, new[0] if new else nn.Identity())
-        else:
-            replace(network, name, nn.Sequential(*new))
+        if not {*operations(arrangement)} - {"dropout"}:
+            new.append(Identity())
+        replace(network, name, new[0] if len(new) == 1 else nn.Sequential(*new))
     return found
 
 

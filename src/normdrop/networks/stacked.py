@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
-from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Residual, shape_behind
+from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Identity, Residual, shape_behind
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
 
@@ -156,7 +156,7 @@ STACKED: dict[type[nn.Module], Form] = {
     nn.GroupNorm: StackedLayerNorm,
     nn.Unflatten: lambda layers, place: nn.Identity(),
     nn.Flatten: lambda layers, place: nn.Identity(),
-    nn.Identity: lambda layers, place: layers[0],
+    **dict.fromkeys((nn.Identity, Identity), lambda layers, place: layers[0]),
     nn.Sequential: lambda blocks, place: nn.Sequential(*stack(blocks, place)),
     Residual: lambda blocks, place: StackedResidual(*stack(blocks, place)),
     **dict.fromkeys(DROPOUTS, _noise),
@@ -176,6 +176,8 @@ def usual(layer: Any, shape: tuple[int, ...]) -> bool:
     if any(getattr(layer, name, value) != value for name, value in USUAL.items()):
         return False
     if any(getattr(layer, name, 0) is None for name in NEEDED):
+        return False
+    if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):  # frozen
         return False
     if isinstance(layer, nn.Sequential):  # none of its weights stands there twice
         return len(list(layer.parameters())) == len(list(layer.named_parameters(remove_duplicate=False)))
@@ -328,8 +330,10 @@ class StackedNetwork(nn.Module):
     def replicate(self, index: int) -> nn.Sequential:
         """Replicate `index` as a plain network with the same weights and running statistics."""
         network = copy.deepcopy(self.template[0])
-        stacked = {name.replace(".copies.", "."): values for name, values in self.layers.state_dict().items()}
-        for name, values in network.state_dict().items():
+        # Buffers that no state has may differ between replicates too.
+        stacked = self.layers.state_dict() | dict(self.layers.named_buffers())
+        stacked = {name.replace(".copies.", "."): values for name, values in stacked.items()}
+        for name, values in (network.state_dict() | dict(network.named_buffers())).items():
             if name in stacked:  # a stack does not count the batches that BN has seen
                 values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
         return network

@@ -122,7 +122,7 @@ def with_dropout(rows: pd.DataFrame) -> pd.Series:
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(part of the claim, A's values, B's values): one per seed that both have, as the kind makes them."""
     a, b = pair.a, pair.b
-    if metric not in a or not (a[metric].notna().any() and b[metric].notna().any()):
+    if not (_measured(a, metric) and _measured(b, metric)):
         return
     reduce = study.kind.reduce
     if reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
@@ -134,6 +134,11 @@ def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndar
         parts_a, parts_b = reduce(along_a), reduce(along_b)
         for part in parts_a:
             yield part, parts_a[part].to_numpy(), parts_b[part].to_numpy()
+
+
+def _measured(side: pd.DataFrame, metric: str) -> bool:
+    """Whether a metric was measured of a side; where every seed diverged it would have been."""
+    return metric in side and bool(side[metric].notna().any() or side["diverged"].all())
 
 
 def rungs(study: Study, pair: Pair, metric: str) -> list[pd.DataFrame]:

@@ -298,8 +298,7 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = table[name].map("{:.5g}".format).astype(float)
     for name in table.columns.intersection(STEPS):
         steps = table[name].astype(float).where(~table["diverged"])
-        # A column without any number was not measured, or nothing can be said of it.
-        table[name] = (steps / table["budget"]).fillna(1.0) if steps.notna().any() else math.nan
+        table[name] = (steps / table["budget"]).fillna(1.0)
     return table
 
 

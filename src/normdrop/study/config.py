@@ -50,7 +50,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     known = checked(config)
     if isinstance(path := known["data"].get("path"), str):
         known["data"]["path"] = str(Path(path).expanduser().absolute())
-    if known["model"].get("file"):
+    if "function" in known["model"]:  # of one's own
         from normdrop.networks.own import settle  # here: it imports torch
 
         known["model"] = settle(known["model"])

@@ -32,7 +32,8 @@ class Kept:
         """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch, classes)."""
         if seed not in self.states:
             raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
-        network = plain_network(self.config, self.shape, self.classes)
+        # Of its own seed: a buffer may differ between seeds and stand in no state.
+        network = plain_network(self.config, self.shape, self.classes, seed)
         network.load_state_dict(dict(self.states[seed]))
         return network.eval()
 
