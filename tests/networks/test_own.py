@@ -546,6 +546,10 @@ def without_bn(shape, classes):
     ("make", "words"),
     [
         (without_bn, "no BatchNorm layer; put"),
+        (
+            lambda shape, classes: nn.Sequential(nn.Flatten(), nn.SyncBatchNorm(64)),
+            "layer 1 is SyncBatchNorm; must be nn",
+        ),
         (Remembering, "state of its own .*memory"),
         (Warming, "state of its own"),
         (spoilt(lambda y: y - y.mean(dim=0)), "mixes rows"),

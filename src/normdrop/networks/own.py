@@ -233,7 +233,13 @@ def arrange(
     layers: a pattern of names (`layer4.*`); other BN layers stay. Positions relative to the activation stay
     as they are written. Raises ValueError.
     """
-    norms: dict[str, Any] = {name: layer for name, layer in network.named_modules() if type(layer) in BATCH_NORMS}
+    norms: dict[str, Any] = {}
+    for name, layer in network.named_modules():
+        if type(layer) in BATCH_NORMS:
+            norms[name] = layer
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            kind = type(layer).__name__
+            raise ValueError(f"model: its layer {name} is {kind}; must be nn.BatchNorm1d, 2d or 3d, not a kind of it")
     if not norms:
         why = "put nn.BatchNorm1d, 2d or 3d where the operations shall stand: the arrangement goes there"
         raise ValueError(f"model: {type(network).__name__} has no BatchNorm layer; {why}")
