@@ -91,7 +91,7 @@ WRONG = {
     "+model.keep_dropout=no": "model.keep_dropout=no: must be a valid boolean",
     "+model.layers=[2,6]": "model.layers=[2, 6]: must be a valid string",
     "optimizer=sgd +optimizer.nesterov=no": "optimizer.nesterov='no': it must be true or false",
-    "+optimizer.eps=small": "optimizer.eps='small': it must be a number",
+    "+optimizer.eps=small": "optimizer: torch.optim.Adam refuses",
     "+rat=0.5": "rat: there is no such key; did you mean rate?",
     "+data.trian_size=10": "data.trian_size: there is no such key; did you mean data.train_size?",
     "+trainer.max_epoch=3": "trainer.max_epoch: there is no such key; did you mean trainer.max_epochs?",

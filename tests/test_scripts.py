@@ -54,10 +54,14 @@ def test_ablate_takes_a_file_from_the_folder_that_it_was_typed_in(checkout):
     there = checkout / "a folder"
     there.mkdir()
     (there / "my.csv").touch()
-    typed = ["data=table", "data.path=my.csv", "data.target=my.csv_too", "name=x"]
+    (there / "it's.py").touch()
+    typed = ["data=table", "data.path=my.csv", "data.target=my.csv", "model.file=it's.py", "model.file=other.py"]
     status, lines = ablate(checkout, *typed, folder=there)
-    runs = f"experiment=ordering data=table data.path={there}/my.csv data.target=my.csv_too name=x"
+    runs = f"experiment=ordering data=table data.path='{there}/my.csv' data.target=my.csv "
+    runs += f"model.file='{there}/it\\'s.py' model.file=other.py"
     assert (status, lines) == (0, [f"what follows is in {checkout}", f"normdrop --report {runs}"])
+    shutil.copy(there / "my.csv", checkout)
+    assert ablate(checkout, "data.path=my.csv")[1] == ["normdrop --report experiment=ordering data.path=my.csv"]
 
 
 def test_ablate_passes_on_how_it_ended(checkout):

@@ -58,7 +58,7 @@ def test_a_column_of_distinct_whole_numbers_or_one_that_rises_is_pointed_at(valu
 
 @pytest.mark.parametrize("code", [1e20, -3.4e38, 9999999999])
 def test_a_number_that_hides_all_others_is_pointed_at(code):
-    assert f"x: {code:.15g} is over" in said(x=np.where(np.arange(N) == 7, code, RNG.normal(size=N)))
+    assert f"x has {code:.15g}: over" in said(x=np.where(np.arange(N) == 7, code, RNG.normal(size=N)))
     assert f'data.missing=["{code:.15g}"]' in said(x=np.where(np.arange(N) == 7, code, RNG.normal(size=N)))
     assert "data.missing" not in said(x=np.where(np.arange(N) == 7, 999, RNG.normal(size=N)))
     assert "data.missing" not in said(x=code * RNG.normal(size=N))

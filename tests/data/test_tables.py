@@ -98,6 +98,8 @@ def test_a_first_line_that_names_the_separator_is_no_row(read):
     named = read("sep=:\n" + PLAIN.to_csv(index=False, sep=":"))
     assert named.fingerprint == read(PLAIN).fingerprint
     assert read('\ufeff"sep=;"\n' + PLAIN.to_csv(index=False, sep=";")).fingerprint == named.fingerprint
+    unclosed = PLAIN.to_csv(index=False).replace("label", '"label', 1)
+    assert read(unclosed, target='"label').y.tolist() == named.y.tolist()
 
 
 def test_columns_may_stand_apart_by_blanks(read):
@@ -548,8 +550,10 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
 
 def test_dates_that_are_typed_as_numbers_have_the_year_first(read):
     days = [(1 + i % 28, 1 + i % 12) for i in range(N)]
-    line = refusal(read, PLAIN.assign(time=[f"{d:02}{m:02}2024" for d, m in days]), order_column="time")
-    assert "data.order_column='time': row 1 holds '01012024'; it must be numbers, or dates like 2024-12-31" in line
+    for typed in ([f"{d:02}{m:02}2024" for d, m in days], [int(f"{m}{d:02}1999") for d, m in days]):
+        line = refusal(read, PLAIN.assign(time=typed), order_column="time")
+        assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
+    assert read(PLAIN.assign(time=[10001900 + 100 * i for i in range(N)]), order_column="time").order is not None
     rows = read(PLAIN.assign(time=[f"2024{m:02}{d:02}" for d, m in days]), order_column="time")
     assert rows.order.argsort(kind="stable").tolist() == sorted(range(N), key=lambda i: days[i][::-1])
 

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -385,29 +386,43 @@ def test_a_file_is_known_by_all_that_it_imports_from_beside_it(tmp_path, monkeyp
         own.function_of({"name": "own", **before})
 
 
-def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path):
+def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path, monkeypatch):
+    """Whatever is installed in an environment below its folder."""
     (tmp_path / "alone.py").write_text("import torch\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/torch.py").write_text("1\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setattr(own, "INSTALLED", (*own.INSTALLED, str(tmp_path / "lib")))
+    monkeypatch.setattr(
+        own.importlib.util, "find_spec", lambda _: spec_from_file_location("torch", tmp_path / "lib/torch.py")
+    )
     alone = own.settle({"file": tmp_path / "alone.py"})["source_hash"]
     assert alone == hashlib.sha256(b"import torch\n").hexdigest()
 
 
 def test_an_installed_network_is_found_by_its_name_and_known_by_its_package(tmp_path, monkeypatch):
-    (tmp_path / "their_nets").mkdir()
-    for name, text in {"__init__": "", "sizes": "WIDTH = 5\n", "net": "from their_nets.sizes import WIDTH\n"}.items():
-        (tmp_path / f"their_nets/{name}.py").write_text(text)
-    with (tmp_path / "their_nets/net.py").open("a") as file:
-        file.write("from own_networks import ResNet\ndef make(shape, classes): return ResNet(shape, classes, WIDTH)\n")
+    (tmp_path / "their_nets/models").mkdir(parents=True)
+    makes = "from own_networks import ResNet\ndef make(shape, classes): return ResNet(shape, classes, WIDTH)\n"
+    files = {"their_nets/sizes.py": "WIDTH = 5\n", "other.py": "", "their_nets/__init__.py": ""}
+    files["their_nets/models/net.py"] = f"import other\nfrom their_nets.sizes import WIDTH\n{makes}"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(own, "INSTALLED", (*own.INSTALLED, str(tmp_path)))
-    point = EntryPoint("theirs", "their_nets.net:make", "normdrop.models")
+    point = EntryPoint("theirs", "their_nets.models.net:make", "normdrop.models")
     monkeypatch.setattr(own, "installed", lambda: {"theirs": point})
     config = config_of("make")
     config["model"] = own.settle(config["model"] | {"name": "theirs"})
     assert plain(config, SHAPE, CLASSES)[1].stem.out_channels == 5
+    (tmp_path / "other.py").write_text("# of another package\n")
+    assert own.settle(config["model"]) == config["model"]
     (tmp_path / "their_nets/sizes.py").write_text("WIDTH = 6\n")
     assert own.settle(config["model"])["source_hash"] != config["model"]["source_hash"]
     with pytest.raises(ValueError, match=r"model\.name=theirs: has changed"):
         plain(config, SHAPE, CLASSES)
+    point = EntryPoint("theirs", "gone.net:make", "normdrop.models")
+    with pytest.raises(ValueError, match=r"model\.name=theirs: its module gone\.net is not there"):
+        own.settle(config["model"])
 
 
 @pytest.mark.parametrize(

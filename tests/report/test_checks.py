@@ -132,6 +132,7 @@ def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path, de
     assert (found["commits"], found["versions"], found["clean"]) == (["c0", "c1"], ["torch 2.0", "torch 2.1"], False)
     assert (found["began"][-9:], found["ended"][-9:]) == ("00:33 UTC", "00:50 UTC")
     assert {"`normdrop replicates=0`", "`normdrop replicates=1`"} <= set(found["lines"])
+    assert "nan" not in " ".join(found["lines"])
     assert len(found["doubts"]) == 1  # a tree with changes, in the second batch
     early = provenance(study_of(grown(tmp_path / "early", [500.0])))
     assert any("younger" in line for line in early["doubts"])
@@ -143,6 +144,10 @@ def test_what_was_typed_in_place_of_the_declaration_is_a_doubt(tmp_path, declare
 
 
 def test_a_record_of_before_counts_as_one_batch(tmp_path):
-    found = provenance(study_of(fake_study(tmp_path, rates=(0.3,), replicates=6)))
+    root = fake_study(tmp_path, rates=(0.3,), replicates=6)
+    for k, path in enumerate(root.rglob("record.json")):  # one has no command
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"command": "normdrop before" if k else None}))
+    found = provenance(study_of(root))
+    assert [line for line in found["lines"] if line.startswith("`")] == ["`normdrop before`"]
     assert found["doubts"]
     assert found["versions"] == ["python 3.11, torch 2.13.0, lightning 2.6.6, normdrop 0.1.0"]

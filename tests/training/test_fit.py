@@ -375,3 +375,10 @@ def test_a_fit_takes_the_gpu_that_its_process_is_bound_to(tiny, monkeypatch):
     with pytest.raises(StopIteration) as asked:
         fit.fit(tiny(), [0])
     assert asked.value.args == ("gpu", [2])
+
+
+def test_an_accuracy_in_the_table_is_the_very_fraction_of_rows(tiny, tmp_path):
+    table = pd.read_csv(io.BytesIO(finish(tiny("replicates=3"), tmp_path)["replicates.csv"]))
+    for name, count in {"train_acc": 70, "val_acc": 288, "test_acc": 360, "recal_test_acc": 360}.items():
+        right = table[name] * count
+        assert np.abs(right - right.round()).max() < 1e-9

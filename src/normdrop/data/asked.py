@@ -20,16 +20,14 @@ def require(key: str, value: object, ok: bool, allowed: str) -> None:
 
 
 def check_arguments(group: str, given: Mapping[str, Any], takes: Sequence[Parameter], whose: str) -> None:
-    """Refuse a key of a group that is no argument of what it is given to, and a value of another kind than its default:
-    the word `no` is as true as any other."""
+    """Refuse a key of a group that is no argument of what it is given to, and a word in place of yes or no: the word
+    `no` is as true as any other."""
     defaults = {argument.name: argument.default for argument in takes}
     for key, value in given.items():
         if key not in defaults:
             raise ValueError(f"{group}.{key}: {whose} has no such key; it has {', '.join(defaults) or 'none'}")
         if isinstance(defaults[key], bool):
             require(f"{group}.{key}", value, isinstance(value, bool), "true or false")
-        elif isinstance(defaults[key], (int, float)):
-            require(f"{group}.{key}", value, not isinstance(value, (bool, str)), "a number")
 
 
 def override(key: str, value: str | Sequence[str]) -> str:

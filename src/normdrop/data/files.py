@@ -76,8 +76,9 @@ def clean(name: object) -> str:
 
 
 def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFrame:
-    first = str(pd.read_csv(file, sep="\0", header=None, nrows=1, dtype=str, encoding="utf-8-sig").iloc[0, 0])
-    named = re.fullmatch("sep=(.)", first)  # as Excel has it
+    first: Any = {"sep": "\0", "header": None, "nrows": 1, "dtype": str, "encoding": "utf-8-sig"}
+    line = str(pd.read_csv(file, quoting=csv.QUOTE_NONE, **first).iloc[0, 0])
+    named = re.fullmatch('"?sep=(.)"?', line)  # the line by which Excel names the separator
     skip = 1 if named else 0
     if separator is None and named:
         separator = named[1]

@@ -80,15 +80,20 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
 
 
 def _far(rows: Rows) -> Iterator[str]:
-    """Columns in which a number so far off that it may stand for a missing value."""
+    """Columns that have a number so far off that it may stand for a missing value."""
+    found = {}
     for place, name in enumerate(rows.columns):
         values = rows.x[:, place].astype(np.float64)
         low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75))
         off = np.nan_to_num(np.abs(values - middle))
         if 0 < high - low < off.max() / FAR:
-            word = f"{values[off.argmax()]:.15g}"
-            way = f"if it stands for a missing value, {override('data.missing', [word])}"
-            yield f"{name}: {word} is over {FAR:,.0f} times as far off as half of the values; {way}"
+            found[name] = f"{values[off.argmax()]:.15g}"
+    if found:
+        which = ", ".join(f"{name} has {word}" for name, word in found.items())
+        way = (
+            f"add it, if it stands for a missing value: {override('data.missing', list(dict.fromkeys(found.values())))}"
+        )
+        yield f"{which}: over {FAR:,.0f} times as far off as half of the values; {way}"
 
 
 def _combined(rows: Rows) -> list[str]:

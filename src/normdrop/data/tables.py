@@ -36,8 +36,11 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 CODE = r"[+-]?0\d+"
 # Whole numbers with thousands look like fractions with three digits.
 THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*"
-# Dates that look like numbers.
-DAY_FIRST, YEAR_FIRST = r"[0-3]?\d[01]\d(19|20)\d\d", r"(19|20)\d\d[01]\d[0-3]\d"
+# Dates that look like numbers, but sort by the day or the month.
+YEAR_LAST = (
+    r"((0?[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])|(0?[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))"  # day and month, or month and day
+    r"(19|20)\d\d"
+)
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
 COLUMNS = "columns, e.g. [a, b]"
@@ -376,9 +379,9 @@ def _order(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
     values, odd = _numbers(column, decimal)
     text = _text(column).str.strip()
-    if text.str.fullmatch(DAY_FIRST).all() and not text.str.fullmatch(YEAR_FIRST).all():  # as numbers they sort by day
-        values = np.full(len(column), np.nan)
-    elif odd.any():
+    if text.str.fullmatch(YEAR_LAST).all():
+        _check_all(column, np.ones(len(column), bool), key, "a date with the year first, like 2024-12-31")
+    if odd.any():
         dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
         values = dates.dt.as_unit("ns").to_numpy()
     _check_all(column, pd.isna(values), key, "numbers, or dates like 2024-12-31")

@@ -51,7 +51,7 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for a file that cannot be read.
     """
     if (name := model.get("name")) in installed():
-        return {**model, "source_hash": _source_hash(_file_of(installed()[name]))}
+        return {**model, "source_hash": _source_hash(*_place_of(installed()[name]))}
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
@@ -71,12 +71,17 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group="normdrop.models")}
 
 
-def _file_of(point: importlib.metadata.EntryPoint) -> Path:
-    """Where an installed network's module stands. Raises ValueError."""
-    spec = importlib.util.find_spec(point.module)
-    if spec is None or not spec.origin:
+def _place_of(point: importlib.metadata.EntryPoint) -> tuple[Path, Path | None]:
+    """The file of an installed network's module, and the folder of its package, if it has one. Raises ValueError."""
+    top = point.module.partition(".")[0]
+    try:
+        package, module = importlib.util.find_spec(top), importlib.util.find_spec(point.module)
+    except ImportError:
+        package = module = None
+    if package is None or module is None or not module.origin:
         raise ValueError(f"model.name={point.name}: its module {point.module} is not there")
-    return Path(spec.origin)
+    folders = list(package.submodule_search_locations or [])
+    return Path(module.origin), Path(folders[0]) if folders else None
 
 
 def function_of(model: Mapping[str, Any]) -> Make:
@@ -89,7 +94,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
     if callable(function):
         return function
     if name in installed():
-        _check_hash(model, _file_of(installed()[name]), f"model.name={name}")
+        _check_hash(model, f"model.name={name}", *_place_of(installed()[name]))
         return installed()[name].load()
     if not file:
         raise ValueError(
@@ -97,7 +102,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"{', '.join(installed()) or 'none'}"
         )
     functions = _executed(file, _read(Path(file)))
-    _check_hash(model, Path(file), f"model.file={file}")
+    _check_hash(model, f"model.file={file}", Path(file))
     if not callable(functions.get(str(function))):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
         raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
@@ -119,18 +124,18 @@ def _executed(file: str, source: bytes) -> dict[str, Any]:
     return module.__dict__
 
 
-def _check_hash(model: Mapping[str, Any], file: Path, what: str) -> None:
-    if model.get("source_hash") not in (None, _source_hash(file)):
+def _check_hash(model: Mapping[str, Any], what: str, file: Path, package: Path | None = None) -> None:
+    if model.get("source_hash") not in (None, _source_hash(file, package)):
         raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
 
 
-def _source_hash(file: Path) -> str:
-    """The hash of a file and of all that it imports, directly or not, from files that are not installed, or are with it
-    in a package."""
+def _source_hash(file: Path, package: Path | None = None) -> str:
+    """The hash of a file and of all that it imports, directly or not, from files that are not installed or lie in its
+    own package."""
     imported, todo = set[Path](), [file]
     while todo:
         path = todo.pop()
-        own = path.is_relative_to(file.parent) and str(file.parent) not in INSTALLED
+        own = package is not None and path.is_relative_to(package)
         if path not in imported and (own or not any(path.is_relative_to(str(place)) for place in INSTALLED)):
             imported.add(path)
             todo += _imports(path)

@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         _check(options)
         _report(options)
     except (ValueError, OSError) as error:
-        where = f"{options.output or options.folder}: " if getattr(error, "filename", "") is None else ""
+        nameless = isinstance(error, OSError) and error.filename is None  # a full disk names no file
+        where = f"{options.output or options.folder}: " if nameless else ""
         print(f"normdrop-report: {where}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ def provenance(study: Study) -> dict[str, Any]:
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
         f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {'; '.join(versions)}.",
-        *sorted({f"`{command}`" for command in batches["command"] if command}),
+        *sorted({f"`{command}`" for command in batches["command"].dropna()}),
     ]
     clean, doubts = bool(batches["clean"].all()), []
     if not clean:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from normdrop.metrics import METRICS
+from normdrop.whole import whole
 
 if TYPE_CHECKING:
     from normdrop.report.study import Record, Study
@@ -49,14 +50,16 @@ def write(studies: Sequence[Study], target: Path) -> None:
         said = {"table": table.to_dict("list"), "left": left, "records": records}
         folder = target / study.name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / STUDY).write_bytes(lzma.compress(json.dumps(said, allow_nan=False).encode(), preset=9))
+        with whole(folder / STUDY) as part:
+            part.write_bytes(lzma.compress(json.dumps(said, allow_nan=False).encode(), preset=9))
 
 
 def read(folder: Path) -> tuple[list[tuple[Record, pd.DataFrame]], dict[str, dict[str, str]]]:
     """A published study's records, each with its replicates, and what was left (`LEFT`). ValueError: it is damaged."""
     try:
         said = json.loads(lzma.decompress((folder / STUDY).read_bytes()))
-        table = pd.DataFrame(said["table"]).fillna(math.nan).infer_objects()
+        columns = {name: [math.nan if value is None else value for value in own] for name, own in said["table"].items()}
+        table = pd.DataFrame(columns)
         tables = dict(iter(table.groupby("condition", sort=False)))
         return [(record, tables[record["condition"]]) for record in said["records"]], said["left"]
     except (lzma.LZMAError, ValueError, KeyError, TypeError, OSError) as error:

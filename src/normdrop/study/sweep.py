@@ -39,7 +39,7 @@ def run_study(
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in a value
     n_jobs = getattr(launcher, "n_jobs", None)
     ok = n_jobs is None or (is_int(n_jobs) and n_jobs >= 1)
-    require("hydra.launcher.n_jobs", n_jobs, ok, "a whole number, 1 or more, or null for one on each core")
+    require("hydra.launcher.n_jobs", n_jobs, ok, "a whole number, 1 or more, or null for one on each core or GPU")
     study = plan(points, compose, typed)
     planned[:] = [study.root]
     todo = [condition for condition in study.conditions if condition.missing]
