@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import own_networks
 from normdrop.data.module import Part
-from normdrop.networks import network_of, own, plain, shown
+from normdrop.networks import has_bn, network_of, own, plain, shown
 from normdrop.networks.cnn import cnn
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
@@ -316,7 +316,60 @@ def test_a_sweep_says_that_every_seed_would_begin_with_the_same_weights():
     assert "every seed begins with the same weights" in shown(config_of(make, "bn"), SHAPE, CLASSES)[-1]
 
 
+def test_a_network_trains_in_whatever_mode_it_was_made():
+    def make(shape, classes):
+        return ResNet(shape, classes).eval()
+
+    assert all(layer.training for layer in plain(config_of(make), SHAPE, CLASSES).modules())
+
+
+def test_a_part_that_is_called_copies_is_taken_out_of_a_stack_as_any_other():
+    class Copies(Counting):
+        def __init__(self, shape, classes):
+            super().__init__(shape, classes)
+            self.body = nn.Module()
+            self.body.copies = nn.ModuleList([nn.Linear(64, 64)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.bn(self.body.copies[0](x.flatten(1))))
+
+    assert_trains_like_plain([plain(config_of(Copies), SHAPE, CLASSES, seed) for seed in SEEDS])
+
+
+def test_the_gain_multiplies_weights_that_are_parametrized():
+    def make(shape, classes):
+        normed = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), normed, nn.Linear(64, classes))
+
+    one, two = (plain(config_of(make, "bn", init_gain=gain), SHAPE, CLASSES)[1] for gain in (1.0, 2.0))
+    torch.testing.assert_close(two[2].weight, 2 * one[2].weight)
+
+
+def test_bn_that_stays_where_the_arrangement_has_none_is_measured():
+    assert not has_bn(config_of(ResNet, "dropout")) and has_bn(config_of(ResNet, "dropout", layers="bn"))
+
+
 # --- where it comes from
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_two_files_have_each_its_own_helper_of_one_name_and_the_helper_of_now(tmp_path, late):
+    makes = "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, W))\n"
+    lines = ("", "from helper_of_one_name import W") if late else ("from helper_of_one_name import W", "pass")
+    configs = []
+    for width in (5, 6):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        begin = f"from torch import nn\n{lines[0]}\ndef make(shape, classes):\n    {lines[1]}\n"
+        (folder / "net.py").write_text(begin + makes)
+        (folder / "helper_of_one_name.py").write_text(f"W = {width}\n")
+        configs.append(config_of("make"))
+        configs[-1]["model"] = own.settle(configs[-1]["model"] | {"file": str(folder / "net.py")})
+    assert configs[0]["model"]["source_hash"] != configs[1]["model"]["source_hash"]
+    assert [plain(config, SHAPE, CLASSES)[1][2].out_features for config in (*configs, *configs)] == [5, 6, 5, 6]
+    (tmp_path / "6/helper_of_one_name.py").write_text("W = 17\n")
+    configs[1]["model"] = own.settle(configs[1]["model"])
+    assert [plain(config, SHAPE, CLASSES)[1][2].out_features for config in configs] == [5, 17]
 
 
 def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
@@ -544,6 +597,45 @@ def lazy(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(classes))
 
 
+class Hidden(Counting):
+    """A step of `of` behind which nothing shows at first: the last layer's weights are 0."""
+
+    def __init__(self, shape, classes, of: Callable):
+        super().__init__(shape, classes)
+        nn.init.zeros_(self.linear.weight)
+        self.drawn, self.of, self.weight = torch.randn(64, 64), of, nn.Parameter(torch.ones(64))
+        self.also = [self.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.linear(self.of(self, self.bn(x.flatten(1))))
+
+
+def hidden(of: Callable) -> Callable[..., nn.Module]:
+    return lambda shape, classes: Hidden(shape, classes, of)
+
+
+def replacing(net: Hidden, h: Tensor) -> Tensor:
+    net.weight.data = net.weight.data.clamp(-0.5, 0.5)
+    return h * net.weight
+
+
+def hooked(shape, classes):
+    network = Counting(shape, classes)
+    network.linear.weight.register_hook(lambda gradient: gradient * 0)
+    return network
+
+
+BACKBONE = nn.Linear(64, 64)
+
+
+class Noisy(nn.Dropout):
+    """A kind of dropout that does otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
 ONE = Counting((1, 8, 8), 10)
 
 
@@ -582,13 +674,20 @@ def without_bn(shape, classes):
         (Spare, r"spare\.0 has no effect"),
         (InPlace, "cannot train in a stack: RuntimeError"),
         (Halving, "cannot train in a stack: RuntimeError"),
-        (lazy, "cannot train in a stack|forward pass fails"),
+        (lazy, "a layer is lazy; call the network once in it"),
         (
             lambda shape, classes: Counting(shape, classes).requires_grad_(False),
             "cannot train in a stack: RuntimeError",
         ),
         (spoilt(Tensor.double), "must be .* in float32"),
         (lambda shape, classes: 3, "returns int"),
+        (hidden(lambda net, h: h @ net.drawn), "parameters nor buffers"),
+        (hidden(lambda net, h: h @ net.drawn if net.training else h), "parameters nor buffers"),
+        (hidden(lambda net, h: h * net.also[0]), "parameters nor buffers"),
+        (hidden(lambda net, h: h - h.mean(0)), "mixes rows"),
+        (hidden(replacing), "puts another tensor into a parameter"),
+        (hooked, "a parameter has a hook"),
+        (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), BACKBONE), "or a part of it, twice"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
         (lambda shape, classes: nn.Sequential(nn.BatchNorm2d(3)), "forward pass fails"),
     ],
@@ -597,6 +696,23 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         own.check(config_of(make), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+def test_a_kind_of_dropout_that_is_kept_is_not_taken_for_it():
+    def make(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), Noisy(), nn.Linear(64, classes))
+
+    with pytest.raises(ValueError, match="draws random numbers"):
+        own.check(config_of(make, keep_dropout=True), SHAPE, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda deep: nn.Tanh() if deep else nn.ReLU(), lambda deep: nn.Linear(64, 64 + deep)]
+)
+def test_networks_that_differ_between_seeds_are_refused(layer):
+    networks = [nn.Sequential(layer(deep), nn.BatchNorm1d(64)) for deep in (0, 1)]
+    with pytest.raises(ValueError, match="its layers differ between seeds"):
+        StackedNetwork([nn.Sequential(nn.Linear(64, 64), *network) for network in networks], SEEDS, BATCH)
 
 
 def shared(shape, classes):

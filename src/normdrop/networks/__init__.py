@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from normdrop.arrangement import has
 from normdrop.networks import own
 from normdrop.networks.cnn import cnn
 from normdrop.networks.layers import WEIGHTS, block
@@ -21,6 +22,11 @@ from normdrop.streams import stream
 MODELS: dict[str, Callable[..., nn.Sequential]] = {"mlp": mlp, "cnn": cnn}
 
 PLACED = ("arrangement", "position", "rate", "noise")
+
+
+def has_bn(config: Mapping[str, Any]) -> bool:
+    """Whether a config's network has BN: that of the arrangement, or layers where it is not put (`model.layers`)."""
+    return has(config["arrangement"], "bn") or config["model"].get("layers", "*") != "*"
 
 
 def plain(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Sequential:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,7 +18,9 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from normdrop.arrangement import operations
 from normdrop.data.asked import check_arguments
@@ -40,6 +45,8 @@ INSTALLED = (
     *site.getsitepackages(),
     str(Path(__file__).parents[1]),
 )
+# Modules that are not installed, by the folder of the file whose network has imported them.
+IMPORTED: dict[Path, set[str]] = defaultdict(set)
 # What a model config of such a network holds beside the arguments of `make`.
 KEYS = ("name", "file", "function", "layers", "keep_dropout", "init_gain", "source_hash")
 
@@ -55,8 +62,10 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
     if not model.get("file"):
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
-    _executed(str(path), _read(path))
-    return {**model, "file": str(path), "source_hash": _source_hash(path)}
+    with _beside(path):
+        known = _source_hash(path)
+        _executed(str(path), known)
+    return {**model, "file": str(path), "source_hash": known}
 
 
 def _read(path: Path) -> bytes:
@@ -101,24 +110,58 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"model.file: model={name} needs a file with a function make(shape, classes); installed are "
             f"{', '.join(installed()) or 'none'}"
         )
-    functions = _executed(file, _read(Path(file)))
-    _check_hash(model, f"model.file={file}", Path(file))
-    if not callable(functions.get(str(function))):
+    with _beside(Path(file)):
+        _check_hash(model, f"model.file={file}", Path(file))
+        functions = _executed(file, _source_hash(Path(file)))
+    made = functions.get(str(function))
+    if not callable(made):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
         raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
-    return functions[str(function)]
+
+    @functools.wraps(made)
+    def beside(*arguments: Any, **named: Any) -> nn.Module:
+        with _beside(Path(file)):  # what it imports when it is called
+            return made(*arguments, **named)
+
+    return beside
+
+
+@contextmanager
+def _beside(file: Path) -> Iterator[None]:
+    """Imports find what lies beside a file, and no module that another folder's network has imported by that name."""
+    folder = file.parent
+    for other in IMPORTED.keys() - {folder}:
+        _forget(other)
+    before = sys.modules.keys() - IMPORTED[folder]
+    sys.path.append(str(folder))  # last: what lies there hides no module
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        new = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules.keys() - before}
+        IMPORTED[folder] |= {name for name, path in new.items() if path and not _is_installed(Path(path))}
+
+
+def _forget(folder: Path) -> None:
+    """Let what networks of a folder have imported be imported anew."""
+    for name in IMPORTED.pop(folder, ()):
+        sys.modules.pop(name, None)
+
+
+def _is_installed(path: Path) -> bool:
+    return any(path.is_relative_to(str(place)) for place in INSTALLED)
 
 
 @cache
-def _executed(file: str, source: bytes) -> dict[str, Any]:
-    """What a file defines."""
+def _executed(file: str, source_hash: str) -> dict[str, Any]:
+    """What a file defines, which is known by this hash."""
+    _forget(Path(file).parent)
     module = types.ModuleType(f"own_{Path(file).stem}")
     module.__file__ = file
     sys.modules[module.__name__] = module  # where a dataclass looks for its own module
-    if (folder := str(Path(file).parent)) not in sys.path:
-        sys.path.append(folder)  # last: what lies there hides no module
     try:
-        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+        exec(compile(_read(Path(file)), file, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         raise ValueError(f"model.file={file}: {told(error)}") from error
     return module.__dict__
@@ -136,7 +179,7 @@ def _source_hash(file: Path, package: Path | None = None) -> str:
     while todo:
         path = todo.pop()
         own = package is not None and path.is_relative_to(package)
-        if path not in imported and (own or not any(path.is_relative_to(str(place)) for place in INSTALLED)):
+        if path not in imported and (own or not _is_installed(path)):
             imported.add(path)
             todo += _imports(path)
     digest = hashlib.sha256(_read(file))
@@ -210,14 +253,31 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             raise ValueError(f"model.function={named}: {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
-    weights = {layer.weight for layer in network.modules() if isinstance(layer, WEIGHTS)}  # shared ones once
-    for weight in weights:
-        weight.data.mul_(model["init_gain"])
+    if any(map(is_lazy, network.parameters())):
+        raise ValueError(f"model.function={named}: a layer is lazy; call the network once in it, on rows {(2, *shape)}")
+    network.train()  # whatever mode `make` left it in
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in network.parameters()):
+        raise ValueError(
+            f"model.function={named}: a parameter has a hook, which a stack loses: compute it in forward()"
+        )
+    _scale(network, model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)
     layers = model.get("layers") or "*"
     arrange(network, config["arrangement"], config["rate"], config["noise"], layers)
     return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
+
+
+def _scale(network: nn.Module, gain: float) -> None:
+    """Multiply the initial weights of a module's linear layers and convolutions, those that layers share once."""
+    weights = set()
+    for layer in network.modules():
+        if isinstance(layer, WEIGHTS) and is_parametrized(layer, "weight"):
+            layer.weight = gain * layer.weight.detach()
+        elif isinstance(layer, WEIGHTS):
+            weights.add(layer.weight)
+    for weight in weights:
+        weight.data.mul_(gain)
 
 
 def silence(network: nn.Module) -> None:
@@ -277,12 +337,19 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     beside it; and what was arranged must take part in training.
     """
     tried = {**config, "arrangement": "bn_dropout", "rate": config["rate"] or 0.5}
-    networks = [made(tried, shape, classes, seed) for seed in (0, 0, 1)]
-    if networks[0][1] is networks[1][1]:
-        raise ValueError("model: make returns the same network twice; it must make a new one each time")
+    calm = {**config, "arrangement": "bn", "model": {**config["model"], "keep_dropout": False}}
+    networks, others = (
+        [_moved(made(asked, shape, classes, seed), seed) for seed in (0, 0, 1)] for asked in (tried, calm)
+    )
+    parameters = [{id(parameter) for parameter in network.parameters()} for network in networks]
+    if networks[0][1] is networks[1][1] or parameters[0] & parameters[1]:
+        raise ValueError(
+            "model: make returns the same network, or a part of it, twice; it must make a new one each time"
+        )
     name = type(networks[0][1]).__name__
     try:
         _check(networks, name, math.prod(shape), classes)
+        _check_training(others, name, math.prod(shape))
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
@@ -332,6 +399,32 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
         )
     if not torch.allclose(among[:, :2], fewer, rtol=1e-4, atol=1e-5):
         raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")
+
+
+def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
+    """A network away from initial weights of 0 or 1, behind which much would not show: each seed's in its own way."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.is_floating_point() and parameter.numel():
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
+    return network
+
+
+def _check_training(networks: Sequence[nn.Sequential], name: str, features: int) -> None:
+    """Raise ValueError where a replicate without noise does not train in a stack as it does alone."""
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, features))).float()
+    stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)).train(), networks[2].train()
+    places = [parameter.data_ptr() for parameter in alone.parameters()]
+    outputs, output = _called(stacked, torch.stack([x, x, x]))[2], _called(alone, x)
+    if places != [parameter.data_ptr() for parameter in alone.parameters()]:
+        raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; change it in place")
+    if not torch.allclose(outputs, output, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"model: {name}: in training a replicate is not among others what it is alone: it has tensors or counters "
+            "that are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
+        )
+    stacked.replicate(0)  # what cannot be taken out of a stack again fails here
 
 
 def _called(network: nn.Module, x: Tensor) -> Any:

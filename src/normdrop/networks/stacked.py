@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -198,6 +199,8 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
     stacked: list[nn.Module] = []
     for layers in zip(*networks, strict=True):
         first, before = layers[0], place.shape
+        if len({repr(layer) for layer in layers}) > 1:
+            raise ValueError(f"model: its layers differ between seeds: {first} and others; must be the same for all")
         form = STACKED.get(type(first))
         if form is None or not usual(first, before):
             stacked.append(SideBySide(layers, place))
@@ -332,7 +335,10 @@ class StackedNetwork(nn.Module):
         network = copy.deepcopy(self.template[0])
         # Buffers that no state has may differ between replicates too.
         stacked = self.layers.state_dict() | dict(self.layers.named_buffers())
-        stacked = {name.replace(".copies.", "."): values for name, values in stacked.items()}
+        for place, layer in self.layers.named_modules():
+            if isinstance(layer, SideBySide):
+                inside = f"{place}.copies."
+                stacked = {re.sub(f"^{re.escape(inside)}", f"{place}.", name): value for name, value in stacked.items()}
         for name, values in (network.state_dict() | dict(network.named_buffers())).items():
             if name in stacked:  # a stack does not count the batches that BN has seen
                 values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from normdrop.arrangement import has
 from normdrop.data import SERVED
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
-from normdrop.networks import shown
+from normdrop.networks import has_bn, shown
 from normdrop.study.told import unknown_key
 from normdrop.training.check import check_fit, reason_for
 from normdrop.training.fit import quiet
@@ -52,7 +51,7 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
     lines: dict[str, None] = {}
     for config, seed in asked:
         parts = [config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer", "engine")]
-        key = json.dumps([*parts, has(config["arrangement"], "bn")], sort_keys=True)
+        key = json.dumps([*parts, has_bn(config)], sort_keys=True)
         if key in seen:
             continue
         seen.add(key)

@@ -19,10 +19,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop import engine
-from normdrop.arrangement import has
 from normdrop.data.module import Part, ReplicateData
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
-from normdrop.networks import plain_network
+from normdrop.networks import has_bn, plain_network
 from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.kept import Kept
@@ -241,7 +240,7 @@ def _replicates(
 
 
 def _shifts(config: Mapping[str, Any]) -> bool:
-    return config["measure"]["shift"] and has(config["arrangement"], "bn")
+    return config["measure"]["shift"] and has_bn(config)
 
 
 def _history(module: ReplicatedClassifier) -> pd.DataFrame:
@@ -269,7 +268,7 @@ def _metrics(config: Mapping[str, Any], module: ReplicatedClassifier, parts: Map
         recalibrated = shift.recalibrated(network, parts["train"])
         again = measured([(recalibrated(x), y) for x, y in parts["test"].batches()], ("acc", "nll"))
         columns["recal_test_acc"], columns["recal_test_nll"] = again["acc"], again["nll"]
-    elif not has(config["arrangement"], "bn"):  # nothing to recalibrate
+    elif not has_bn(config):  # nothing to recalibrate
         columns["recal_test_acc"], columns["recal_test_nll"] = columns["test_acc"], columns["test_nll"]
     return {name: value.cpu().numpy() for name, value in columns.items()}
 

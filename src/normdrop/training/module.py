@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import engine
-from normdrop.arrangement import has
 from normdrop.data import SERVED
 from normdrop.data.asked import check_arguments
 from normdrop.data.module import Part, ReplicateData
-from normdrop.networks import network_of
+from normdrop.networks import has_bn, network_of
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
@@ -60,7 +59,7 @@ def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) 
 def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
     """The data module of a condition's replicates, set up. Raises ValueError for data that cannot be used."""
     served = {key: config["data"][key] for key in SERVED}
-    batch_norm = has(config["arrangement"], "bn")
+    batch_norm = has_bn(config)
     data = ReplicateData(
         config["data"], seeds, config["batch_size"], batch_norm=batch_norm, rerun=config["rerun"], **served
     )
@@ -193,7 +192,7 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         config, epoch = self.config, self.current_epoch + 1
-        if epoch in config["measure"]["shift_epochs"] and has(config["arrangement"], "bn"):
+        if epoch in config["measure"]["shift_epochs"] and has_bn(config):
             part = self.trainer.datamodule.parts["train"]  # type: ignore[attr-defined]
             measured = shift.measure(self.network, part, config["batch_size"], config["rerun"], epoch)
             ended = dict(zip(self.network.seeds, self.ended.tolist(), strict=True))
