@@ -90,9 +90,8 @@ def _far(rows: Rows) -> Iterator[str]:
             found[name] = f"{values[off.argmax()]:.15g}"
     if found:
         which = ", ".join(f"{name} has {word}" for name, word in found.items())
-        way = (
-            f"add it, if it stands for a missing value: {override('data.missing', list(dict.fromkeys(found.values())))}"
-        )
+        words = list(dict.fromkeys(found.values()))
+        way = f"add it, if it stands for a missing value: {override('data.missing', words)}"
         yield f"{which}: over {FAR:,.0f} times as far off as half of the values; {way}"
 
 

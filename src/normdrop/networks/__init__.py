@@ -79,7 +79,6 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
         return []
     networks = [plain(config, shape, classes, seed)[1] for seed in (0, 1)]
     weights, others = (torch.nn.utils.parameters_to_vector(network.parameters()) for network in networks)
-    alike = ["every seed begins with the same weights: make loads them, or sets a seed of its own"]
     lines = ["input"]
     for layer in networks[0].modules():
         name = type(layer).__name__
@@ -91,4 +90,6 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
             lines[-1] += f" → {name}"
     counted = [line if times == 1 else f"{line}   × {times}" for line, times in Counter(lines).items()]
     said = [f"{config['arrangement']}, positions as the module has them:", *counted]
-    return said + alike if torch.equal(weights, others) else said
+    if torch.equal(weights, others):
+        said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
+    return said

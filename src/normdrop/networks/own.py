@@ -75,6 +75,7 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"model.file={path}: cannot be read: {error.strerror}") from error
 
 
+@cache
 def installed() -> dict[str, importlib.metadata.EntryPoint]:
     """The networks that other packages register, by name."""
     return {point.name: point for point in importlib.metadata.entry_points(group="normdrop.models")}
@@ -103,7 +104,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
     if callable(function):
         return function
     if name in installed():
-        _check_hash(model, f"model.name={name}", *_place_of(installed()[name]))
+        _unchanged(model, f"model.name={name}", *_place_of(installed()[name]))
         return installed()[name].load()
     if not file:
         raise ValueError(
@@ -111,8 +112,7 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"{', '.join(installed()) or 'none'}"
         )
     with _beside(Path(file)):
-        _check_hash(model, f"model.file={file}", Path(file))
-        functions = _executed(file, _source_hash(Path(file)))
+        functions = _executed(file, _unchanged(model, f"model.file={file}", Path(file)))
     made = functions.get(str(function))
     if not callable(made):
         defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
@@ -167,9 +167,12 @@ def _executed(file: str, source_hash: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _check_hash(model: Mapping[str, Any], what: str, file: Path, package: Path | None = None) -> None:
-    if model.get("source_hash") not in (None, _source_hash(file, package)):
+def _unchanged(model: Mapping[str, Any], what: str, file: Path, package: Path | None = None) -> str:
+    """A network's source hash. Raises ValueError if it is not the one that the config has."""
+    known = _source_hash(file, package)
+    if model.get("source_hash") not in (None, known):
         raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
+    return known
 
 
 def _source_hash(file: Path, package: Path | None = None) -> str:
@@ -321,7 +324,7 @@ def arrange(
                 new.append(dropout(noise, rate, space))
             else:
                 new.append(OPERATIONS[operation](norm.num_features, space, norm.eps, norm.momentum or 0.1))
-        if not {*operations(arrangement)} - {"dropout"}:
+        if all(operation == "dropout" for operation in operations(arrangement)):
             new.append(Identity())
         replace(network, name, new[0] if len(new) == 1 else nn.Sequential(*new))
     return found

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -338,7 +337,8 @@ class StackedNetwork(nn.Module):
         for place, layer in self.layers.named_modules():
             if isinstance(layer, SideBySide):
                 inside = f"{place}.copies."
-                stacked = {re.sub(f"^{re.escape(inside)}", f"{place}.", name): value for name, value in stacked.items()}
+                for name in [name for name in stacked if name.startswith(inside)]:
+                    stacked[f"{place}.{name.removeprefix(inside)}"] = stacked.pop(name)
         for name, values in (network.state_dict() | dict(network.named_buffers())).items():
             if name in stacked:  # a stack does not count the batches that BN has seen
                 values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))

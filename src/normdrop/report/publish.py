@@ -42,9 +42,9 @@ def write(studies: Sequence[Study], target: Path) -> None:
         measured = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])
         table = table[[*places, *(name for name in measured if name in table)]]
         table = table.astype(object).where(table.notna(), None)
-        records = []
+        records, conditions = [], set(table["condition"])
         for record in study.records:
-            if record["condition"] in set(table["condition"]):
+            if record["condition"] in conditions:
                 records.append({key: record[key] for key in record if key not in UNREAD})
         left = {key: getattr(study, key) for key in LEFT}
         said = {"table": table.to_dict("list"), "left": left, "records": records}

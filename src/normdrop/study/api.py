@@ -73,14 +73,15 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     words = [given for given in overrides if isinstance(given, str)]
     values: dict[str, Any] = {}
     for given in (*overrides, settings):
-        if not isinstance(given, (str, Mapping)):
-            raise ValueError(f"{given!r}: settings are keyword arguments, text such as 'rate=0.3', or a dict")
-        if not isinstance(given, str):
+        if isinstance(given, Mapping):
             values |= given
+        elif not isinstance(given, str):
+            raise ValueError(f"{given!r}: settings are keyword arguments, text such as 'rate=0.3', or a dict")
     if model is not None:
         values["model"] = "own" if callable(model) else model
     if isinstance(values.get("model"), Mapping) and "name" in values["model"]:
-        words.append(f"model={name if (name := values['model']['name']) in MODELS else 'own'}")
+        name = values["model"]["name"]
+        words.append(f"model={name}" if name in MODELS else "model=own")
     for group in ("data", "model", "optimizer", "experiment"):
         if isinstance(values.get(group), str):  # the name of a file of conf/
             words.append(f"{group}={values.pop(group)}")

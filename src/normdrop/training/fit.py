@@ -46,8 +46,13 @@ def quietly() -> Iterator[None]:
     """`quiet` for a while, in somebody else's process."""
     threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
     level, kind = logger.level, torch.get_default_dtype()
-    lowered = [torch.autocast(device, enabled=False) for device in ("cpu", "cuda")]
-    with warnings.catch_warnings(), lowered[0], lowered[1], torch.inference_mode(False), torch.enable_grad():
+    with (
+        warnings.catch_warnings(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         quiet()
         torch.set_default_dtype(torch.float32)
         try:
