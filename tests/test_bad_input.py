@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fitting import normdrop
-from normdrop.data import asked
+from normdrop import asked
 from normdrop.training import fit
 
 TINY = (

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import normdrop.study.config  # noqa: F401  the resolvers that conf/ uses
-from normdrop.data import SERVED, asked, module, sources
+from normdrop import asked
+from normdrop.data import SERVED, module, sources
 from normdrop.data.module import ReplicateData, Table
 from normdrop.data.rows import Rows
 from normdrop.data.sources import bound

@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normdrop.data import asked
-from normdrop.data.asked import override
+from normdrop import asked
+from normdrop.asked import override
 from normdrop.data.rows import Rows
 from normdrop.data.split import split, standardise
 from normdrop.data.tables import table

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.data.asked import check_memory, first_line, override, require
+from normdrop.asked import check_memory, first_line, override, require
 
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"

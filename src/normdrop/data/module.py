@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normdrop.asked import check_memory, is_int, require
 from normdrop.compiling import compiled
-from normdrop.data.asked import check_memory, is_int, require
 from normdrop.data.rows import SMALL, Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import project, scale_of, split, standardise

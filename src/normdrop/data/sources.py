@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import sklearn.datasets
 
-from normdrop.data.asked import check_memory, first_line, is_int, is_number, require
+from normdrop.asked import check_memory, first_line, is_int, is_number, require
 from normdrop.data.rows import Rows, numeric_rows
 from normdrop.data.tables import table, table_rows
 from normdrop.streams import stream

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
-from normdrop.data.asked import is_int, is_number, require
+from normdrop.asked import is_int, is_number, require
 from normdrop.data.rows import Rows
 from normdrop.streams import stream
 

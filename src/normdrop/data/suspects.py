@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normdrop.data.asked import override
+from normdrop.asked import override
 
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows

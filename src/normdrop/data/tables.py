@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normdrop.asked import check_memory, override, require
 from normdrop.data import files
-from normdrop.data.asked import check_memory, override, require
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
 from normdrop.data.suspects import NAMED_SO

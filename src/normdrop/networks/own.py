@@ -32,7 +32,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from normdrop.arrangement import operations
-from normdrop.data.asked import check_arguments
+from normdrop.asked import check_arguments
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.networks.stacked import StackedNetwork

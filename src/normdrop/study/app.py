@@ -192,7 +192,7 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         key, equals, value = unreadable.partition("=")
         if not equals:
             return f"{unreadable}: {text}"
-        from normdrop.data.asked import override
+        from normdrop.asked import override
 
         return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
     if mark := getattr(error, "problem_mark", None):  # YAML's

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from normdrop.data.asked import is_int, require
+from normdrop.asked import is_int, require
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import engine
+from normdrop.asked import check_arguments
 from normdrop.data import SERVED
-from normdrop.data.asked import check_arguments
 from normdrop.data.module import Part, ReplicateData
 from normdrop.networks import has_bn, network_of
 from normdrop.networks.noise import StackedNoise
