@@ -681,6 +681,8 @@ def without_bn(shape, classes):
             "cannot train in a stack: RuntimeError",
         ),
         (spoilt(Tensor.double), "must be .* in float32"),
+        (lambda *given: Counting(*given).double(), "bn.weight is float64; must be float32"),
+        (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64).double()), "1.weight is float64"),
         (lambda shape, classes: 3, "returns int"),
         (hidden(lambda net, h: h @ net.drawn), "parameters nor buffers"),
         (hidden(lambda net, h: h @ net.drawn if net.training else h), "parameters nor buffers"),

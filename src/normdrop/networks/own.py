@@ -258,6 +258,10 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     if any(map(is_lazy, network.parameters())):
         raise ValueError(f"model.function={named}: a layer is lazy; call the network once in it, on rows {(2, *shape)}")
+    for name, parameter in network.named_parameters():
+        if parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(f"model.function={named}: its parameter {name} is {kind}; must be float32")
     network.train()  # whatever mode `make` left it in
     if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in network.parameters()):
         raise ValueError(
@@ -409,8 +413,7 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.is_floating_point() and parameter.numel():
-                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return network
 
 
