@@ -75,6 +75,20 @@ def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path):
     assert alarm(rows[rows["dataset"] != "three"].assign(n=9))["alarm"]
 
 
+def test_rates_and_the_choice_among_them_are_one_claim_of_a_network_and_an_alarm_says_at_which_rate(tmp_path):
+    for dataset in ("one", "two"):
+        for rate, effect in ((0.1, 0.04), (0.3, 0.05), (0.5, 0.0)):
+            pair(tmp_path, runs(0.9 + normal(0.0), val_acc=rate), runs(0.8), rate, dataset=dataset)
+            again = {"rerun": 1}
+            write(tmp_path, "bn_dropout", runs(0.9 - effect, val_acc=rate), rate, setting=again, dataset=dataset)
+    found = alarm(rows_of(tmp_path))
+    assert (found["claims"], found["networks"], found["compared"]) == (2, 2, 8)
+    assert found["chance"] == pytest.approx(0.05**2) and found["alarm"]
+    said = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
+    (line,) = [line for line in said.splitlines() if "Alarm" in line]
+    assert "bn_dropout at rate 0.3: +5.00 pp (+4.28 to +5.72 on these data)" in line
+
+
 def test_a_network_trained_twice_with_too_few_seeds_is_not_said_to_have_been_trained_once(tmp_path):
     pair(tmp_path, runs(0.9, 4), runs(0.8, 4))
     once = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, rungs, with_dropout
-from normdrop.report.compare import head, mean_interval
+from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
 from normdrop.report.verdicts import HARNESS
 
@@ -89,14 +89,20 @@ def never_reached(study: Study) -> pd.DataFrame:
 def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     """Whether the A/A rows of a whole page claim more differences than chance.
 
-    rows: all studies' verdicts. Rows count once for each pair of distinct networks: several studies may have trained
-    the same two. claims: how many differ from themselves, with probability `chance` so many or more; alarm: that is
-    less than .005; claiming: those rows; twice: whether anything was trained twice, if only with too few seeds.
+    rows: all studies' verdicts, of differences on these data. A network (of an arrangement, on a data set, by a metric)
+    counts once, whatever it was compared at: all its second runs have the same initial weights and batch orders. It
+    claims a difference if one of its p-values does after Bonferroni. claims: how many do, with probability `chance` so
+    many or more; alarm: that is less than .005; claiming: the row of each with the smallest p-value; twice: whether
+    anything was trained twice, if only with too few seeds.
     """
     again = rows[rows["family"] == HARNESS]
     tested = again[~again["verdict"].str.startswith("refused")]
+    # Several studies may have trained the same two.
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
-    claiming = tested[tested["verdict"].map(head).isin(["better", "worse"])]
-    chance = float(stats.binom.sf(len(claiming) - 1, len(tested), alpha))
-    facts = {"claims": len(claiming), "networks": len(tested), "chance": chance, "claiming": claiming}
-    return facts | {"alarm": chance <= ALARM, "twice": len(again) > 0}
+    tested = tested.sort_values("p_value", ignore_index=True)
+    by_network = tested.groupby(["dataset", "a", "metric"])["p_value"]
+    claiming = tested[by_network.transform("size") * tested["p_value"] <= alpha]
+    claiming = claiming.drop_duplicates(["dataset", "a", "metric"])
+    chance = float(stats.binom.sf(len(claiming) - 1, by_network.ngroups, alpha))
+    facts = {"claims": len(claiming), "networks": by_network.ngroups, "compared": len(tested), "chance": chance}
+    return facts | {"claiming": claiming, "alarm": chance <= ALARM, "twice": len(again) > 0}

@@ -35,6 +35,7 @@ from normdrop.report import (
 )
 from normdrop.report.choose import Pair, pairs
 from normdrop.report.study import MAIN, Study
+from normdrop.study.told import count
 
 MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
@@ -49,7 +50,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "OWN": OWN}
+TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "OWN": OWN, "count": count}
 TEMPLATES.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
 
 
