@@ -78,7 +78,7 @@ def test_a_a_claims_are_weighed_against_chance_over_distinct_networks(tmp_path):
 def test_rates_and_the_choice_among_them_are_one_claim_of_a_network_and_an_alarm_says_at_which_rate(tmp_path):
     for dataset in ("one", "two"):
         for rate, effect in ((0.1, 0.04), (0.3, 0.05), (0.5, 0.0)):
-            pair(tmp_path, runs(0.9 + normal(0.0), val_acc=rate), runs(0.8), rate, dataset=dataset)
+            pair(tmp_path, runs(0.9 + normal(0.0), val_acc=rate), runs(0.8), rate=rate, dataset=dataset)
             again = {"rerun": 1}
             write(tmp_path, "bn_dropout", runs(0.9 - effect, val_acc=rate), rate, setting=again, dataset=dataset)
     found = alarm(rows_of(tmp_path))
