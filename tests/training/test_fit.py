@@ -93,6 +93,7 @@ def test_a_replicates_numbers_are_the_same_bit_for_bit_whoever_trains_beside_it(
         *((f"model.width={width}",) for width in (2, 16, 37, 64)),
         ("data=breast_cancer", "batch_size=45"),  # two classes
         ("arrangement=dropout", "data.train_size=65"),  # a last batch of one row
+        ("optimizer.clip=0.3", "engine=torch", "model.width=16"),
     ],
     ids=" ".join,
 )

@@ -70,8 +70,9 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
 def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
     """Scale the gradients of each replicate, (replicates, …), down to `norm` where theirs over all is larger."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
-    factor = (norm / squares.sum(dim=0).sqrt()).clamp(max=1.0)
+    squares = [gradient.flatten(1).square().sum(dim=1) for gradient in gradients]
+    # In one order: a stack's sum has that of its height.
+    factor = (norm / sum(squares[1:], squares[0]).sqrt()).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
