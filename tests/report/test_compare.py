@@ -80,7 +80,7 @@ def test_few_seeds_and_divergence_that_could_bias_the_rest_are_refused(n, left_o
 
 def test_where_most_pairs_never_reached_the_level_nothing_is_said():
     a, b = np.array([1.0] * 6 + [0.5] * 4), np.array([1.0] * 6 + [0.6] * 4)
-    c = compare(a, b, rope=0.05, test_train_ratio=0.1, budget=1.0)
+    c = compare(a, b, rope=0.05, test_train_ratio=0.1, never=1.0)
     assert c.never == 6
     assert "6 of 10" in str(refusal(c))
     assert refusal(compare(a, b, rope=0.05, test_train_ratio=0.1)) is None

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from exact import normal, pair, runs, study_of, write
 from fake_study import STUDY, fake_study, write_condition
-from normdrop.report.study import load
+from normdrop.report import publish
+from normdrop.report.checks import never_reached
+from normdrop.report.study import NEVER, load
 from normdrop.report.verdicts import rows
 
 LR = "optimizer.lr"
@@ -74,7 +77,11 @@ def test_steps_are_shares_of_the_budget_and_never_reached_is_all_of_it(tmp_path)
          rows=(1025, 300, 400), study=study)  # fmt: skip
     table = study_of(tmp_path).table
     own = table[table["arrangement"] == "bn_dropout"].set_index("seed")["steps_to_level"]
-    assert own.to_list() == [0.25, 1.0, 0.5, 1.0, 0.125, 1.0]  # the last one diverged
+    assert own.to_list() == [0.25, NEVER, 0.5, 1.0, 0.125, NEVER]  # the fourth reached it at its last step
+    assert never_reached(study_of(tmp_path)).set_index("arrangement").loc["bn_dropout", "missed"] == 2
+    published = tmp_path.parent / f"{tmp_path.name} published"
+    publish.write([study_of(tmp_path)], published)
+    pd.testing.assert_series_equal(study_of(published).table["steps_to_level"], table["steps_to_level"])
     row = rows(study_of(tmp_path)).iloc[0]
     assert (row["metric"], row["verdict"]) == ("steps_to_level", "inconclusive")
     assert row["estimate"] == pytest.approx(own.mean() - 0.25)

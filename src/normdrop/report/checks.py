@@ -12,7 +12,7 @@ from scipy import stats
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, rungs, with_dropout
 from normdrop.report.compare import mean_interval
-from normdrop.report.study import Study
+from normdrop.report.study import NEVER, Study
 from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
@@ -82,7 +82,7 @@ def never_reached(study: Study) -> pd.DataFrame:
     if not counted:
         return pd.DataFrame()
     own = study.first[~study.first["stands_in"]]
-    missed = own[counted[0]].ge(1).groupby([own[key] for key in ("dataset", "arrangement", *study.keys)])
+    missed = own[counted[0]].eq(NEVER).groupby([own[key] for key in ("dataset", "arrangement", *study.keys)])
     return missed.agg(n="size", missed="sum").reset_index()
 
 

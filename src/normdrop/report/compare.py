@@ -54,13 +54,13 @@ class Comparison:
 
 def compare(
     a: ArrayLike, b: ArrayLike, *, rope: float, test_train_ratio: float, fresh: bool = False, alpha: float = 0.05,
-    budget: float = NAN,
+    never: float = NAN,
 ) -> Comparison:  # fmt: skip
     """The mean paired difference, tested in both scopes.
 
     a, b: (seeds,), in the metric's unit, not finite where a seed diverged. rope: differences within ± rope are of no
     practical consequence. test_train_ratio: test rows / training rows of a split; NaN where the test part is fixed.
-    fresh: every seed drew rows of its own, so that the two scopes are one. budget: the value of a seed that never
+    fresh: every seed drew rows of its own, so that the two scopes are one. never: the value of a seed that never
     reached its level.
     """
     of_a, of_b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -71,16 +71,16 @@ def compare(
     lost_a, lost_b = ~np.isfinite(of_a), ~np.isfinite(of_b)
     one_sided, kept = abs(int(lost_a.sum()) - int(lost_b.sum())), ~(lost_a | lost_b)
     of_a, of_b = of_a[kept], of_b[kept]
-    n, left_out, never = len(of_a), int((~kept).sum()), int(((of_a == budget) & (of_b == budget)).sum())
+    n, left_out, neither = len(of_a), int((~kept).sum()), int(((of_a == never) & (of_b == never)).sum())
     if n < 2:
-        return Comparison(n, left_out, one_sided, never)
+        return Comparison(n, left_out, one_sided, neither)
     difference = differences(of_a, of_b)
     mean, sd = float(difference.mean()), float(difference.std(ddof=1))
     here = t_tests(mean, sd / math.sqrt(n), n - 1, rope, alpha)
     error = sd * math.sqrt(1 / n + test_train_ratio)
     new = here if fresh else t_tests(mean, error, n - 1, rope, alpha)
     means = float(of_a.mean()), float(of_b.mean())
-    return Comparison(n, left_out, one_sided, never, mean, sd, *means, *here, *new)
+    return Comparison(n, left_out, one_sided, neither, mean, sd, *means, *here, *new)
 
 
 def differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

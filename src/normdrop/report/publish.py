@@ -34,9 +34,9 @@ def write(studies: Sequence[Study], target: Path) -> None:
     for study in studies:
         table = study.table[~study.table["stands_in"]].copy()
         for name in table:
-            if name in METRICS and METRICS[name].unit == "steps":  # empty: not before the budget's end
+            if name in METRICS and METRICS[name].unit == "steps":  # empty: never reached
                 steps = (table[name] * table["budget"]).round()
-                table[name] = steps.where(table[name] < 1).astype("Int64")
+                table[name] = steps.where(table[name] <= 1).astype("Int64")
         declared = study.declared
         places = ["condition", "dataset", "arrangement", "position", "rate", *study.keys, *declared.within, "rerun"]
         measured = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])

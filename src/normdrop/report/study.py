@@ -33,6 +33,7 @@ FREE = (
 # Measures that are no counts: five digits are far below what matters, and more would fill a published study.
 INEXACT = [name for name, metric in METRICS.items() if metric.scale == 1 or name.endswith("ece")]
 STEPS = [name for name, metric in METRICS.items() if metric.unit == "steps"]
+NEVER = math.nextafter(1, 2)  # the whole budget, and yet not a level that the last step reached
 
 
 @dataclass(frozen=True)
@@ -292,13 +293,13 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:
-    """Measures as a report knows them, published or live; steps are shares of the budget, and never reached is 1."""
+    """Measures as a report knows them, published or live; steps are shares of the budget, or `NEVER`."""
     table = table.astype({"diverged": bool})
     for name in table.columns.intersection(INEXACT):
         table[name] = table[name].map("{:.5g}".format).astype(float)
     for name in table.columns.intersection(STEPS):
         steps = table[name].astype(float).where(~table["diverged"])
-        table[name] = (steps / table["budget"]).fillna(1.0)
+        table[name] = (steps / table["budget"]).fillna(NEVER)
     return table
 
 

@@ -14,7 +14,7 @@ from normdrop.kinds import text
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, chosen, pairs, values
 from normdrop.report.compare import compare, detectable, holm, judged, needed, refusal
-from normdrop.report.study import Study
+from normdrop.report.study import NEVER, Study
 
 # Columns of verdicts.csv; a column for each of the study's keys follows. Whoever reads it by place counts on the order.
 # fmt: off
@@ -89,10 +89,10 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
         place |= {"a": network, "b": f"{network} again", "family": HARNESS}
     for metric in dict.fromkeys(metrics):
         rope, good = study.rope(metric), METRICS[metric].higher_is_better
-        budget = 1.0 if METRICS[metric].unit == "steps" else math.nan
+        never = NEVER if METRICS[metric].unit == "steps" else math.nan
         confirms = pair.counted and pair.comparison == declared.family and metric in declared.metrics
         for part, a, b in values(study, pair, metric):
-            result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, budget=budget)
+            result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
             row = place | vars(result) | {"metric": metric, "part": part}
             row |= {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
             row |= {"good": good if again else study.kind.good(good), "refused": refusal(result) or ""}
