@@ -46,6 +46,33 @@ def test_a_data_set_that_lacks_a_network_or_is_set_apart_has_no_part(tmp_path):
     assert set(networks(study_of(tmp_path))["k"]) == {2}
 
 
-def test_one_data_set_has_no_table(tmp_path):
-    write(tmp_path, "bn", runs(0.9, 6), 0.0)
+def test_one_data_set_has_no_table_whatever_it_was_tried_at(tmp_path):
+    for rate in (0.01, 0.03):
+        write(tmp_path, "bn", runs(0.9, 6), 0.0, setting={"optimizer.lr": rate})
     assert networks(study_of(tmp_path)).empty
+
+
+def test_a_data_set_counts_once_at_the_settings_that_all_networks_have(tmp_path):
+    for dataset, accuracy in (("one", 0.5), ("two", 0.7)):
+        for depth in (1, 2, 3):
+            own = runs(accuracy + depth / 100, 6, val_acc=[0.9] * 6)
+            write(tmp_path, "bn", own, 0.0, dataset=dataset, setting={"model.depth": depth})
+            if depth < 3:
+                write(tmp_path, "none", runs(0.4, 6), 0.0, dataset=dataset, setting={"model.depth": depth})
+    table = networks(study_of(tmp_path)).set_index(["network", "how"])
+    assert set(table["k"]) == {2}
+    assert table.loc[("bn", "tuned"), "mean"] == pytest.approx(0.615)
+
+
+def test_a_mean_over_the_seeds_that_did_not_diverge_is_no_score(tmp_path):
+    lost = [0.9] * 5 + [np.nan]
+    for dataset in ("one", "two", "three"):
+        write(tmp_path, "bn_dropout", runs(0.6, 6, val_acc=[0.6] * 6), 0.1, dataset=dataset)
+        high = lost if dataset == "one" else [0.9] * 6
+        write(tmp_path, "bn_dropout", runs(high, 6, val_acc=high), 0.5, dataset=dataset)
+        write(tmp_path, "none", runs(lost if dataset == "three" else 0.8, 6, val_acc=0.8), 0.0, dataset=dataset)
+    table = networks(study_of(tmp_path)).set_index(["network", "how"])
+    assert set(table["k"]) == {2} and set(table["lost"]) == {1}
+    # The sixth seed of `one` prefers .1 where it diverged at .5; a default must not diverge anywhere.
+    own = table.loc["bn_dropout", "mean"]
+    assert own.to_dict() == pytest.approx({"default": 0.6, "tuned": (5 * 0.9 + 0.6) / 12 + 0.45, "oracle": 0.75})

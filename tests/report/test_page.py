@@ -16,7 +16,7 @@ from fake_study import fake_study
 from made import ORDERING, made
 from normdrop.report import figures, page
 from normdrop.report.__main__ import main
-from normdrop.report.study import Declared, Study
+from normdrop.report.study import NEVER, Declared, Study
 
 ALL = ("none", "bn", "bn_dropout", "dropout_bn")
 OVERFITTING = {"claim": "overfitting", "contrast": {"a": "dropout", "b": "none"}, "metrics": ("gap",)}
@@ -133,9 +133,20 @@ def test_there_is_a_page_where_no_rate_of_at_most_one_half_is_compared(study: di
     assert "| where both stand | tuned | verdict, tuned |" in text["answer"]
 
 
+def test_of_a_network_that_lost_seeds_the_table_says_how_many_are_left() -> None:
+    study = made("small", datasets=1, family=None, claim="undeclared", core=None, arrangements=ALL, rates=(0.1, 0.5))
+    lost = study.table["arrangement"].eq("bn") & study.table["seed"].isin([0, 3])
+    study.table.loc[lost, ["test_acc", "test_nll", "val_acc", "val_nll"]] = math.nan
+    study.table.loc[lost, "diverged"] = True
+    text = page.render(page._context([page.section(study)]), limit=99)
+    cells = [line for line in text.splitlines() if line.startswith("| BN |") and " ± " in line]
+    assert cells and all("(4 of 6 seeds)" in line for line in cells), cells
+    assert text.count("of 6 seeds)") == len(cells)
+
+
 def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_is_refused() -> None:
     study = made("speed", datasets=1, metrics=("steps_to_level",), family="best_vs_best", claim="speed")
-    study.table["steps_to_level"] = 1.0
+    study.table["steps_to_level"] = NEVER
     assert "**Refused.**" in page.texts(page.section(study))["answer"]
     study = made("x", datasets=1, **ORDERING)
     lost = study.table["arrangement"].eq("bn_dropout")

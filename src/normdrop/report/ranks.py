@@ -18,9 +18,10 @@ def networks(study: Study) -> pd.DataFrame:
     how: "default", the candidate (rate and whatever else is tuned) with the highest mean validation accuracy on the
     *other* data sets; "tuned", each seed's own choice by validation; "oracle", the candidate that turns out best on the
     test rows. Columns: network, arrangement, position, how, k (data sets that have all networks, without those set
-    apart), mean, ci_low, ci_high (of the primary metric, each data set alike), difference, diff_low, diff_high (to the
-    best tuned network, paired over data sets), best, mean_rank (among the networks of the same `how`; 1 is best), rate
-    (the most frequent). Empty with fewer than two data sets, or where a kind consumes a key.
+    apart), lost (those that lack one, or a seed of it: it diverged), mean, ci_low, ci_high (of the primary metric, each
+    data set alike), difference, diff_low, diff_high (to the best tuned network, paired over data sets), best, mean_rank
+    (among the networks of the same `how`; 1 is best), rate (the most frequent). Empty with fewer than two data sets, or
+    where a kind consumes a key.
     """
     declared, metric, table = study.declared, study.declared.metric, study.first
     if study.kind.reduce is not None or metric not in table:
@@ -32,7 +33,8 @@ def networks(study: Study) -> pd.DataFrame:
         for how, (score, rate) in _scores(study, rows).items():
             key = (str(arrangement), str(position), how)
             scores[key], rates[key] = score, rate
-    units = pd.DataFrame(scores).dropna()
+    # A data set counts once, whatever settings it was tried at: those that all networks have.
+    units = pd.DataFrame(scores).dropna().groupby(level="dataset").mean()
     if len(units) < 2:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
@@ -46,6 +48,7 @@ def networks(study: Study) -> pd.DataFrame:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
         row = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
+        row["lost"] = table["dataset"].nunique() - len(units)
         mean, low, high = mean_interval(units[key], declared.alpha)
         row |= {"mean": mean, "ci_low": low, "ci_high": high}
         mean, low, high = mean_interval(units[key] - units[best], declared.alpha)
@@ -56,13 +59,17 @@ def networks(study: Study) -> pd.DataFrame:
 
 
 def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, float]]:
-    """Of one network: how → (score by data set and keys, the most frequent rate)."""
+    """Of one network: how → (score by data set and keys, the most frequent rate). A score with a diverged seed is
+    NaN."""
     metric, unit = study.declared.metric, ["dataset", *study.keys]
     tuned = list(dict.fromkeys(["rate", *study.declared.tuned]))
-    means = rows.groupby([*unit, *tuned])[["val_acc", metric]].mean()
+    seeds = rows.groupby([*unit, *tuned])
+    means = seeds[["val_acc", metric]].mean()
+    means.loc[seeds["diverged"].any()] = np.nan
     by_validation, by_test = (means[name].unstack(tuned) for name in ("val_acc", metric))
     # The mean over the other data sets: all of them less this one; a candidate must have been trained on all.
-    others = by_validation.sum(skipna=False) - by_validation
+    own = by_validation.groupby(level="dataset").transform("sum")
+    others = by_validation.sum(skipna=False) - own
     hindsight = by_test if METRICS[metric].higher_is_better else -by_test
     found = {}
     for how, preferred in (("default", others), ("oracle", hindsight)):
@@ -70,5 +77,6 @@ def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, floa
         score = pd.Series(by_test.to_numpy()[np.arange(len(by_test)), columns], index=by_test.index)
         found[how] = score, by_test.columns.get_level_values("rate").to_series().iloc[columns]
     best = chosen(rows, tuned, [*unit, "seed"])
-    found["tuned"] = best.groupby(level=unit)[metric].mean(), best["rate"]
+    of_seeds = best.groupby(level=unit)
+    found["tuned"] = of_seeds[metric].mean().where(~of_seeds["diverged"].any()), best["rate"]
     return {how: (score, float(rate.mode().iloc[0])) for how, (score, rate) in found.items()}

@@ -133,13 +133,13 @@ def again(study: Study) -> Iterator[Pair]:
 def means(study: Study) -> pd.DataFrame:
     """Test accuracy and NLL of each network: mean over seeds and its interval, what a sweep alone has to tell.
 
-    Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n, mean, ci_low,
-    ci_high.
+    Columns: dataset, arrangement, position, rate, the keys and what is tuned or consumed, metric, n (seeds that did not
+    diverge), of (all), mean, ci_low, ci_high.
     """
     at = ["dataset", "arrangement", "position", "rate", *study.keys, *study.declared.within]
     measured = [metric for metric in ("test_acc", "test_nll") if metric in study.table]
     long = study.first.melt(at, measured, var_name="metric")
-    table = long.groupby([*at, "metric"])["value"].agg(n="count", mean="mean", error="sem").reset_index()
+    table = long.groupby([*at, "metric"])["value"].agg(n="count", of="size", mean="mean", error="sem").reset_index()
     half = special.stdtrit(table["n"] - 1, 1 - study.declared.alpha / 2) * table.pop("error")
     return table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
 
