@@ -143,8 +143,10 @@ def finished(shared: Callable[..., Path]) -> Path:
 
     def make(folder: Path) -> None:
         command = [Path(sysconfig.get_path("scripts")) / "normdrop", *FINISHED, f"hydra.sweep.dir={folder}"]
-        environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        # What a notebook and an old terminal set must not matter.
+        surroundings = {"PYTHONWARNINGS": "ignore", "MPLBACKEND": "module://no.backend", "PYTHONIOENCODING": "latin-1"}
+        environment = os.environ | surroundings
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
         folder.with_suffix(".said").write_text(ended.stdout)
 

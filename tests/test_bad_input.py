@@ -123,12 +123,15 @@ WRONG = {
     "hydra/sweeper=basic": "hydra/sweeper=basic: leave it out",
     "--rate=0.3": "--rate=0.3: there is no such option; overrides are typed without dashes",
     "data=digits,synthetic data.colour=3": "data.colour: none of data=digits, data=synthetic has such a key",
+    "hydra.sweep.dir=outputs/u_${rate}": "hydra.sweep.dir=outputs/u_${rate}: depends on rate; of the config's keys",
+    "hydra.sweep.dir=outputs/${name}_${data.name} data=digits,blog": "depends on data.name",
     "name=x_${arrangement} arrangement=bn,none": "name=x_bn: depends on a swept key; name the study without it",
     "--run": "--run: leave it out",
     "--config-name=config": "type the `command` of its record.json",
     # the syntax of overrides
     "data.path=~/mine.csv": """the value cannot be read; if it is text, type it in quotes: 'data.path="~/mine.csv"'""",
-    "rate": "rate: Error parsing override 'rate' missing EQUAL",
+    "rate": "rate: has no '='; an override is key=value",
+    "rate .1": "rate .1: has no '='",
     "=3": "=3: a key is missing before the '='",
     "rate=[": "rate=[: ",
     "rate=0.5 x": "rate=0.5 x: must be a valid number",
@@ -185,7 +188,7 @@ WRONG = {
 
 @pytest.mark.parametrize("arguments", WRONG)
 def test_a_wrong_configuration_ends_in_one_line_before_training(arguments, monkeypatch, capsys):
-    split = arguments.split() if " " in arguments and arguments not in ("rate=0.5 x",) else [arguments]
+    split = arguments.split() if " " in arguments and arguments not in ("rate=0.5 x", "rate .1") else [arguments]
     assert WRONG[arguments] in refused(monkeypatch, capsys, *split)
 
 

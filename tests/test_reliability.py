@@ -486,11 +486,13 @@ def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
 
 
 def test_the_working_folder_hides_no_module(tmp_path):
-    for name in ("signal", "random", "dataclasses"):
+    for name in ("signal", "random", "dataclasses", "typing", "argparse", "gettext"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
-    command = [sys.executable, "-m", "normdrop", "rate=2"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert (ended.returncode, ended.stderr) == (1, "normdrop: rate=2: must be less than 1\n")
+    said = {"normdrop": ("rate=2", "must be less than 1"), "normdrop.report": ("nowhere", "no such directory")}
+    for module, (word, answer) in said.items():
+        command = [sys.executable, "-m", module, word]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and answer in ended.stderr, ended.stderr
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,12 @@
 """normdrop: does batch normalization go before dropout, or after?"""
 
 import os
+import sys
+
+# `python -m normdrop` puts the working folder first, where a file may have the name of a module imported from here on.
+if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+    del sys.path[0]
+
 from typing import Any
 
 # Before MKL's first call: unless told not to, it rounds a matrix product by where the operands lie in memory,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
-import io
 import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+
+from normdrop.study.told import prepare
 
 # The rest is imported where it is needed: --help, and what is refused at once, shall not wait for it.
 
@@ -24,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--publish", type=Path, metavar="DIR", help=said)
     parser.add_argument("--output", type=Path, metavar="DIR", help="write the page to DIR/report, not to FOLDER/report")
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # whatever the locale says, as in every file
+    prepare()
     try:
         _check(options)
         _report(options)

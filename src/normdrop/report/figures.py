@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A notebook names a backend that may not be installed here, and matplotlib would fail as it is imported.
-_named = os.environ.pop("MPLBACKEND", None)
-from matplotlib import rc_context  # noqa: E402, F401
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-if _named is not None:
-    os.environ["MPLBACKEND"] = _named
-
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-
-from normdrop.arrangement import POSITIONS  # noqa: E402
-from normdrop.report.tables import key_name, place, shown, spoken, varying  # noqa: E402
+from normdrop.arrangement import POSITIONS
+from normdrop.report.tables import key_name, place, shown, spoken, varying
 
 # Of a position or an arrangement; of a rate by its number.
 LOOKS = {

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
+from matplotlib import rc_context
 from PIL import Image
 
 from normdrop.metrics import METRICS
@@ -229,7 +230,7 @@ def _ladder(section: Section) -> figures.Figure:
 def _draw(section: Section, folder: Path) -> None:
     """Save a study's figures. A palette holds all that a plot shows, in a quarter of the bytes."""
     slug = re.sub(r"\W+", "-", section.study.name).strip("-")
-    with figures.rc_context(figures.STYLE):
+    with rc_context(figures.STYLE):
         for name, figure in draw(section):
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from normdrop.study import CONF
-from normdrop.study.told import command, held, line, typed, unknown_key
+from normdrop.study.told import command, held, line, prepare, typed, unknown_key
 
 HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
 
@@ -59,6 +59,7 @@ class _Stop:
 
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
+    prepare()
     typed[:] = sys.argv[1:]
     words = [word for word in typed if word != "--report"]
     if {"-h", "--help"}.intersection(words):
@@ -191,7 +192,7 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
     if unreadable := getattr(error, "override", ""):  # Hydra's OverrideParseException
         key, equals, value = unreadable.partition("=")
         if not equals:
-            return f"{unreadable}: {text}"
+            return f"{unreadable}: has no '='; an override is key=value"
         from normdrop.asked import override
 
         return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, value)}"

@@ -151,6 +151,7 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
     names = {condition.config["name"] for condition in asked}
     if len(names) > 1:
         raise ValueError(f"name={min(names)}: depends on a swept key; name the study without it")
+    _check_folder(configs.plain(compose.master.hydra.sweep, resolve=False)["dir"])
     compose.master.name = names.pop()
     folder = Path(compose.master.hydra.sweep.dir)
     if "data" in typed and not {"name", "hydra.sweep.dir"} & {*typed}:
@@ -166,6 +167,16 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
         condition.missing = missing(condition.config, folder / condition.path)
     spelled_grid = {key: sorted(values, key=_natural) for key, values in grid.items()}
     return Plan(folder, [*distinct.values()], spelled_grid, known)
+
+
+def _check_folder(asked: str) -> None:
+    for key in re.findall(r"\$\{([\w.]+)\}", asked):
+        if key != "name" and not key.startswith(
+            "hydra."
+        ):  # Hydra would put in the default's value, not what is asked for
+            raise ValueError(
+                f"hydra.sweep.dir={asked}: depends on {key}; of the config's keys only name may stand there"
+            )
 
 
 def _check_question(point: Mapping[str, str]) -> None:

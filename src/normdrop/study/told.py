@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import os
 import shlex
 import sys
 import unicodedata
@@ -26,6 +28,15 @@ CALLED = {
     "precision": "replicates",
     "accelerator": "trainer.accelerator",
 }
+
+
+def prepare() -> None:
+    """What both commands do first: speak UTF-8 whatever the locale says, and draw into files alone, whatever backend a
+    notebook names: it may not be installed here, and every library that imports matplotlib would fail."""
+    os.environ.pop("MPLBACKEND", None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def line(error: BaseException) -> str:
