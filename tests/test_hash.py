@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from normdrop.data.module import ReplicateData
 from normdrop.study import facts
 from normdrop.study.config import canonical, config_hash, lookup
 from normdrop.study.plan import missing
 from normdrop.study.record import write
+from normdrop.training.check import check_fit
 
 # Who trains beside a replicate, where, under which name, what is kept of it, declared of it and drawn of it.
 EXEMPT = {
@@ -158,11 +160,11 @@ def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(tiny, overr
 def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(tiny, monkeypatch):
     asked = []
 
-    def check_fit(config: dict[str, Any], seed: int) -> dict[str, int]:
+    def fitted(config: dict[str, Any], seed: int) -> ReplicateData:
         asked.append((config["arrangement"], seed))
-        return {"train": 70, "val": 10, "test": 10}
+        return check_fit(config, seed)
 
-    monkeypatch.setattr(facts, "check_fit", check_fit)
+    monkeypatch.setattr(facts, "check_fit", fitted)
     bn, none = tiny("arrangement=bn"), tiny("arrangement=none")
     facts.check_fits([(bn, 4), (bn, 6), (none, 2)])
     assert asked == [("bn", 4), ("none", 2)]
@@ -174,11 +176,28 @@ def test_where_one_configuration_cannot_be_compiled_all_train_on_one_engine(tiny
     assert [facts.one_engine(grid), facts.one_engine(grid[:1])] == ["torch", "compiled"]
 
 
-def test_a_size_that_a_given_part_does_not_have_cannot_be_swept(tiny):
-    given = tiny("data=mnist1d", "data.rows=500", "data.train_size=70")
-    assert facts.check_fits([(given, 0)], ["data.val_fraction"])
-    with pytest.raises(ValueError, match=r"data\.test_fraction: .*mnist1d"):
-        facts.check_fits([(given, 0)], ["data.test_fraction"])
+@pytest.mark.parametrize(
+    ("base", "key", "values"),
+    [
+        (("data=mnist1d", "data.rows=500", "data.train_size=70"), "data.test_fraction", "0.1,0.3"),
+        (("data=digits",), "data.train_most", "2000,3000"),
+        (("data=digits",), "data.copies", "together,apart"),
+    ],
+)
+def test_a_key_that_gives_the_same_rows_whatever_its_value_cannot_be_swept(tiny, base, key, values):
+    configs = [(tiny(*base, f"{key}={value}"), 0) for value in values.split(",")]
+    assert facts.check_fits(configs, ["rate"]) and facts.check_fits(configs[:1], [key])
+    with pytest.raises(
+        ValueError, match=f"{key}={values.split(',')[1]}: has no effect on {configs[0][0]['data']['name']}"
+    ):
+        facts.check_fits(configs, [key])
+    other = [(config | {"batch_size": 7 + config["batch_size"]}, seed) for config, seed in configs]
+    assert facts.check_fits([configs[0], other[1]], [key, "batch_size"])  # another key tells them apart
+
+
+def test_a_key_that_moves_rows_between_parts_can_be_swept(tiny):
+    configs = [(tiny("data=digits", f"data.val_fraction={share}"), 0) for share in (0.2, 0.3)]
+    assert facts.check_fits(configs, ["data.val_fraction"])
 
 
 def test_the_config_that_trains_is_the_one_spelling_of_what_was_given(composed):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from normdrop.data import SERVED
+from normdrop.data.module import ReplicateData
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
 from normdrop.networks import has_bn, shown
@@ -41,6 +43,15 @@ def one_engine(asked: Iterable[Mapping[str, Any]]) -> str:
     return "compiled"
 
 
+def _digest(data: ReplicateData) -> str:
+    """What the parts hold, in their order."""
+    digest = hashlib.sha256()
+    for part in data.parts.values():
+        for tensor in (part.table.x, part.table.y, part.rows):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
     """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
 
@@ -48,18 +59,25 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
     """
     quiet()
     seen: set[str] = set()
+    served: dict[str, Mapping[str, Any]] = {}
     lines: dict[str, None] = {}
     for config, seed in asked:
         parts = [config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer", "engine")]
-        key = json.dumps([*parts, has_bn(config)], sort_keys=True)
-        if key in seen:
+        fit = json.dumps([*parts, has_bn(config)], sort_keys=True)
+        if fit in seen:
             continue
-        seen.add(key)
+        seen.add(fit)
         name = config["data"]["name"]
-        facts = standard_rows(config["data"]).facts() | {"parts": check_fit(config, seed)}
-        for part in facts["given"]:
-            if f"data.{part}_fraction" in varying:
-                raise ValueError(f"data.{part}_fraction: has no effect on {name}, which gives its {part} part itself")
+        data = check_fit(config, seed)
+        sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
+        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
+        first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
+        for key in SERVED:
+            before, here = first[key], config["data"][key]
+            if f"data.{key}" in varying and before != here:
+                raise ValueError(
+                    f"data.{key}={here}: has no effect on {name}: each part has the rows that {before} gives"
+                )
         left = facts["rows"] - sum(facts["parts"].values())
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
             note = f"{left} rows are in no part, so that rows of one group, or copies of a row, stay together"

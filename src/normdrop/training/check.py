@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from normdrop.data.module import ReplicateData
 from normdrop.engine import reason
 from normdrop.networks import MODELS, check, plain_network
 from normdrop.networks.stacked import StackedNetwork
@@ -37,8 +38,8 @@ def reason_for(config: Mapping[str, Any]) -> str | None:
         return None
 
 
-def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
-    """The rows of each part. Raises ValueError for what only the data or the machine can tell to be wrong."""
+def check_fit(config: Mapping[str, Any], seed: int) -> ReplicateData:
+    """The seed's data. Raises ValueError for what only the data or the machine can tell to be wrong."""
     accelerator, interval = config["trainer"]["accelerator"], config["trainer"]["val_check_interval"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu")
@@ -51,4 +52,4 @@ def check_fit(config: Mapping[str, Any], seed: int) -> dict[str, int]:
     check(config, data.shape, data.classes)
     if config["engine"] == "compiled" and (why := reason_for(config)):
         raise ValueError(f"engine=compiled: {why}; engine=torch trains everything")
-    return {name: part.rows.shape[1] for name, part in data.parts.items()}
+    return data
