@@ -12,6 +12,7 @@ import yaml
 
 from normdrop.report.study import Record, Study
 from normdrop.report.verdicts import spans
+from normdrop.study.told import duration
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,10 +25,10 @@ def provenance(study: Study) -> dict[str, Any]:
     batches = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
     commits, versions = sorted(set(batches["commit"].str[:10])), sorted(set(batches["versions"]))
     began, ended = _time(batches["began"].min()), _time(batches["finished"].max())
-    hours = sum(record["wall_seconds"] for record in study.records) / 3600
+    trained = duration(sum(record["wall_seconds"] for record in study.records))
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
-        f"Seeds {spans(study.table['seed'])}; {hours:.1f} hours of training; {'; '.join(versions)}.",
+        f"Seeds {spans(study.table['seed'])}; {trained} of training; {'; '.join(versions)}.",
         *sorted({f"`{command}`" for command in batches["command"].dropna()}),
     ]
     clean, doubts = bool(batches["clean"].all()), []
