@@ -131,7 +131,7 @@ WRONG = {
     "rate": "rate: Error parsing override 'rate' missing EQUAL",
     "=3": "=3: a key is missing before the '='",
     "rate=[": "rate=[: ",
-    "rate=0.5 x": "rate=0.5 x: must be a valid number",
+    "rate=0.5 x": 'rate="0.5 x": must be a valid number',
     "rate=interval(0,1)": "rate: only lists of values can be swept, rate=a,b,c",
     "rate=${nope}": "nope",
     "rate=???": "rate",
