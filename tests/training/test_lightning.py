@@ -16,6 +16,7 @@ from normdrop.data.module import BatchOrder, Part
 from normdrop.networks.side_by_side import Place, pair_noise
 from normdrop.study import config as configs
 from normdrop.training.fit import fit
+from normdrop.training.module import ReplicatedClassifier
 from own_networks import ResNet
 
 TINY = (
@@ -131,6 +132,19 @@ def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(t
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_a_function_of_ones_own_loads_with_its_config(tmp_path):
+    module, data = normdrop.build(*TINY[:2], "replicates=2", model=ResNet)
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"model\.function=null: .* config=.* ckpt_path=") as caught:
+        ReplicatedClassifier.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert "\n" not in str(caught.value)
+    again = ReplicatedClassifier.load_from_checkpoint(tmp_path / "last.ckpt", config=module.config)
+    x = data.parts["test"].x
+    assert torch.equal(again.eval()(x), module.eval()(x))
+
+
 def test_several_devices_are_refused_in_one_line():
     module, _ = normdrop.build(*TINY)
     module._trainer = SimpleNamespace(world_size=2, precision="32-true", callbacks=[])
@@ -160,6 +174,16 @@ def test_a_loader_alone_is_refused_and_plain_tensors_go_to_every_replicate(noteb
     (tested,) = trainer_of(tmp_path).test(module, dataloaders=loader)
     expected = torch.nn.functional.cross_entropy(logits.mT, y.expand(3, -1))
     assert tested["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.uint8], ids=str)
+def test_rows_of_another_precision_are_taken_as_the_networks(tmp_path, dtype):
+    module, data = normdrop.build(*TINY)
+    x, y = data.parts["train"].x[0].abs().to(dtype), data.parts["train"].y[0]
+    assert torch.equal(module.eval()(x), module(x.float()))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+    trainer_of(tmp_path).fit(module, train_dataloaders=loader)
+    assert module.steps == 5
 
 
 class Plain(lightning.LightningModule):
