@@ -134,7 +134,7 @@ WRONG = {
     "rate .1": "rate .1: has no '='",
     "=3": "=3: a key is missing before the '='",
     "rate=[": "rate=[: ",
-    "rate=0.5 x": "rate=0.5 x: must be a valid number",
+    "rate=0.5 x": 'rate="0.5 x": must be a valid number',
     "rate=interval(0,1)": "rate: only lists of values can be swept, rate=a,b,c",
     "rate=${nope}": "nope",
     "rate=???": "rate",

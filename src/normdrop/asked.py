@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -30,13 +30,32 @@ def check_arguments(group: str, given: Mapping[str, Any], takes: Sequence[Parame
             require(f"{group}.{key}", value, isinstance(value, bool), "true or false")
 
 
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a config, without those of its groups, and their values."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """The keys whose values differ, but those, each with a text that says so."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was != now and key not in but:
+            yield key, f"{key} was {was}, now {now}"
+
+
 def override(key: str, value: str | Sequence[str]) -> str:
     """`key=value` as it can be pasted into a shell, with Hydra's quotes and the shell's where they are needed."""
-    values = _quoted(value) if isinstance(value, str) else f"[{','.join(map(_quoted, value))}]"
+    values = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
     return shlex.quote(f"{key}={values}")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Text as Hydra reads it as text: in quotes where it would be something else without."""
     plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
     return text if plain else QuotedString(text, Quote.double).with_quotes()
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import hydra
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +23,9 @@ from normdrop.study import CONF
         (("rates=0.1",), "rates: there is no such key; did you mean rate?"),
         (("rate=2",), "rate=2: must be less than 1"),
         (({"rate": 2},), "rate=2: must be less than 1"),
+        (({"rate": "0.3"},), 'rate="0.3": must be a valid number'),
+        (({"data": pd.DataFrame()},), "data: Value 'DataFrame'"),
+        (({"data": {"path": pd.DataFrame()}},), "data.path: Value 'DataFrame'"),
         (({"rates": 0.1},), "rates: there is no such key; did you mean rate?"),
         (({"model": {"breadth": 3}},), "model.breadth: model=mlp has no such key"),
         (({"data": "table"},), "data.path="),
@@ -44,7 +48,9 @@ TINY = {"engine": "torch", "data.train_size": 70, "batch_size": 16, "trainer": {
 def test_keyword_arguments_a_dict_and_text_are_one():
     level = logging.getLogger("lightning.pytorch").level
     threads = torch.get_num_threads()
-    given = normdrop.train(TINY, {"model.width": (20, 13)}, rate=np.float64(0.1), optimizer="adam", replicates=2)
+    given = normdrop.train(
+        TINY, {"model": {"width": np.array([20, 13])}}, rate=np.float64(0.1), optimizer="adam", replicates=2
+    )
     words = "engine=torch", "data.train_size=70", "batch_size=16", "trainer.max_epochs=1", "trainer.accelerator=cpu"
     typed = normdrop.train(*words, "model.width=[20,13]", "rate=0.1", "arrangement=bn_dropout", "replicates=2")
     assert given.replicates.equals(typed.replicates)

@@ -12,10 +12,12 @@ from lightning.pytorch.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import normdrop
-from normdrop.data.module import BatchOrder, Part
+from normdrop.data.module import BatchOrder, Part, ReplicateData
+from normdrop.data.sources import table
 from normdrop.networks.side_by_side import Place, pair_noise
 from normdrop.study import config as configs
 from normdrop.training.fit import fit
+from normdrop.training.module import ReplicatedClassifier
 from own_networks import ResNet
 
 TINY = (
@@ -131,6 +133,92 @@ def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("first_seed=3", r"seeds=\[3, 4, 5\].* \[0, 1, 2\]"),
+        ("data.shape=[64]", r"row_shape=\[64\].* \[1, 8, 8\]"),
+        ("data=breast_cancer", "classes=2.* 10"),
+    ],
+)
+def test_a_data_module_that_is_not_the_modules_is_refused_in_one_line(notebook, tmp_path, word, words):
+    _, module, *_ = notebook
+    _, data = normdrop.build(*TINY, word)
+    with pytest.raises(ValueError, match=words) as caught:
+        trainer_of(tmp_path).test(module, datamodule=data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("rate=0.25", "rate was 0.5, now 0.25"),
+        ("model.width=[20,14]", r"model.width was \[20, 13\], now \[20, 14\]"),
+        ("data.test_fraction=0.3", "data.test_fraction was 0.2, now 0.3"),
+        ("first_seed=1", r"seeds was \[0, 1, 2\], now \[1, 2, 3\]"),
+        ("data=breast_cancer", "data.source was digits, now breast_cancer; row_shape was .*, now"),
+    ],
+)
+def test_a_checkpoint_is_not_gone_on_with_by_another_config(notebook, tmp_path, word, words):
+    trainer, *_ = notebook
+    module, data = normdrop.build(*TINY, word)
+    with pytest.raises(ValueError, match=words) as caught:
+        trainer_of(tmp_path).fit(module, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fit_that_goes_on_for_longer_may_have_another_name_and_measure_less(notebook, tmp_path):
+    trainer, earlier, *_ = notebook
+    changes = "trainer.max_epochs=99", "name=longer", "measure.shift=false", "save_networks=true"
+    module, data = normdrop.build(*TINY, *changes)
+    longer = trainer_of(tmp_path, max_epochs=5)
+    longer.fit(module, datamodule=data, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    assert [entry["step"] for entry in module.history] == [5, 10, 15, 20, 25]
+    assert module.history[0]["val_nll"].equal(earlier.history[0]["val_nll"])
+
+
+@pytest.mark.parametrize("source", ["a config", "a function", "fresh rows"])
+def test_a_checkpoint_counts_for_its_rows_alone(tmp_path, source):
+    frame = pd.DataFrame({"a": range(120), "label": [0, 1] * 60})
+    path, saved = tmp_path / "rows.csv", tmp_path / "last.ckpt"
+
+    def made():
+        module, data = normdrop.build(*TINY, "data=table", f"data.path={path}", "data.target=label")
+        if source != "a config":
+            fresh = source == "fresh rows"
+            data = ReplicateData(lambda seed=None: table(str(path), "label"), module.network.seeds, 16, fresh=fresh)
+        return module, data
+
+    frame.to_csv(path, index=False)
+    module, data = made()
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(saved)
+    trainer_of(tmp_path, max_epochs=2).fit(*made(), ckpt_path=saved)
+    state = data.state_dict()
+    frame.assign(label=[1, 0] * 60).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="rows are others"):
+        trainer_of(tmp_path).fit(*made(), ckpt_path=saved)
+    if source == "a config":
+        with pytest.raises(ValueError, match="rows are others"):
+            ReplicateData.load_from_checkpoint(saved)
+    del state["fingerprint"]  # as older checkpoints
+    made()[1].load_state_dict(state)
+
+
+def test_a_checkpoint_of_a_function_of_ones_own_loads_with_its_config(tmp_path):
+    module, data = normdrop.build(*TINY[:2], "replicates=2", model=ResNet)
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"model\.function=null: .* config=.* ckpt_path=") as caught:
+        ReplicatedClassifier.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert "\n" not in str(caught.value)
+    again = ReplicatedClassifier.load_from_checkpoint(tmp_path / "last.ckpt", config=module.config)
+    x = data.parts["test"].x
+    assert torch.equal(again.eval()(x), module.eval()(x))
+
+
 def test_several_devices_are_refused_in_one_line():
     module, _ = normdrop.build(*TINY)
     module._trainer = SimpleNamespace(world_size=2, precision="32-true", callbacks=[])
@@ -139,11 +227,15 @@ def test_several_devices_are_refused_in_one_line():
         module.setup("fit")
 
 
-def test_the_learning_rate_finder_finds_one(tmp_path):
-    module, data = normdrop.build(*TINY)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_finder_finds_one_and_leaves_no_other_trace(tmp_path, schedule):
+    module, data = normdrop.build(*TINY, f"optimizer.schedule={schedule}")
     found = Tuner(trainer_of(tmp_path, max_epochs=9)).lr_find(module, datamodule=data, num_training=20)
     assert len(found.results["loss"]) >= 10 and all(loss > 0 for loss in found.results["loss"])
-    assert module.lr == module.configure_optimizers()[0][0].param_groups[0]["initial_lr"]
+    usual, same = normdrop.build(*TINY, f"optimizer.schedule={schedule}", {"optimizer.lr": module.lr})
+    for own, rows in ((module, data), (usual, same)):
+        trainer_of(tmp_path).fit(own, datamodule=rows)
+    assert usual.lr != 0.01 and module.history[0]["val_nll"].equal(usual.history[0]["val_nll"])
 
 
 def test_a_loader_alone_is_refused_and_plain_tensors_go_to_every_replicate(notebook, tmp_path):
@@ -160,6 +252,27 @@ def test_a_loader_alone_is_refused_and_plain_tensors_go_to_every_replicate(noteb
     (tested,) = trainer_of(tmp_path).test(module, dataloaders=loader)
     expected = torch.nn.functional.cross_entropy(logits.mT, y.expand(3, -1))
     assert tested["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.uint8], ids=str)
+def test_rows_of_another_precision_are_taken_as_the_networks(tmp_path, dtype):
+    module, data = normdrop.build(*TINY)
+    x, y = data.parts["train"].x[0].abs().to(dtype), data.parts["train"].y[0]
+    assert torch.equal(module.eval()(x), module(x.float()))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+    trainer_of(tmp_path).fit(module, train_dataloaders=loader)
+    assert module.steps == 5
+
+
+@pytest.mark.parametrize("label", [-100, 10])
+def test_a_label_without_a_class_is_named_with_the_classes_there_are(notebook, tmp_path, label):
+    _, module, *_ = notebook
+    y = torch.tensor([0, 9, label])
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
+    for function in ("fit", "validate", "test"):
+        with pytest.raises(ValueError, match=f"y={label}: .* from 0 to 9$"):
+            getattr(trainer_of(tmp_path), function)(module, loader)
+    assert len(trainer_of(tmp_path).predict(module, loader)) == 1  # which reads no label
 
 
 class Plain(lightning.LightningModule):

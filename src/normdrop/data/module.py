@@ -164,7 +164,7 @@ class BatchOrder:
                 yield batch
 
     # Not by the names that Lightning looks for in a loader: it restores one too late where a schedule asks for steps.
-    def state(self, steps: int) -> dict[str, Any]:
+    def state(self, steps: float) -> dict[str, Any]:
         """Where the order stands, of `steps` an epoch."""
         ended = self._given == steps
         streams = [state_of(generator) for generator in self._generators] if ended else self._began
@@ -185,7 +185,8 @@ class ReplicateData(lightning.LightningDataModule):
     batch_norm: whether the network has batch normalization, which cannot train on a batch of one row. rerun: another
     number gives other batch orders of the same parts. sizes: of the parts, see `split`.
 
-    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers) and the `shape` of a row.
+    After `setup()`: `parts` ("train", "val", "test"), `features` and `classes` (numbers), the `shape` of a row, and the
+    `fingerprint` of the rows, of fresh ones that of the last seed's.
     Anything wrong with the data or these arguments raises ValueError there. Rows are on the trainer's device from its
     first dataloader on.
     """
@@ -194,6 +195,7 @@ class ReplicateData(lightning.LightningDataModule):
     features: int
     shape: tuple[int, ...]
     classes: int
+    fingerprint: str
 
     def __init__(
         self,
@@ -265,14 +267,17 @@ class ReplicateData(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        return self.order.state(int(self.trainer.num_training_batches))
+        # Infinity before there is a loader.
+        return self.order.state(self.trainer.num_training_batches) | {"fingerprint": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.setup()
+        if state_dict.get("fingerprint", self.fingerprint) != self.fingerprint:  # older checkpoints have none
+            raise ValueError("data: its rows are others than those that the checkpoint's networks were trained on")
         self.order.restore(state_dict)
 
     def _describe(self, rows: Rows) -> None:
-        self.classes, self.shape = len(rows.classes), rows.shape
+        self.classes, self.shape, self.fingerprint = len(rows.classes), rows.shape, rows.fingerprint
         if (given := self.given_shape) is not None:
             features = rows.x.shape[1]
             ok = isinstance(given, (list, tuple)) and all(is_int(size) and size >= 1 for size in given)

@@ -106,6 +106,11 @@ def function_of(model: Mapping[str, Any]) -> Make:
     if name in installed():
         _unchanged(model, f"model.name={name}", *_place_of(installed()[name]))
         return installed()[name].load()
+    if "function" in model and model["function"] is None:
+        raise ValueError(
+            "model.function=null: a checkpoint holds no function; make the module anew by build() with model=, and "
+            "give load_from_checkpoint its config=, or its Trainer the ckpt_path="
+        )
     if not file:
         raise ValueError(
             f"model.file: model={name} needs a file with a function make(shape, classes); installed are "

@@ -290,6 +290,8 @@ class StackedNetwork(nn.Module):
         """`keep` silences units or channels: one factor (replicates, width, 1) for the output of each hidden
         block.
         """
+        if x.dtype != torch.float32:  # whole numbers, and what NumPy makes
+            x = x.to(next(self.parameters()).dtype)
         if x.dim() == 2:
             x = x.expand(len(self.seeds), -1, -1)
         if x.dim() != 3 or (len(x), x.shape[2]) != (len(self.seeds), self.features):

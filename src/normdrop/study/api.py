@@ -10,10 +10,11 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 from rich.progress import Progress
 from torch import nn
 
+from normdrop.asked import first_line, leaves
 from normdrop.data.module import ReplicateData
 from normdrop.networks import MODELS
 from normdrop.study import config as configs
@@ -88,10 +89,13 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     try:
         with _hydra_left_alone():
             config = configs.compose(*words)
-        for key, value in values.items():
+        for key, value in leaves(values):
             plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or PyTorch
             OmegaConf.update(config, key, str(plain) if isinstance(plain, Path) else plain, force_add=True)
         known = configs.canonical(configs.plain(config))
+    except UnsupportedValueType as error:
+        allowed = "text, a number, true, false, null, or a list or a dict of these"
+        raise ValueError(f"{key}: {first_line(error)}; must be {allowed}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(one_line(error, words)) from error
     if callable(model):

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from normdrop.asked import differences
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.told import unknown_key
@@ -262,7 +263,9 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     found = record.read(directory)
     if found is None:  # what was finished once, though its tables changed, is made again and not lost
         return sorted({*configs.seeds(config), *record.claimed(directory)})
-    differing = dict(_differences(found.record["config"], config))
+    differing = dict(differences(found.record["config"], config, record.NOT_HASHED))
+    if "data.fingerprint" in differing:
+        differing["data.fingerprint"] = "its rows are others than those that were trained on"
     declared = any(key.startswith("study.") for key in differing)
     if found.record["config_hash"] != configs.config_hash(config) or declared:
         said = "; ".join(differing.values())
@@ -271,19 +274,3 @@ def missing(config: Mapping[str, Any], directory: Path) -> list[int]:
     if left and "batches" not in found.record:
         raise ValueError(f"{directory}: an older version trained its seeds and cannot be grown; choose another name=")
     return left
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The keys whose values differ, each with a text that says so."""
-    before, after = _leaves(old), _leaves(new)
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
-        if key == "data.fingerprint" and was != now:
-            yield key, "its rows are others than those that were trained on"
-        elif was != now and key not in record.NOT_HASHED:
-            yield key, f"{key} was {was}, now {now}"
-
-
-def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    values = {key: configs.lookup(config, key) for key in configs.keys(config)}
-    return {key: value for key, value in values.items() if not isinstance(value, dict)}

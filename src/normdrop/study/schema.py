@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
+from normdrop.asked import quoted
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.told import nearest, unknown_key
@@ -301,4 +302,6 @@ def _said(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
         return " or ".join(allowed)  # of several keys together
     if value is None or isinstance(value, bool):
         value = json.dumps(value)
+    elif isinstance(value, str) and first["type"].endswith("_type"):  # "0.3" is no number
+        value = quoted(value)
     return f"{key}={value}: must be {' or '.join(allowed)}{nearest(value, names)}"

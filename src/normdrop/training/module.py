@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normdrop import engine
-from normdrop.asked import check_arguments
+from normdrop.asked import check_arguments, differences, require
 from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
 from normdrop.networks import has_bn, network_of
@@ -33,6 +33,12 @@ EVALUATED = 256  # rows at a time: at the end of a training the activations of m
 ELEMENTWISE = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
 # Fused is 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
 FUSED = ("Adam", "AdamW", "SGD")
+
+# Beside data and model, what a seed's numbers depend on: how long it trains is its Trainer's.
+DECISIVE = (
+    *("arrangement", "position", "rate", "noise", "rerun", "batch_size", "select_epoch", "patience"),
+    *("drift", "optimizer"),
+)
 
 
 def optimizer_of(parameters: Iterable[nn.Parameter], config: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -65,6 +71,15 @@ def data_of(config: Mapping[str, Any], seeds: list[int]) -> ReplicateData:
     )
     data.setup()
     return data
+
+
+def decisive(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a module's hyperparameters those that its numbers depend on; the rows themselves the data module knows."""
+    config = hparams["config"]
+    values = {key: config[key] for key in DECISIVE}
+    values["model"] = {key: value for key, value in config["model"].items() if not callable(value)}
+    values["data"] = {key: config["data"][key] for key in ("source", *SERVED)}
+    return values | {key: hparams[key] for key in ("row_shape", "classes", "seeds")}
 
 
 def clip_(parameters: Iterable[nn.Parameter], norm: float) -> None:
@@ -148,6 +163,12 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
         if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ReplicateData):
+            its = {"seeds": data.seeds, "classes": data.classes, "row_shape": [*data.shape]}
+            for key, value in its.items():
+                own = self.hparams[key]
+                require(f"datamodule: {key}", value, value == own, f"{own}, which the module has")
 
     @property
     def total_steps(self) -> int:
@@ -165,6 +186,10 @@ class ReplicatedClassifier(pl.LightningModule):
         checkpoint["replicates"] = own | {"masks": [noise.bits.state() for noise in self._noises()]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        was, now = decisive(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]), decisive(self.hparams)
+        said = "; ".join(text for _, text in differences(was, now))
+        if said:
+            raise ValueError(f"the checkpoint is of another config: {said}")
         own = dict(checkpoint["replicates"])
         for noise, state in zip(self._noises(), own.pop("masks"), strict=True):
             noise.bits.restore(*state)
@@ -183,6 +208,10 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError("dataloaders=…: give datamodule= in its place; its loaders have row numbers alone")
         x, y = batch
         if y.dim() == 1:  # of a plain DataLoader
+            if not self.trainer.predicting:  # here and not for rows of a data module, whose labels are checked
+                low, high = map(int, y.aminmax())
+                label, last = low if low < 0 else high, self.hparams["classes"] - 1
+                require("y", label, 0 <= label <= last, f"a class's number, from 0 to {last}")
             replicates = len(self.network.seeds)
             x, y = x.flatten(1).expand(replicates, -1, -1), y.expand(replicates, -1)
         return x, y
