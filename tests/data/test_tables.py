@@ -548,14 +548,49 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
 
 
-def test_dates_that_are_typed_as_numbers_have_the_year_first(read):
-    days = [(1 + i % 28, 1 + i % 12) for i in range(N)]
-    for typed in ([f"{d:02}{m:02}2024" for d, m in days], [int(f"{m}{d:02}1999") for d, m in days]):
-        line = refusal(read, PLAIN.assign(time=typed), order_column="time")
-        assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
-    assert read(PLAIN.assign(time=[10001900 + 100 * i for i in range(N)]), order_column="time").order is not None
-    rows = read(PLAIN.assign(time=[f"2024{m:02}{d:02}" for d, m in days]), order_column="time")
-    assert rows.order.argsort(kind="stable").tolist() == sorted(range(N), key=lambda i: days[i][::-1])
+# The months from August 1988 on, and days 40 apart.
+MONTHS = [divmod(1988 * 12 + 7 + i, 12) for i in range(N)]
+DAYS = pd.date_range("1988-08-03", periods=N, freq="40D")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        DAYS.strftime("%d%m%Y"),
+        DAYS.strftime("%m%d%Y").str.lstrip("0"),
+        [f"{m + 1:02}.{y}" for y, m in MONTHS],
+        [f"{m + 1}{y}" for y, m in MONTHS],
+        [f"{y}.{m + 1}" for y, m in MONTHS],
+        DAYS.strftime("%d%m%y"),
+        pd.date_range("1992-01-01", periods=N, freq="9D").strftime("%m%d%y"),
+    ],
+)
+def test_dates_that_are_typed_as_numbers_have_the_year_first(typed, read):
+    line = refusal(read, PLAIN.assign(time=typed), order_column="time")
+    assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(DAYS.strftime(form) for form in ("%Y%m%d", "%y%m%d", "%Y%m", "%Y.%m", "%Y%j", "%Y")),
+        DAYS.strftime("%Y.%m").str.rstrip("0"),
+        pd.date_range("2003-01-01", periods=N).strftime("%y%m%d"),
+        [f"{2003 + i / 4:.2f}" for i in range(N)],
+        [f"{2003 + i // 4}.{1 + i % 4}" for i in range(N)],
+        [f"{9 + i / 20:.2f}" for i in range(N)],
+        [f"09{5 + i // 12:02}{5 * (i % 12):02}" for i in range(N)],
+        [f"{100 + i:06}" for i in range(N)],
+        [110160 + i for i in range(N)],
+        [f"{1160 + i:05}" for i in range(N)],
+        [11990 + i for i in range(N)],
+        [10001900 + 100 * i for i in range(N)],
+        [1_700_000_000 + i for i in range(N)],
+    ],
+)
+def test_numbers_and_dates_with_the_year_first_are_an_order(typed, read):
+    rows = read(PLAIN.assign(time=typed), order_column="time")
+    assert rows.order.argsort(kind="stable").tolist() == [*range(N)]
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):
