@@ -208,7 +208,11 @@ def test_numbers_that_float64_cannot_tell_apart_are_two_classes(read):
 
 
 ALIKE = [("pos", "pos "), ("pos", "POS"), ("a  b", "a b"), ("caf\u00e9", "cafe\u0301")]
-ALIKE += [("c0", f"c{letter}0") for letter in "\u200b\ufeff\u00ad\u200d"]
+# Of what no eye sees: control and format characters, fillers, selectors, an empty cell; a joiner before an accent.
+UNSEEN = (
+    "\u200b\ufeff\u00ad\u200d\u0007\u115f\u1160\u3164\uffa0\u034f\u17b4\u180b\ufe00\ufe0f\U000e0100\U000e01ef\u2800"
+)
+ALIKE += [("caf\u00e9", "cafe\u034f\u0301"), *(("c0", f"c{letter}0") for letter in UNSEEN)]
 
 
 @pytest.mark.parametrize(("a", "b"), ALIKE)
@@ -452,7 +456,7 @@ def test_a_file_without_a_header_is_noticed_and_its_columns_have_numbers(read):
 
 
 def test_names_are_compared_in_one_form_and_without_what_no_eye_sees(read):
-    odd = PLAIN.rename(columns={"label": "\u200banne\u0301e"})
+    odd = PLAIN.rename(columns={"label": "\u200banne\u0301\u3164e\uffa0"})
     assert read(odd, target="ann\u00e9e").classes == ("neg", "pos")
     assert "did you mean 'ann\u00e9e'?" in refusal(read, odd, target="anne")
 
@@ -522,7 +526,7 @@ def test_a_group_column_keeps_its_rows_together_and_is_no_feature(read):
     assert rows.fingerprint != read(PLAIN).fingerprint
 
 
-@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a  b")])
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a\x1fb"), ("P1", "P1\ufe0f")])
 def test_groups_that_look_alike_are_one(one, other, read):
     rows = read(PLAIN.assign(g=["c", one, "c", other] * 15), group_column="g")
     assert rows.groups.tolist() == [0, 1] * 30

@@ -23,6 +23,10 @@ SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
 PACKED = (".gz", ".bz2", ".xz")
+# Letters and marks that no eye sees: fillers, a joiner, vowels, selectors of a form, the empty cell of Braille.
+UNSEEN = re.compile(
+    r"[\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef\u2800]"
+)
 
 
 def read(
@@ -68,8 +72,9 @@ def _check(file: Path, where: str, kind: str) -> None:
 
 def clean(name: object) -> str:
     """A column's name as it is compared and shown: letters in one form, no invisible characters, single blanks."""
-    text = unicodedata.normalize("NFC", str(name))
-    return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
+    letters = UNSEEN.sub("", str(name))
+    seen = [one for one in letters if one.isspace() or unicodedata.category(one) not in ("Cc", "Cf")]
+    return " ".join(unicodedata.normalize("NFC", "".join(seen)).split())
 
 
 # --- text
