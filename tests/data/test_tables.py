@@ -480,6 +480,7 @@ def test_a_target_may_be_one_hot(tmp_path):
     line = refusal(arrays, tmp_path, x=IMAGES, y=both)
     assert "data.target=y_0 'data.drop=[y_1]'" in line
     assert arrays(tmp_path, "y_0", ["y_1"], x=IMAGES, y=both).y.tolist() == both[:, 0].tolist()
+    assert "data.drop" not in refusal(arrays, tmp_path, x=IMAGES, y=CLASS.astype(complex))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -675,6 +676,18 @@ BAD_FILES = {
     "an empty array": ("t.npz", npz(x=np.zeros((9, 0)), label=np.arange(9) % 2), {}, "'x' is empty"),
     "two arrays of one column": ("t.npz", npz(x=np.ones((9, 2)), x_0=np.ones(9)), {}, "arrays make a column 'x_0'"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
+    "times": (
+        "t.npz",
+        npz(x=np.ones(9), i=np.ones(9), t=np.zeros(9, "M8[s]"), label=np.arange(9) % 2),
+        {"drop": ["i"]},
+        "'data.drop=[i,t]'",
+    ),
+    "a one-hot target with the rows last": (
+        "t.npz",
+        npz(x=np.ones((9, 2)), label=np.eye(3)[:, np.arange(9) % 3]),
+        {},
+        "x has 9 × 2, label has 3 × 9",
+    ),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (
         "t.csv",

@@ -158,47 +158,44 @@ def _is_row(lines: pd.DataFrame) -> bool:
 
 
 def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
-    columns: dict[str, np.ndarray] = {}
-    lengths: dict[str, int] = {}
-    attrs: dict[str, Any] = {"notes": [], "dropped": []}
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     with zipfile.ZipFile(file) as packed:
         check_memory(sum(member.file_size for member in packed.infolist()), "it")
     with np.load(file, allow_pickle=False) as archive:
-        for name in archive.files:
-            if name in drop:
-                attrs["dropped"].append(name)
-                continue
-            array = _array(archive, name)
-            lengths[name] = len(array)
-            if name == target and array.ndim > 1:
-                array = _labels(array, name)
-            elif array.ndim > 2:
-                array = _channels_first(array, name, attrs["notes"])
-                attrs["shape"] = array.shape[1:]
-            new = {name: array}
-            if array.ndim > 1:
-                flat = array.reshape(len(array), -1)
-                new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
-            if twice := columns.keys() & new.keys():
-                raise ValueError(f"two of its arrays make a column {min(twice)!r}")
-            columns |= new
-    if len(set(lengths.values())) > 1:
-        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"its arrays differ in length: {each}; leave some out with data.drop=[…]")
+        dropped = [name for name in archive.files if name in drop]
+        arrays = {name: _array(archive, name, target, drop) for name in archive.files if name not in drop}
+    if len({len(array) for array in arrays.values()}) > 1:
+        each = ", ".join(f"{name} has {' × '.join(map(str, array.shape))}" for name, array in arrays.items())
+        raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out with data.drop=[…]")
+    columns: dict[str, np.ndarray] = {}
+    attrs: dict[str, Any] = {"notes": [], "dropped": dropped}
+    for name, array in arrays.items():
+        if name == target and array.ndim > 1:
+            array = _labels(array, name)
+        elif array.ndim > 2:
+            array = _channels_first(array, name, attrs["notes"])
+            attrs["shape"] = array.shape[1:]
+        new = {name: array}
+        if array.ndim > 1:
+            flat = array.reshape(len(array), -1)
+            new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
+        if twice := columns.keys() & new.keys():
+            raise ValueError(f"two of its arrays make a column {min(twice)!r}")
+        columns |= new
     frame = pd.DataFrame(columns)
     frame.attrs.update(attrs)
     return frame
 
 
-def _array(archive: Any, name: str) -> np.ndarray:
+def _array(archive: Any, name: str, target: str, drop: list[str]) -> np.ndarray:
     try:
         array = archive[name]
     except ValueError:  # what allow_pickle would load
         array = None
     if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
-        raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
+        way = "" if name == target else f"; leave it out: {override('data.drop', [*drop, name])}"
+        raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded{way}")
     if array.size == 0:
         raise ValueError(f"{name!r} is empty")
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # pandas takes this machine's byte order alone
