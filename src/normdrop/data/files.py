@@ -88,11 +88,13 @@ def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFram
     if separator is None and named:
         separator = named[1]
     elif separator is None:
-        found = [one for one in SEPARATORS if _fits(file, one)]
+        found = [one for one in SEPARATORS if _fits(file, one)] or [one for one in (BLANKS,) if _fits(file, one)]
         if len(found) > 1:
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
-        separator = found[0] if found else BLANKS if _fits(file, BLANKS) else ","
+        if not found:
+            _check_header(file)
+        separator = found[0] if found else ","
     lines = _lines(file, separator, skip=skip)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
@@ -108,6 +110,15 @@ def _fits(file: Path, separator: str) -> bool:
         return _lines(file, separator, 100).shape[1] > 1
     except ValueError:
         return False
+
+
+def _check_header(file: Path) -> None:
+    """Refuse a first line that is one cell short of the second: R gives no name to the names of the rows."""
+    for separator in (*SEPARATORS, BLANKS):
+        first, second = (_lines(file, separator, 1, skip).shape[1] for skip in (0, 1))
+        if 1 < first == second - 1:
+            way = "name their column (col.names=NA in R), or leave them out (row.names=FALSE)"
+            raise ValueError(f"its first line has {first} cells and its second {second} (row names, as of R?): {way}")
 
 
 def _lines(file: Path, separator: str, rows: int | None = None, skip: int = 0) -> pd.DataFrame:
