@@ -724,7 +724,13 @@ BAD_FILES = {
     "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
     "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
     "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
-    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "18 rows in 1 groups that stay together"),
+    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 "),
+    "a class of one row and its copies": (
+        "t.csv",
+        csv(*["9,9,maybe"] * 9, *LINES),
+        {},
+        "class 'maybe' has 9 rows in 1",
+    ),
 }
 
 
