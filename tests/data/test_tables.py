@@ -249,7 +249,7 @@ def test_in_text_and_target_a_word_is_a_word(word, read):
 @pytest.mark.parametrize("word", ["", "NA", "nan", "NaN", "null", "NULL", "None", "n/a", "N/A", "#N/A", "<NA>"])
 def test_among_numbers_the_usual_words_are_no_value(word, read):
     gaps = PLAIN.assign(n1=[word if i == 7 else v for i, v in enumerate(N1)])
-    assert "column 'n1' has 1 missing values; data.impute=true" in refusal(read, gaps)
+    assert "column 'n1' has 1 missing value; data.impute=true" in refusal(read, gaps)
     rows = read(gaps, impute=True)
     assert np.flatnonzero(np.isnan(rows.x[:, 0])).tolist() == [7]
     assert rows.missing == 1
@@ -293,7 +293,7 @@ def test_a_told_word_is_missing_in_text_and_target_too(read):
     kind = PLAIN.assign(kind=np.array(["a", "b", "?"])[np.arange(N) % 3])
     rows = read(kind, categorical=["kind"], missing=["?"], impute=True)
     assert (rows.one_hot, rows.missing) == (2, 20)
-    assert "20 rows have no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
+    assert "20 rows with no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
 
 
 def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
@@ -718,13 +718,13 @@ BAD_FILES = {
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
-    "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),
+    "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 row with no value there"),
     "one class": ("t.csv", csv(*["1,2,yes", "3,4,yes"] * 9), {}, "one class only ('yes')"),
     "fractions as target": ("t.csv", csv(*(f"1,{i},{i / 7}" for i in range(30))), {}, "looks continuous"),
     "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
     "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
     "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
-    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 "),
+    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 group "),
     "a class of one row and its copies": (
         "t.csv",
         csv(*["9,9,maybe"] * 9, *LINES),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import check_memory, first_line, override, require
+from normdrop.asked import check_memory, count, first_line, override, require
 
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
@@ -152,7 +152,7 @@ def _swallowed(lines: pd.DataFrame, separator: str) -> str:
         taken = (breaks > 0) & (lines[column].str.count(re.escape(separator)) == breaks * (lines.shape[1] - 1))
         if taken.any() and lines.shape[1] > 1:
             row = int(taken.to_numpy().argmax())
-            return f"a quote in row {row} takes the next {breaks[row]} lines into its cell"
+            return f"a quote in row {row} takes the next {count(breaks[row], 'line')} into its cell"
     return ""
 
 

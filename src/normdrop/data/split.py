@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
-from normdrop.asked import is_int, is_number, require
+from normdrop.asked import count, is_int, is_number, require
 from normdrop.data.rows import Rows
 from normdrop.streams import stream
 
@@ -145,8 +145,8 @@ def _grouped(
             kept = np.median([_dealt(own, members, rooms, passing, trial)[1] for _ in range(TRIALS)]).astype(int)
         if kept < 1 or min(rooms, default=1) < 1:
             raise ValueError(
-                f"{key}: {name} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
-                f"{size[own].max()}), too few for train, val and test; a smaller data.test_fraction may do"
+                f"{key}: {name} has {count(size[own].sum(), 'row')} in {count(len(own), 'group')} kept together "
+                f"(one has {size[own].max()}), too few for train, val and test; a smaller data.test_fraction may do"
             )
         rest = -1
         while rest < kept:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import check_memory, override, require
+from normdrop.asked import check_memory, count, override, require
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
@@ -316,8 +316,8 @@ def _features(
         if empty == len(features):
             raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
         if empty and not impute:
-            way = "data.impute=true gives them the training mean"
-            raise ValueError(f"{where}: column {name!r} has {empty} missing values; {way}")
+            way = "data.impute=true puts the training mean there"
+            raise ValueError(f"{where}: column {name!r} has {count(empty, 'missing value')}; {way}")
         holes += empty
         blocks.append(block)
         columns += [name] * block.shape[1]
@@ -347,7 +347,7 @@ def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     where = f"data.target={column.name!r}"
     y, names = _labels(column, decimal)
     if (y < 0).any():
-        raise ValueError(f"{where}: {(y < 0).sum()} rows have no value there")
+        raise ValueError(f"{where}: {count((y < 0).sum(), 'row')} with no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
     if classes is None:

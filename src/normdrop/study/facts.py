@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from normdrop.asked import count
 from normdrop.data import SERVED
 from normdrop.data.rows import remarks, sentence
 from normdrop.data.sources import arguments, source_of, standard_rows
@@ -62,7 +63,7 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
                 raise ValueError(f"data.{part}_fraction: has no effect on {name}, which gives its {part} part itself")
         left = facts["rows"] - sum(facts["parts"].values())
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
-            note = f"{left} rows are in no part, so that rows of one group, or copies of a row, stay together"
+            note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
             facts["notes"] = [note, *facts["notes"]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
