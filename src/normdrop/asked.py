@@ -1,5 +1,5 @@
-"""What is asked for: checks of a value, overrides to paste, and whether this machine has the memory. Each check raises
-ValueError with one line."""
+"""What is asked for: checks of a value, overrides to paste, counts in words, and whether this machine has the memory.
+Each check raises ValueError with one line."""
 
 from __future__ import annotations
 
@@ -58,6 +58,11 @@ def quoted(text: str) -> str:
     """Text as Hydra reads it as text: in quotes where it would be something else without."""
     plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
     return text if plain else QuotedString(text, Quote.double).with_quotes()
+
+
+def count(number: int, noun: str) -> str:
+    """'1 seed', '2 seeds'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def is_int(value: object) -> bool:

@@ -23,13 +23,19 @@ def test_the_line_says_what_is_one_hot_filled_and_constant():
     x[:, 0], x[3:, 1] = 7, np.nan
     assert sentence(Rows(x, some.y, some.classes, one_hot=2, missing=5).facts()) == (
         "8 rows, 3 features (1 numeric, 2 one-hot, 1 constant), 2 classes (a 50.0 %, b 50.0 %), "
-        "5 values missing (the training mean stands for them)"
+        "5 values missing (filled with the training mean)"
     )
 
 
 def test_of_many_classes_the_line_says_the_smallest_and_the_largest_share():
     line = sentence(sources.digits().facts())
-    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows)" in line
+    assert "64 features (1 × 8 × 8, 3 constant), 10 classes (9.7 % to 10.2 % of the rows each)" in line
+    assert "10 classes (10.0 % of the rows each)" in sentence(rows(dict.fromkeys("abcdefghij", 2)).facts())
+
+
+def test_what_there_is_one_of_is_said_as_one():
+    one = Rows(np.full((1, 1), np.nan), np.zeros(1, int), ("a",), missing=1).facts()
+    assert sentence(one).startswith("1 row, 1 feature, ") and "1 value missing" in sentence(one)
 
 
 def test_a_large_majority_is_remarked_beside_the_sources_notes():

@@ -39,6 +39,23 @@ def test_what_is_left_of_a_one_hot_target_is_named():
     assert said((THREE == 0).astype(int), y_1=THREE == 1) == ""
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({}, True), ({0: np.nan}, False), ({59: 61.5}, False), ({59: 60}, False)],
+    ids=["60 rows of each class", "59", "one across the bound", "one on it"],
+)
+def test_a_column_in_which_each_of_large_classes_has_its_own_bounds_is_named(change, named):
+    price = np.arange(180) + 0.5
+    price[60] = 60
+    for row, value in change.items():
+        price[row] = value
+    rng = np.random.default_rng(0)
+    mixed = rng.permutation(180)
+    x = np.column_stack([rng.normal(size=180), price])[mixed]
+    notes = "; ".join(suspects.of(Rows(x, mixed // 60, ("a", "b", "c"), columns=("n1", "price"))))
+    assert ("data.drop=[price]" in notes) == named
+
+
 @pytest.mark.parametrize("name", ["patient", "Speaker_ID", "user", "session no", "caseId"])
 def test_a_column_named_like_a_group_is_pointed_at(name):
     note = said(**{name: RNG.permutation(N) // 4})
@@ -69,6 +86,8 @@ def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     y[-3:] = 1 - y[-3:]
     (note,) = suspects.of(Rows(x, y, ("a", "b"), columns=("n1", "n2")))
     assert note.startswith("40 %") and "(30, 6 of them with different labels)" in note
+    twice = suspects.of(Rows(np.tile(NOISE, (2, 1)), np.repeat([0, 1], N), ("a", "b"), columns=("n1", "n2")))
+    assert len(twice) == 1 and "(120, 120 of them with different labels)" in twice[0]
 
 
 def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():

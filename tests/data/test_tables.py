@@ -208,7 +208,11 @@ def test_numbers_that_float64_cannot_tell_apart_are_two_classes(read):
 
 
 ALIKE = [("pos", "pos "), ("pos", "POS"), ("a  b", "a b"), ("caf\u00e9", "cafe\u0301")]
-ALIKE += [("c0", f"c{letter}0") for letter in "\u200b\ufeff\u00ad\u200d"]
+# Of what no eye sees: control and format characters, fillers, selectors, an empty cell; a joiner before an accent.
+UNSEEN = (
+    "\u200b\ufeff\u00ad\u200d\u0007\u115f\u1160\u3164\uffa0\u034f\u17b4\u180b\ufe00\ufe0f\U000e0100\U000e01ef\u2800"
+)
+ALIKE += [("caf\u00e9", "cafe\u034f\u0301"), *(("c0", f"c{letter}0") for letter in UNSEEN)]
 
 
 @pytest.mark.parametrize(("a", "b"), ALIKE)
@@ -245,7 +249,7 @@ def test_in_text_and_target_a_word_is_a_word(word, read):
 @pytest.mark.parametrize("word", ["", "NA", "nan", "NaN", "null", "NULL", "None", "n/a", "N/A", "#N/A", "<NA>"])
 def test_among_numbers_the_usual_words_are_no_value(word, read):
     gaps = PLAIN.assign(n1=[word if i == 7 else v for i, v in enumerate(N1)])
-    assert "column 'n1' has 1 missing values; data.impute=true" in refusal(read, gaps)
+    assert "column 'n1' has 1 missing value; data.impute=true" in refusal(read, gaps)
     rows = read(gaps, impute=True)
     assert np.flatnonzero(np.isnan(rows.x[:, 0])).tolist() == [7]
     assert rows.missing == 1
@@ -289,7 +293,7 @@ def test_a_told_word_is_missing_in_text_and_target_too(read):
     kind = PLAIN.assign(kind=np.array(["a", "b", "?"])[np.arange(N) % 3])
     rows = read(kind, categorical=["kind"], missing=["?"], impute=True)
     assert (rows.one_hot, rows.missing) == (2, 20)
-    assert "20 rows have no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
+    assert "20 rows with no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
 
 
 def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
@@ -452,7 +456,7 @@ def test_a_file_without_a_header_is_noticed_and_its_columns_have_numbers(read):
 
 
 def test_names_are_compared_in_one_form_and_without_what_no_eye_sees(read):
-    odd = PLAIN.rename(columns={"label": "\u200banne\u0301e"})
+    odd = PLAIN.rename(columns={"label": "\u200banne\u0301\u3164e\uffa0"})
     assert read(odd, target="ann\u00e9e").classes == ("neg", "pos")
     assert "did you mean 'ann\u00e9e'?" in refusal(read, odd, target="anne")
 
@@ -476,6 +480,7 @@ def test_a_target_may_be_one_hot(tmp_path):
     line = refusal(arrays, tmp_path, x=IMAGES, y=both)
     assert "data.target=y_0 'data.drop=[y_1]'" in line
     assert arrays(tmp_path, "y_0", ["y_1"], x=IMAGES, y=both).y.tolist() == both[:, 0].tolist()
+    assert "data.drop" not in refusal(arrays, tmp_path, x=IMAGES, y=CLASS.astype(complex))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -522,7 +527,7 @@ def test_a_group_column_keeps_its_rows_together_and_is_no_feature(read):
     assert rows.fingerprint != read(PLAIN).fingerprint
 
 
-@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a  b")])
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a\x1fb"), ("P1", "P1\ufe0f")])
 def test_groups_that_look_alike_are_one(one, other, read):
     rows = read(PLAIN.assign(g=["c", one, "c", other] * 15), group_column="g")
     assert rows.groups.tolist() == [0, 1] * 30
@@ -548,14 +553,49 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
 
 
-def test_dates_that_are_typed_as_numbers_have_the_year_first(read):
-    days = [(1 + i % 28, 1 + i % 12) for i in range(N)]
-    for typed in ([f"{d:02}{m:02}2024" for d, m in days], [int(f"{m}{d:02}1999") for d, m in days]):
-        line = refusal(read, PLAIN.assign(time=typed), order_column="time")
-        assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
-    assert read(PLAIN.assign(time=[10001900 + 100 * i for i in range(N)]), order_column="time").order is not None
-    rows = read(PLAIN.assign(time=[f"2024{m:02}{d:02}" for d, m in days]), order_column="time")
-    assert rows.order.argsort(kind="stable").tolist() == sorted(range(N), key=lambda i: days[i][::-1])
+# The months from August 1988 on, and days 40 apart.
+MONTHS = [divmod(1988 * 12 + 7 + i, 12) for i in range(N)]
+DAYS = pd.date_range("1988-08-03", periods=N, freq="40D")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        DAYS.strftime("%d%m%Y"),
+        DAYS.strftime("%m%d%Y").str.lstrip("0"),
+        [f"{m + 1:02}.{y}" for y, m in MONTHS],
+        [f"{m + 1}{y}" for y, m in MONTHS],
+        [f"{y}.{m + 1}" for y, m in MONTHS],
+        DAYS.strftime("%d%m%y"),
+        pd.date_range("1992-01-01", periods=N, freq="9D").strftime("%m%d%y"),
+    ],
+)
+def test_dates_that_are_typed_as_numbers_have_the_year_first(typed, read):
+    line = refusal(read, PLAIN.assign(time=typed), order_column="time")
+    assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(DAYS.strftime(form) for form in ("%Y%m%d", "%y%m%d", "%Y%m", "%Y.%m", "%Y%j", "%Y")),
+        DAYS.strftime("%Y.%m").str.rstrip("0"),
+        pd.date_range("2003-01-01", periods=N).strftime("%y%m%d"),
+        [f"{2003 + i / 4:.2f}" for i in range(N)],
+        [f"{2003 + i // 4}.{1 + i % 4}" for i in range(N)],
+        [f"{9 + i / 20:.2f}" for i in range(N)],
+        [f"09{5 + i // 12:02}{5 * (i % 12):02}" for i in range(N)],
+        [f"{100 + i:06}" for i in range(N)],
+        [110160 + i for i in range(N)],
+        [f"{1160 + i:05}" for i in range(N)],
+        [11990 + i for i in range(N)],
+        [10001900 + 100 * i for i in range(N)],
+        [1_700_000_000 + i for i in range(N)],
+    ],
+)
+def test_numbers_and_dates_with_the_year_first_are_an_order(typed, read):
+    rows = read(PLAIN.assign(time=typed), order_column="time")
+    assert rows.order.argsort(kind="stable").tolist() == [*range(N)]
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):
@@ -625,7 +665,19 @@ BAD_FILES = {
         "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
     ),
     "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
-    "longer rows than the header": ("t.csv", csv("1,2,yes,4", *LINES), {}, "cannot be read"),
+    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "cannot be read: Error tokenizing"),
+    "row names as R writes them": (
+        "t.txt",
+        csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
+        {},
+        "cannot be read: its first line has 3 cells and its second 4 (row names, as of R?): ",
+    ),
+    "one longer row beside decimal commas": (
+        "t.csv",
+        csv("1,5;yes", "2,5;no;9", header="a;label"),
+        {},
+        "cannot be read: Error tokenizing data",
+    ),
     "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "cannot be read: Error tokenizing data"),
     "empty parquet": ("t.parquet", b"", {}, "the file is empty"),
     "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
@@ -636,6 +688,18 @@ BAD_FILES = {
     "an empty array": ("t.npz", npz(x=np.zeros((9, 0)), label=np.arange(9) % 2), {}, "'x' is empty"),
     "two arrays of one column": ("t.npz", npz(x=np.ones((9, 2)), x_0=np.ones(9)), {}, "arrays make a column 'x_0'"),
     "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
+    "times": (
+        "t.npz",
+        npz(x=np.ones(9), i=np.ones(9), t=np.zeros(9, "M8[s]"), label=np.arange(9) % 2),
+        {"drop": ["i"]},
+        "'data.drop=[i,t]'",
+    ),
+    "a one-hot target with the rows last": (
+        "t.npz",
+        npz(x=np.ones((9, 2)), label=np.eye(3)[:, np.arange(9) % 3]),
+        {},
+        "x has 9 × 2, label has 3 × 9",
+    ),
     "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (
         "t.csv",
@@ -654,13 +718,19 @@ BAD_FILES = {
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
-    "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 rows have no value there"),
+    "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 row with no value there"),
     "one class": ("t.csv", csv(*["1,2,yes", "3,4,yes"] * 9), {}, "one class only ('yes')"),
     "fractions as target": ("t.csv", csv(*(f"1,{i},{i / 7}" for i in range(30))), {}, "looks continuous"),
     "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
     "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
     "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
-    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "18 rows in 1 groups that stay together"),
+    "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 group "),
+    "a class of one row and its copies": (
+        "t.csv",
+        csv(*["9,9,maybe"] * 9, *LINES),
+        {},
+        "class 'maybe' has 9 rows in 1",
+    ),
 }
 
 

@@ -284,7 +284,7 @@ def test_rows_that_no_part_has_for_the_sake_of_copies_are_counted(command, table
         rows.loc[[place, place + 3], ["a", "b"]] = float(place)
     rows.to_csv(table, index=False)
     assert command(*TABLE, "data.path=x.csv", "name=other") == ""
-    assert "6 rows are in no part, so that rows of one group, or copies of a row, stay together" in told(capsys)
+    assert "6 rows in no part, so that rows of one group, or copies of a row, stay together" in told(capsys)
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import check_memory, first_line, override, require
+from normdrop.asked import check_memory, count, first_line, override, require
 
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
 PACKED = (".gz", ".bz2", ".xz")
+# Letters and marks that no eye sees: fillers, a joiner, vowels, selectors of a form, the empty cell of Braille.
+UNSEEN = re.compile(
+    r"[\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef\u2800]"
+)
 
 
 def read(
@@ -68,8 +72,9 @@ def _check(file: Path, where: str, kind: str) -> None:
 
 def clean(name: object) -> str:
     """A column's name as it is compared and shown: letters in one form, no invisible characters, single blanks."""
-    text = unicodedata.normalize("NFC", str(name))
-    return " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
+    letters = UNSEEN.sub("", str(name))
+    seen = [one for one in letters if one.isspace() or unicodedata.category(one) not in ("Cc", "Cf")]
+    return " ".join(unicodedata.normalize("NFC", "".join(seen)).split())
 
 
 # --- text
@@ -83,11 +88,13 @@ def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFram
     if separator is None and named:
         separator = named[1]
     elif separator is None:
-        found = [one for one in SEPARATORS if _fits(file, one)]
+        found = [one for one in SEPARATORS if _fits(file, one)] or [one for one in (BLANKS,) if _fits(file, one)]
         if len(found) > 1:
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
-        separator = found[0] if found else BLANKS if _fits(file, BLANKS) else ","
+        if not found:
+            _check_header(file)
+        separator = found[0] if found else ","
     lines = _lines(file, separator, skip=skip)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
@@ -103,6 +110,15 @@ def _fits(file: Path, separator: str) -> bool:
         return _lines(file, separator, 100).shape[1] > 1
     except ValueError:
         return False
+
+
+def _check_header(file: Path) -> None:
+    """Refuse a first line that is one cell short of the second: R gives no name to the names of the rows."""
+    for separator in (*SEPARATORS, BLANKS):
+        first, second = (_lines(file, separator, 1, skip).shape[1] for skip in (0, 1))
+        if 1 < first == second - 1:
+            way = "name their column (col.names=NA in R), or leave them out (row.names=FALSE)"
+            raise ValueError(f"its first line has {first} cells and its second {second} (row names, as of R?): {way}")
 
 
 def _lines(file: Path, separator: str, rows: int | None = None, skip: int = 0) -> pd.DataFrame:
@@ -136,7 +152,7 @@ def _swallowed(lines: pd.DataFrame, separator: str) -> str:
         taken = (breaks > 0) & (lines[column].str.count(re.escape(separator)) == breaks * (lines.shape[1] - 1))
         if taken.any() and lines.shape[1] > 1:
             row = int(taken.to_numpy().argmax())
-            return f"a quote in row {row} takes the next {breaks[row]} lines into its cell"
+            return f"a quote in row {row} takes the next {count(breaks[row], 'line')} into its cell"
     return ""
 
 
@@ -153,47 +169,44 @@ def _is_row(lines: pd.DataFrame) -> bool:
 
 
 def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
-    columns: dict[str, np.ndarray] = {}
-    lengths: dict[str, int] = {}
-    attrs: dict[str, Any] = {"notes": [], "dropped": []}
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not an NPZ archive")
     with zipfile.ZipFile(file) as packed:
         check_memory(sum(member.file_size for member in packed.infolist()), "it")
     with np.load(file, allow_pickle=False) as archive:
-        for name in archive.files:
-            if name in drop:
-                attrs["dropped"].append(name)
-                continue
-            array = _array(archive, name)
-            lengths[name] = len(array)
-            if name == target and array.ndim > 1:
-                array = _labels(array, name)
-            elif array.ndim > 2:
-                array = _channels_first(array, name, attrs["notes"])
-                attrs["shape"] = array.shape[1:]
-            new = {name: array}
-            if array.ndim > 1:
-                flat = array.reshape(len(array), -1)
-                new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
-            if twice := columns.keys() & new.keys():
-                raise ValueError(f"two of its arrays make a column {min(twice)!r}")
-            columns |= new
-    if len(set(lengths.values())) > 1:
-        each = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"its arrays differ in length: {each}; leave some out with data.drop=[…]")
+        dropped = [name for name in archive.files if name in drop]
+        arrays = {name: _array(archive, name, target, drop) for name in archive.files if name not in drop}
+    if len({len(array) for array in arrays.values()}) > 1:
+        each = ", ".join(f"{name} has {' × '.join(map(str, array.shape))}" for name, array in arrays.items())
+        raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out with data.drop=[…]")
+    columns: dict[str, np.ndarray] = {}
+    attrs: dict[str, Any] = {"notes": [], "dropped": dropped}
+    for name, array in arrays.items():
+        if name == target and array.ndim > 1:
+            array = _labels(array, name)
+        elif array.ndim > 2:
+            array = _channels_first(array, name, attrs["notes"])
+            attrs["shape"] = array.shape[1:]
+        new = {name: array}
+        if array.ndim > 1:
+            flat = array.reshape(len(array), -1)
+            new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
+        if twice := columns.keys() & new.keys():
+            raise ValueError(f"two of its arrays make a column {min(twice)!r}")
+        columns |= new
     frame = pd.DataFrame(columns)
     frame.attrs.update(attrs)
     return frame
 
 
-def _array(archive: Any, name: str) -> np.ndarray:
+def _array(archive: Any, name: str, target: str, drop: list[str]) -> np.ndarray:
     try:
         array = archive[name]
     except ValueError:  # what allow_pickle would load
         array = None
     if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
-        raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded")
+        way = "" if name == target else f"; leave it out: {override('data.drop', [*drop, name])}"
+        raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded{way}")
     if array.size == 0:
         raise ValueError(f"{name!r} is empty")
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # pandas takes this machine's byte order alone

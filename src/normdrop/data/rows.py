@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from normdrop.asked import count
 from normdrop.data import suspects
 
 # Values that stay as they came, since they take less memory than float64: each is exact as float64.
@@ -105,19 +106,23 @@ class Rows:
 
 def sentence(facts: Mapping[str, Any]) -> str:
     """What the data are, in one line; `facts` may hold `parts`, the number of rows of each."""
-    parts = [f"{count:,} {name}" for name, count in facts.get("parts", {}).items()]
+    parts = [f"{number:,} {name}" for name, number in facts.get("parts", {}).items()]
     counts = [" × ".join(map(str, facts["shape"]))] if len(facts["shape"]) > 1 else []
     for kind in ("numeric", "one_hot", "constant") if facts["one_hot"] else ("constant",):
         if facts[kind]:
             counts.append(f"{facts[kind]} {kind.replace('_', '-')}")
-    shares = {name: f"{100 * count / facts['rows']:.1f} %" for name, count in facts["classes"].items()}
+    shares = {name: f"{100 * number / facts['rows']:.1f} %" for name, number in facts["classes"].items()}
     each = [f"{name} {share}" for name, share in shares.items()]
     if len(shares) > 5:
         rare, usual = (pick(facts["classes"], key=facts["classes"].get) for pick in (min, max))
-        each = [f"{shares[rare]} to {shares[usual]} of the rows"]
-    missing = f", {facts['missing']} values missing (the training mean stands for them)" if facts["missing"] else ""
+        both = dict.fromkeys([shares[rare], shares[usual]])
+        each = [f"{' to '.join(both)} of the rows each"]
+    missing = ""
+    if facts["missing"]:
+        missing = f", {count(facts['missing'], 'value')} missing (filled with the training mean)"
     return (
-        f"{facts['rows']:,} rows{_beside(parts)}, {facts['numeric'] + facts['one_hot']} features{_beside(counts)}, "
+        f"{count(facts['rows'], 'row')}{_beside(parts)}, "
+        f"{count(facts['numeric'] + facts['one_hot'], 'feature')}{_beside(counts)}, "
         f"{len(shares)} classes{_beside(each)}{missing}"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
-from normdrop.asked import is_int, is_number, require
+from normdrop.asked import count, is_int, is_number, require
 from normdrop.data.rows import Rows
 from normdrop.streams import stream
 
@@ -123,9 +123,9 @@ def _grouped(
     counts = np.zeros((groups.max() + 1, len(rows.classes)), int)
     np.add.at(counts, (groups[index], rows.y[index]), 1)
     size, label = counts.sum(axis=1), counts.argmax(axis=1)
-    strata: Sequence[str] = rows.classes
+    strata = [f"class {name!r}" for name in rows.classes]
     if len(np.unique(label[size > 0])) < len(strata):  # a class that no group is of: all groups are drawn alike
-        strata, label = ["all"], np.zeros_like(label)
+        strata, label = ["the table"], np.zeros_like(label)
     left = np.array([size[label == number].sum() for number in range(len(strata))])
     wanted = {}
     for part, share in shares.items():
@@ -145,8 +145,8 @@ def _grouped(
             kept = np.median([_dealt(own, members, rooms, passing, trial)[1] for _ in range(TRIALS)]).astype(int)
         if kept < 1 or min(rooms, default=1) < 1:
             raise ValueError(
-                f"{key}: class {name!r} has {size[own].sum()} rows in {len(own)} groups that stay together (one has "
-                f"{size[own].max()}), too few for train, val and test; a smaller data.test_fraction may do"
+                f"{key}: {name} has {count(size[own].sum(), 'row')} in {count(len(own), 'group')} kept together "
+                f"(one has {size[own].max()}), too few for train, val and test; a smaller data.test_fraction may do"
             )
         rest = -1
         while rest < kept:

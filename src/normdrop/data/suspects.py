@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAJORITY = 0.75
 # A column of whole numbers or words looks like an identifier where this share of the rows, or more, has its own.
 DISTINCT = 0.95
+# Of each class so many rows lie within bounds of a column by chance in 1 of 20 columns that err in 1 of 20 rows.
+BOUNDED = 60
 # Of rows with one place in an order more than this are worth a word.
 TIED = 0.05
 # A value as many times as far off as the middle half of its column is wide hides all others.
@@ -50,7 +52,7 @@ def of(rows: Rows) -> list[str]:
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     """Columns that tell the class, and those that look like a group of rows, or like an identifier or their order.
 
-    A column tells it where each of its values has one class, or each class one value.
+    A column tells it where each of its values has one class, or each class one value, or bounds of its own.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
@@ -68,7 +70,8 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
         repeated = 2 * len(distinct) <= len(codes)
         whole = len(own) > 1 or (values == np.round(values)).all()
         steps = np.diff(values)
-        if repeated and len(distinct) > 1 and pairs in (len(distinct), len(rows.classes)):
+        coded = repeated and len(distinct) > 1 and pairs in (len(distinct), len(rows.classes))
+        if coded or _bounded(values, rows.y[once]):
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
@@ -77,6 +80,13 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
         elif named or (steps > 0).all() or (steps < 0).all() or (whole and len(distinct) >= DISTINCT * len(codes)):
             identifiers.append(name)
     return telling or _combined(rows), groups, identifiers
+
+
+def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
+    by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
+    apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
+    return bool(len(apart) and apart.all() and by_class["count"].min() >= BOUNDED)
 
 
 def _far(rows: Rows) -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import check_memory, override, require
+from normdrop.asked import check_memory, count, override, require
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
@@ -36,11 +36,13 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 CODE = r"[+-]?0\d+"
 # Whole numbers with thousands look like fractions with three digits.
 THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*"
-# Dates that look like numbers, but sort by the day or the month.
-YEAR_LAST = (
-    r"((0?[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])|(0?[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))"  # day and month, or month and day
-    r"(19|20)\d\d"
-)
+# Dates that look like numbers, but sort by the day or the month, which is the group; a zero in front may be lost.
+DAY, MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
+YEAR_LAST = rf"^({DAY}?{MONTH}|{MONTH}{DAY})[.,]?(?:19|20)\d\d$"
+# Months, the group, of which 10 reads as 1 and 11 sorts before 2.
+UNPADDED = r"^(?:19|20)\d\d[.,]([1-9]|1[0-2])$"
+# Of six digits: a date with the year last, with the year first, and a time of day.
+SIX = [rf"({DAY}{MONTH}|{MONTH}{DAY})..", f"..{MONTH}{DAY}", "([01].|2[0-3])([0-5].)+"]
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
 COLUMNS = "columns, e.g. [a, b]"
@@ -314,8 +316,8 @@ def _features(
         if empty == len(features):
             raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
         if empty and not impute:
-            way = "data.impute=true gives them the training mean"
-            raise ValueError(f"{where}: column {name!r} has {empty} missing values; {way}")
+            way = "data.impute=true puts the training mean there"
+            raise ValueError(f"{where}: column {name!r} has {count(empty, 'missing value')}; {way}")
         holes += empty
         blocks.append(block)
         columns += [name] * block.shape[1]
@@ -345,7 +347,7 @@ def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     where = f"data.target={column.name!r}"
     y, names = _labels(column, decimal)
     if (y < 0).any():
-        raise ValueError(f"{where}: {(y < 0).sum()} rows have no value there")
+        raise ValueError(f"{where}: {count((y < 0).sum(), 'row')} with no value there")
     if len(names) < 2:
         raise ValueError(f"{where}: it holds one class only ('{names[0]}'); at least two are needed")
     if classes is None:
@@ -379,13 +381,26 @@ def _order(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
     values, odd = _numbers(column, decimal)
     text = _text(column).str.strip()
-    if text.str.fullmatch(YEAR_LAST).all():
+    if _year_last(text):
         _check_all(column, np.ones(len(column), bool), key, "a date with the year first, like 2024-12-31")
     if odd.any():
         dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
         values = dates.dt.as_unit("ns").to_numpy()
     _check_all(column, pd.isna(values), key, "numbers, or dates like 2024-12-31")
     return {"order": np.unique(values, return_inverse=True)[1]}
+
+
+def _year_last(text: pd.Series) -> bool:
+    """Whether all are dates that sort, as numbers, by something else than the year."""
+    front = text.str.extract(YEAR_LAST)[0]
+    if front.notna().all():
+        return front.nunique() > 1  # a counter may look so, but has one front throughout
+    month = text.str.extract(UNPADDED)[0]
+    if month.notna().all():
+        return month.str.len().nunique() > 1
+    if not text.str.fullmatch(r"\d{6}").all() or not text.str.startswith("0").any():
+        return False
+    return [text.str.fullmatch(form).all() for form in SIX] == [True, False, False]
 
 
 def _check_all(column: pd.Series, odd: Any, key: str, allowed: str) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from normdrop.asked import count
 from normdrop.data import SERVED
 from normdrop.data.module import ReplicateData
 from normdrop.data.rows import remarks, sentence
@@ -80,7 +81,7 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
                 )
         left = facts["rows"] - sum(facts["parts"].values())
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
-            note = f"{left} rows are in no part, so that rows of one group, or copies of a row, stay together"
+            note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
             facts["notes"] = [note, *facts["notes"]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from normdrop.asked import count
 from normdrop.study import record
-from normdrop.study.told import count, duration
+from normdrop.study.told import duration
 
 DRAWN = 10  # seconds at least between two drawings of the overview
 

@@ -16,12 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from normdrop.asked import is_int, require
+from normdrop.asked import count, is_int, require
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
-from normdrop.study.told import command, count
+from normdrop.study.told import command
 from normdrop.whole import whole
 
 KILLED = "Killed: its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1\n"

@@ -1,4 +1,4 @@
-"""What is said to a person: errors in one line, the name that was meant, counts, the command to type. Torch-free."""
+"""What is said to a person: errors in one line, the name that was meant, the command to type. Torch-free."""
 
 from __future__ import annotations
 
@@ -73,11 +73,6 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if group == "trainer":
         text += "; the seeds train as one stack on one device (see optimizer.clip, logging)"
     return f"{text}; allowed are {', '.join(has)}" if has else text
-
-
-def count(number: int, noun: str) -> str:
-    """'1 seed', '2 seeds'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
