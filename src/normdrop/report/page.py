@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 from matplotlib import rc_context
 from PIL import Image
 
+from normdrop.asked import count
 from normdrop.metrics import METRICS
 from normdrop.report import (
     against,
@@ -36,7 +37,6 @@ from normdrop.report import (
 )
 from normdrop.report.choose import Pair, pairs
 from normdrop.report.study import MAIN, Study
-from normdrop.study.told import count
 
 MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
