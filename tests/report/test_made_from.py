@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from exact import SPREAD, normal, one, pair, rows_of, runs, write
+from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
+from normdrop.report.checks import doubts
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -322,6 +323,24 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path, kind):
     a[5] = a.pop(4)
     other = rows_of(along(tmp_path / "other", kind, b, a))
     assert other["estimate"].to_list() == pytest.approx((-whole["estimate"]).to_list())
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimate"), [("spread", np.std([0.11, 0.21, 0.35], ddof=1)), ("loss", -0.17), ("ladder", 0.24)]
+)
+def test_a_rung_is_of_the_candidates_that_both_sides_have_there(tmp_path, kind, estimate):
+    """A was given rate .5 at depths 2 and 3, B at depth 3 alone; validation prefers the higher rate."""
+    study = {"kind": kind, "over": DEPTH, "secondary": []}
+    for depth, of_a, of_b in ((1, [0.1], [0.1]), (2, [0.1, 0.5], [0.1]), (3, [0.1, 0.5], [0.1, 0.5])):
+        where: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
+        for rate in of_a:
+            write(tmp_path, "bn_dropout", runs((depth + rate) / 10, 8, val_acc=rate), rate, **where)
+        for rate in of_b:
+            write(tmp_path, "dropout_bn", runs(0.5, 8, val_acc=rate), rate, **where)
+    row = one(tmp_path, family="declared", part="trend" if kind == "ladder" else "")
+    assert (row["n"], row["estimate"]) == (8, pytest.approx(estimate))
+    (line,) = doubts(study_of(tmp_path))
+    assert "Not trained at every depth: dropout rate 0.5." in line
 
 
 @pytest.mark.parametrize("kind", ["difference", "spread", "loss", "ladder"])

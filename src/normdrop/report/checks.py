@@ -13,6 +13,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, rungs, with_dropout
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
+from normdrop.report.tables import key_name, place
 from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
@@ -74,6 +75,24 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
         return pair.a[metric].astype(float) - pair.b[metric].astype(float)
     a, b = rungs(study, pair, metric)
     return (a - b).mean(axis=1, skipna=False)
+
+
+def doubts(study: Study) -> list[str]:
+    """A line for candidates that some values of a consumed key lack."""
+    over, tuned = study.declared.over, list(study.declared.tuned)
+    if not over:
+        return []
+    sides = [*study.declared.sides[0], *study.declared.sides[1]]
+    at, grid = ["arrangement", *study.place], study.first
+    grid = grid[grid["arrangement"].isin(sides) & ~grid["beyond"].astype(bool)]
+    values = grid.groupby(at)[over].transform("nunique")
+    partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
+    named = [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]
+    if not named:
+        return []
+    return [
+        f"Not trained at every {key_name(over)}: {'; '.join(named)}. Where it was, validation has more to choose from."
+    ]
 
 
 def never_reached(study: Study) -> pd.DataFrame:

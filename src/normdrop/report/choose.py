@@ -57,7 +57,6 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
     once.
     """
     declared = study.declared
-    by = ["seed", declared.over] if declared.over else ["seed"]
     rows = study.first[study.first["arrangement"].isin([*declared.sides[0], *declared.sides[1]])]
     done: dict[Any, list[list[set[str]]]] = defaultdict(list)  # both sides' networks at other positions
     for place, block in sorted(rows.groupby(study.place), key=_order):
@@ -70,13 +69,23 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
         counted = not (networks[0] <= known[0] and networks[1] <= known[1])
         before.append(networks)
         for comparison, rate in _comparisons(study, block):
-            shared = _shared(study, sides, rate)
-            complete = all(
-                set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)
-            )
-            if complete and only in (None, comparison):
-                a, b = (chosen(own, list(declared.tuned), by, prefer) for own in shared)
+            if only not in (None, comparison):
+                continue
+            if rungs := list(_rungs(study, sides, rate, prefer)):
+                a, b = (pd.concat(own) for own in zip(*rungs, strict=True))
                 yield Pair(dict(zip(study.place, place, strict=True)), comparison, rate, counted, a, b)
+
+
+def _rungs(study: Study, sides: list[pd.DataFrame], rate: float | None, prefer: str) -> Iterator[list[pd.DataFrame]]:
+    """What both sides choose, for each value of a consumed key among the candidates that both have there."""
+    declared, by, rungs = study.declared, ["seed"], [sides]
+    if over := declared.over:
+        by = ["seed", over]
+        rungs = [[side[side[over] == value] for side in sides] for value in sides[0][over].unique()]
+    for rung in rungs:
+        shared = _shared(study, rung, rate)
+        if all(set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)):
+            yield [chosen(own, list(declared.tuned), by, prefer) for own in shared]
 
 
 def _order(block: tuple[tuple[Any, ...], pd.DataFrame]) -> tuple[bool, str, int]:

@@ -136,6 +136,7 @@ def section(study: Study) -> Section:
         found = list(pairs(study))
         rows = verdicts.rows(study, [*found, *verdicts.again(study)])
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
+        facts["doubts"] += checks.doubts(study)
         beside |= _beside(study, rows, found)
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
