@@ -9,7 +9,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
-from normdrop.report.checks import doubts
+from normdrop.report.checks import doubts, family, neighbours
+from normdrop.report.choose import pairs
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -228,6 +229,27 @@ def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path
     write(tmp_path, "bn_dropout", runs(0.1, val_acc=0.99), setting={"rerun": 1})
     for row in (one(tmp_path, family="declared"), one(tmp_path, comparison="same_rate", metric="test_acc")):
         assert (row["estimate"], row["n"]) == (pytest.approx(0.01), 10)
+
+
+# --- data sets that are the same
+
+
+def test_the_same_rows_under_several_names_count_once_unless_they_are_served_in_another_way(tmp_path):
+    for dataset, rows, pca in (("a", "x", None), ("copy", "x", None), ("fewer", "x", 3), ("other", "y", None)):
+        data = {"data": {"fingerprint": rows, "pca": pca}}
+        for position in ("after", "before")[: 1 if dataset == "a" else 2]:
+            where: dict[str, Any] = {"dataset": dataset, "config": data, "position": position}
+            pair(tmp_path, runs(0.9 + normal(0.02)), runs(), **where)
+            write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, **where)
+    declared = rows_of(tmp_path, family="declared")
+    assert declared["dataset"].to_list() == ["a", "copy", "fewer", "fewer", "other", "other"]
+    assert declared["p_holm"].to_list() == pytest.approx((6 * declared["p_value"]).clip(upper=1).to_list())
+    copies = rows_of(tmp_path, dataset="copy", position="after", metric="test_acc")
+    assert set(copies["family"]) == {"exploratory"} and not copies["counted"].any()
+    assert rows_of(tmp_path, family="a/a")["dataset"].to_list() == declared["dataset"].to_list()
+    study = study_of(tmp_path)
+    assert set(neighbours(study, family(study, pairs(study)))["n"]) == {6}
+    assert [*doubts(study)] == ["a, copy: the same rows under several names; they count once."]
 
 
 # --- A/A rows

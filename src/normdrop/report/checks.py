@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,22 +77,21 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
     return (a - b).mean(axis=1, skipna=False)
 
 
-def doubts(study: Study) -> list[str]:
-    """A line for candidates that some values of a consumed key lack."""
-    over, tuned = study.declared.over, list(study.declared.tuned)
+def doubts(study: Study) -> Iterator[str]:
+    """A line for data sets that are the same, and one for candidates that some values of a consumed key lack."""
+    over, tuned, grid = study.declared.over, list(study.declared.tuned), study.first
+    groups = grid.groupby(["fingerprint", "served"])["dataset"].unique()
+    for names in sorted({tuple(names) for names in groups if len(names) > 1}):
+        yield f"{', '.join(names)}: the same rows under several names; they count once."
     if not over:
-        return []
+        return
     sides = [*study.declared.sides[0], *study.declared.sides[1]]
-    at, grid = ["arrangement", *study.place], study.first
     grid = grid[grid["arrangement"].isin(sides) & ~grid["beyond"].astype(bool)]
+    at = ["arrangement", *study.place]
     values = grid.groupby(at)[over].transform("nunique")
     partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
-    named = [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]
-    if not named:
-        return []
-    return [
-        f"Not trained at every {key_name(over)}: {'; '.join(named)}. Where it was, validation has more to choose from."
-    ]
+    if lacking := [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]:
+        yield f"Not trained at every {key_name(over)}: {'; '.join(lacking)}. Elsewhere there is more to choose from."
 
 
 def never_reached(study: Study) -> pd.DataFrame:

@@ -31,7 +31,8 @@ class Pair:
     rate: float | None
     """None: chosen"""
     counted: bool
-    """False where other positions have the networks of both sides already: `around` is no further test of an order"""
+    """False where other positions have the networks of both sides already (`around` is no further test of an order), or
+    where the same rows are compared under another name that comes before"""
     a: pd.DataFrame
     """the chosen rows; the index is the seed, or seed and `over` where the kind consumes a key"""
     b: pd.DataFrame
@@ -59,6 +60,7 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
     declared = study.declared
     rows = study.first[study.first["arrangement"].isin([*declared.sides[0], *declared.sides[1]])]
     done: dict[Any, list[list[set[str]]]] = defaultdict(list)  # both sides' networks at other positions
+    names: dict[Any, Any] = {}  # under which data set the same rows are compared first
     for place, block in sorted(rows.groupby(study.place), key=_order):
         sides = [block[block["arrangement"].isin(side)] for side in declared.sides]
         networks = [set(side["condition"]) for side in sides]
@@ -66,13 +68,15 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
         if networks in before:
             continue
         known = [set().union(*(pair[side] for pair in before)) for side in (0, 1)]
-        counted = not (networks[0] <= known[0] and networks[1] <= known[1])
+        new = not (networks[0] <= known[0] and networks[1] <= known[1])
         before.append(networks)
         for comparison, rate in _comparisons(study, block):
             if only not in (None, comparison):
                 continue
             if rungs := list(_rungs(study, sides, rate, prefer)):
                 a, b = (pd.concat(own) for own in zip(*rungs, strict=True))
+                same = (*block[["fingerprint", "served"]].iloc[0], *place[1:], comparison, rate)
+                counted = new and names.setdefault(same, place[0]) == place[0]
                 yield Pair(dict(zip(study.place, place, strict=True)), comparison, rate, counted, a, b)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from normdrop.data import SERVED
 from normdrop.kinds import KINDS, Kind
 from normdrop.metrics import METRICS
 from normdrop.report import publish
@@ -81,8 +82,8 @@ class Study:
     table: pd.DataFrame
     """one row per seed and (arrangement, position) that its network stands for: condition, dataset, arrangement,
     position, rate, the keys that vary, rerun, seed, stands_in (trained under another name), beyond (outside of the grid
-    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint, budget (of steps), diverged,
-    the metrics (steps as shares of that budget)"""
+    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint and served (of the rows, and
+    how they are split and served), budget (of steps), diverged, the metrics (steps as shares of that budget)"""
     keys: list[str]
     """columns that tell settings apart: keys that vary, but for those that are tuned or consumed"""
     told_apart: list[str] = field(default_factory=list)
@@ -282,6 +283,7 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
         "test_train_ratio": math.nan if rows.get("fixed_test") else rows["test"] / rows["train"],
         "test_rows": rows["test"],
         "fingerprint": config["data"].get("fingerprint", record["dataset"]),
+        "served": str([config["data"].get(key) for key in SERVED]),
         "budget": config["trainer"]["max_epochs"] * (batches + (rest > 1)),  # a row alone is left out
     }
     itself = (record["arrangement"], record["position"])
