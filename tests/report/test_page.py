@@ -69,6 +69,23 @@ def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_tab
     assert "<details>" not in first and "BN then dropout · before" in network.split("<details>")[0]
 
 
+def test_of_two_primary_metrics_each_mean_is_told_and_drawn_under_its_name():
+    section = page.section(made("population", metrics=("test_acc", "test_nll"), **ORDERING))
+    declared = section.tables["pooled"].query("family == 'declared'").set_index(["position", "metric"])
+    answer = page.texts(section)["answer"]
+    drawn = dict(page.draw(section))
+    assert {name: len(figure.axes) for name, figure in drawn.items()} == {"answer": 2, "forest": 4}
+    for position in ("after", "before"):
+        (line,) = [line for line in answer.splitlines() if line.startswith(f"**{position.capitalize()}")]
+        assert f"dropout first in test accuracy: {shown(declared.loc[position, 'test_acc'])}, the mean" in line
+        nll = declared.loc[position, "test_nll"]
+        size, low, high = (f"{nll[name] + 0:+.3f}" for name in ("estimate", "ci_low", "ci_high"))
+        assert line.endswith(f"In test NLL: {size} nats ({low} to {high}), {nll['verdict']}.")
+    points = [line.get_xdata()[0] for ax in drawn["forest"].axes for line in ax.get_lines() if line.get_marker() == "D"]
+    of_acc, of_nll = (declared["estimate"].xs(name, level="metric").to_list() for name in ("test_acc", "test_nll"))
+    assert points == pytest.approx([*(100 * value for value in of_acc), *of_nll])
+
+
 def test_the_page_is_one_file_that_fetches_and_runs_nothing(written):
     html = (written / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]+)"', html)

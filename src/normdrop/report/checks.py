@@ -91,7 +91,8 @@ def doubts(study: Study) -> Iterator[str]:
     values = grid.groupby(at)[over].transform("nunique")
     partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
     if lacking := [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]:
-        yield f"Not trained at every {key_name(over)}: {'; '.join(lacking)}. Elsewhere there is more to choose from."
+        named = "; ".join(lacking)
+        yield f"Not trained at every {key_name(over)}: {named}. Where it was, there is more to choose from."
 
 
 def never_reached(study: Study) -> pd.DataFrame:

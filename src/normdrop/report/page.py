@@ -67,7 +67,7 @@ class Section:
     compared: pd.DataFrame
     """those, and what is exploratory of the like: tuned and at fixed rates"""
     means: pd.DataFrame
-    """the same over data sets, a row for each position and rate; empty where there are too few"""
+    """the same over data sets, a row for each position, rate and metric; empty where there are too few"""
     tables: dict[str, pd.DataFrame]
     """what is written as CSV, by the name of its file"""
     provenance: dict[str, Any]
@@ -80,14 +80,15 @@ class Section:
 
     @property
     def tuned_means(self) -> pd.DataFrame:
-        return words.tuned(self.study, self.means)
+        return self.means[self.means["family"] == verdicts.DECLARED]
 
     @property
     def at_one_place(self) -> pd.DataFrame:
         """What the first figure draws: the means, or the comparisons of a study of one data set and setting."""
+        rows = self.means if len(self.means) else self.compared
+        rows = rows[rows["metric"] == self.study.declared.metric]
         if len(self.means):
-            return self.means
-        rows = self.compared[self.compared["metric"] == self.study.declared.metric]
+            return rows
         return rows if len(rows[["dataset", *self.study.keys]].drop_duplicates()) == 1 else rows.iloc[:0]
 
 
@@ -147,7 +148,7 @@ def section(study: Study) -> Section:
     compared = rows[~rows["beyond"].astype(bool) & rows["family"].ne(verdicts.HARNESS)]
     compared = compared[compared["part"].eq(study.kind.answer) & compared["metric"].isin(study.declared.metrics)]
     means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
-    means = means[means["metric"] == study.declared.metric].rename(columns={"ci_low": "low", "ci_high": "high"})
+    means = means[means["metric"].isin(study.declared.metrics)].rename(columns={"ci_low": "low", "ci_high": "high"})
     return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
 
 

@@ -73,7 +73,7 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
         shares = mechanism.shares(study, mechanism.recalibration(study, rows))
         told = [(position, word, scope) for position, word in zip(shares["position"], shares["word"], strict=True)]
     elif declared.claim == MAIN:
-        means = tuned(study, over_sets)
+        means = over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(declared.metric)]
         for mean in means.to_dict("records"):
             prediction = mean["pi_low"], mean["pi_high"]
             word = pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))
@@ -88,8 +88,3 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
         place = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
         found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": of})
     return pd.DataFrame(found)
-
-
-def tuned(study: Study, over_sets: pd.DataFrame) -> pd.DataFrame:
-    """The means over data sets that the main claim's words are of, one each."""
-    return over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(study.declared.metric)]
