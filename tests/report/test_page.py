@@ -75,6 +75,7 @@ def test_of_two_primary_metrics_each_mean_is_told_and_drawn_under_its_name():
     answer = page.texts(section)["answer"]
     drawn = dict(page.draw(section))
     assert {name: len(figure.axes) for name, figure in drawn.items()} == {"answer": 2, "forest": 4}
+    assert set(section.at_one_place["metric"]) == {"test_acc"}
     for position in ("after", "before"):
         (line,) = [line for line in answer.splitlines() if line.startswith(f"**{position.capitalize()}")]
         assert f"dropout first in test accuracy: {shown(declared.loc[position, 'test_acc'])}, the mean" in line
@@ -148,6 +149,51 @@ def test_a_sweep_without_a_declaration_gets_its_name_and_its_numbers(small, tmp_
 def test_there_is_a_page_where_no_rate_of_at_most_one_half_is_compared(study: dict[str, Any]) -> None:
     text = page.texts(page.section(made("x", datasets=1, arrangements=ALL, **ORDERING | study)))
     assert "| where both stand | tuned | verdict, tuned |" in text["answer"]
+
+
+@pytest.mark.parametrize(
+    ("study", "how"),
+    [
+        ({}, "after the activation, both sides at the dropout rate that validation prefers: "),
+        ({"rates": (0.5,)}, "after the activation: "),
+        ({"contrast": {"a": "bn", "b": "none"}}, "after the activation: "),
+        ({"contrast": {"a": "bn_dropout", "b": "none"}, "rates": (0.5,)}, "after the activation: "),
+        ({"contrast": {"a": "bn", "b": "none"}, "positions": ("after", "before")}, " pp (new samples)."),
+        ({"rates": (0.5,), "datasets": 8}, "each counted alike (data sets at large). The true difference"),
+        ({"family": "same_rate", "rates": (0.5,)}, "after the activation, at equal rates: "),
+        ({"family": "same_rate", "contrast": {"a": "bn", "b": "none"}}, "after the activation: "),
+    ],
+    ids=str,
+)
+def test_a_choice_by_validation_is_told_where_there_was_more_than_one_candidate(
+    study: dict[str, Any], how: str
+) -> None:
+    places = {"datasets": 1, "positions": ("after",), "arrangements": ALL, "claim": "mine", **study}
+    places["claim"] = "ordering" if places["datasets"] > 1 else "mine"
+    answer = page.texts(page.section(made("x", **ORDERING | places)))["answer"]
+    assert how in answer and ("validation" in answer) == (not study)
+
+
+def test_a_mean_without_spread_says_no_power() -> None:
+    study = made("x", **ORDERING)
+    study.table["test_acc"] = study.table["arrangement"].map({"none": 0.5, "bn_dropout": 0.75, "dropout_bn": 0.5})
+    answer = page.texts(page.section(study))["answer"]
+    assert "+25.00 pp (+25.00 to +25.00), the mean over 8 data sets" in answer
+    assert "power" not in answer and "—" not in answer
+
+
+def test_a_pair_that_several_comparisons_leave_out_is_counted_once() -> None:
+    study = made("x", datasets=1, metrics=("test_acc", "test_nll"), **ORDERING)
+    table = study.table
+    first = table["seed"].lt(2) & table["position"].eq("after") & table["arrangement"].eq("bn_dropout")
+    other = table["seed"].eq(2) & table["rate"].eq(0.5) & table["arrangement"].eq("dropout_bn")
+    table.loc[first | other, ["test_acc", "test_nll"]] = math.nan
+    table.loc[table["arrangement"] == "none", "test_acc"] = math.nan  # is compared with nothing
+    section = page.section(study)
+    assert section.compared["left_out"].sum() == 16
+    # Seeds 0 and 1 after the activation; seed 2 at both positions.
+    text = page.render(page._context([section]), limit=9)
+    assert "Doubt:** some trainings diverged; 4 pairs with one of them are left out" in text
 
 
 def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_is_refused() -> None:

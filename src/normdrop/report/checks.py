@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, rungs, with_dropout
+from normdrop.report.choose import Pair, both_sides, candidates, rungs
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
 from normdrop.report.tables import key_name, place
@@ -37,8 +37,7 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
         return pd.DataFrame()
     chosen, ends = pd.concat(sides), []
     for key in study.declared.tuned:
-        # An arrangement without dropout has no rate to choose.
-        choices, grid = (rows.loc[with_dropout(rows) | (key != "rate"), key] for rows in (chosen, study.table))
+        choices, grid = candidates(chosen, key), candidates(study.table, key)
         if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
             low, high = grid.min(), grid.max()
             ends.append((key, low, high, len(choices), choices.eq(low).mean(), choices.eq(high).mean()))
@@ -79,15 +78,13 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
 
 def doubts(study: Study) -> Iterator[str]:
     """A line for data sets that are the same, and one for candidates that some values of a consumed key lack."""
-    over, tuned, grid = study.declared.over, list(study.declared.tuned), study.first
-    groups = grid.groupby(["fingerprint", "served"])["dataset"].unique()
+    over, tuned = study.declared.over, list(study.declared.tuned)
+    groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
     for names in sorted({tuple(names) for names in groups if len(names) > 1}):
         yield f"{', '.join(names)}: the same rows under several names; they count once."
     if not over:
         return
-    sides = [*study.declared.sides[0], *study.declared.sides[1]]
-    grid = grid[grid["arrangement"].isin(sides) & ~grid["beyond"].astype(bool)]
-    at = ["arrangement", *study.place]
+    at, grid = ["arrangement", *study.place], both_sides(study)
     values = grid.groupby(at)[over].transform("nunique")
     partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
     if lacking := [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]:

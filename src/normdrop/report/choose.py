@@ -132,6 +132,17 @@ def with_dropout(rows: pd.DataFrame) -> pd.Series:
     return rows["arrangement"].isin([name for name in ARRANGEMENTS if has(name, "dropout")])
 
 
+def candidates(rows: pd.DataFrame, key: str) -> pd.Series:
+    """The values of a tuned key in these rows; an arrangement without dropout has no rate to choose."""
+    return rows.loc[with_dropout(rows) | (key != "rate"), key]
+
+
+def both_sides(study: Study) -> pd.DataFrame:
+    """The rows of both sides at the grid proper."""
+    sides = [*study.declared.sides[0], *study.declared.sides[1]]
+    return study.first[study.first["arrangement"].isin(sides) & ~study.first["beyond"].astype(bool)]
+
+
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(part of the claim, A's values, B's values): one per seed that both have, as the kind makes them."""
     a, b = pair.a, pair.b

@@ -23,6 +23,7 @@ from normdrop.metrics import METRICS
 from normdrop.report import (
     against,
     checks,
+    choose,
     figures,
     mechanism,
     pooled,
@@ -77,6 +78,19 @@ class Section:
     @property
     def sides(self) -> tuple[str, str]:
         return tables.sides(self.study)
+
+    @property
+    def choices(self) -> list[str]:
+        """The tuned keys that have more than one candidate."""
+        rows = choose.both_sides(self.study)
+        return [key for key in self.study.declared.tuned if choose.candidates(rows, key).nunique() > 1]
+
+    @property
+    def left_out(self) -> int:
+        """Pairs that a comparison leaves out, each once, whatever it lacks: a metric, a rate or a rung."""
+        rows = choose.both_sides(self.study)
+        lacking = rows[rows[self.compared["metric"].unique()].isna().any(axis=1)]
+        return len(lacking[[*self.study.place, "seed"]].drop_duplicates())
 
     @property
     def tuned_means(self) -> pd.DataFrame:
