@@ -43,7 +43,7 @@ def made(
                 rows.append(pd.DataFrame(place | values))
     table = pd.concat(rows, ignore_index=True)
     table = table.assign(rerun=0, stands_in=False, beyond=False, fresh_rows=False, test_train_ratio=0.5, test_rows=200)
-    table["fingerprint"] = table["dataset"]
+    table["fingerprint"] = table["served"] = table["dataset"]
     records = [
         {"condition": condition, "seeds": [*range(seeds)], "choices": {}, "study": {}, "setting": {}}
         | {key: own[key].iloc[0] for key in ("dataset", "arrangement", "position", "rate")}

@@ -109,6 +109,8 @@ WRONG = {
     "you mean drift.scale?",
     "experiment=drift study.over=rate study.sentence=I": "study.over=rate: must be a key with one value, and none of",
     "experiment=drift study.over=noise study.sentence=I": "study.over=noise: must be a key whose values are numbers",
+    "experiment=size study.over=noise study.sentence=I": "study.over=noise: must be a key whose values are numbers",
+    "experiment=size data.train_size=50,100,null": "study.over=data.train_size: must be a key whose values are numbers",
     "experiment=six study.tuned=[rate,optimizer.lrr]": "study.tuned=optimizer.lrr: must be a key of the config",
     "model.name=resnet": "model.file: model=resnet needs a file",
     "+data.fingerprint=0": "data.fingerprint: there is no such key",

@@ -94,6 +94,7 @@ KINDS = {
         "mean paired difference at each {over}, and its change from first to last along a fitted line",
         quantity="change of {metric} from the first {over} to the last",
         reduce=ladder,
+        of_numbers=True,
         answer="trend",
     ),
     "mechanism": Kind("mean paired difference, before and after BN recalibration"),

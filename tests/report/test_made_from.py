@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from exact import SPREAD, normal, one, pair, rows_of, runs, write
+from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
+from normdrop.report.checks import doubts, family, neighbours
+from normdrop.report.choose import pairs
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -229,6 +231,27 @@ def test_an_a_a_run_takes_no_part_in_the_comparison_of_the_arrangements(tmp_path
         assert (row["estimate"], row["n"]) == (pytest.approx(0.01), 10)
 
 
+# --- data sets that are the same
+
+
+def test_the_same_rows_under_several_names_count_once_unless_they_are_served_in_another_way(tmp_path):
+    for dataset, rows, pca in (("a", "x", None), ("copy", "x", None), ("fewer", "x", 3), ("other", "y", None)):
+        data = {"data": {"fingerprint": rows, "pca": pca}}
+        for position in ("after", "before")[: 1 if dataset == "a" else 2]:
+            where: dict[str, Any] = {"dataset": dataset, "config": data, "position": position}
+            pair(tmp_path, runs(0.9 + normal(0.02)), runs(), **where)
+            write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, **where)
+    declared = rows_of(tmp_path, family="declared")
+    assert declared["dataset"].to_list() == ["a", "copy", "fewer", "fewer", "other", "other"]
+    assert declared["p_holm"].to_list() == pytest.approx((6 * declared["p_value"]).clip(upper=1).to_list())
+    copies = rows_of(tmp_path, dataset="copy", position="after", metric="test_acc")
+    assert set(copies["family"]) == {"exploratory"} and not copies["counted"].any()
+    assert rows_of(tmp_path, family="a/a")["dataset"].to_list() == declared["dataset"].to_list()
+    study = study_of(tmp_path)
+    assert set(neighbours(study, family(study, pairs(study)))["n"]) == {6}
+    assert [*doubts(study)] == ["a, copy: the same rows under several names; they count once."]
+
+
 # --- A/A rows
 
 
@@ -322,6 +345,24 @@ def test_a_rung_that_one_side_lacks_does_not_count(tmp_path, kind):
     a[5] = a.pop(4)
     other = rows_of(along(tmp_path / "other", kind, b, a))
     assert other["estimate"].to_list() == pytest.approx((-whole["estimate"]).to_list())
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimate"), [("spread", np.std([0.11, 0.21, 0.35], ddof=1)), ("loss", -0.17), ("ladder", 0.24)]
+)
+def test_a_rung_is_of_the_candidates_that_both_sides_have_there(tmp_path, kind, estimate):
+    """A was given rate .5 at depths 2 and 3, B at depth 3 alone; validation prefers the higher rate."""
+    study = {"kind": kind, "over": DEPTH, "secondary": []}
+    for depth, of_a, of_b in ((1, [0.1], [0.1]), (2, [0.1, 0.5], [0.1]), (3, [0.1, 0.5], [0.1, 0.5])):
+        where: dict[str, Any] = {"setting": {DEPTH: depth}, "study": study}
+        for rate in of_a:
+            write(tmp_path, "bn_dropout", runs((depth + rate) / 10, 8, val_acc=rate), rate, **where)
+        for rate in of_b:
+            write(tmp_path, "dropout_bn", runs(0.5, 8, val_acc=rate), rate, **where)
+    row = one(tmp_path, family="declared", part="trend" if kind == "ladder" else "")
+    assert (row["n"], row["estimate"]) == (8, pytest.approx(estimate))
+    (line,) = doubts(study_of(tmp_path))
+    assert "Not trained at every depth: dropout rate 0.5." in line
 
 
 @pytest.mark.parametrize("kind", ["difference", "spread", "loss", "ladder"])

@@ -69,6 +69,24 @@ def test_the_first_screen_has_the_answer_of_each_position_one_figure_and_the_tab
     assert "<details>" not in first and "BN then dropout · before" in network.split("<details>")[0]
 
 
+def test_of_two_primary_metrics_each_mean_is_told_and_drawn_under_its_name():
+    section = page.section(made("population", metrics=("test_acc", "test_nll"), **ORDERING))
+    declared = section.tables["pooled"].query("family == 'declared'").set_index(["position", "metric"])
+    answer = page.texts(section)["answer"]
+    drawn = dict(page.draw(section))
+    assert {name: len(figure.axes) for name, figure in drawn.items()} == {"answer": 2, "forest": 4}
+    assert set(section.at_one_place["metric"]) == {"test_acc"}
+    for position in ("after", "before"):
+        (line,) = [line for line in answer.splitlines() if line.startswith(f"**{position.capitalize()}")]
+        assert f"dropout first in test accuracy: {shown(declared.loc[position, 'test_acc'])}, the mean" in line
+        nll = declared.loc[position, "test_nll"]
+        size, low, high = (f"{nll[name] + 0:+.3f}" for name in ("estimate", "ci_low", "ci_high"))
+        assert line.endswith(f"In test NLL: {size} nats ({low} to {high}), {nll['verdict']}.")
+    points = [line.get_xdata()[0] for ax in drawn["forest"].axes for line in ax.get_lines() if line.get_marker() == "D"]
+    of_acc, of_nll = (declared["estimate"].xs(name, level="metric").to_list() for name in ("test_acc", "test_nll"))
+    assert points == pytest.approx([*(100 * value for value in of_acc), *of_nll])
+
+
 def test_the_page_is_one_file_that_fetches_and_runs_nothing(written):
     html = (written / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]+)"', html)
@@ -142,6 +160,51 @@ def test_of_a_network_that_lost_seeds_the_table_says_how_many_are_left() -> None
     cells = [line for line in text.splitlines() if line.startswith("| BN |") and " ± " in line]
     assert cells and all("(4 of 6 seeds)" in line for line in cells), cells
     assert text.count("of 6 seeds)") == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("study", "how"),
+    [
+        ({}, "after the activation, both sides at the dropout rate that validation prefers: "),
+        ({"rates": (0.5,)}, "after the activation: "),
+        ({"contrast": {"a": "bn", "b": "none"}}, "after the activation: "),
+        ({"contrast": {"a": "bn_dropout", "b": "none"}, "rates": (0.5,)}, "after the activation: "),
+        ({"contrast": {"a": "bn", "b": "none"}, "positions": ("after", "before")}, " pp (new samples)."),
+        ({"rates": (0.5,), "datasets": 8}, "each counted alike (data sets at large). The true difference"),
+        ({"family": "same_rate", "rates": (0.5,)}, "after the activation, at equal rates: "),
+        ({"family": "same_rate", "contrast": {"a": "bn", "b": "none"}}, "after the activation: "),
+    ],
+    ids=str,
+)
+def test_a_choice_by_validation_is_told_where_there_was_more_than_one_candidate(
+    study: dict[str, Any], how: str
+) -> None:
+    places = {"datasets": 1, "positions": ("after",), "arrangements": ALL, "claim": "mine", **study}
+    places["claim"] = "ordering" if places["datasets"] > 1 else "mine"
+    answer = page.texts(page.section(made("x", **ORDERING | places)))["answer"]
+    assert how in answer and ("validation" in answer) == (not study)
+
+
+def test_a_mean_without_spread_says_no_power() -> None:
+    study = made("x", **ORDERING)
+    study.table["test_acc"] = study.table["arrangement"].map({"none": 0.5, "bn_dropout": 0.75, "dropout_bn": 0.5})
+    answer = page.texts(page.section(study))["answer"]
+    assert "+25.00 pp (+25.00 to +25.00), the mean over 8 data sets" in answer
+    assert "power" not in answer and "—" not in answer
+
+
+def test_a_pair_that_several_comparisons_leave_out_is_counted_once() -> None:
+    study = made("x", datasets=1, metrics=("test_acc", "test_nll"), **ORDERING)
+    table = study.table
+    first = table["seed"].lt(2) & table["position"].eq("after") & table["arrangement"].eq("bn_dropout")
+    other = table["seed"].eq(2) & table["rate"].eq(0.5) & table["arrangement"].eq("dropout_bn")
+    table.loc[first | other, ["test_acc", "test_nll"]] = math.nan
+    table.loc[table["arrangement"] == "none", "test_acc"] = math.nan  # is compared with nothing
+    section = page.section(study)
+    assert section.compared["left_out"].sum() == 16
+    # Seeds 0 and 1 after the activation; seed 2 at both positions.
+    text = page.render(page._context([section]), limit=9)
+    assert "Doubt:** some trainings diverged; 4 pairs with one of them are left out" in text
 
 
 def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_is_refused() -> None:

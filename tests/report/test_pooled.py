@@ -11,6 +11,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
 from exact import normal, pair, rows_of, runs, study_of
+from normdrop.report import page
 from normdrop.report.pooled import pool, pooled
 from normdrop.report.study import Study
 from normdrop.report.words import words
@@ -69,6 +70,19 @@ def test_each_position_has_its_mean_and_holm_goes_over_the_positions(tmp_path):
     assert {"same_rate", "best_vs_best"} == set(exploratory["comparison"])
     said = words(study, rows_of(tmp_path), table).set_index("position")
     assert said["word"].to_dict() == {"after": "No practical difference", "before": "Yes"}
+
+
+def test_a_position_on_too_few_data_sets_is_told_beside_one_that_has_a_mean(tmp_path):
+    study = population(tmp_path, {"after": normal(0.02, 8), "before": normal(0.0, 3)})
+    rows = rows_of(tmp_path)
+    said = words(study, rows, pooled(study, rows)).set_index("position")
+    assert said["word"].to_dict() == {"after": "Yes", "before": ""}
+    assert said["scope"].to_dict() == {"after": "data sets at large", "before": "new samples"}
+    assert said["n"].to_dict() == {"after": 8, "before": 3}
+    answer = page.texts(page.section(study))["answer"]
+    assert "**After the activation (post-activation): yes, BN first is better.**" in answer
+    (line,) = [line for line in answer.splitlines() if line.startswith("**Before")]
+    assert "of 3 comparisons; -1.00 to +1.00 pp" in line and "(new samples)" in line
 
 
 def test_data_sets_set_apart_and_copies_of_another_count_in_a_row_of_their_own_or_once(tmp_path):

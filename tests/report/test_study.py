@@ -47,6 +47,29 @@ def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_the
     assert own.groupby("model.depth")["test_acc"].first().to_dict() == {3: 0.9, 5: 0.7}
 
 
+@pytest.mark.parametrize(("first", "beyond", "lines"), [("many", [], 0), ("few", [0.01, 0.03], 1)])
+def test_the_grid_proper_is_that_of_the_sweep_begun_first(tmp_path, first, beyond, lines):
+    sweeps: dict[str, list[dict[str, Any]]] = {
+        "many": [{LR: 0.01}, {LR: 0.03}, {LR: 0.03, "model.depth": 5}],
+        "few": [{}],
+    }
+    for name, settings in sweeps.items():
+        for setting in settings:
+            config = {} if setting else {"optimizer": {"lr": 0.02}}
+            study = {"grid": {"rate": [name]}}
+            pair(tmp_path, runs(0.9 + normal(0)), runs(0.8), setting=setting, study=study, config=config)
+    for path in tmp_path.rglob("record.json"):
+        record = json.loads(path.read_text())
+        began = 1.0 if record["study"]["grid"]["rate"] == [first] else 2.0
+        path.write_text(json.dumps(record | {"batches": [{"began": began}]}))
+    study = study_of(tmp_path)
+    table = study.table[study.table["model.depth"] == 3]
+    assert sorted(table.loc[table["beyond"], LR].unique()) == beyond
+    assert study.table.loc[study.table["model.depth"] == 5, "beyond"].all()
+    said = [line for line in study.told_apart if "of a later sweep" in line]
+    assert len(said) == lines and all(line.startswith("6 configurations") for line in said)
+
+
 def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path):
     for optimizer in ("adam", "sgd"):
         for channels in ([8], [8, 16]):

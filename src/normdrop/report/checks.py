@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, rungs, with_dropout
+from normdrop.report.choose import Pair, both_sides, candidates, rungs
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
+from normdrop.report.tables import key_name, place
 from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
@@ -36,8 +37,7 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
         return pd.DataFrame()
     chosen, ends = pd.concat(sides), []
     for key in study.declared.tuned:
-        # An arrangement without dropout has no rate to choose.
-        choices, grid = (rows.loc[with_dropout(rows) | (key != "rate"), key] for rows in (chosen, study.table))
+        choices, grid = candidates(chosen, key), candidates(study.table, key)
         if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
             low, high = grid.min(), grid.max()
             ends.append((key, low, high, len(choices), choices.eq(low).mean(), choices.eq(high).mean()))
@@ -74,6 +74,22 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
         return pair.a[metric].astype(float) - pair.b[metric].astype(float)
     a, b = rungs(study, pair, metric)
     return (a - b).mean(axis=1, skipna=False)
+
+
+def doubts(study: Study) -> Iterator[str]:
+    """A line for data sets that are the same, and one for candidates that some values of a consumed key lack."""
+    over, tuned = study.declared.over, list(study.declared.tuned)
+    groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
+    for names in sorted({tuple(names) for names in groups if len(names) > 1}):
+        yield f"{', '.join(names)}: the same rows under several names; they count once."
+    if not over:
+        return
+    at, grid = ["arrangement", *study.place], both_sides(study)
+    values = grid.groupby(at)[over].transform("nunique")
+    partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
+    if lacking := [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]:
+        named = "; ".join(lacking)
+        yield f"Not trained at every {key_name(over)}: {named}. Where it was, there is more to choose from."
 
 
 def never_reached(study: Study) -> pd.DataFrame:

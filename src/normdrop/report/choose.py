@@ -31,7 +31,8 @@ class Pair:
     rate: float | None
     """None: chosen"""
     counted: bool
-    """False where other positions have the networks of both sides already: `around` is no further test of an order"""
+    """False where other positions have the networks of both sides already (`around` is no further test of an order), or
+    where the same rows are compared under another name that comes before"""
     a: pd.DataFrame
     """the chosen rows; the index is the seed, or seed and `over` where the kind consumes a key"""
     b: pd.DataFrame
@@ -57,9 +58,9 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
     once.
     """
     declared = study.declared
-    by = ["seed", declared.over] if declared.over else ["seed"]
     rows = study.first[study.first["arrangement"].isin([*declared.sides[0], *declared.sides[1]])]
     done: dict[Any, list[list[set[str]]]] = defaultdict(list)  # both sides' networks at other positions
+    names: dict[Any, Any] = {}  # under which data set the same rows are compared first
     for place, block in sorted(rows.groupby(study.place), key=_order):
         sides = [block[block["arrangement"].isin(side)] for side in declared.sides]
         networks = [set(side["condition"]) for side in sides]
@@ -67,16 +68,28 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
         if networks in before:
             continue
         known = [set().union(*(pair[side] for pair in before)) for side in (0, 1)]
-        counted = not (networks[0] <= known[0] and networks[1] <= known[1])
+        new = not (networks[0] <= known[0] and networks[1] <= known[1])
         before.append(networks)
         for comparison, rate in _comparisons(study, block):
-            shared = _shared(study, sides, rate)
-            complete = all(
-                set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)
-            )
-            if complete and only in (None, comparison):
-                a, b = (chosen(own, list(declared.tuned), by, prefer) for own in shared)
+            if only not in (None, comparison):
+                continue
+            if rungs := list(_rungs(study, sides, rate, prefer)):
+                a, b = (pd.concat(own) for own in zip(*rungs, strict=True))
+                same = (*block[["fingerprint", "served"]].iloc[0], *place[1:], comparison, rate)
+                counted = new and names.setdefault(same, place[0]) == place[0]
                 yield Pair(dict(zip(study.place, place, strict=True)), comparison, rate, counted, a, b)
+
+
+def _rungs(study: Study, sides: list[pd.DataFrame], rate: float | None, prefer: str) -> Iterator[list[pd.DataFrame]]:
+    """What both sides choose, for each value of a consumed key among the candidates that both have there."""
+    declared, by, rungs = study.declared, ["seed"], [sides]
+    if over := declared.over:
+        by = ["seed", over]
+        rungs = [[side[side[over] == value] for side in sides] for value in sides[0][over].unique()]
+    for rung in rungs:
+        shared = _shared(study, rung, rate)
+        if all(set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)):
+            yield [chosen(own, list(declared.tuned), by, prefer) for own in shared]
 
 
 def _order(block: tuple[tuple[Any, ...], pd.DataFrame]) -> tuple[bool, str, int]:
@@ -117,6 +130,17 @@ def _shared(study: Study, sides: list[pd.DataFrame], rate: float | None) -> list
 def with_dropout(rows: pd.DataFrame) -> pd.Series:
     """Which rows are of an arrangement with dropout: the others have rate 0 alone."""
     return rows["arrangement"].isin([name for name in ARRANGEMENTS if has(name, "dropout")])
+
+
+def candidates(rows: pd.DataFrame, key: str) -> pd.Series:
+    """The values of a tuned key in these rows; an arrangement without dropout has no rate to choose."""
+    return rows.loc[with_dropout(rows) | (key != "rate"), key]
+
+
+def both_sides(study: Study) -> pd.DataFrame:
+    """The rows of both sides at the grid proper."""
+    sides = [*study.declared.sides[0], *study.declared.sides[1]]
+    return study.first[study.first["arrangement"].isin(sides) & ~study.first["beyond"].astype(bool)]
 
 
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -133,7 +133,8 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     for ax, (key, panel) in zip(axes, panels, strict=True):
         metric, position = map(str, key)
         scale, (color, marker) = scales[metric], LOOKS[position]
-        panel, own = scale.in_unit(panel), scale.in_unit(means[means["position"] == position])
+        own = means[means["position"].eq(position) & means["metric"].eq(metric)]
+        panel, own = scale.in_unit(panel), scale.in_unit(own)
         scale.ground(ax, upright=False)
         at = [lines.index(line) for line in panel["line"]]
         ax.errorbar(panel["estimate"], at, xerr=_arms(panel), fmt=marker, color=color, ms=4.5, lw=1.5)

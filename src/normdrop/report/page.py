@@ -25,6 +25,7 @@ from normdrop.metrics import METRICS
 from normdrop.report import (
     against,
     checks,
+    choose,
     figures,
     mechanism,
     pooled,
@@ -68,7 +69,7 @@ class Section:
     compared: pd.DataFrame
     """those, and what is exploratory of the like: tuned and at fixed rates"""
     means: pd.DataFrame
-    """the same over data sets, a row for each position and rate; empty where there are too few"""
+    """the same over data sets, a row for each position, rate and metric; empty where there are too few"""
     tables: dict[str, pd.DataFrame]
     """what is written as CSV, by the name of its file"""
     provenance: dict[str, Any]
@@ -80,15 +81,29 @@ class Section:
         return tables.sides(self.study)
 
     @property
+    def choices(self) -> list[str]:
+        """The tuned keys that have more than one candidate."""
+        rows = choose.both_sides(self.study)
+        return [key for key in self.study.declared.tuned if choose.candidates(rows, key).nunique() > 1]
+
+    @property
+    def left_out(self) -> int:
+        """Pairs that a comparison leaves out, each once, whatever it lacks: a metric, a rate or a rung."""
+        rows = choose.both_sides(self.study)
+        lacking = rows[rows[self.compared["metric"].unique()].isna().any(axis=1)]
+        return len(lacking[[*self.study.place, "seed"]].drop_duplicates())
+
+    @property
     def tuned_means(self) -> pd.DataFrame:
-        return words.tuned(self.study, self.means)
+        return self.means[self.means["family"] == verdicts.DECLARED]
 
     @property
     def at_one_place(self) -> pd.DataFrame:
         """What the first figure draws: the means, or the comparisons of a study of one data set and setting."""
+        rows = self.means if len(self.means) else self.compared
+        rows = rows[rows["metric"] == self.study.declared.metric]
         if len(self.means):
-            return self.means
-        rows = self.compared[self.compared["metric"] == self.study.declared.metric]
+            return rows
         return rows if len(rows[["dataset", *self.study.keys]].drop_duplicates()) == 1 else rows.iloc[:0]
 
 
@@ -137,6 +152,7 @@ def section(study: Study) -> Section:
         found = list(pairs(study))
         rows = verdicts.rows(study, [*found, *verdicts.again(study)])
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
+        facts["doubts"] += checks.doubts(study)
         beside |= _beside(study, rows, found)
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
@@ -147,7 +163,7 @@ def section(study: Study) -> Section:
     compared = rows[~rows["beyond"].astype(bool) & rows["family"].ne(verdicts.HARNESS)]
     compared = compared[compared["part"].eq(study.kind.answer) & compared["metric"].isin(study.declared.metrics)]
     means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
-    means = means[means["metric"] == study.declared.metric].rename(columns={"ci_low": "low", "ci_high": "high"})
+    means = means[means["metric"].isin(study.declared.metrics)].rename(columns={"ci_low": "low", "ci_high": "high"})
     return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from normdrop.data import SERVED
 from normdrop.kinds import KINDS, Kind
 from normdrop.metrics import METRICS
 from normdrop.report import publish
@@ -82,8 +83,8 @@ class Study:
     table: pd.DataFrame
     """one row per seed and (arrangement, position) that its network stands for: condition, dataset, arrangement,
     position, rate, the keys that vary, rerun, seed, stands_in (trained under another name), beyond (outside of the grid
-    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint, budget (of steps), diverged,
-    the metrics (steps as shares of that budget)"""
+    proper), fresh_rows, test_train_ratio (NaN: a fixed test part), test_rows, fingerprint and served (of the rows, and
+    how they are split and served), budget (of steps), diverged, the metrics (steps as shares of that budget)"""
     keys: list[str]
     """columns that tell settings apart: keys that vary, but for those that are tuned or consumed"""
     told_apart: list[str] = field(default_factory=list)
@@ -283,6 +284,7 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
         "test_train_ratio": math.nan if rows.get("fixed_test") else rows["test"] / rows["train"],
         "test_rows": rows["test"],
         "fingerprint": config["data"].get("fingerprint", record["dataset"]),
+        "served": str([config["data"].get(key) for key in SERVED]),
         "budget": config["trainer"]["max_epochs"] * (batches + (rest > 1)),  # a row alone is left out
     }
     itself = (record["arrangement"], record["position"])
@@ -307,7 +309,7 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     """A column for each config key that varies and for each of `own`, and `beyond`; the index is the condition.
 
     A key counts that a sweep named and that has several values; further ones are added, each with a line, if without
-    them two configurations could not be told apart.
+    them two configurations could not be told apart. A line also says how many a later sweep puts beyond the grid.
     """
     flat = flattened(records)
     flat = flat.drop(columns=[key for key in flat if under(str(key), FREE)])
@@ -324,9 +326,23 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     groups = [[record["dataset"] for record in records], *(flat[key].astype(str) for key in told)]
     several = flat.astype(str).groupby(groups).nunique().gt(1).any()
     untold = [str(key) for key, differs in several.items() if differs and not under(str(key), told)]
-    fewest = min(map(len, named))
-    settings = flat[[*told, *untold]].infer_objects().assign(beyond=[len(keys) > fewest for keys in named])
-    return settings, [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
+    # The grid proper is that of the sweep begun first: a later one that names fewer keys puts none of it beyond.
+    grids = [record["study"].get("grid") for record in records]
+    first = grids[min(range(len(records)), key=lambda place: _began(records[place]))]
+    fewest = min(len(keys) for keys, grid in zip(named, grids, strict=True) if grid == first)
+    beyond = [len(keys) > fewest for keys in named]
+    doubts = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
+    if later := sum(out and grid != first for out, grid in zip(beyond, grids, strict=True)):
+        doubts.append(
+            f"{later} configurations of a later sweep name more keys than the first one: no word counts them."
+        )
+    return flat[[*told, *untold]].infer_objects().assign(beyond=beyond), doubts
+
+
+def _began(record: Record) -> float:
+    """When its first seeds began."""
+    ended = record.get("finished", 0.0) - record["wall_seconds"]
+    return float(record["batches"][0]["began"] if record.get("batches") else ended)
 
 
 def flattened(records: list[Record]) -> pd.DataFrame:

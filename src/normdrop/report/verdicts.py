@@ -115,6 +115,8 @@ def again(study: Study) -> Iterator[Pair]:
     tuned = list(study.declared.tuned)
     own = [key for key in (study.declared.over, *tuned) if key]
     twice = study.table.query("rerun == 1 and not stands_in")
+    # The same rows under another name are no further network.
+    twice = twice.drop_duplicates(["fingerprint", "served", "arrangement", "seed", *study.place[1:], *own])
     for comparison, keys in (("a/a", own), ("a/a_tuned", [])):
         at = list(dict.fromkeys(["arrangement", *study.place, *keys]))
         before = study.first.groupby(at)

@@ -68,27 +68,23 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     column, scope = "verdict", "these data"
     if base["p_new_data"].notna().all():
         column, scope = "verdict_new_data", "new samples"
-    told = []  # position and word
+    told = []  # position, word and scope
     if declared.kind == "mechanism":
         shares = mechanism.shares(study, mechanism.recalibration(study, rows))
-        told = list(zip(shares["position"], shares["word"], strict=True))
-    elif declared.claim == MAIN and len(means := tuned(study, over_sets)):
-        scope = "data sets at large"
+        told = [(position, word, scope) for position, word in zip(shares["position"], shares["word"], strict=True)]
+    elif declared.claim == MAIN:
+        means = over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(declared.metric)]
         for mean in means.to_dict("records"):
             prediction = mean["pi_low"], mean["pi_high"]
-            told.append((mean["position"], pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))))
-    elif declared.claim == MAIN:
-        told = [(position, "") for position in sorted(set(base["position"]))]
+            word = pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))
+            told.append((mean["position"], word, "data sets at large"))
+        # A position on too few data sets has no mean.
+        told += [(position, "", scope) for position in sorted({*base["position"]} - {*means["position"]})]
     elif len(base):
-        told = [("", counted_word(**counts(base[column])))]
+        told = [("", counted_word(**counts(base[column])), scope)]
     found = []
-    for position, word in told or [("", "")]:
+    for position, word, of in told or [("", "", scope)]:
         own = base[base["position"] == position] if position else base
         place = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
-        found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": scope})
+        found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": of})
     return pd.DataFrame(found)
-
-
-def tuned(study: Study, over_sets: pd.DataFrame) -> pd.DataFrame:
-    """The means over data sets that the main claim's words are of, one each."""
-    return over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(study.declared.metric)]
