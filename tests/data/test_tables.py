@@ -658,6 +658,7 @@ BAD_FILES = {
     "empty csv": ("t.csv", b"", {}, "the file is empty"),
     "blank csv": ("t.csv", b"\n\n", {}, "cannot be read: No columns"),
     "header only": ("t.csv", csv(), {}, "the table has no rows"),
+    "one name only": ("t.csv", b"a\n", {}, "the table has no rows"),
     "latin-1 csv": (
         "t.csv",
         GOOD + "\n1,2,caf\xe9".encode("latin-1"),

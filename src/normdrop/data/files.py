@@ -11,6 +11,7 @@ import re
 import unicodedata
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def _text(file: Path, separator: str | None, header: bool | None) -> pd.DataFram
             ways = " or ".join(override("data.separator", one) for one in found)
             raise ValueError(f"more than one character may separate its columns: say which, {ways}")
         if not found:
-            _check_header(file)
+            with suppress(pd.errors.EmptyDataError):  # a header alone
+                _check_header(file)
         separator = found[0] if found else ","
     lines = _lines(file, separator, skip=skip)
     if header is None and _is_row(lines):
