@@ -23,6 +23,8 @@ from omegaconf import DictConfig
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# Hints name a program alone where that finds it.
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on small tensors threads do no more than wait
 
 # 70 training rows make four batches of 16 and one of 6; neither 20 nor 13 units fill a multiple of 16 floats.

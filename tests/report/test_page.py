@@ -315,6 +315,8 @@ def test_the_end_says_the_answer_the_page_and_what_to_open(population, tmp_path,
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split(" the activation")[0] for line in lines[:2]] == ["After", "Before"]
-    assert lines[-2].endswith(str(tmp_path / "else/where/report/report.html"))
-    assert f"tensorboard --logdir {tmp_path}" in lines[-1]
+    assert lines[-1].endswith(str(tmp_path / "else/where/report/report.html"))  # nothing is there for TensorBoard
+    (tmp_path / "events.out.tfevents.1").touch()
+    assert main([str(tmp_path), "--output", str(tmp_path / "else/where")]) == 0
+    assert f"tensorboard --logdir {tmp_path}" in capsys.readouterr().out.splitlines()[-1]
     assert "population (1 of 1)" in said.err and not (tmp_path / "report").exists()

@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from normdrop.study import record as results
+from normdrop.study.told import runnable
 
 NAMES = (*results.TABLES, results.RECORD)
 
@@ -135,3 +138,33 @@ def test_a_lock_that_the_file_system_does_not_have_names_its_file(tmp_path, monk
     with pytest.raises(OSError, match="No locks available") as caught, results.locked(tmp_path):
         pass
     assert caught.value.filename == str(tmp_path / ".lock")
+
+
+def test_a_users_files_beside_the_code_are_no_changes_of_it(tmp_path, monkeypatch):
+    code = tmp_path / "src/normdrop/study/record.py"
+    for path in (code, tmp_path / "conf/config.yaml", tmp_path / "README.md"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a: 1\n")
+    git = ("git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(tmp_path))
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "x")):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(results, "__file__", str(code))
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    (tmp_path / "README.md").write_text("a: 2\n")
+    known, clean = results.commit.__wrapped__()
+    assert len(known) == 40 and clean
+    added = tmp_path / "src/normdrop/new.py"
+    added.write_text("")
+    assert results.commit.__wrapped__() == (known, False)
+    added.unlink()
+    (tmp_path / "conf/config.yaml").write_text("a: 2\n")
+    assert results.commit.__wrapped__() == (known, False)
+
+
+def test_a_hint_has_the_folder_of_a_program_that_its_name_does_not_find(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert runnable("normdrop rate=0.3") == "normdrop rate=0.3"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runnable("normdrop rate=0.3") == f"{tmp_path}/.venv/bin/normdrop rate=0.3"
+    monkeypatch.chdir(tmp_path)
+    assert runnable("normdrop rate=0.3") == ".venv/bin/normdrop rate=0.3"

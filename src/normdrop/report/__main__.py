@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from normdrop.study.told import prepare
+from normdrop.study.told import prepare, runnable
 
 # The rest is imported where it is needed: --help, and what is refused at once, shall not wait for it.
 
@@ -80,7 +80,8 @@ def _report(options: Namespace) -> None:
     print("\n".join(page.first_lines(target)))
     print(f"Page: {target / 'report.html'}")
     shown = folder / "overview" if (folder / "overview").exists() else folder
-    print(f"TensorBoard: tensorboard --logdir {shown}")
+    if next(shown.rglob("events.out.tfevents.*"), None):  # what is published has none
+        print(f"TensorBoard: {runnable(f'tensorboard --logdir {shown}')}")
 
 
 if __name__ == "__main__":

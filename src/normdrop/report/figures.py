@@ -103,7 +103,9 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
         ax.set_axis_off()
     for ax in axes[-1]:
         ax.set_xlabel(key_name(x))
-    figure.supylabel("\n".join(filter(None, [scale.sides, scale.label])), fontsize=8.5)
+    fits = round(15 * figure.get_figheight())  # letters along the axis
+    told = [line for text in (scale.sides, scale.label) for line in textwrap.wrap(text, fits)]
+    figure.supylabel("\n".join(told), fontsize=8.5)
     if names:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 6))
     return figure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from normdrop.study import CONF
-from normdrop.study.told import command, held, line, prepare, typed, unknown_key
+from normdrop.study.told import command, held, line, prepare, runnable, typed, unknown_key
 
 HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
 
@@ -81,7 +81,7 @@ def main() -> None:
             done = "what is finished stays"
             if isinstance(error, KeyboardInterrupt) and error.args:
                 done = f"{error}; they stay"
-            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {command()}")
+            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {runnable(command())}")
         said = one_line(error, words)
         if not _expected(error):
             if traced:
@@ -110,9 +110,9 @@ def _study(words: list[str], report: bool) -> int:
         if report:
             return _report(folder)
         shown = folder / "overview" if (folder / "overview").exists() else folder
-        print(f"the answer:   normdrop-report {folder}")
+        print(f"the answer:   {runnable(f'normdrop-report {folder}')}")
         print(f"its page:     {folder}/report/report.html, once that is written")
-        print(f"TensorBoard:  tensorboard --logdir {shown}")
+        print(f"TensorBoard:  {runnable(f'tensorboard --logdir {shown}')}")
     return 0
 
 

@@ -68,11 +68,12 @@ def locked(directory: Path, wait: bool = False) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def commit() -> tuple[str | None, bool | None]:
-    """The git commit of the checkout that this code stands in, and whether nothing there was changed; else None."""
+    """The git commit of the checkout that this code stands in, and whether code and config are as it has them, or None:
+    a table or a network of a user's own may lie there."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None, None
-    asked = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    asked = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--", "src", "conf"]
     try:
         first, *lines = subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).splitlines()
     except (OSError, subprocess.CalledProcessError):

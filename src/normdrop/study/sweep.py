@@ -21,7 +21,7 @@ from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
-from normdrop.study.told import command
+from normdrop.study.told import command, runnable
 from normdrop.whole import whole
 
 KILLED = "Killed: its process was killed, perhaps for want of memory; fewer side by side: hydra.launcher.n_jobs=1\n"
@@ -94,7 +94,7 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
     finished = [condition for condition in study.conditions if not condition.missing]
     folders = [study.root / condition.path for condition in finished]
     if without := [folder for folder in folders if not any(folder.glob("events.out.tfevents.*"))]:
-        way = f"normdrop-report {study.root} writes them again"
+        way = f"{runnable(f'normdrop-report {study.root}')} writes them again"
         yield f"{count(len(without), 'finished configuration')} without TensorBoard's files; {way}"
     kept = study.conditions[0].config["save_networks"]
     if kept and (without := [folder for folder in folders if not _networks_kept(folder)]):

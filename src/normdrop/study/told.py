@@ -6,6 +6,7 @@ import difflib
 import io
 import os
 import shlex
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -48,6 +49,14 @@ def command() -> str:
     """The command line of this process, as it can be typed again."""
     name = Path(sys.argv[0]).name
     return shlex.join(["normdrop" if name == "__main__.py" else name, *(typed or sys.argv[1:])])
+
+
+def runnable(words: str) -> str:
+    """A command line as it can be typed here: with its program's folder where its name alone would not find it."""
+    if shutil.which(words.split()[0]):
+        return words
+    folder = Path(sys.executable).parent
+    return f"{folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}/{words}"
 
 
 def nearest(value: object, names: Iterable[str]) -> str:
