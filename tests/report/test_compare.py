@@ -78,6 +78,13 @@ def test_few_seeds_and_divergence_that_could_bias_the_rest_are_refused(n, left_o
     assert (refusal(Comparison(n, left_out, one_sided)) is not None) == refused
 
 
+def test_of_differences_that_cancel_no_rounding_is_left():
+    a = np.array([68, 58, 61, 55, 85, 86, 88, 83, 55, 87]) / 97
+    b = np.array([55, 86, 83, 88, 55, 61, 68, 58, 87, 85]) / 97  # the same in another order
+    assert (a - b).mean() != 0
+    assert compare(a, b, rope=0.05, test_train_ratio=0.1).estimate == 0
+
+
 def test_where_most_pairs_never_reached_the_level_nothing_is_said():
     a, b = np.array([1.0] * 6 + [0.5] * 4), np.array([1.0] * 6 + [0.6] * 4)
     c = compare(a, b, rope=0.05, test_train_ratio=0.1, never=1.0)

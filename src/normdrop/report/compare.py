@@ -75,7 +75,9 @@ def compare(
     if n < 2:
         return Comparison(n, left_out, one_sided, neither)
     difference = differences(of_a, of_b)
-    mean, sd = round(float(difference.mean()), 15) + 0.0, float(difference.std(ddof=1))
+    mean, sd = float(difference.mean()), float(difference.std(ddof=1))
+    if abs(mean) <= 1e-12 * np.abs(difference).max():  # of differences that cancel rounding alone is left
+        mean = 0.0
     here = t_tests(mean, sd / math.sqrt(n), n - 1, rope, alpha)
     error = sd * math.sqrt(1 / n + test_train_ratio)
     new = here if fresh else t_tests(mean, error, n - 1, rope, alpha)

@@ -22,7 +22,7 @@ def recalibration(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     before, after = (rows[rows["metric"] == metric] for metric in (BEFORE, AFTER))
     before, after = before.rename(columns={"estimate": "before"}), after.rename(columns={"estimate": "after"})
     table = before[[*place, "n", "p_value", "counted", "beyond", "before"]].merge(after[[*place, "after"]], on=place)
-    table["share"] = 1 - table["after"] / table["before"]
+    table["share"] = 1 - table["after"] / table["before"].where(table["before"] != 0)
     p_values = table["p_value"].where(table["counted"].astype(bool))
     table["p_holm"] = p_values.groupby(table["comparison"]).transform(holm)
     return table.drop(columns=["p_value", "counted"])
