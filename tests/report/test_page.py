@@ -185,6 +185,15 @@ def test_a_choice_by_validation_is_told_where_there_was_more_than_one_candidate(
     assert how in answer and ("validation" in answer) == (not study)
 
 
+def test_a_single_comparison_says_what_it_could_have_shown_in_its_own_scope() -> None:
+    section = page.section(made("x", **ORDERING | {"datasets": 1, "positions": ("after",)}))
+    (row,) = section.base.to_dict("records")
+    wider = (row["new_high"] - row["new_low"]) / (row["ci_high"] - row["ci_low"])
+    assert section.scope == "new samples" and wider > 1.5
+    said = f"A difference of {100 * wider * row['detectable']:.2f} pp would have been seen with 80 % power."
+    assert said in page.texts(section)["answer"]
+
+
 def test_a_mean_without_spread_says_no_power() -> None:
     study = made("x", **ORDERING)
     study.table["test_acc"] = study.table["arrangement"].map({"none": 0.5, "bn_dropout": 0.75, "dropout_bn": 0.5})
