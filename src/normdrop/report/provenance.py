@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from normdrop.report.study import Record, Study
+from normdrop.report.study import Record, Study, batches_of
 from normdrop.report.verdicts import spans
 from normdrop.study.told import duration
 
@@ -22,19 +22,19 @@ def provenance(study: Study) -> dict[str, Any]:
 
     Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
     """
-    batches = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
-    commits, versions = sorted(set(batches["commit"].str[:10])), sorted(set(batches["versions"]))
-    began, ended = _time(batches["began"].min()), _time(batches["finished"].max())
-    trained = duration(sum(record["wall_seconds"] for record in study.records))
+    table = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
+    commits, versions = sorted(set(table["commit"].str[:10])), sorted(set(table["versions"]))
+    began, ended = _time(table["began"].min()), _time(table["finished"].max())
+    spent = duration(sum(record["wall_seconds"] for record in study.records))
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
-        f"Seeds {spans(study.table['seed'])}; {trained} of training; {'; '.join(versions)}.",
-        *sorted({f"`{command}`" for command in batches["command"].dropna()}),
+        f"Seeds {spans(study.table['seed'])}; {spent} of training; {'; '.join(versions)}.",
+        *sorted({f"`{command}`" for command in table["command"].dropna()}),
     ]
-    clean, doubts = bool(batches["clean"].all()), []
+    clean, doubts = bool(table["clean"].all()), []
     if not clean:
         doubts.append("Some seeds were trained from a tree with changes that no commit has.")
-    first = batches.groupby(["commit", "experiment"])["began"].min().reset_index()
+    first = table.groupby(["commit", "experiment"])["began"].min().reset_index()
     for commit, experiment, start in [] if study.undeclared else first.to_numpy().tolist():
         try:
             files, said = _declared(commit, experiment)
@@ -54,17 +54,15 @@ def provenance(study: Study) -> dict[str, Any]:
 
 
 def _batches(record: Record) -> list[dict[str, Any]]:
-    """One for each time that seeds were added; a record of before does not tell them apart."""
-    ended = record.get("finished", 0.0)
-    whole = {"began": ended - record["wall_seconds"], "finished": ended, "versions": {}, "commit": None, "clean": None}
-    batches = []
-    for batch in record.get("batches") or [whole | record]:
+    """What is told of each batch of seeds."""
+    told = []
+    for batch in batches_of(record):
         versions = ", ".join(f"{key} {value}" for key, value in batch["versions"].items())
         facts = {"versions": versions, "commit": str(batch["commit"]), "clean": batch["clean"] is not False}
         facts |= {"began": batch["began"], "finished": batch["finished"]}
         facts["command"] = batch.get("command") or record.get("command")
-        batches.append(facts | {"experiment": str(record["choices"].get("experiment"))})
-    return batches
+        told.append(facts | {"experiment": str(record["choices"].get("experiment"))})
+    return told
 
 
 def _declared(commit: str, experiment: str) -> tuple[list[str], dict[str, Any]]:

@@ -328,7 +328,7 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     untold = [str(key) for key, differs in several.items() if differs and not under(str(key), told)]
     # The grid proper is that of the sweep begun first: a later one that names fewer keys puts none of it beyond.
     grids = [record["study"].get("grid") for record in records]
-    first = grids[min(range(len(records)), key=lambda place: _began(records[place]))]
+    first = grids[min(range(len(records)), key=lambda place: batches_of(records[place])[0]["began"])]
     fewest = min(len(keys) for keys, grid in zip(named, grids, strict=True) if grid == first)
     beyond = [len(keys) > fewest for keys in named]
     doubts = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
@@ -339,10 +339,11 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     return flat[[*told, *untold]].infer_objects().assign(beyond=beyond), doubts
 
 
-def _began(record: Record) -> float:
-    """When its first seeds began."""
-    ended = record.get("finished", 0.0) - record["wall_seconds"]
-    return float(record["batches"][0]["began"] if record.get("batches") else ended)
+def batches_of(record: Record) -> list[Record]:
+    """One for each time that seeds were added, with its `began`; a record of before does not tell them apart."""
+    ended = record.get("finished", 0.0)
+    whole = {"began": ended - record["wall_seconds"], "finished": ended, "versions": {}, "commit": None, "clean": None}
+    return record.get("batches") or [whole | record]
 
 
 def flattened(records: list[Record]) -> pd.DataFrame:

@@ -53,6 +53,14 @@ def _digest(data: ReplicateData) -> str:
     return digest.hexdigest()
 
 
+def _check_effect(keys: Iterable[str], first: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse a swept key in which two data configs differ whose parts hold the same."""
+    for key in keys:
+        if first[key] != data[key]:
+            same = f"each part has the rows that {first[key]} gives"
+            raise ValueError(f"data.{key}={data[key]}: has no effect on {data['name']}: {same}")
+
+
 def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
     """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
 
@@ -60,6 +68,7 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
     """
     quiet()
     seen: set[str] = set()
+    swept = [key for key in SERVED if f"data.{key}" in varying]
     served: dict[str, Mapping[str, Any]] = {}
     lines: dict[str, None] = {}
     for config, seed in asked:
@@ -72,13 +81,9 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
         data = check_fit(config, seed)
         sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
         facts = standard_rows(config["data"]).facts() | {"parts": sizes}
-        first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
-        for key in SERVED:
-            before, here = first[key], config["data"][key]
-            if f"data.{key}" in varying and before != here:
-                raise ValueError(
-                    f"data.{key}={here}: has no effect on {name}: each part has the rows that {before} gives"
-                )
+        if swept:  # to read all rows takes time
+            first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
+            _check_effect(swept, first, config["data"])
         left = facts["rows"] - sum(facts["parts"].values())
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
             note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"

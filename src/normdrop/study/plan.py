@@ -178,13 +178,11 @@ def _check_rung(study: Mapping[str, Any] | None, setting: Mapping[str, Any]) -> 
 
 
 def _check_folder(asked: str) -> None:
+    """Refuse a folder that depends on a key: Hydra would put in the default's value, not the one that is asked for."""
     for key in re.findall(r"\$\{([\w.]+)\}", asked):
-        if key != "name" and not key.startswith(
-            "hydra."
-        ):  # Hydra would put in the default's value, not what is asked for
-            raise ValueError(
-                f"hydra.sweep.dir={asked}: depends on {key}; of the config's keys only name may stand there"
-            )
+        if key != "name" and not key.startswith("hydra."):
+            allowed = "of the config's keys only name may stand there"
+            raise ValueError(f"hydra.sweep.dir={asked}: depends on {key}; {allowed}")
 
 
 def _check_question(point: Mapping[str, str]) -> None:
