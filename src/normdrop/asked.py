@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
 
 def require(key: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
@@ -56,6 +54,8 @@ def override(key: str, value: str | Sequence[str]) -> str:
 
 def quoted(text: str) -> str:
     """Text as Hydra reads it as text: in quotes where it would be something else without."""
+    from hydra.core.override_parser.types import Quote, QuotedString  # here: the report does without it
+
     plain = re.fullmatch(r"(?!(true|false|null|nan|inf)$)[a-z_]\w*", text, re.ASCII | re.IGNORECASE)
     return text if plain else QuotedString(text, Quote.double).with_quotes()
 
