@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from exact import normal, pair, runs
+from exact import normal, pair, runs, write
 from normdrop.report.against import compare_runs, differences
 from normdrop.report.study import load
 
@@ -60,3 +60,14 @@ def test_the_study_of_the_same_name_is_meant_and_without_one_those_of_the_same_c
     pair(tmp_path / "d" / "x", runs(0.8), runs(0.8), study={"claim": "speed"})
     nothing = compare_runs(load(tmp_path / "d"), load(tmp_path / "b"))
     assert nothing.empty and not nothing["differs"].sum()
+
+
+def test_the_grid_of_a_choice_may_differ_and_a_key_of_one_data_set_is_no_difference_in_another(tmp_path):
+    for name, rates in (("a", (0.1, 0.3)), ("b", (0.1, 0.5))):
+        for rate in rates:
+            pair(tmp_path / name / "x", runs(0.9), runs(0.8), rate=rate)
+        write(tmp_path / name / "x", "bn", runs(0.9), 0.0)
+    config = {"data": {"name": "other", "classes": "as_is"}}
+    pair(tmp_path / "b" / "x", runs(0.9), runs(0.8), dataset="other", rate=0.1, config=config)
+    (row,) = differences(load(tmp_path / "a"), load(tmp_path / "b")).to_dict("records")
+    assert (row["dataset"], row["key"], row["here"], row["there"]) == ("d", "rate", "0.1, 0.3", "0.1, 0.5")

@@ -13,7 +13,7 @@ from exact import normal, one, pair, rows_of, runs, study_of, write
 from fake_study import fake_study
 from normdrop.report import page
 from normdrop.report import provenance as git
-from normdrop.report.checks import alarm, edges, family, neighbours, never_reached
+from normdrop.report.checks import alarm, doubts, edges, family, left_out, neighbours, never_reached
 from normdrop.report.choose import pairs
 from normdrop.report.provenance import provenance
 
@@ -34,6 +34,39 @@ def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path):
     assert table["doubt"].all()
 
 
+def test_the_end_of_a_grid_is_that_of_the_arrangement_that_was_chosen(tmp_path):
+    study = {"contrast": {"a": "bn_dropout", "b": ["bn", "dropout"]}}
+    for arrangement, rates in {"bn_dropout": (0.1, 0.5), "dropout": (0.3, 0.5), "bn": (0.0,)}.items():
+        for rate in rates:  # the lowest of its own is the best
+            write(tmp_path, arrangement, runs(0.9, 8, val_acc=(0.9 - rate) * bool(rate)), rate, study=study)
+    found = study_of(tmp_path)
+    table = edges(found, family(found, pairs(found))).set_index("key")
+    assert table.loc["rate", ["low", "choices", "at_low", "at_high"]].to_list() == [0.1, 16, 1.0, 0.0]
+
+
+def test_seeds_that_lack_a_candidate_are_named_and_rows_name_the_seeds_that_they_are_of(tmp_path):
+    for rate, seeds in ((0.1, 8), (0.3, 12)):
+        pair(tmp_path, runs(0.9, seeds), runs(0.8, seeds), rate=rate)
+    assert any("8-11" in line for line in doubts(study_of(tmp_path)))
+    table = rows_of(tmp_path).set_index(["comparison", "rate"])
+    assert table.loc[[("best_vs_best", np.nan), ("same_rate", 0.3)], "seeds"].unique().tolist() == ["0-7", "0-11"]
+    pair(tmp_path, runs(0.9, 12), runs(0.8, 12), rate=0.1)
+    assert not list(doubts(study_of(tmp_path)))
+
+
+def test_a_pair_is_left_out_where_a_comparison_goes_without_it_and_counts_once(tmp_path):
+    study = {"tuned": ["rate", "optimizer.lr"]}
+    sound = runs(0.9, 8)
+    lost = runs(np.where(np.arange(8) < 3, np.nan, 0.9), 8, diverged=np.arange(8) < 3, val_acc=0.1)
+    for lr, a in ((0.01, sound), (9.0, lost)):  # which is never chosen
+        pair(tmp_path, a, runs(0.8, 8), study=study, setting={"optimizer.lr": lr})
+    found = study_of(tmp_path)
+    assert left_out(found, pairs(found)) == 0
+    pair(tmp_path, lost, runs(0.8, 8), study=study, setting={"optimizer.lr": 0.01})
+    found = study_of(tmp_path)
+    assert left_out(found, pairs(found)) == 3  # tuned and at its rate
+
+
 def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):
     a, b = runs(0.9 + normal(0.05), gap=0.1, test_nll=0.5), runs(0.9, gap=0.2, test_nll=0.4)
     study = study_of(pair(tmp_path / "gap", a, b, study={"metric": "gap"}))
@@ -44,7 +77,13 @@ def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):
     assert rows.loc["test_acc", "half"] == pytest.approx(half)
     nothing = study_of(pair(tmp_path / "nothing", a, b, study={"family": None}))
     (row,) = neighbours(nothing, family(nothing, pairs(nothing))).to_dict("records")
-    assert (row["metric"], row["n"]) == ("test_nll", 2), "of every comparison where none is declared"
+    assert (row["metric"], row["n"]) == ("test_nll", 1), "of every comparison where none is declared"
+    lost = {"setting": {"model.depth": 9}, "study": {"metric": "gap"}}  # of which nothing can be compared
+    pair(tmp_path / "gap", a, runs(0.9, gap=0.2, test_nll=0.4), setting={"model.depth": 2}, study={"metric": "gap"})
+    pair(tmp_path / "gap", runs(np.nan, diverged=True, gap=np.nan, test_nll=np.nan), b, **lost)
+    study = study_of(tmp_path / "gap")
+    rows = neighbours(study, family(study, pairs(study))).set_index("metric")
+    assert rows.loc["test_acc", ["mean", "n"]].to_list() == [pytest.approx(0.05), 1]
     loss = {"kind": "loss", "over": "drift.scale"}
     for scale, value in ((0.0, 0.9), (0.5, 0.5)):
         pair(tmp_path / "loss", runs(value + normal(0.0)), runs(0.4), setting={"drift.scale": scale}, study=loss)

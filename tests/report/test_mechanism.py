@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from exact import normal, pair, rows_of, runs, study_of, write
+from normdrop.report import page
 from normdrop.report.choose import pairs
 from normdrop.report.mechanism import recalibration, shares, shifts
 from normdrop.report.regime import cells, trends
@@ -37,6 +38,9 @@ def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_positio
     assert found["word"].to_dict() == {"after": "Yes", "before": "Nothing to explain"}
     said = words(study, rows_of(tmp_path), rows_of(tmp_path).iloc[:0])
     assert said["word"].to_list() == ["Yes", "Nothing to explain"]
+    assert "is better" not in page.texts(page.section(study))["answer"], "the word is of recalibration"
+    single = mechanism(tmp_path / "single", {"after": [0.04, 0.0]}, left=0.1)
+    assert "nan" not in page.texts(page.section(single))["answer"]  # of one cell there is no interval
     kept = mechanism(tmp_path / "kept", {"after": [0.02, 0.04, 0.03]}, left=0.8)
     assert shares(kept, recalibration(kept, rows_of(tmp_path / "kept")))["word"].to_list() == ["No"]
 

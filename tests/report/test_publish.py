@@ -41,6 +41,12 @@ def test_its_rows_are_those_of_the_folders_to_the_last_bit(published, tmp_path):
     pd.testing.assert_frame_equal(study_of(tmp_path / "x").table, there.table)
 
 
+def test_what_recalibration_makes_of_the_declared_metric_is_kept(tmp_path):
+    live = fake_study(tmp_path / "live" / "x", rates=(0.5,), replicates=6, study={"metric": "test_nll"})
+    write(load(tmp_path / "live"), tmp_path / "out")
+    assert study_of(tmp_path / "out" / "x").table["recal_test_nll"].equals(study_of(live).table["recal_test_nll"])
+
+
 def test_its_table_says_where_each_row_stands(published):
     table = pd.DataFrame(json.loads(lzma.decompress((published[1] / STUDY).read_bytes()))["table"])
     assert {"dataset", "arrangement", "position", "rate", "model.depth", "seed", "test_acc"} <= set(table)

@@ -11,7 +11,9 @@ import pytest
 
 from exact import normal, pair, runs, study_of, write
 from fake_study import STUDY, fake_study, write_condition
+from normdrop import tensorboard
 from normdrop.report import publish
+from normdrop.report.__main__ import main
 from normdrop.report.checks import never_reached
 from normdrop.report.study import NEVER, load
 from normdrop.report.verdicts import rows
@@ -196,19 +198,25 @@ def test_a_sweep_without_a_declaration_is_a_study_with_exploratory_rows(tmp_path
     assert (mine.name, mine.undeclared, mine.declared.family) == ("mine", True, None)
     table = rows(mine)
     assert set(table["family"]) == {"exploratory"}
-    assert {*table["comparison"]} == {"best_vs_best", "same_rate"}
+    assert {*table["comparison"]} == {"same_rate"}  # of one rate nothing is chosen: it would be told twice
     # What a declaration leaves out is nothing, but for alpha and the rate.
     declared = study.declared
     assert (declared.tuned, declared.alpha, declared.secondary, declared.apart) == (("rate",), 0.05, (), ())
 
 
-def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_nothing_makes_none(tmp_path):
+def test_two_declarations_under_one_name_are_two_studies_and_a_key_that_says_nothing_makes_none(tmp_path, monkeypatch):
     pair(tmp_path, runs(0.9), runs(0.8))
     pair(tmp_path, runs(0.9), runs(0.8), rate=0.5, study={"core": None})
     assert len(load(tmp_path)) == 1
     pair(tmp_path, runs(0.9), runs(0.8), rate=0.7, study={"alpha": 0.01})
+    (tmp_path / "plan.json").write_text(json.dumps({"conditions": {"d/bn/after/q0.00": {"seeds": [0]}}}))
     first, second = load(tmp_path)
     assert {first.name, second.name} == {tmp_path.name, f"{tmp_path.name} (2)"}
+    assert len(first.unfinished) + len(second.unfinished) == 1
+    told: dict[str, str] = {}
+    monkeypatch.setattr(tensorboard, "write_overview", lambda _, texts, figures: told.update(texts))
+    assert main([str(tmp_path)]) == 0
+    assert {text.partition("\n")[0] for text in told.values()} == {f"# {first.name}", f"# {second.name}"}
 
 
 def test_the_main_claim_comes_first_and_of_those_the_one_on_the_most_data_sets(tmp_path):

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from made import made
+from exact import pair, runs, study_of
+from made import ORDERING, made
 from normdrop.report import page, tables
 
 
@@ -55,3 +56,26 @@ def test_of_a_network_of_ones_own_the_answer_and_its_figure_name_no_position():
     assert "in your network" in text and "the activation" not in text
     _, figure = next(page.draw(page.section(study)))
     assert [ax.get_title() for ax in figure.axes] == ["in your network"]
+
+
+def test_a_side_without_dropout_has_no_rate(tmp_path):
+    sides = {"a": "bn_dropout", "b": "none"}
+    text = page.texts(page.section(made("study", datasets=1, contrast=sides, **ORDERING)))["answer"]
+    assert "rate 0.5" in text and "both sides" not in text and "equal rates" not in text
+
+
+def test_holms_family_is_told_where_it_has_more_rows_than_the_word_counts(tmp_path):
+    study = {"kind": "loss", "over": "drift.scale", "family": "same_rate", "claim": "drift"}
+    for scale in (0.0, 0.2, 0.4):
+        pair(tmp_path, runs(0.9 - scale), runs(0.8 - scale), setting={"drift.scale": scale}, study=study)
+    section = page.section(study_of(tmp_path))
+    assert len(section.base) == 1
+    assert "family has 3 rows" in page.render(page._context([section]), limit=9)
+
+
+def test_seeds_are_told_of_what_is_shown(tmp_path):
+    for rate, seeds in ((0.5, 6), (0.7, 12)):
+        pair(tmp_path, runs(0.9, seeds), runs(0.8, seeds), rate=rate)
+    text = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
+    assert "| d, 6 seeds |" in text  # tuned and at .5; at .7 there are more
+    assert "(12 seeds)" in text  # beside a network at another rate, which has fewer

@@ -1,8 +1,10 @@
 """The word of a claim, by counts over its family and by the mean over data sets."""
 
+import numpy as np
 import pytest
 
-from normdrop.report.words import counted_word, counts, pooled_word
+from exact import normal, pair, rows_of, runs, study_of
+from normdrop.report.words import counted_word, counts, pooled_word, words
 
 B, W, E, OPEN, R = "better", "worse", "equivalent", "inconclusive", "refused: 3 seeds"
 
@@ -48,3 +50,11 @@ def test_verdicts_are_counted_by_their_side():
 )
 def test_a_word_of_the_mean_over_data_sets(verdict, prediction, word):
     assert pooled_word(verdict, prediction, 0.005) == word
+
+
+def test_a_setting_of_which_every_seed_diverged_does_not_narrow_the_scope_of_the_others(tmp_path):
+    for depth, a in ((2, runs(0.9 + normal(0.01))), (4, runs(np.nan))):
+        pair(tmp_path, a, runs(0.9), setting={"model.depth": depth}, study={"claim": "depth"})
+        (said,) = words(study_of(tmp_path), rows_of(tmp_path), rows_of(tmp_path).iloc[:0]).to_dict("records")
+        assert said["scope"] == "new samples"
+    assert (said["refused"], said["n"]) == (1, 2)

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
 
 from normdrop.study.told import prepare, runnable
@@ -35,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"normdrop-report: {where}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("normdrop-report: stopped; a page that was there stays", file=sys.stderr)
+        print(
+            "normdrop-report: stopped; an earlier page stays, if there was one; the same command writes it",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -68,13 +72,17 @@ def _report(options: Namespace) -> None:
         folder = options.publish
         studies = load(folder)
     target = (options.output or folder) / "report"
+    texts, pictures = defaultdict[Path, dict[str, str]](dict), defaultdict[Path, dict[str, Path]](dict)
     for section in page.write(studies, target, load(options.against) if options.against else []):
-        root = section.study.folder
+        root, name = section.study.folder, section.study.name
+        again = f" {name}" if root in texts else ""  # of several declarations under one name
+        texts[root] |= {f"{tag}{again}": text for tag, text in page.texts(section).items()}
+        pictures[root] |= {f"{tag}{again}": target / file for tag, file in section.figures.items()}
+    for root in texts:
         # What is published has no learning curves, and another's folder is left as it is.
         if (root / "plan.json").exists() and not options.output:
-            pictures = {name: target / file for name, file in section.figures.items()}
             try:
-                tensorboard.write_overview(root, page.texts(section), pictures)
+                tensorboard.write_overview(root, texts[root], pictures[root])
             except ValueError as error:
                 print(f"normdrop-report: no overview for TensorBoard: {error}", file=sys.stderr)
     print("\n".join(page.first_lines(target)))

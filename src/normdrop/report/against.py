@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from normdrop.report.choose import with_dropout
 from normdrop.report.compare import head, holm
 from normdrop.report.study import FREE, Study, flattened, under
 from normdrop.report.verdicts import HARNESS, rows
@@ -73,7 +74,7 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
             one, two = here[dataset], there[dataset]
             for key in sorted({*one, *two}):
                 values = {"here": one.get(key, "—"), "there": two.get(key, "—")}
-                if values["here"] != values["there"] and not under(key, FREE):
+                if values["here"] != values["there"] and (key in study.declared.tuned or not under(key, FREE)):
                     found.append(named | {"dataset": dataset, "key": key} | values)
     return pd.DataFrame(found, columns=["experiment", "reference", "dataset", "key", "here", "there"])
 
@@ -81,8 +82,10 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
 def _values(study: Study) -> dict[str, dict[str, str]]:
     """By data set and key all values of a study, as text."""
     configs = flattened(study.records).astype(str)
+    configs.loc[~with_dropout(configs), "rate"] = ""
     datasets = [record["dataset"] for record in study.records]
     found = {}
     for dataset, block in configs.groupby(datasets):
-        found[str(dataset)] = {str(key): ", ".join(sorted(set(block[key]))) for key in block}
+        values = {str(key): ", ".join(sorted({*block[key]} - {""})) for key in block}  # "" where others have the key
+        found[str(dataset)] = {key: value for key, value in values.items() if value}
     return found

@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, both_sides, candidates, rungs
+from normdrop.report.choose import Pair, both_sides, candidates, rungs, values
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
 from normdrop.report.tables import key_name, place
-from normdrop.report.verdicts import HARNESS
+from normdrop.report.verdicts import HARNESS, spans
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
@@ -35,12 +35,14 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     sides = [side for pair in compared for side in (pair.a, pair.b)]
     if study.declared.family != "best_vs_best" or not sides:
         return pd.DataFrame()
-    chosen, ends = pd.concat(sides), []
+    chosen, ends = pd.concat(sides, ignore_index=True), []
     for key in study.declared.tuned:
         choices, grid = candidates(chosen, key), candidates(study.table, key)
         if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
-            low, high = grid.min(), grid.max()
-            ends.append((key, low, high, len(choices), choices.eq(low).mean(), choices.eq(high).mean()))
+            own = grid.groupby(study.table["arrangement"]).agg(["min", "max"])  # each may have a grid of its own
+            own = own.loc[chosen.loc[choices.index, "arrangement"]].set_index(choices.index)
+            at_low, at_high = choices.eq(own["min"]).mean(), choices.eq(own["max"]).mean()
+            ends.append((key, grid.min(), grid.max(), len(choices), at_low, at_high))
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
         last = chosen["epochs_after"].dropna() == 0
         ends.append(("epoch", np.nan, np.nan, len(last), 0.0, last.mean()))
@@ -61,6 +63,7 @@ def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
             continue
         measured = [pair for pair in compared if metric in pair.a and metric in pair.b]
         intervals = [mean_interval(_difference(study, pair, metric), study.declared.alpha) for pair in measured]
+        intervals = [interval for interval in intervals if np.isfinite(interval[0])]
         if intervals:
             means, lows, highs = np.transpose(intervals)
             sides = {"up": int((lows > 0).sum()), "down": int((highs < 0).sum()), "half": (highs - lows)[0] / 2}
@@ -77,23 +80,37 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
 
 
 def doubts(study: Study) -> Iterator[str]:
-    """A line for data sets that are the same, and one for candidates that some values of a consumed key lack."""
+    """A line for data sets that are the same, and for candidates that some seeds, or values of a consumed key, lack."""
     over, tuned = study.declared.over, list(study.declared.tuned)
     groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
     for names in sorted({tuple(names) for names in groups if len(names) > 1}):
         yield f"{', '.join(names)}: the same rows under several names; they count once."
+    at, grid = ["arrangement", *study.place], both_sides(study)
+    trained = grid.groupby([*at, "seed"]).size()
+    if lacking := sorted(set(trained[trained < trained.groupby(at).transform("max")].reset_index()["seed"])):
+        yield f"Seeds {spans(tuple(lacking))} were not trained at every candidate: no choice among these counts them."
     if not over:
         return
-    at, grid = ["arrangement", *study.place], both_sides(study)
-    values = grid.groupby(at)[over].transform("nunique")
-    partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < values]
-    if lacking := [place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")]:
-        named = "; ".join(lacking)
+    whole = grid.groupby(at)[over].transform("nunique")
+    partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < whole]
+    if named := "; ".join(place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")):
         yield f"Not trained at every {key_name(over)}: {named}. Where it was, there is more to choose from."
 
 
+def left_out(study: Study, found: Iterable[Pair]) -> int:
+    """How many pairs of seeds some comparison at the grid proper leaves out, for one diverged; each counts once."""
+    lost = set()
+    for pair in found:
+        if pair.a["beyond"].any():
+            continue
+        for metric in study.declared.metrics:
+            for _, a, b in values(study, pair, metric):
+                lost |= {(*pair.place.values(), seed) for seed in a.index[(a - b).isna()]}
+    return len(lost)
+
+
 def never_reached(study: Study) -> pd.DataFrame:
-    """Runs that never reached the level whose steps are counted, by data set, arrangement, keys: n and missed."""
+    """Trainings that never reached the level whose steps are counted, by data set, arrangement, keys: n and missed."""
     counted = [metric for metric in study.declared.metrics if METRICS[metric].unit == "steps"]
     if not counted:
         return pd.DataFrame()

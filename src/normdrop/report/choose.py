@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, has
@@ -101,6 +100,8 @@ def _order(block: tuple[tuple[Any, ...], pd.DataFrame]) -> tuple[bool, str, int]
 def _comparisons(study: Study, block: pd.DataFrame) -> list[tuple[str, float | None]]:
     """Best against best, and at each rate; both are one where nothing can be chosen."""
     rates = sorted(block.loc[with_dropout(block), "rate"].unique())
+    if study.declared.family is None and study.declared.tuned == ("rate",) and len(rates) == 1:
+        return [("same_rate", rates[0])]
     if study.declared.tuned == ("rate",) and not rates:
         return [(study.declared.family or "same_rate", None)]
     return [("best_vs_best", None), *(("same_rate", rate) for rate in rates or [0.0])]
@@ -143,21 +144,20 @@ def both_sides(study: Study) -> pd.DataFrame:
     return study.first[study.first["arrangement"].isin(sides) & ~study.first["beyond"].astype(bool)]
 
 
-def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, pd.Series, pd.Series]]:
     """(part of the claim, A's values, B's values): one per seed that both have, as the kind makes them."""
     a, b = pair.a, pair.b
     if not (_measured(a, metric) and _measured(b, metric)):
         return
     reduce = study.kind.reduce
     if reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
-        of_a, of_b = a[metric].astype(float).align(b[metric].astype(float), join="inner")
-        yield "", of_a.to_numpy(), of_b.to_numpy()
+        yield "", *a[metric].astype(float).align(b[metric].astype(float), join="inner")
         return
     along_a, along_b = rungs(study, pair, metric)
     if along_a.shape[1] > 1 or (study.kind.answer and along_a.shape[1]):  # a single rung may stand beside a ladder
         parts_a, parts_b = reduce(along_a), reduce(along_b)
         for part in parts_a:
-            yield part, parts_a[part].to_numpy(), parts_b[part].to_numpy()
+            yield part, parts_a[part], parts_b[part]
 
 
 def _measured(side: pd.DataFrame, metric: str) -> bool:

@@ -73,6 +73,8 @@ class Section:
     tables: dict[str, pd.DataFrame]
     """what is written as CSV, by the name of its file"""
     provenance: dict[str, Any]
+    left_out: int = 0
+    """pairs of seeds that some comparison goes without, because one diverged"""
     figures: dict[str, str] = field(default_factory=dict)
     """files by the names of the figures, which the template has captions for"""
 
@@ -85,13 +87,6 @@ class Section:
         """The tuned keys that have more than one candidate."""
         rows = choose.both_sides(self.study)
         return [key for key in self.study.declared.tuned if choose.candidates(rows, key).nunique() > 1]
-
-    @property
-    def left_out(self) -> int:
-        """Pairs that a comparison leaves out, each once, whatever it lacks: a metric, a rate or a rung."""
-        rows = choose.both_sides(self.study)
-        lacking = rows[rows[self.compared["metric"].unique()].isna().any(axis=1)]
-        return len(lacking[[*self.study.place, "seed"]].drop_duplicates())
 
     @property
     def tuned_means(self) -> pd.DataFrame:
@@ -145,7 +140,7 @@ def section(study: Study) -> Section:
     """All that is computed of a study."""
     over_sets = pd.DataFrame(columns=pooled.COLUMNS)
     facts: dict[str, Any] = {"lines": [], "doubts": []}
-    beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
+    beside, left_out = defaultdict[str, pd.DataFrame](pd.DataFrame), 0
     if study.table.empty:
         rows = verdicts.rows(study)
     else:
@@ -154,6 +149,7 @@ def section(study: Study) -> Section:
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
         facts["doubts"] += checks.doubts(study)
         beside |= _beside(study, rows, found)
+        left_out = checks.left_out(study, found)
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
     scope, low, high, verdict = "these data", "ci_low", "ci_high", "verdict"
@@ -164,7 +160,7 @@ def section(study: Study) -> Section:
     compared = compared[compared["part"].eq(study.kind.answer) & compared["metric"].isin(study.declared.metrics)]
     means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
     means = means[means["metric"].isin(study.declared.metrics)].rename(columns={"ci_low": "low", "ci_high": "high"})
-    return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
+    return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts, left_out)
 
 
 def _beside(study: Study, rows: pd.DataFrame, found: list[Pair]) -> dict[str, pd.DataFrame]:

@@ -28,7 +28,7 @@ def provenance(study: Study) -> dict[str, Any]:
     spent = duration(sum(record["wall_seconds"] for record in study.records))
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
-        f"Seeds {spans(study.table['seed'])}; {spent} of training; {'; '.join(versions)}.",
+        f"Seeds {spans(tuple(study.table['seed']))}; {spent} of training; {'; '.join(versions)}.",
         *sorted({f"`{command}`" for command in table["command"].dropna()}),
     ]
     clean, doubts = bool(table["clean"].all()), []

@@ -39,7 +39,8 @@ def write(studies: Sequence[Study], target: Path) -> None:
                 table[name] = steps.where(table[name] <= 1).astype("Int64")
         declared = study.declared
         places = ["condition", "dataset", "arrangement", "position", "rate", *study.keys, *declared.within, "rerun"]
-        measured = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary])
+        recalibrated = [f"recal_{metric}" for metric in declared.metrics]
+        measured = dict.fromkeys([*MEASURED, *declared.metrics, *declared.secondary, *recalibrated])
         table = table[[*places, *(name for name in measured if name in table)]]
         table = table.astype(object).where(table.notna(), None)
         records, conditions = [], set(table["condition"])

@@ -221,6 +221,7 @@ def _studies(path: Path, folder: _Folder, top: Path) -> Iterator[Study]:
         yield Study(name, path, Declared(), [], pd.DataFrame(columns=["dataset"]), [], **left)
     for number, said in enumerate(sorted(groups), 1):
         yield _study(name if number == 1 else f"{name} ({number})", path, groups[said], left)
+        left = {}  # told once: whose they are nothing says
 
 
 def _declared(study: dict[str, Any]) -> Declared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def rows(study: Study, found: Iterable[Pair] | None = None) -> pd.DataFrame:
     if table.empty:
         return pd.DataFrame(columns=columns)
     table["verdict_new_data"] = _judged(table, alpha, "new_low", "new_high", "p_new_data", "p_tost_new")
-    table = table.assign(claim=study.declared.claim, experiment=study.name, seeds=spans(study.table["seed"]))
+    table = table.assign(claim=study.declared.claim, experiment=study.name)
     return concluded(table, alpha, "n")[columns]
 
 
@@ -93,7 +94,7 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
         confirms = pair.counted and pair.comparison == declared.family and metric in declared.metrics
         for part, a, b in values(study, pair, metric):
             result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
-            row = place | vars(result) | {"metric": metric, "part": part}
+            row = place | vars(result) | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
             row |= {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
             row |= {"good": good if again else study.kind.good(good), "refused": refusal(result) or ""}
             row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
@@ -146,7 +147,8 @@ def means(study: Study) -> pd.DataFrame:
     return table.assign(ci_low=table["mean"] - half, ci_high=table["mean"] + half)
 
 
-def spans(numbers: Iterable[int]) -> str:
+@cache
+def spans(numbers: tuple[int, ...]) -> str:
     """Whole numbers as runs: `0-9 20-29`."""
     ordered = pd.Series(sorted(set(numbers)))
     runs = ordered.groupby(ordered.diff().ne(1).cumsum())

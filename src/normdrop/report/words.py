@@ -66,7 +66,8 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     """
     base, declared = family(study, rows), study.declared
     column, scope = "verdict", "these data"
-    if base["p_new_data"].notna().all():
+    tested = base[base["p_value"].notna()]  # where all seeds diverged there is nothing to be tested in any scope
+    if tested["p_new_data"].notna().all():
         column, scope = "verdict_new_data", "new samples"
     told = []  # position, word and scope
     if declared.kind == "mechanism":
