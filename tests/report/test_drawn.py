@@ -119,11 +119,35 @@ def test_a_map_is_blue_where_a_is_ahead_and_faint_where_the_interval_has_0():
     assert [text.get_text() for text in before.texts] == ["+1.0", "+2.0"]
 
 
+def test_all_maps_share_their_settings_and_rates_and_what_was_not_compared_is_blank():
+    table = rows(contrast=["bn - none", "ln - none"], dataset=["one", "two"], lr=[0.1, 0.2], rate=[0.1, 0.5, 0.7])
+    table = table.assign(position="after", estimate=table.index / 100, ci_low=-1.0, ci_high=1.0)
+    few_rates = table["contrast"].eq("ln - none") & table["rate"].ne(0.5)
+    lacking = few_rates | table["dataset"].eq("two") & table["lr"].eq(0.1)
+    figure = figures.regime(table[~lacking], ["lr"], figures.Scale("difference in test NLL (nats)", 1))
+    lower_left = figure.axes[2]  # names the settings and the rates for all
+    assert [label.get_text() for label in lower_left.get_yticklabels()] == ["0.1", "0.2"]
+    assert [label.get_text() for label in lower_left.get_xticklabels()] == ["0.1", "0.5", "0.7"]
+    for name, contrast, ax in zip(["one", "one", "two", "two"], ["bn", "ln", "bn", "ln"], figure.axes, strict=False):
+        assert title(ax) == f"{name}, after: {contrast.upper()}"
+        own = table[~lacking & table["contrast"].str.startswith(contrast) & table["dataset"].eq(name)]
+        places = zip(own["rate"].map([0.1, 0.5, 0.7].index), own["lr"].map([0.1, 0.2].index), strict=True)
+        drawn = {text.get_position(): text.get_text() for text in ax.texts}
+        assert drawn == dict(zip(places, own["estimate"].map("{:+.2f}".format), strict=True))
+
+
 def test_a_side_is_named_where_more_of_the_metric_speaks_for_it():
     study = made("study", datasets=1, **ORDERING)
     assert page.scale(study, "test_acc").sides == "← dropout first better · BN first better →"
     assert page.scale(study, "test_nll").sides == "← BN first better · dropout first better →"
     assert (page.scale(study, "test_acc").factor, page.scale(study, "test_nll").factor) == (100, 1)
+
+
+@pytest.mark.parametrize(("metric", "blue"), [("test_acc", "BN first"), ("test_nll", "dropout first")])
+def test_the_caption_of_a_map_names_the_side_that_its_colours_speak_for(metric, blue):
+    section = page.section(made("study", datasets=1, metrics=(metric,)))
+    section.figures["regime"] = "map.png"
+    assert f"Blue: {blue} is better" in page.texts(section)["answer"]
 
 
 def test_a_study_of_sizes_draws_its_rungs():

@@ -84,6 +84,12 @@ def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path):
     assert set(table[table["contrast"] != "bn_dropout - dropout_bn"]["word"]) == {"no difference"}
 
 
+def test_a_side_is_ahead_in_the_map_where_it_is_better(tmp_path):
+    study = {"family": None, "metric": "test_nll", "secondary": []}
+    pair(tmp_path, runs(0.8, test_nll=normal(0.4)), runs(0.8, test_nll=0.5), study=study)
+    assert cells(study_of(tmp_path))["word"].to_list() == ["ahead"]
+
+
 def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path):
     rng = np.random.default_rng(1)
     values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}

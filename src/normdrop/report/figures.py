@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -162,29 +163,37 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
 
 
 def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
-    """A map for each data set (down) and contrast and position (across): settings down, rates across."""
-    down, across = list(cells["dataset"].unique()), list(cells.groupby(["contrast", "position"]).groups)
-    settings = len(cells[list(keys)].drop_duplicates())
-    figure = Figure(figsize=(WIDTH, (0.17 * settings + 0.4) * len(down) + 1.2), layout="constrained")
-    axes = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
+    """A map for each data set (down) and contrast and position (across): settings down, rates across.
+
+    Each map has the settings and rates of all, as they share their axes; where nothing was compared it is blank.
+    """
     cells = scale.in_unit(cells)
+    down = list(cells["dataset"].unique())
+    across: list[Any] = list(cells.groupby(["contrast", "position"]).groups)
+    whole = cells.pivot_table("estimate", list(keys), "rate")
+    figure = Figure(figsize=(WIDTH, (0.17 * len(whole) + 0.4) * len(down) + 1.2), layout="constrained")
+    axes = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
     top = float(cells["estimate"].abs().quantile(0.97)) or 1.0
-    for (dataset, contrast, position), own in cells.groupby(["dataset", "contrast", "position"], sort=False):
-        ax = axes[down.index(dataset), across.index((contrast, position))]
-        grid = own.pivot_table(index=list(keys), columns="rate", values=["estimate", "ci_low", "ci_high"])
-        clear = ((grid["ci_low"] > 0) | (grid["ci_high"] < 0)).to_numpy()
-        value, alpha = grid["estimate"].to_numpy(float), np.where(clear, 1.0, 0.25)
-        image = ax.imshow(value, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", alpha=alpha)
-        for (y, x), size in np.ndenumerate(value):
-            ink = "w" if clear[y, x] and abs(size) > 0.6 * top else "k"
-            ax.text(x, y, f"{size:+.1f}", ha="center", va="center", fontsize=6, color=ink)
-        rates = [shown(rate) for rate in grid["estimate"]]
-        ax.set_xticks(range(len(rates)), rates, fontsize=7)
-        names = [" × ".join(map(shown, np.atleast_1d(key))) for key in grid.index]
-        ax.set_yticks(range(len(names)), names, fontsize=6.5)
+    digits = 1 if scale.factor > 1 else 2
+    for (row, dataset), (column, (contrast, position)) in product(enumerate(down), enumerate(across)):
+        ax, own = axes[row, column], cells[cells["dataset"].eq(dataset) & cells["contrast"].eq(contrast)]
+        own = own[own["position"] == position]
+        value, low, high = (
+            own.pivot_table(name, list(keys), "rate").reindex_like(whole).to_numpy(float)
+            for name in ("estimate", "ci_low", "ci_high")
+        )
+        clear = (low > 0) | (high < 0)
+        image = ax.imshow(value, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", alpha=np.where(clear, 1.0, 0.25))
+        for y, x in np.argwhere(~np.isnan(value)):
+            ink = "w" if clear[y, x] and abs(value[y, x]) > 0.6 * top else "k"
+            ax.text(x, y, f"{value[y, x]:+.{digits}f}", ha="center", va="center", fontsize=6, color=ink)
         ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in str(contrast) else 'BN'}", fontsize=8)
     for ax in axes[-1]:
+        ax.set_xticks(range(whole.shape[1]), map(shown, whole.columns), fontsize=7)
         ax.set_xlabel("dropout rate", fontsize=8)
+    for ax in axes[:, 0]:
+        names = [" × ".join(map(shown, np.atleast_1d(key))) for key in whole.index]
+        ax.set_yticks(range(len(names)), names, fontsize=6.5)
     figure.supylabel(" × ".join(map(key_name, keys)), fontsize=9)
     label = f"{scale.label}: {scale.sides.replace('BN', 'BN or LN')}"
     figure.colorbar(image, ax=list(axes.flat), location="bottom", shrink=0.7, aspect=45, label=label)

@@ -218,7 +218,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
 def scale(study: Study, name: str, quantity: str = "") -> figures.Scale:
     """How differences in a metric are drawn. quantity: what is compared, if not what the kind makes of the metric."""
     metric, (left, right) = METRICS[name], tables.sides(study)
-    if study.kind.good(metric.higher_is_better):
+    if study.good(name):
         left, right = right, left
     label = f"difference in {quantity or tables.quantity(study, [name])} ({metric.told})"
     return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")

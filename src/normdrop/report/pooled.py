@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from statsmodels.stats.meta_analysis import combine_effects
 
-from normdrop.metrics import METRICS
 from normdrop.report.choose import pairs
 from normdrop.report.compare import MIN_DATA_SETS, t_quantile, t_tests
 from normdrop.report.study import Study
@@ -93,7 +92,7 @@ def _means(study: Study, variant: str, table: pd.DataFrame, without: list[str]) 
         row |= {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
         row |= {"claim": study.declared.claim, "experiment": study.name}
         row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
-        row["good"] = study.kind.good(METRICS[row["metric"]].higher_is_better) and variant != LOG_ODDS
+        row["good"] = study.good(row["metric"]) and variant != LOG_ODDS
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
         errors = used["sd"] / np.sqrt(used["n"])
         found.append(row | pool(used["estimate"], errors, rope=rope, alpha=study.declared.alpha))

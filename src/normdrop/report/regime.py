@@ -21,7 +21,7 @@ def cells(study: Study) -> pd.DataFrame:
 
     Columns: contrast, dataset, position, the keys, rate, part (of a ladder the rung, or its trend), n, estimate,
     ci_low, ci_high, p_value, p_tost, the same of recalibrated networks (recal, recal_low, recal_high) where measured,
-    word: ahead and behind (the interval lies on that side of 0), no difference (the equivalence test rejects), open.
+    word: ahead and behind (of A, by an interval on one side of 0), no difference (the equivalence test rejects), open.
     Exploratory: nothing is adjusted.
     """
     declared, found = study.declared, []
@@ -42,7 +42,8 @@ def cells(study: Study) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.concat(found, ignore_index=True)
     tests = [table["ci_low"] > 0, table["ci_high"] < 0, table["p_tost"] < declared.alpha]
-    return table.assign(word=np.select(tests, ["ahead", "behind", "no difference"], "open"))
+    above, below = ("ahead", "behind") if study.good(declared.metric) else ("behind", "ahead")
+    return table.assign(word=np.select(tests, [above, below, "no difference"], "open"))
 
 
 def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:

@@ -116,6 +116,10 @@ class Study:
         """The table without what was trained again for A/A."""
         return self.table[self.table["rerun"] == 0]
 
+    def good(self, metric: str) -> bool:
+        """Whether more is better of what its kind makes of a metric."""
+        return self.kind.good(METRICS[metric].higher_is_better)
+
     def rope(self, metric: str) -> float:
         """Differences up to this are of no practical consequence: as declared, or else as the metric has it."""
         ropes = self.declared.rope

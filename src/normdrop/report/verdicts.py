@@ -89,14 +89,14 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
         metrics, network = declared.metrics, pair.place["arrangement"]
         place |= {"a": network, "b": f"{network} again", "family": HARNESS}
     for metric in dict.fromkeys(metrics):
-        rope, good = study.rope(metric), METRICS[metric].higher_is_better
+        rope, good = study.rope(metric), METRICS[metric].higher_is_better if again else study.good(metric)
         never = NEVER if METRICS[metric].unit == "steps" else math.nan
         confirms = pair.counted and pair.comparison == declared.family and metric in declared.metrics
         for part, a, b in values(study, pair, metric):
             result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
             row = place | vars(result) | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
             row |= {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
-            row |= {"good": good if again else study.kind.good(good), "refused": refusal(result) or ""}
+            row |= {"good": good, "refused": refusal(result) or ""}
             row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
             if confirms and part == (study.kind.answer or part):  # of a ladder the trend alone
                 row["family"] = DECLARED
