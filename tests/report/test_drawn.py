@@ -134,6 +134,8 @@ def test_all_maps_share_their_settings_and_rates_and_what_was_not_compared_is_bl
         places = zip(own["rate"].map([0.1, 0.5, 0.7].index), own["lr"].map([0.1, 0.2].index), strict=True)
         drawn = {text.get_position(): text.get_text() for text in ax.texts}
         assert drawn == dict(zip(places, own["estimate"].map("{:+.2f}".format), strict=True))
+    lost = table.assign(estimate=np.nan, ci_low=np.nan, ci_high=np.nan)
+    assert not any(ax.texts for ax in figures.regime(lost, ["lr"], SCALE).axes), "all diverged"
 
 
 def test_a_side_is_named_where_more_of_the_metric_speaks_for_it():

@@ -170,10 +170,11 @@ def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
     cells = scale.in_unit(cells)
     down = list(cells["dataset"].unique())
     across: list[Any] = list(cells.groupby(["contrast", "position"]).groups)
-    whole = cells.pivot_table("estimate", list(keys), "rate")
+    whole = cells.pivot_table("dataset", list(keys), "rate", aggfunc="size")  # of what diverged there is no estimate
     figure = Figure(figsize=(WIDTH, (0.17 * len(whole) + 0.4) * len(down) + 1.2), layout="constrained")
     axes = figure.subplots(len(down), len(across), sharex=True, sharey=True, squeeze=False)
-    top = float(cells["estimate"].abs().quantile(0.97)) or 1.0
+    most = float(cells["estimate"].abs().quantile(0.97))
+    top = most if most > 0 else 1.0
     digits = 1 if scale.factor > 1 else 2
     for (row, dataset), (column, (contrast, position)) in product(enumerate(down), enumerate(across)):
         ax, own = axes[row, column], cells[cells["dataset"].eq(dataset) & cells["contrast"].eq(contrast)]
