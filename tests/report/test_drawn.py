@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from made import ORDERING, made
 from normdrop.report import figures, page
@@ -93,6 +94,39 @@ def test_a_forest_has_each_rows_interval_in_its_place_and_the_mean_below_with_bo
         widths = {line.get_linewidth(): list(line.get_xdata()) for line in ax.get_lines() if len(line.get_xdata()) == 2}
         assert widths[4] == pytest.approx([100 * mean["low"], 100 * mean["high"]])
         assert widths[1] == pytest.approx([-3, 6])
+
+
+def test_no_point_is_outside_of_a_forest_and_what_goes_on_beyond_its_edge_has_an_arrow():
+    table = rows(dataset=[str(number) for number in range(12)], position=["after", "before"]).assign(estimate=0.01)
+    table = table.assign(low=0.008, high=0.012)
+    table.loc[0, ["estimate", "low", "high"]] = [-0.09, -0.5, 0.3]
+    means = rows(position=["after"]).assign(pi_low=-0.1, pi_high=0.12)
+    figure = figures.forest(table, [], {"test_acc": SCALE}, means)
+    arrows = {"after": {CARETLEFT: 1, CARETRIGHT: 1}, "before": {CARETLEFT: 0, CARETRIGHT: 0}}
+    for ax in figure.axes:
+        left, right = ax.get_xlim()
+        assert all(left < value < right for _, value, *_ in bars(ax, upright=False))
+        assert left < -10 and right > 12, "of the mean nothing is cut"
+        drawn = {line.get_marker(): len(line.get_xdata()) for line in ax.get_lines()}
+        assert arrows[title(ax).split()[0]].items() <= drawn.items()
+    assert "arrow" in str(figure.get_label())
+    whole = figures.forest(table.iloc[1:], [], {"test_acc": SCALE}, means.iloc[:0])
+    assert not whole.get_label() and {CARETLEFT, CARETRIGHT}.isdisjoint(
+        line.get_marker() for ax in whole.axes for line in ax.get_lines()
+    )
+
+
+def test_what_is_not_drawn_is_told_in_the_caption(monkeypatch, tmp_path):
+    table = rows(dataset=["one"], position=["after"], width=range(70), rate=[0.1])
+    figure = figures.along(table, ["dataset", "width"], "rate", "position", SCALE)
+    assert [title(ax) for ax in figure.axes] == [f"one · width {width}" for width in range(12)]
+    assert figure.get_label() == "The first 12 of 70 panels are drawn."
+    figure = figures.forest(table, ["width"], {"test_acc": SCALE}, table.iloc[:0])
+    assert figure.get_label() == "The first 60 of 70 lines are drawn."
+    monkeypatch.setattr(figures, "MAX_PANELS", 2)
+    section = page.section(made("study", datasets=3, **ORDERING))
+    page._draw(section, tmp_path)
+    assert "practical consequence. The first 2 of 3 panels are drawn.*" in page.texts(section)["answer"]
 
 
 def test_two_metrics_never_share_an_axis():

@@ -1,4 +1,7 @@
-"""The figures, each of numbers that stand in a table beside it. Colours are Okabe and Ito's; markers say the same."""
+"""The figures, each of numbers that stand in a table beside it. Colours are Okabe and Ito's; markers say the same.
+
+A figure's label is what its caption has to add: that not all is drawn, or that something is cut.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from normdrop.arrangement import POSITIONS
 from normdrop.report.tables import key_name, place, shown, spoken, varying
@@ -76,10 +80,12 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
 
     rows: estimate, low, high (in the stored unit), and `ring` where one is to be marked.
     """
-    found = list(scale.in_unit(rows).groupby(list(by), sort=False))[:MAX_PANELS]
+    every = list(scale.in_unit(rows).groupby(list(by), sort=False))
+    found = every[:MAX_PANELS]
     columns = min(len(found), 3 if len(by) == 1 else max(rows[by[-1]].nunique(), 2), 4)
     lines = math.ceil(len(found) / columns)
     figure = Figure(figsize=(WIDTH, 2.0 * lines + 0.9), layout="constrained")
+    figure.set_label(_not_all(len(every), MAX_PANELS, "panels"))
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     ticks = sorted(rows[x].dropna().unique())
     labels = ["tuned"] * bool(rows[x].isna().any()) + [f"{value:,g}" for value in ticks]
@@ -98,7 +104,7 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
             handles[f"rate {name:g}" if series == "rate" else spoken(str(name))] = drawn
             if "ring" in own:
                 ax.plot(at[own["ring"]], own["estimate"][own["ring"]], "o", mfc="none", mec="k", ms=10)
-        ax.set_title("\n".join(textwrap.wrap(_title(*title), 84 // columns)))
+        ax.set_title("\n".join(textwrap.wrap(_title(dict(zip(by, title, strict=True))), 84 // columns)))
         ax.set_xticks(range(len(labels)), labels)
     for ax in axes.flat[len(found) :]:
         ax.set_axis_off()
@@ -112,9 +118,17 @@ def along(rows: pd.DataFrame, by: Sequence[str], x: str, series: str, scale: Sca
     return figure
 
 
-def _title(*values: Any) -> str:
-    alone = len(values) == 1 and values[0] in POSITIONS
-    return f"{values[0]} the activation" if alone else " · ".join(map(shown, values))
+def _title(panel: dict[str, Any]) -> str:
+    """Position and data set as they are, and what tells the settings apart."""
+    if list(panel) == ["position"]:
+        return f"{panel['position']} the activation" if panel["position"] in POSITIONS else panel["position"]
+    named = [key for key in panel if key in ("position", "dataset")]
+    settings = place(panel, [key for key in panel if key not in named])
+    return " · ".join([*(panel[key] for key in named), *filter(None, [settings])])
+
+
+def _not_all(number: int, most: int, what: str) -> str:
+    return f"The first {most} of {number} {what} are drawn." if number > most else ""
 
 
 def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], means: pd.DataFrame) -> Figure:
@@ -127,31 +141,29 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     rows = rows.assign(line=["\n".join(textwrap.wrap(name, 40)) for name in names])
     size = rows.groupby("line", sort=False)["estimate"].mean()
     lines = list((size.sort_values(ascending=False) if len(means) else size).index)[:MAX_LINES]
+    not_all = _not_all(len(size), MAX_LINES, "lines")
     rows = rows[rows["line"].isin(lines)].sort_values("metric", kind="stable")
     panels = list(rows.groupby(["metric", "position"], sort=False))
     bottom = len(lines) + 0.5
     height = 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=rows["metric"].nunique() == 1, sharey=True, squeeze=False)[0]
+    cut = False
     for ax, (key, panel) in zip(axes, panels, strict=True):
         metric, position = map(str, key)
-        scale, (color, marker) = scales[metric], LOOKS[position]
-        own = means[means["position"].eq(position) & means["metric"].eq(metric)]
-        panel, own = scale.in_unit(panel), scale.in_unit(own)
+        scale, of_metric = scales[metric], means[means["metric"] == metric]
+        reach = _reach(scale.in_unit(rows[rows["metric"] == metric]), scale.in_unit(of_metric))
+        cut |= math.isfinite(reach)
         scale.ground(ax, upright=False)
-        at = [lines.index(line) for line in panel["line"]]
-        ax.errorbar(panel["estimate"], at, xerr=_arms(panel), fmt=marker, color=color, ms=4.5, lw=1.5)
-        for mean in own.to_dict("records"):
+        _intervals(ax, scale.in_unit(panel), lines, position, reach)
+        for mean in scale.in_unit(of_metric[of_metric["position"] == position]).to_dict("records"):
             ax.plot([mean["pi_low"], mean["pi_high"]], [bottom, bottom], color="k", lw=1)
             ax.plot([mean["low"], mean["high"]], [bottom, bottom], color="k", lw=4)
             ax.plot(mean["estimate"], bottom, "D", color="k", ms=6)
-        ends = panel[["low", "high"]].abs().max(axis=1)
-        reach = max(1.2 * ends.quantile(0.9), 1.1 * panel["estimate"].abs().max())
-        if ends.max() > 1.5 * reach:  # a data set of few examples would leave all others too little room
-            ax.set_xlim(-reach, reach)
-        ax.set_title(_title(position) if len(panels) < 3 else position)
+        ax.set_title(_title({"position": position}) if len(panels) < 3 else position)
         ax.set_xlabel("\n".join(textwrap.wrap(scale.label, 84 // len(panels))))
         ax.tick_params(axis="y", length=0)
+    figure.set_label(" ".join(filter(None, [not_all, "An arrow: the interval goes on." * cut])))
     figure.supxlabel(" / ".join(dict.fromkeys(scale.sides for scale in scales.values())), fontsize=9)
     if len(means):
         axes[0].set_yticks([*range(len(lines)), bottom], [*lines, "mean"], fontsize=8)
@@ -160,6 +172,26 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         axes[0].set_yticks(range(len(lines)), lines, fontsize=8)
         axes[0].set_ylim(len(lines) - 0.4, -0.6)
     return figure
+
+
+def _reach(rows: pd.DataFrame, means: pd.DataFrame) -> float:
+    """Where all panels of a metric end, on both sides, beyond every point and mean; inf: no interval is cut."""
+    ends = rows[["low", "high"]].abs().max(axis=1)
+    inside = max(rows["estimate"].abs().max(), means.filter(["low", "high", "pi_low", "pi_high"]).abs().max().max())
+    reach = max(1.2 * ends.quantile(0.9), 1.1 * inside)
+    # A data set of few examples would leave all others too little room.
+    return reach if ends.max() > 1.5 * reach else math.inf
+
+
+def _intervals(ax: Axes, panel: pd.DataFrame, lines: list[str], position: str, reach: float) -> None:
+    """A panel's points and intervals, with an arrow where one goes on beyond the reach."""
+    color, marker = LOOKS[position]
+    at = panel["line"].map(lines.index)
+    ax.errorbar(panel["estimate"], at, xerr=_arms(panel), fmt=marker, color=color, ms=4.5, lw=1.5)
+    if math.isfinite(reach):
+        ax.set_xlim(-reach, reach)
+        for edge, cut, tip in ((-reach, panel["low"] < -reach, CARETLEFT), (reach, panel["high"] > reach, CARETRIGHT)):
+            ax.plot([edge] * cut.sum(), at[cut], linestyle="", marker=tip, color=color, ms=8)
 
 
 def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:

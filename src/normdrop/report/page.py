@@ -77,6 +77,8 @@ class Section:
     """pairs of seeds that some comparison goes without, because one diverged"""
     figures: dict[str, str] = field(default_factory=dict)
     """files by the names of the figures, which the template has captions for"""
+    notes: dict[str, str] = field(default_factory=dict)
+    """by the same names what a caption has to add"""
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -246,6 +248,7 @@ def _draw(section: Section, folder: Path) -> None:
         for name, figure in draw(section):
             drawn = io.BytesIO()
             figure.savefig(drawn, format="png")
+            section.notes[name] = str(figure.get_label())
             section.figures[name] = f"{slug}-{name}.png"
             image = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE)
             image.save(folder / section.figures[name], optimize=True)
