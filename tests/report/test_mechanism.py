@@ -1,5 +1,6 @@
 """What recalibration removes of an effect, and the shift itself; the map and the trends along keys."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,14 @@ def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path
     assert row["estimate"] == pytest.approx(change.mean())
     assert row["p_value"] == pytest.approx(stats.ttest_1samp(change, 0).pvalue)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(stats.ttest_1samp(change, 0).confidence_interval()))
+
+
+def test_a_trend_goes_along_the_numbers_of_a_key_that_some_lack_and_along_no_switch(tmp_path):
+    for depth, residual in itertools.product((2, 4), (False, True)):
+        pair(tmp_path, runs(normal(0.8)), runs(0.8), setting={DEPTH: depth, "model.residual": residual})
+    other = {"model": {"name": "cnn", "width": 128, "residual": False}}  # has no depth
+    pair(tmp_path, runs(normal(0.8)), runs(0.8), setting={"model": "cnn"}, config=other)
+    study = study_of(tmp_path)
+    assert {"model", DEPTH, "model.residual"} <= set(study.keys)
+    table = trends(study, pairs(study))
+    assert set(table["key"]) == {DEPTH} and set(table["first"]) == {2} and set(table["last"]) == {4}

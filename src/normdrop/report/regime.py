@@ -62,10 +62,11 @@ def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})  # tuned: first in order
     for key in filter(None, [declared.over, *study.keys]):
-        if table[key].nunique() < 2 or not pd.api.types.is_numeric_dtype(table[key]):
+        along = table[table[key] != ""]  # another model may lack the key
+        if pd.api.types.infer_dtype(along[key]) not in ("integer", "floating", "mixed-integer-float"):
             continue
         others = [name for name in table if name not in (key, "difference", "seed")]
-        for place, block in table.groupby(others):
+        for place, block in along.groupby(others):
             values = block.pivot(index="seed", columns=key, values="difference").dropna()
             if values.shape[1] < 2 or len(values) < 2:
                 continue
