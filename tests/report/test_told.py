@@ -47,15 +47,17 @@ def test_a_table_leaves_out_columns_that_say_nothing_and_rows_over_the_limit():
     assert "2 rows" in tables.narrow(text, 1) and "|" not in tables.narrow(text, 1)
 
 
-def test_of_a_network_of_ones_own_the_answer_and_its_figure_name_no_position():
-    study = made("study", datasets=1)
-    assert "after the activation" in page.texts(page.section(study))["answer"]
+@pytest.mark.parametrize("datasets", [1, 8])
+def test_of_a_network_of_ones_own_the_page_and_its_figures_name_no_position(datasets):
+    study = made("study", datasets=datasets, positions=("after",), **ORDERING)
+    assert "after the activation" in page.texts(page.section(study))["answer"].lower()
     for record in study.records:
         record["config"]["model"]["function"] = "make"
-    text = page.texts(page.section(study))["answer"]
-    assert "in your network" in text and "the activation" not in text
-    _, figure = next(page.draw(page.section(study)))
-    assert [ax.get_title() for ax in figure.axes] == ["in your network"]
+    section = page.section(study)
+    text = page.render(page._context([section]), limit=99)
+    assert "| in your network |" in text and "the activation" not in text and "| after |" not in text
+    for _, figure in page.draw(section):
+        assert [ax.get_title() for ax in figure.axes] == ["in your network"]
 
 
 def test_a_side_without_dropout_has_no_rate(tmp_path):

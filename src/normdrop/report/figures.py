@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from normdrop.arrangement import POSITIONS
-from normdrop.report.tables import key_name, place, shown, spoken, varying
+from normdrop.report.tables import OWN, key_name, place, shown, spoken, varying
 
 # Of a position or an arrangement; of a rate by its number.
 LOOKS = {
     "after": ("#0072B2", "o"),
     "before": ("#D55E00", "s"),
     "around": ("#009E73", "^"),
+    OWN: ("#0072B2", "o"),
     "bn_dropout": ("#0072B2", "D"),
     "dropout_bn": ("#D55E00", "v"),
 }

@@ -43,7 +43,6 @@ MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
 # Questions that the post does not ask.
 WHY = ("mechanism", "regime", "size")
-OWN = "in your network"  # where both stand in a network of one's own
 # What folds, and nothing else, is HTML in report.md; whatever else looks like it is text.
 FOLD = re.compile(r"<p>&lt;details&gt;\s*&lt;summary&gt;(.*?)&lt;/summary&gt;</p>|<p>&lt;(/details)&gt;</p>")
 TEMPLATES = jinja2.Environment(
@@ -52,7 +51,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "OWN": OWN, "count": count}
+TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "count": count}
 TEMPLATES.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
 
 
@@ -154,6 +153,9 @@ def section(study: Study) -> Section:
         left_out = checks.left_out(study, found)
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
+    if study.own_network:
+        rows, over_sets = _in_ones_own(rows), _in_ones_own(over_sets)
+        beside |= {name: _in_ones_own(table) for name, table in beside.items()}
     scope, low, high, verdict = "these data", "ci_low", "ci_high", "verdict"
     if (said["scope"] == "new samples").any():
         scope, low, high, verdict = "new samples", "new_low", "new_high", "verdict_new_data"
@@ -163,6 +165,13 @@ def section(study: Study) -> Section:
     means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
     means = means[means["metric"].isin(study.declared.metrics)].rename(columns={"ci_low": "low", "ci_high": "high"})
     return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts, left_out)
+
+
+def _in_ones_own(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of a network of one's own: both stand where that has its BN layers, whatever the position is called."""
+    if "position" not in table:
+        return table
+    return table.assign(position=table["position"].mask(table["position"].ne(""), tables.OWN))
 
 
 def _beside(study: Study, rows: pd.DataFrame, found: list[Pair]) -> dict[str, pd.DataFrame]:
@@ -196,8 +205,6 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     of_metric = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
-    if study.own_network:
-        one = one.assign(position=OWN)
     if study.declared.kind == "ladder":
         yield "ladder", _ladder(section)
     elif len(cells) and len(keys) > 1:

@@ -12,6 +12,7 @@ from normdrop.metrics import METRICS
 from normdrop.report.study import Study
 
 SPOKEN = {"bn": "BN", "ln": "LN", "none": "plain network"}
+OWN = "in your network"  # where both stand in a network of one's own
 KEYS = {
     "rate": "dropout rate",
     "optimizer.lr": "learning rate",
