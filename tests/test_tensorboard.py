@@ -237,6 +237,18 @@ def test_diverged_seeds_of_all_rates_are_counted(study):
     assert counts == {run: [float(run == "dropout_bn after")] for run in OVERVIEW}
 
 
+def test_its_runs_are_named_by_the_positions_that_were_asked_for_and_of_a_network_of_ones_own_by_none(tmp_path):
+    study = {"arrangements": ("none", "bn_dropout", "dropout_bn"), "replicates": 2, "rerun": None}
+    for position, model, names in (
+        ("around", {"width": 8}, ["answer", "bn_dropout around", "dropout_bn around", "none around"]),
+        ("after", {"function": "make"}, ["answer", "bn_dropout", "dropout_bn", "none"]),
+    ):
+        config = {"logging": "full", "model": model}
+        root = fabricate(tmp_path / position, positions=(position,), config=config, **study)
+        tensorboard.write_overview(root, {}, {})
+        assert sorted(path.name for path in (root / "overview").iterdir()) == names
+
+
 def test_what_is_tuned_beside_the_rate_is_chosen_too_and_all_else_averaged_alike(tmp_path):
     def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
         return 0.6 + 0.1 * setting["optimizer.lr"] + 0.01 * setting["model.depth"]

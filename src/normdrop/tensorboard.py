@@ -27,7 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.metrics import METRICS
-from normdrop.study.record import Finished, read
+from normdrop.study.record import Finished, names_of, positions_of, read
 
 # Final metrics by column of replicates.csv, in the order of HPARAMS' columns.
 FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag}
@@ -276,11 +276,14 @@ def _write_overview(
 def _joined(finished: Mapping[Path, Finished], tuned: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All replicates, and all histories, with the run of the overview and the data set and setting of each seed."""
     tables, histories = [], []
+    positions = positions_of(one.record for one in finished.values())
     for directory, one in finished.items():
         record = one.record
         setting = {key: value for key, value in record["setting"].items() if key not in tuned}
         place = {"directory": str(directory), "cell": f"{record['dataset']} {setting}", "rate": record["rate"]}
-        place["run"] = f"{record['arrangement']} {record['position']}"
+        own = "function" in record["config"]["model"]  # its BN layers stay where they are
+        names = [*names_of(record, positions), (record["arrangement"], record["position"])]
+        place["run"] = record["arrangement"] if own else " ".join(names[0])
         tables.append(one.replicates.reindex(columns=["seed", "diverged", *FINALS]).assign(**place))
         histories.append(one.history[["seed", "epoch", *CURVES]].assign(directory=str(directory)))
     return pd.concat(tables, ignore_index=True), pd.concat(histories)
@@ -330,7 +333,7 @@ def _legend(table: pd.DataFrame, names: list[str], left_out: int) -> str:
     """What the runs of the overview are, in Markdown."""
     runs, seeds, cells = (table[column].nunique() for column in ("run", "seed", "cell"))
     return f"""
-A run is an arrangement and its position ({len(names)} of {runs} stand here), at what each seed's own validation part
-prefers of the rates and of what else is tuned. Values are means over {seeds} seeds and {cells} data sets or settings
-({left_out} others lack an arrangement or a rate).
+A run is an arrangement and, but for a network of your own, its position ({len(names)} of {runs} stand here), at what
+each seed's own validation part prefers of the rates and of what else is tuned. Values are means over {seeds} seeds and
+{cells} data sets or settings ({left_out} others lack an arrangement or a rate).
 """

@@ -258,9 +258,7 @@ def _study(name: str, path: Path, finished: list[tuple[Record, pd.DataFrame]], l
         declared = replace(declared, tuned=("rate", *declared.tuned))  # best against best is over all rates
     settings, told_apart = _settings(records, declared.within)
     keys = [str(key) for key in settings if key not in (*declared.within, "beyond")]
-    asked: set[str] = set()  # a network also stands for positions that nobody asked for
-    for record in records:
-        asked.update((record["study"].get("grid") or {}).get("position", [record["position"]]))
+    asked = store.positions_of(records)
     networks = pd.DataFrame([network for record in records for network in _networks(record, asked)])
     table = networks.merge(settings, left_on="condition", right_index=True)
     replicates = pd.concat([rows.assign(condition=record["condition"]) for record, rows in finished])
@@ -292,11 +290,8 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
         "served": str([config["data"].get(key) for key in SERVED]),
         "budget": config["trainer"]["max_epochs"] * (batches + (rest > 1)),  # a row alone is left out
     }
-    itself = (record["arrangement"], record["position"])
-    names = [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in asked]
-    # A network of a position that nobody asked for is known by the first one that somebody did.
-    known = itself if itself in names else next(iter(names), None)
-    return [row | {"arrangement": a, "position": p, "stands_in": (a, p) != known} for a, p in names]
+    names = store.names_of(record, asked)
+    return [row | {"arrangement": a, "position": p, "stands_in": (a, p) != names[0]} for a, p in names]
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,6 +126,20 @@ def _read(directory: Path) -> Finished | None:
         formats = f"format {written}, this one has {FORMAT}"
         raise ValueError(f"{path}: was written by another version ({formats}); choose another name=")
     return Finished(record, tables) if fits else None
+
+
+def positions_of(records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The positions that the sweeps of these records asked for: a network also stands for others."""
+    positions: set[str] = set()
+    for record in records:
+        positions.update((record["study"].get("grid") or {}).get("position", [record["position"]]))
+    return positions
+
+
+def names_of(record: Mapping[str, Any], positions: set[str]) -> list[tuple[str, str]]:
+    """Each arrangement and position, of these, that a record's network stands for; first that by which it is known."""
+    itself = (record["arrangement"], record["position"])
+    return [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in positions]
 
 
 def claimed(directory: Path) -> list[int]:
