@@ -264,6 +264,18 @@ def test_what_is_tuned_beside_the_rate_is_chosen_too_and_all_else_averaged_alike
     assert "model.depth" not in session(run)
 
 
+def test_a_seed_that_lacks_a_rate_is_chosen_nothing_as_in_the_report(tmp_path):
+    root = fabricate(tmp_path, arrangements=("bn_dropout",), replicates=4, rerun=None)
+    lacking = root / "digits/bn_dropout/after/q0.50"
+    held = store.read(lacking)
+    store.write(lacking, held.record, held.replicates[held.replicates["seed"] < 2], held.history)
+    tensorboard.write_overview(root, {}, {})
+    seeds = [store.read(root / f"digits/bn_dropout/after/q{rate}").replicates for rate in ("0.20", "0.50")]
+    best = pd.concat(seeds).query("seed < 2").sort_values("val_acc").drop_duplicates("seed", keep="last")
+    shown = scalars(root / "overview" / "bn_dropout after")["test/acc"]
+    assert [*shown.values()] == [pytest.approx(best["test_acc"].mean())]
+
+
 def test_what_lacks_an_arrangement_or_a_rate_is_left_out_of_a_mean_over_data_sets(tmp_path):
     def accuracy(arrangement: str, position: str, rate: float, setting: dict[str, Any]) -> float:
         return 0.9 if setting["model.depth"] < 6 else 0.3

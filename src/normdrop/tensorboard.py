@@ -302,7 +302,12 @@ def _comparable(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def _chosen(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Of each group the row that validation prefers: accuracy, ties by NLL, then the lower rate."""
+    """Of each group the row that validation prefers: accuracy, ties by NLL, then the lower rate.
+
+    As in the report, a seed that was not trained at every candidate is left out.
+    """
+    candidates = rows.groupby([name for name in by if name != "seed"])["directory"].transform("nunique")
+    rows = rows[rows.groupby(by)["directory"].transform("nunique") == candidates]
     best_first = _sound(rows).sort_values(["val_acc", "val_nll", "rate"], ascending=[False, True, True])
     return best_first.drop_duplicates(by)
 

@@ -239,7 +239,7 @@ def test_the_same_rows_under_several_names_count_once_unless_they_are_served_in_
         data = {"data": {"fingerprint": rows, "pca": pca}}
         for position in ("after", "before")[: 1 if dataset == "a" else 2]:
             where: dict[str, Any] = {"dataset": dataset, "config": data, "position": position}
-            pair(tmp_path, runs(0.9 + normal(0.02)), runs(), **where)
+            pair(tmp_path, runs(0.9 + normal(0.02), test_nll=0.3), runs(test_nll=0.4), **where)
             write(tmp_path, "bn_dropout", runs(0.9), setting={"rerun": 1}, **where)
     declared = rows_of(tmp_path, family="declared")
     assert declared["dataset"].to_list() == ["a", "copy", "fewer", "fewer", "other", "other"]
