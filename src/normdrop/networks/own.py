@@ -407,7 +407,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
     try:
         _logits(plain, x[:1], classes)
     except ValueError as error:
-        raise ValueError(f"{error}; squeeze() drops the batch of a lone row: use flatten(1)") from error
+        raise ValueError(f"{error}; a lone row must do: squeeze() drops its batch, flatten(1) does not") from error
     idle = _idle(plain.train(), x, classes)
     kept = _written(networks[0], plain)
     stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
@@ -429,7 +429,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
     if _generators() != generators or not torch.equal(outputs[0], outputs[1]):
         raise ValueError(
             f"model: {name} is not the same each time: it keeps a state of its own from step to step, draws "
-            "random numbers in training (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
+            "random numbers (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
         )
     if idle:
         raise ValueError(
