@@ -3,15 +3,18 @@
 import copy
 import hashlib
 import itertools
+import random
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import own_networks
@@ -345,6 +348,12 @@ def test_the_gain_multiplies_weights_that_are_parametrized():
     torch.testing.assert_close(two[2].weight, 2 * one[2].weight)
 
 
+def test_a_gain_that_cannot_be_multiplied_in_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"model\.init_gain=2\.0: must be 1 .*right_inverse") as caught:
+        plain(config_of(OneWay, init_gain=2.0), SHAPE, CLASSES)
+    assert "\n" not in str(caught.value)
+
+
 def test_bn_that_stays_where_the_arrangement_has_none_is_measured():
     assert not has_bn(config_of(ResNet, "dropout")) and has_bn(config_of(ResNet, "dropout", layers="bn"))
 
@@ -387,6 +396,25 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
     assert configs.canonical(composed(*given))["model"]["source_hash"] != config["model"]["source_hash"]
     with pytest.raises(ValueError, match=r"net\.py: has changed"):
         plain(config, SHAPE, CLASSES)
+
+
+def test_a_function_of_ones_own_takes_what_a_built_in_model_would_not(composed, tmp_path):
+    from normdrop.study import config as configs
+
+    (tmp_path / "net.py").write_text("def make(shape, classes, activation, width, depth): ...\n")
+    words = "+model.activation=silu", "+model.width=[1.5,1]", "+model.depth=0"
+    model = configs.canonical(composed("model=own", f"model.file={tmp_path}/net.py", *words))["model"]
+    assert (model["activation"], model["width"], model["depth"]) == ("silu", [1.5, 1], 0)
+
+
+def test_the_working_folder_is_the_same_behind_a_file_that_leaves_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    leaves = "os.chdir(os.path.dirname(os.getcwd()))"
+    Path("net.py").write_text(f"import os\n{leaves}\ndef make(shape, classes): {leaves}\n")
+    make = own.function_of(own.settle({"name": "own", "file": "net.py"}))
+    assert Path.cwd() == tmp_path
+    make(SHAPE, CLASSES)
+    assert Path.cwd() == tmp_path
 
 
 FILES = {
@@ -484,20 +512,25 @@ def test_an_installed_network_is_found_by_its_name_and_known_by_its_package(tmp_
     [
         ({}, ["model.file"]),
         ({"file": "nowhere.py"}, ["model.file", "nowhere.py"]),
-        ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other, leave"]),
+        ({"file": "net.py", "function": "mak"}, ["model.function=mak", "make, other, leave, wide, dedent"]),
         ({"file": "net.py", "depth": 3}, ["model.depth", "it has none"]),
         ({"file": "broken.py"}, ["model.file", "ZeroDivisionError"]),
         ({"file": "script.py"}, ["model.file", "SystemExit"]),
         ({"file": "net.py", "function": "leave"}, ["model.function=leave", "SystemExit"]),
         ({"file": "net.py", "function": "wide", "double": "no"}, ["model.double='no'", "true or false"]),
         ({"name": "nope"}, ["model=nope"]),
+        ({"file": "empty.py"}, ["model.function=make", "it has none"]),
+        ({"file": "network.py"}, ["must be a function make"]),
     ],
     ids=str,
 )
 def test_what_cannot_be_found_or_called_is_one_line(tmp_path, monkeypatch, model, words):
     monkeypatch.chdir(tmp_path)
     leaving = "def leave(shape, classes):\n    raise SystemExit(0)\ndef wide(shape, classes, double=False): ...\n"
-    Path("net.py").write_text(f"def make(shape, classes): ...\ndef other(): ...\n{leaving}")
+    begin = "from textwrap import dedent\ndef make(shape, classes): ...\ndef other(): ...\n"
+    Path("net.py").write_text(begin + leaving)
+    Path("empty.py").write_text("")
+    Path("network.py").write_text("from torch import nn\nmake = nn.Sequential(nn.BatchNorm1d(64))\n")
     Path("broken.py").write_text("1 / 0\n")
     Path("script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--data'])\n")
     config = config_of("make", **model)
@@ -594,6 +627,122 @@ class Halving(Counting):
         return super().forward(x)
 
 
+class Keeping(Counting):
+    """What is written anew in each pass, or once for all of them, is no state."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.last, self.seen, self.positions, self.size = None, {}, None, 0
+        self.linear.register_forward_hook(self.see)
+
+    def see(self, layer: nn.Module, given: tuple[Tensor], logits: Tensor) -> None:
+        self.seen["logits"] = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.size = len(x)
+        if self.positions is None:
+            self.positions = torch.linspace(0, 1, 64, dtype=x.dtype)
+        self.last = super().forward(x.flatten(1) + self.positions)
+        return self.last
+
+
+class Empty(Counting):
+    """It asks a parameter and a buffer without elements where it is."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.p = nn.Parameter(torch.empty(0))
+        self.register_buffer("there", torch.empty(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.p.device).to(self.there.device))
+
+
+class OneWay(Counting):
+    """A weight that cannot be assigned."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        nn.utils.parametrize.register_parametrization(self.linear, "weight", nn.ELU())
+
+
+class Squeezing(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1)[:, :, None]).squeeze()
+
+
+class Talkative(Counting):
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
+class Asking(nn.Module):
+    """Its activations stand behind whatever is BN."""
+
+    def __init__(self, shape, classes, only_in_training: bool = False):
+        super().__init__()
+        self.only_in_training = only_in_training
+        self.layers = nn.ModuleList([nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, classes)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.BatchNorm1d) or (self.only_in_training and not self.training):
+                x = torch.relu(x)
+        return x
+
+
+class Late(Counting):
+    """What it remembers, in an attribute, shows only after ten steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return super().forward(x) * (1 if self.calls < 10 else 3)
+
+
+class Averaging(Counting):
+    """It remembers, in a tuple, what it evaluates with."""
+
+    means: tuple[Tensor, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            mean = x.detach().mean(dim=0)
+            self.means = ((self.means[0] + mean) / 2 if self.means else mean,)
+        return super().forward(x if self.training or not self.means else x - self.means[0])
+
+
+class Dropping(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.drop: nn.Module = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.drop(x.flatten(1)))
+
+
+class Setting(Dropping):
+    def forward(self, x: Tensor) -> Tensor:
+        self.drop.p = 0.5
+        return super().forward(x)
+
+
+class Again(Dropping):
+    """Dropout that the backward pass computes again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(x.flatten(1))
+        return self.linear(torch.utils.checkpoint.checkpoint(self.drop, h, use_reentrant=False))
+
+
+class Channels(Dropping):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.drop = nn.Dropout2d(0.2)
+
+
 def lazy(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(classes))
 
@@ -608,7 +757,6 @@ class Hidden(Counting):
         self.also = [self.weight]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
         return self.linear(self.of(self, self.bn(x.flatten(1))))
 
 
@@ -661,8 +809,18 @@ def without_bn(shape, classes):
         (Remembering, "state of its own .*memory"),
         (Warming, "state of its own"),
         (spoilt(lambda y: y - y.mean(dim=0)), "mixes rows"),
-        (Drawing, r"random numbers in training \(use nn.Dropout"),
-        (spoilt(lambda y: y * (torch.rand(()) < 0.9999)), r"random numbers in training \(use nn.Dropout"),
+        (Drawing, r"random numbers \(use nn.Dropout"),
+        (spoilt(lambda y: y * (torch.rand(()) < 0.9999)), r"random numbers \(use nn.Dropout"),
+        (spoilt(lambda y: y * (random.random() < 0.9999)), "random numbers"),
+        (spoilt(lambda y: y * (np.random.rand() < 0.9999)), "random numbers"),  # noqa: NPY002
+        (Late, "state of its own .*calls"),
+        (Averaging, "state of its own .*means"),
+        (Asking, "asks of what kind a layer is"),
+        (lambda *given: Asking(*given, only_in_training=True), "asks of what kind a layer is"),
+        (Squeezing, r"\(10,\) for 1 row .* \(1, 10\) .*flatten\(1\)"),
+        (Talkative, r"tuple for 4 rows in training; must be logits \(4, 10\)"),
+        (Setting, r"p=0\.5: .* must stay 0\.0"),
+        (lambda *given: torch.jit.script(Counting(*given)), "returns RecursiveScriptModule; .* not scripted"),
         (Loose, "register_buffer"),
         (lambda shape, classes: ONE, "make a new one each time"),
         (ONE, "must be a function"),
@@ -674,7 +832,6 @@ def without_bn(shape, classes):
         (Typed, r"bn\.0 has no effect"),
         (Spare, r"spare\.0 has no effect"),
         (InPlace, "cannot train in a stack: RuntimeError"),
-        (Halving, "cannot train in a stack: RuntimeError"),
         (lazy, "a layer is lazy; call the network once in it"),
         (
             lambda shape, classes: Counting(shape, classes).requires_grad_(False),
@@ -701,17 +858,25 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_kind_of_dropout_that_is_kept_is_not_taken_for_it():
-    class Kept(Counting):
-        def __init__(self, shape, classes):
-            super().__init__(shape, classes)
-            self.drop = Noisy()
+class OfAKind(Dropping):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.drop = Noisy()
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(self.drop(self.bn(x.flatten(1))))
 
-    with pytest.raises(ValueError, match="draws random numbers"):
-        own.check(config_of(Kept, keep_dropout=True), SHAPE, CLASSES)
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (OfAKind, "draws random numbers"),
+        (Setting, r"p=0\.5: .* must stay 0\.2"),
+        (Again, "dropout again in the backward pass"),
+        (Channels, "drop, a Dropout2d: .* must be nn.Dropout"),
+    ],
+)
+def test_dropout_that_is_kept_and_is_not_as_it_seems_is_refused_in_one_line(make, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        own.check(config_of(make, keep_dropout=True), SHAPE, CLASSES)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -741,8 +906,8 @@ class Alias(Counting):
         return self.again(self.body(x))
 
 
-@pytest.mark.parametrize("make", [shared, Alias])
-def test_a_layer_at_two_places_is_one(make):
+@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay])
+def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     own.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
 
@@ -812,3 +977,8 @@ def test_a_fit_of_ones_own_network_is_resumed_exported_and_measured_as_any_other
     assert fitted.replicates["test_nll"][2] == pytest.approx(nll, rel=1e-5)
     alone = fit.fit(config, [2]).replicates
     assert alone.equals(fitted.replicates[2:].reset_index(drop=True))
+
+
+def test_a_network_with_tensors_without_elements_is_fitted_to_its_best_epoch(tiny):
+    config = tiny("select_epoch=best", "trainer.max_epochs=1") | {"model": config_of(Empty)["model"], "engine": "torch"}
+    assert not fit.fit(config, [0, 1]).replicates["diverged"].any()

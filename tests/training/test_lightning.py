@@ -6,7 +6,13 @@ import lightning
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -123,8 +129,9 @@ def trainer_of(tmp_path, **changes) -> lightning.Trainer:
         ({"precision": "64-true"}, "precision=64-true: must be 32-true"),
         ({"precision": "bf16-mixed"}, "precision=bf16-mixed: must be 32-true"),
         ({"callbacks": [BatchSizeFinder()]}, "batch_size: cannot be scaled"),
+        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging"),
     ],
-    ids=["double precision", "half precision", "batch size finder"],
+    ids=["double precision", "half precision", "batch size finder", "averaged weights"],
 )
 def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
     module, data = normdrop.build(*TINY)
@@ -273,6 +280,29 @@ def test_a_label_without_a_class_is_named_with_the_classes_there_are(notebook, t
         with pytest.raises(ValueError, match=f"y={label}: .* from 0 to 9$"):
             getattr(trainer_of(tmp_path), function)(module, loader)
     assert len(trainer_of(tmp_path).predict(module, loader)) == 1  # which reads no label
+
+
+@pytest.mark.parametrize("y", [torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64)], ids=["float", "column"])
+def test_labels_that_are_no_whole_number_for_each_row_are_refused_in_one_line(notebook, tmp_path, y):
+    _, module, *_ = notebook
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
+    for function in ("fit", "test"):
+        with pytest.raises(ValueError, match=r"y: .*whole numbers, \(batch,\)") as caught:
+            getattr(trainer_of(tmp_path), function)(module, loader)
+        assert "\n" not in str(caught.value)
+
+
+def test_predict_takes_rows_without_labels(notebook, tmp_path):
+    _, module, data, *_ = notebook
+    x = torch.rand(5, 1, 8, 8)
+    expected = module.eval()(x.flatten(1))
+    for rows in (x, torch.utils.data.TensorDataset(x)):
+        loader = torch.utils.data.DataLoader(rows, batch_size=3)
+        torch.testing.assert_close(torch.cat(trainer_of(tmp_path).predict(module, loader), dim=1), expected)
+        with pytest.raises(ValueError, match=r"pairs \(x, y\)"):
+            trainer_of(tmp_path).test(module, loader)
+    with pytest.raises(ValueError, match="give datamodule="):
+        trainer_of(tmp_path).predict(module, data.test_dataloader())
 
 
 class Plain(lightning.LightningModule):

@@ -30,7 +30,18 @@ class StackedNoise(nn.Module):
         self.rate: Any = layer.rate if self.uniform else layer.p
         self.features, self.batch_size = features, batch_size
         self.turn: int | None = None
+        self.name = type(layer).__name__
         self.bits = _Bits([stream(seed, "masks", rerun=rerun, layer=number) for seed in seeds])
+
+    @property
+    def p(self) -> Any:
+        """Of nn.Dropout, which a network may read; a rate that it set would hold for all replicates at once."""
+        return self.rate
+
+    @p.setter
+    def p(self, rate: Any) -> None:
+        if rate != self.rate:
+            raise ValueError(f"p={rate}: forward() sets a rate of dropout; must stay {self.rate}, as it was made")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
@@ -39,7 +50,9 @@ class StackedNoise(nn.Module):
             factors = self._drawn(x, self.features, x.shape[-1], slice(None))
             return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
         if self.channels and x.dim() < 3:
-            raise ValueError(f"noise=channel: rows of {x.dim() - 1} dimension have no channels; use noise=bernoulli")
+            raise ValueError(
+                f"{self.name}: its rows have no channels; must be nn.Dropout, of an arrangement noise=bernoulli"
+            )
         shape = x.shape[1:2] if self.channels else x.shape[1:]
         factors = self._drawn(x, shape.numel(), len(x), slice(self.turn, self.turn + 1))[0].T
         if self.channels:

@@ -14,13 +14,15 @@ import importlib.metadata
 import importlib.util
 import inspect
 import math
+import pickle
+import random
 import site
 import sys
 import sysconfig
 import types
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from normdrop.arrangement import operations
-from normdrop.asked import check_arguments
+from normdrop.asked import check_arguments, count
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
+from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
@@ -97,15 +100,12 @@ def _place_of(point: importlib.metadata.EntryPoint) -> tuple[Path, Path | None]:
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
     name, function, file = model["name"], model.get("function") or "make", model.get("file")
-    if isinstance(function, nn.Module):
-        raise ValueError(
-            "model: is a network; must be a function make(shape, classes) that returns a new one each time"
-        )
+    _no_network(function)
     if callable(function):
         return function
     if name in installed():
         _unchanged(model, f"model.name={name}", *_place_of(installed()[name]))
-        return installed()[name].load()
+        return _no_network(installed()[name].load())
     if "function" in model and model["function"] is None:
         raise ValueError(
             "model.function=null: a checkpoint holds no function; make the module anew by build() with model=, and "
@@ -118,10 +118,13 @@ def function_of(model: Mapping[str, Any]) -> Make:
         )
     with _beside(Path(file)):
         functions = _executed(file, _unchanged(model, f"model.file={file}", Path(file)))
-    made = functions.get(str(function))
+    made = _no_network(functions.get(str(function)))
     if not callable(made):
-        defined = ", ".join(key for key, value in functions.items() if inspect.isfunction(value))
-        raise ValueError(f"model.function={function}: {file} has no such function; it has {defined}")
+        defined = [key for key, value in functions.items() if inspect.isfunction(value)]
+        defined.sort(key=lambda key: functions[key].__module__ != functions["__name__"])  # imported ones last
+        raise ValueError(
+            f"model.function={function}: {file} has no such function; it has {', '.join(defined) or 'none'}"
+        )
 
     @functools.wraps(made)
     def beside(*arguments: Any, **named: Any) -> nn.Module:
@@ -131,9 +134,19 @@ def function_of(model: Mapping[str, Any]) -> Make:
     return beside
 
 
+def _no_network(function: Any) -> Any:
+    """What may be a function. Raises ValueError for a network."""
+    if isinstance(function, nn.Module):
+        raise ValueError(
+            "model: is a network; must be a function make(shape, classes) that returns a new one each time"
+        )
+    return function
+
+
 @contextmanager
 def _beside(file: Path) -> Iterator[None]:
-    """Imports find what lies beside a file, and no module that another folder's network has imported by that name."""
+    """Imports find what lies beside a file, and no module that another folder's network has imported by that name.
+    The working folder is the same behind it."""
     folder = file.parent
     for other in IMPORTED.keys() - {folder}:
         _forget(other)
@@ -141,7 +154,8 @@ def _beside(file: Path) -> Iterator[None]:
     sys.path.append(str(folder))  # last: what lies there hides no module
     importlib.invalidate_caches()
     try:
-        yield
+        with chdir("."):  # goes back to where it began
+            yield
     finally:
         sys.path.remove(str(folder))
         new = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules.keys() - before}
@@ -259,8 +273,9 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:
             raise ValueError(f"model.function={named}: {told(error)}") from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        kind = type(network).__name__
+        raise ValueError(f"model.function={named}: returns {kind}; must be an nn.Module, and not scripted")
     if any(map(is_lazy, network.parameters())):
         raise ValueError(f"model.function={named}: a layer is lazy; call the network once in it, on rows {(2, *shape)}")
     for name, parameter in network.named_parameters():
@@ -282,10 +297,15 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
 
 def _scale(network: nn.Module, gain: float) -> None:
     """Multiply the initial weights of a module's linear layers and convolutions, those that layers share once."""
+    if gain == 1:
+        return
     weights = set()
     for layer in network.modules():
         if isinstance(layer, WEIGHTS) and is_parametrized(layer, "weight"):
-            layer.weight = gain * layer.weight.detach()
+            try:
+                layer.weight = gain * layer.weight.detach()
+            except Exception as error:  # of a parametrization that cannot be turned around
+                raise ValueError(f"model.init_gain={gain}: must be 1 for this network: {told(error)}") from error
         elif isinstance(layer, WEIGHTS):
             weights.add(layer.weight)
     for weight in weights:
@@ -343,16 +363,20 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     """Raise ValueError in one line for a network that cannot be a replicate of a study.
 
     Whatever is asked for, it is tried with both operations. Two replicates of one seed on the same rows must come out
-    of a stack bit for bit the same: they do not if a network draws random numbers of its own or counts its steps. One
-    of another seed must come out as it is alone: it does not if it computes with tensors that are no parameters and no
-    buffers. Nor may a network write into a buffer, but for BN, nor may a row's output in eval mode depend on the rows
-    beside it; and what was arranged must take part in training.
+    of a stack bit for bit the same: they do not if a network draws random numbers of its own. One of another seed must
+    come out as it is alone and as it is written: it does not if it computes with tensors that are no parameters and no
+    buffers, or asks whether a layer is BN. Nor may a network write into a buffer, but for BN, or remember earlier rows,
+    nor may a row's output in eval mode depend on the rows beside it; and what was arranged must take part in training.
     """
     tried = {**config, "arrangement": "bn_dropout", "rate": config["rate"] or 0.5}
-    calm = {**config, "arrangement": "bn", "model": {**config["model"], "keep_dropout": False}}
-    networks, others = (
-        [_moved(made(asked, shape, classes, seed), seed) for seed in (0, 0, 1)] for asked in (tried, calm)
-    )
+    calm = {**tried, "rate": 0.0, "model": {**config["model"], "keep_dropout": False}}
+    written = {**calm, "arrangement": "bn"}
+
+    def of(asked: Mapping[str, Any], seed: int) -> nn.Sequential:
+        return _moved(made(asked, shape, classes, seed), seed)
+
+    networks = [of(tried, seed) for seed in (0, 0, 1, 0)]
+    others = [*(of(calm, seed) for seed in (0, 0, 1)), of(written, 1)]
     parameters = [{id(parameter) for parameter in network.parameters()} for network in networks]
     if networks[0][1] is networks[1][1] or parameters[0] & parameters[1]:
         raise ValueError(
@@ -360,8 +384,11 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         )
     name = type(networks[0][1]).__name__
     try:
-        _check(networks, name, math.prod(shape), classes)
-        _check_training(others, name, math.prod(shape))
+        with torch.random.fork_rng(devices=[]):
+            with torch.no_grad():
+                _check(networks, name, math.prod(shape), classes)
+            _check_alone(others, name, math.prod(shape))
+            _check_memory(others[0], others[1], name, math.prod(shape))
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
@@ -375,41 +402,41 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
                 f"model: {type(layer).__name__} has a train() of its own, which nothing calls: leave it out"
             )
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(4, features))).float()
-    allowed = f"logits {(len(x), classes)} in float32"
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        logits, alone = _called(networks[1].eval(), x), _called(networks[2].eval(), x)
-        returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if returned != (len(x), classes) or logits.dtype != torch.float32:
-            raise ValueError(f"model: returns {returned} for {len(x)} rows; must be {allowed}")
-        stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
-        among, fewer = _called(stacked, x), _called(stacked, x[:2])
-        draws = torch.get_rng_state()
-        with torch.enable_grad():
-            outputs = _called(stacked.train(), torch.stack([x, x, x]))
-            outputs.sum().backward()
-        drawn = not torch.equal(torch.get_rng_state(), draws)
-        idle = _idle(networks[1].train(), x)
-        kept = _written(*networks[:2])
+    *networks, plain = networks
+    logits = _logits(plain.eval(), x, classes)
+    try:
+        _logits(plain, x[:1], classes)
+    except ValueError as error:
+        raise ValueError(f"{error}; a lone row must do: squeeze() drops its batch, flatten(1) does not") from error
+    idle = _idle(plain.train(), x, classes)
+    kept = _written(networks[0], plain)
+    stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
+    generators = _generators()
+    among, fewer = _called(stacked, x), _called(stacked, x[:1])
+    with torch.enable_grad():
+        outputs = _called(stacked.train(), torch.stack([x, x, x]))
+        masks = _masks(stacked)
+        outputs.sum().backward()
     if kept:
         raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+    if _masks(stacked) != masks:
+        raise ValueError(
+            f"model: {name} calls dropout again in the backward pass, with other masks: leave it out of what "
+            "torch.utils.checkpoint computes"
+        )
     if torch.allclose(logits.sum(dim=1), torch.ones(len(x)), atol=1e-4) and (logits >= 0).all():
         raise ValueError(f"model: {name} returns probabilities; must be logits, without a Softmax at the end")
-    if drawn or not torch.equal(outputs[0], outputs[1]):
+    if _generators() != generators or not torch.equal(outputs[0], outputs[1]):
         raise ValueError(
             f"model: {name} is not the same each time: it keeps a state of its own from step to step, draws "
-            "random numbers in training (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
+            "random numbers (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
         )
     if idle:
         raise ValueError(
             f"model: {name}: its layer {idle} has no effect in training: forward() leaves it out, or puts it in eval "
             "mode; let it call each BN layer as it is, and drop those that it does not need"
         )
-    if not torch.allclose(among[2], alone, rtol=1e-3, atol=1e-4):
-        raise ValueError(
-            f"model: {name}: among others a replicate is not what it is alone: it has tensors that are neither "
-            "parameters nor buffers (make them nn.Parameter, or use register_buffer)"
-        )
-    if not torch.allclose(among[:, :2], fewer, rtol=1e-4, atol=1e-5):
+    if not torch.allclose(among[:, :1], fewer, rtol=1e-4, atol=1e-5):
         raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")
 
 
@@ -422,20 +449,87 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     return network
 
 
-def _check_training(networks: Sequence[nn.Sequential], name: str, features: int) -> None:
-    """Raise ValueError where a replicate without noise does not train in a stack as it does alone."""
+def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> None:
+    """Raise ValueError where a replicate without noise is in a stack another than alone, with its BN layers as they
+    are written."""
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, features))).float()
-    stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)).train(), networks[2].train()
+    *networks, written = networks
+    stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
     places = [parameter.data_ptr() for parameter in alone.parameters()]
-    outputs, output = _called(stacked, torch.stack([x, x, x]))[2], _called(alone, x)
-    if places != [parameter.data_ptr() for parameter in alone.parameters()]:
-        raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; change it in place")
-    if not torch.allclose(outputs, output, rtol=1e-3, atol=1e-4):
-        raise ValueError(
-            f"model: {name}: in training a replicate is not among others what it is alone: it has tensors or counters "
-            "that are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
-        )
+    for training in (False, True):
+        among = _called(stacked.train(training), torch.stack([x, x, x]))[2]
+        arranged, as_written = (_called(network.train(training), x) for network in (alone, written))
+        if places != [parameter.data_ptr() for parameter in alone.parameters()]:
+            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; change it in place")
+        if not _close(arranged, as_written):
+            raise ValueError(
+                f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() "
+                "asks of what kind a layer is; let it call each by its name"
+            )
+        if not _close(among, arranged):
+            raise ValueError(
+                f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
+                "are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
+            )
     stacked.replicate(0)  # what cannot be taken out of a stack again fails here
+
+
+def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
+    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before: what
+    each pass writes anew is no state."""
+    x, later = torch.from_numpy(np.random.default_rng(2).normal(size=(2, 4, features))).float()
+    apart = {*_apart(used, fresh)}  # as they were made
+    for training in (False, True):
+        for network, rows in ((used, x), (used, later), (fresh, later)):
+            _called(network.train(training), rows)
+        for kept in _apart(used, fresh):
+            if kept not in apart:
+                raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _apart(network: nn.Module, its: nn.Module) -> Iterator[str]:
+    """The plain attributes in whose numbers two networks of a kind differ."""
+    for (part, layer), other in zip(network.named_modules(), its.modules(), strict=True):
+        for key in vars(layer).keys() - {"_buffers", "_parameters"}:
+            ours, theirs = ([*_numbers(vars(one).get(key))] for one in (layer, other))
+            if len(ours) != len(theirs) or not all(map(_close, ours, theirs)):
+                yield f"{part}.{key}".partition(".")[2]
+
+
+def _numbers(value: Any) -> Iterator[Tensor]:
+    """The numbers and arrays in an attribute."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list | tuple | deque):
+        for inner in value:
+            yield from _numbers(inner)
+    elif isinstance(value, Tensor | np.ndarray | float | int):
+        yield torch.as_tensor(value).double()
+
+
+def _generators() -> bytes:
+    """Where the random generators stand that all share."""
+    return pickle.dumps((torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()))  # noqa: NPY002
+
+
+def _masks(stacked: nn.Module) -> list[Any]:
+    """Where the streams of a stack's dropout stand."""
+    return [layer.bits.state() for layer in stacked.modules() if isinstance(layer, StackedNoise)]
+
+
+def _logits(network: nn.Module, x: Tensor, classes: int) -> Tensor:
+    logits, expected = _called(network, x), (len(x), classes)
+    returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if returned != expected or logits.dtype != torch.float32:
+        mode = "training" if network.training else "eval mode"
+        raise ValueError(
+            f"model: returns {returned} for {count(len(x), 'row')} in {mode}; must be logits {expected} in float32"
+        )
+    return logits
 
 
 def _called(network: nn.Module, x: Tensor) -> Any:
@@ -445,12 +539,12 @@ def _called(network: nn.Module, x: Tensor) -> Any:
         raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {told(error)}") from error
 
 
-def _idle(network: nn.Module, x: Tensor) -> str | None:
+def _idle(network: nn.Module, x: Tensor, classes: int) -> str | None:
     """The first BN or dropout layer that a pass in training leaves out, or takes in eval mode."""
     layers: dict[str, nn.Module] = {}
     for name, layer in network.named_modules():
-        silenced = 0 in (getattr(layer, "p", None), getattr(layer, "rate", None))
-        if type(layer) in (*BATCH_NORMS, *DROPOUTS) and not silenced:
+        drops = type(layer) in DROPOUTS and 0 not in (getattr(layer, "p", None), getattr(layer, "rate", None))
+        if type(layer) in BATCH_NORMS or drops:
             layers[name] = layer
     active = set()
 
@@ -459,7 +553,7 @@ def _idle(network: nn.Module, x: Tensor) -> str | None:
             active.add(layer)
 
     hooks = [layer.register_forward_hook(seen) for layer in layers.values()]
-    _called(network, x)
+    _logits(network, x, classes)
     for hook in hooks:
         hook.remove()
     return next((name.partition(".")[2] for name, layer in layers.items() if layer not in active), None)

@@ -84,7 +84,8 @@ class SideBySide(nn.Module):
                 noise.turn = replicate
             lent = {name: values[replicate] for name, values in own.items()}
             lent |= {name: values[replicate] for name, values in buffers.items()}  # views: BN writes into them
-            outputs.append(functional_call(self.copies, lent, (rows[replicate],), tie_weights=False).flatten(1))
+            given = rows[replicate] if x.requires_grad else rows[replicate].clone()  # data, into which it may write
+            outputs.append(functional_call(self.copies, lent, (given,), tie_weights=False).flatten(1))
         return torch.stack(outputs).transpose(1, 2)
 
 
@@ -94,6 +95,7 @@ def pair_noise(module: nn.Module, place: Place) -> Iterator[StackedNoise]:
         place.passed(layer)
         if type(layer) in DROPOUTS:  # a kind of one may do otherwise
             noise = place.noise(layer)
+            noise.name = f"{name}, a {noise.name}"
             replace(module, name, noise)
             yield noise
 
@@ -108,9 +110,9 @@ def replace(module: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def padded(slices: Sequence[Tensor]) -> Tensor:
-    """(replicates, elements rounded up to a multiple of 16), zeros behind the elements."""
+    """(replicates, elements rounded up to a multiple of 16, not 0), zeros behind the elements."""
     flat = torch.stack([values.detach().reshape(-1) for values in slices])
-    return F.pad(flat, (0, -flat.shape[1] % 16))
+    return F.pad(flat, (0, -flat.shape[1] % 16 if flat.shape[1] else 16))
 
 
 def unpadded(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -118,4 +120,4 @@ def unpadded(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     elements = math.prod(shape)
     if parameter.shape[1] != elements:  # a slice, even a full one, costs a copy in the backward pass
         parameter = parameter[:, :elements]
-    return parameter.reshape(-1, *shape)
+    return parameter.reshape(len(parameter), *shape)

@@ -199,7 +199,8 @@ def stack(networks: Sequence[nn.Sequential], place: Place) -> list[nn.Module]:
     for layers in zip(*networks, strict=True):
         first, before = layers[0], place.shape
         if len({repr(layer) for layer in layers}) > 1:
-            raise ValueError(f"model: its layers differ between seeds: {first} and others; must be the same for all")
+            kind = " ".join(repr(first).split())
+            raise ValueError(f"model: its layers differ between seeds: {kind} and others; must be the same for all")
         form = STACKED.get(type(first))
         if form is None or not usual(first, before):
             stacked.append(SideBySide(layers, place))
@@ -342,6 +343,6 @@ class StackedNetwork(nn.Module):
                 for name in [name for name in stacked if name.startswith(inside)]:
                     stacked[f"{place}.{name.removeprefix(inside)}"] = stacked.pop(name)
         for name, values in (network.state_dict() | dict(network.named_buffers())).items():
-            if name in stacked:  # a stack does not count the batches that BN has seen
+            if name in stacked and values.numel():  # a stack does not count the batches that BN has seen
                 values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
         return network

@@ -120,6 +120,14 @@ class Measure(Group):
 class Model(Open):
     name: Text
     init_gain: Above0
+    # Of a network of one's own, whose further keys are arguments of its function.
+    file: Text | None = ABSENT
+    function: Text = ABSENT
+    layers: Text = ABSENT
+    keep_dropout: bool = ABSENT
+
+
+class BuiltInModel(Model):
     width: Units | Annotated[list[Units], Field(min_length=1)] = ABSENT
     depth: Annotated[Positive, Field(le=1000)] = ABSENT
     activation: Activation = ABSENT
@@ -127,11 +135,6 @@ class Model(Open):
     dropout_layers: Literal["all", "last"] = ABSENT
     bn_momentum: Open01 = ABSENT
     bn_eps: Above0 = ABSENT
-    # Of a network of one's own.
-    file: Text | None = ABSENT
-    function: Text = ABSENT
-    layers: Text = ABSENT
-    keep_dropout: bool = ABSENT
 
 
 class Optimizer(Open):
@@ -214,21 +217,32 @@ class Config(Group):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
-        width, depth, last = self.model.width, self.model.depth, self.trainer.max_epochs
+        last = self.trainer.max_epochs
         if self.patience is not None and self.select_epoch != "best":
             raise ValueError(f"patience={self.patience}: must be null unless select_epoch=best")
-        if isinstance(width, list) and len(width) != depth:
-            raise ValueError(f"model.width={width}: must be model.depth={depth} numbers")
         epochs = self.measure.shift_epochs
         if max(epochs, default=0) > last:
             raise ValueError(f"measure.shift_epochs={epochs}: must be epochs from 1 to trainer.max_epochs={last}")
         return self
 
 
+class BuiltIn(Config):
+    model: BuiltInModel
+
+    @model_validator(mode="after")
+    def _layers(self) -> BuiltIn:
+        width, depth = self.model.width, self.model.depth
+        if isinstance(width, list) and len(width) != depth:
+            raise ValueError(f"model.width={width}: must be model.depth={depth} numbers")
+        return self
+
+
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config in its one spelling. Raises ValueError with one line for the first key that is wrong."""
+    model = config.get("model")
+    kind = Config if isinstance(model, Mapping) and "file" in model else BuiltIn
     try:
-        valid = Config.model_validate(dict(config))
+        valid = kind.model_validate(dict(config))
     except ValidationError as error:
         raise ValueError(_said(error.errors(include_url=False), config)) from None
     known = valid.model_dump(by_alias=True, exclude_unset=True)

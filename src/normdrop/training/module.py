@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -161,8 +161,12 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
         if self.trainer.precision != "32-true":
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
-        if any(isinstance(callback, BatchSizeFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, BatchSizeFinder):
+                raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
+            if isinstance(callback, StochasticWeightAveraging):
+                name = type(callback).__name__
+                raise ValueError(f"callbacks={name}: must be left out: BN would keep the statistics of other weights")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ReplicateData):
             its = {"seeds": data.seeds, "classes": data.classes, "row_shape": [*data.shape]}
@@ -204,16 +208,21 @@ class ReplicatedClassifier(pl.LightningModule):
 
     def _stacked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """A batch as x (replicates, batch, features) and y (replicates, batch). Raises ValueError."""
-        if isinstance(batch, Tensor):
-            raise ValueError("dataloaders=…: give datamodule= in its place; its loaders have row numbers alone")
+        if isinstance(batch, Tensor) or len(batch) < 2:
+            raise ValueError(
+                "dataloaders=…: must give pairs (x, y); those of a data module have row numbers alone: give datamodule="
+            )
         x, y = batch
-        if y.dim() == 1:  # of a plain DataLoader
+        if x.dim() != 3 or y.shape != x.shape[:2]:  # of a plain DataLoader
             if not self.trainer.predicting:  # here and not for rows of a data module, whose labels are checked
+                if y.dim() != 1 or y.is_floating_point():
+                    kind = str(y.dtype).removeprefix("torch.")
+                    raise ValueError(f"y: is {kind} of the shape {tuple(y.shape)}; must be whole numbers, (batch,)")
                 low, high = map(int, y.aminmax())
                 label, last = low if low < 0 else high, self.hparams["classes"] - 1
                 require("y", label, 0 <= label <= last, f"a class's number, from 0 to {last}")
             replicates = len(self.network.seeds)
-            x, y = x.flatten(1).expand(replicates, -1, -1), y.expand(replicates, -1)
+            x, y = x.flatten(1).expand(replicates, -1, -1), y.long().expand(replicates, *y.shape)
         return x, y
 
     def on_train_start(self) -> None:
@@ -292,8 +301,12 @@ class ReplicatedClassifier(pl.LightningModule):
 
     validation_step = test_step = _evaluation_step
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The logits of every replicate, (replicates, batch, classes)."""
+    def predict_step(self, batch: Any, _: int) -> Tensor:
+        """The logits of every replicate, (replicates, batch, classes), of rows with labels or without."""
+        if isinstance(batch, Tensor) and batch.dtype != torch.int64:  # rows, and not their numbers
+            batch = (batch,)
+        if not isinstance(batch, Tensor) and len(batch) == 1:
+            return self.network(batch[0].flatten(1))
         return self.network(self._stacked(batch)[0])
 
     def on_validation_epoch_end(self) -> None:
@@ -343,7 +356,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.best_step = torch.where(better, self.steps, self.best_step)
         assert self.best is not None
         for pair in zip(self.network.state_dict().values(), self.best.state_dict().values(), strict=True):
-            own, kept = (values.view(len(better), -1) for values in pair)
+            own, kept = (values.view(len(better), values.numel() // len(better)) for values in pair)
             torch.where(better[:, None], own, kept, out=kept)
         patience = self.config["patience"]
         if patience is not None:
