@@ -72,7 +72,7 @@ def test_holms_family_is_told_where_it_has_more_rows_than_the_word_counts(tmp_pa
         pair(tmp_path, runs(0.9 - scale), runs(0.8 - scale), setting={"drift.scale": scale}, study=study)
     section = page.section(study_of(tmp_path))
     assert len(section.base) == 1
-    assert "family has 3 rows" in page.render(page._context([section]), limit=9)
+    assert "all 3 declared rows" in page.render(page._context([section]), limit=9)
 
 
 def test_seeds_are_told_of_what_is_shown(tmp_path):
