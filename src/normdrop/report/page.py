@@ -150,7 +150,7 @@ def section(study: Study) -> Section:
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
         facts["doubts"] += checks.doubts(study)
         beside |= _beside(study, rows, found)
-        left_out = checks.left_out(study, found)
+        left_out = checks.left_out(study, found) if rows["left_out"].any() else 0
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
     if study.own_network:

@@ -88,6 +88,7 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
     if again:
         metrics, network = declared.metrics, pair.place["arrangement"]
         place |= {"a": network, "b": f"{network} again", "family": HARNESS}
+    rates: dict[str, dict[str, float]] = {}
     for metric in dict.fromkeys(metrics):
         rope, good = study.rope(metric), METRICS[metric].higher_is_better if again else study.good(metric)
         never = NEVER if METRICS[metric].unit == "steps" else math.nan
@@ -95,7 +96,9 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
         for part, a, b in values(study, pair, metric):
             result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
             row = place | vars(result) | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
-            row |= {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
+            if part not in rates:
+                rates[part] = {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
+            row |= rates[part]
             row |= {"good": good, "refused": refusal(result) or ""}
             row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
             if confirms and part == (study.kind.answer or part):  # of a ladder the trend alone
