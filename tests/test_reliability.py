@@ -485,6 +485,21 @@ def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
     assert left and not any(Path(f"/proc/{worker}").exists() for worker in left)
 
 
+@pytest.mark.parametrize("launcher", ["hydra/launcher=basic", "hydra.launcher.n_jobs=2"])
+def test_a_wish_to_stop_is_heard_though_its_exception_is_lost(tmp_path, launcher):
+    def before():
+        @contextlib.contextmanager
+        def display(*_):
+            with contextlib.suppress(KeyboardInterrupt):  # as where it is raised in a destructor
+                os.kill(os.getpid(), signal.SIGINT)
+            yield
+
+        sweep.display = display
+
+    status, said = run(tmp_path, *SWEEP, "replicates=1", "trainer.max_epochs=5000", launcher, before=before)
+    assert (status, said.count("stopped: 0 of 3 configurations are finished")) == (1, 1), said
+
+
 def test_the_working_folder_hides_no_module(tmp_path):
     for name in ("signal", "random", "dataclasses", "typing", "argparse", "gettext"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")

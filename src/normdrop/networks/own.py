@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import math
-import pickle
 import random
 import site
 import sys
@@ -511,9 +510,10 @@ def _numbers(value: Any) -> Iterator[Tensor]:
         yield torch.as_tensor(value).double()
 
 
-def _generators() -> bytes:
+def _generators() -> list[Any]:
     """Where the random generators stand that all share."""
-    return pickle.dumps((torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()))  # noqa: NPY002
+    _, words, *others = np.random.get_state()  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), random.getstate(), list(words), others]
 
 
 def _masks(stacked: nn.Module) -> list[Any]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import atexit
 import gc
-import math
 import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from normdrop.study import CONF
+from normdrop.study import CONF, stop
 from normdrop.study.told import command, held, line, prepare, runnable, typed, unknown_key
 
 HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
@@ -42,21 +40,6 @@ def job(cfg: Any) -> None:
     work(cfg)
 
 
-class _Stop:
-    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt; what follows within two seconds is the same wish."""
-
-    def __init__(self) -> None:
-        self.asked = -math.inf
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(sign) is not signal.SIG_IGN:  # as nohup, and a shell in the background, ask
-                signal.signal(sign, self.stop)
-
-    def stop(self, *_: Any) -> None:
-        before, self.asked = self.asked, time.monotonic()
-        if self.asked - before >= 2:
-            raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the application; bad input gives one line on standard error and exit status 1."""
     prepare()
@@ -71,13 +54,13 @@ def main() -> None:
     traced = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
     os.environ["PYTHONSAFEPATH"] = "1"  # in other processes too, no module of the working folder stands before ours
-    stop = _Stop()
+    stop.listen()
     try:
         status = _study(words, report="--report" in typed)
         for sign in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sign, signal.SIG_IGN)  # everything is done: what ends here is not to be disturbed
     except (Exception, KeyboardInterrupt) as error:
-        if stop.asked > -math.inf:  # whatever became of it: a library that it hits may raise another error instead
+        if stop.asked():  # whatever became of it: a library that it hits may raise another error instead
             done = "what is finished stays"
             if isinstance(error, KeyboardInterrupt) and error.args:
                 done = f"{error}; they stay"

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from normdrop import tensorboard
 from normdrop.data.sources import standard_rows
 from normdrop.study import config as configs
-from normdrop.study import record
+from normdrop.study import record, stop
 from normdrop.study.plan import missing, read_plan
 from normdrop.study.progress import note_of
 from normdrop.study.told import line
@@ -81,6 +81,7 @@ def _condition(root: Path, study: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
     def progress(part: float, epoch: str = "") -> None:
+        stop.check()
         note.write_text(f"{part:.3f} {epoch}")
 
     with record.locked(directory):

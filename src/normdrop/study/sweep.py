@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from normdrop.asked import count, is_int, require
 from normdrop.study import config as configs
-from normdrop.study import record
+from normdrop.study import record, stop
 from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
 from normdrop.study.progress import display, note_of
 from normdrop.study.told import command, runnable
@@ -239,7 +239,9 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
         signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
         with display(root, [condition.path for condition in todo]):  # after the copies: it has a thread
             for worker in workers:
-                worker.join()
+                while worker.is_alive():
+                    worker.join(timeout=1)
+                    stop.check()
     finally:
         for worker in workers:
             worker.kill()
