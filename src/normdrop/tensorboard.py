@@ -336,7 +336,9 @@ def _columns(configs: pd.DataFrame) -> Summary:
 
 def _legend(table: pd.DataFrame, names: list[str], left_out: int) -> str:
     """What the runs of the overview are, in Markdown."""
-    runs, seeds, cells = (table[column].nunique() for column in ("run", "seed", "cell"))
+    runs, cells = table["run"].nunique(), table["cell"].nunique()
+    of_run = table.groupby("run")["seed"].nunique()
+    seeds = " to ".join(str(number) for number in sorted({of_run.min(), of_run.max()}))
     return f"""
 A run is an arrangement and, but for a network of your own, its position ({len(names)} of {runs} stand here), at what
 each seed's own validation part prefers of the rates and of what else is tuned. Values are means over {seeds} seeds and

@@ -68,6 +68,28 @@ def test_the_claims_are_counted_as_on_the_page():
         assert f"of {told['n']}" in line
 
 
+@pytest.mark.slow
+def test_what_gains_that_do_not_count_would_say_stands_beside_what_does():
+    (study,) = load(PUBLISHED / "initialisation")
+    every = replace(study, declared=replace(study.declared, core=None, secondary=()))
+    said = verdicts.rows(every, pairs(every))["verdict_new_data"]
+    better = (said == "better").sum()
+    assert f"({better} with extreme gains)" in README
+    doubts = (PUBLISHED / "README.md").read_text()
+    assert f"BN is better in {better} of {len(said)}" in " ".join(doubts.split())
+
+
+def test_what_a_single_table_is_expected_to_show_is_as_published():
+    means = pd.read_csv(PUBLISHED / "report/pooled.csv").query("experiment == 'population' and variant == 'declared'")
+    means = means[means["metric"] == "test_acc"]
+    doubts = (PUBLISHED / "README.md").read_text(encoding="utf-8").replace("− ", "-").replace("+ ", "+")
+    told, fixed = ({row["position"]: f"{100 * row['pi_low']:+.1f} to {100 * row['pi_high']:+.1f}" for row in rows}
+                   for rows in (means[means["rate"].isna()].to_dict("records"),
+                                means[means["rate"] == 0.5].to_dict("records")))  # fmt: skip
+    assert told["before"].replace(" to ", " and ") in " ".join(README.split()) and fixed["before"] in README
+    assert all(said in " ".join(doubts.split()) for said in (told["before"], *fixed.values()))
+
+
 def test_what_more_data_does_is_counted_as_on_the_page():
     words = pd.read_csv(PUBLISHED / "report/words.csv", keep_default_na=False).set_index("experiment")
     (said,) = re.findall(r"in (\d+) of (\d+) comparisons, away from it in (\d+) \(`size`\)", " ".join(README.split()))

@@ -44,14 +44,26 @@ def test_the_end_of_a_grid_is_that_of_the_arrangement_that_was_chosen(tmp_path):
     assert table.loc["rate", ["low", "choices", "at_low", "at_high"]].to_list() == [0.1, 16, 1.0, 0.0]
 
 
+def test_a_choice_counts_where_a_candidate_did_not_diverge_among_those_that_both_sides_have(tmp_path):
+    for rate in (0.1, 0.3, 0.5):
+        lost = runs([np.nan] * 6 + [0.9] * 2, 8, val_acc=rate)  # of the others the highest is the best
+        pair(tmp_path, lost, runs(0.9, 8, val_acc=rate), rate=rate)
+    write(tmp_path, "bn_dropout", runs(0.9, 8, val_acc=0.0), 0.7)
+    found = study_of(tmp_path)
+    table = edges(found, family(found, pairs(found))).set_index("key")
+    assert table.loc["rate", ["high", "choices", "at_low", "at_high"]].to_list() == [0.5, 10, 0.0, 1.0]
+
+
 def test_seeds_that_lack_a_candidate_are_named_and_rows_name_the_seeds_that_they_are_of(tmp_path):
     for rate, seeds in ((0.1, 8), (0.3, 12)):
         pair(tmp_path, runs(0.9, seeds), runs(0.8, seeds), rate=rate)
-    assert any("8-11" in line for line in doubts(study_of(tmp_path)))
+    assert any("8-11" in line for line in doubts(study_of(tmp_path), pairs(study_of(tmp_path))))
     table = rows_of(tmp_path).set_index(["comparison", "rate"])
     assert table.loc[[("best_vs_best", np.nan), ("same_rate", 0.3)], "seeds"].unique().tolist() == ["0-7", "0-11"]
+    table = runs(0.9, 4)
+    write(tmp_path, "bn_dropout", table, 0.7)  # which is no candidate: the other side was not trained there
     pair(tmp_path, runs(0.9, 12), runs(0.8, 12), rate=0.1)
-    assert not list(doubts(study_of(tmp_path)))
+    assert not list(doubts(study_of(tmp_path), pairs(study_of(tmp_path))))
 
 
 def test_a_pair_is_left_out_where_a_comparison_goes_without_it_and_counts_once(tmp_path):
@@ -65,6 +77,11 @@ def test_a_pair_is_left_out_where_a_comparison_goes_without_it_and_counts_once(t
     pair(tmp_path, lost, runs(0.8, 8), study=study, setting={"optimizer.lr": 0.01})
     found = study_of(tmp_path)
     assert left_out(found, pairs(found)) == 3  # tuned and at its rate
+    for name in ("copy", "d"):
+        where = {"dataset": name, "config": {"data": {"fingerprint": "the same"}}}
+        pair(tmp_path, lost, runs(0.8, 8), study=study, setting={"optimizer.lr": 0.01}, **where)
+    found = study_of(tmp_path)
+    assert left_out(found, [pair for pair in pairs(found) if pair.place["dataset"] in ("copy", "d")]) == 3
 
 
 def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):

@@ -249,7 +249,11 @@ def test_the_same_rows_under_several_names_count_once_unless_they_are_served_in_
     assert rows_of(tmp_path, family="a/a")["dataset"].to_list() == declared["dataset"].to_list()
     study = study_of(tmp_path)
     assert set(neighbours(study, family(study, pairs(study)))["n"]) == {6}
-    assert [*doubts(study)] == ["a, copy: the same rows under several names; they count once."]
+    same = "a, copy: the same rows under several names; they count once."
+    assert [*doubts(study, pairs(study))] == [same]
+    for record in study.records:
+        record["data"] = {"notes": ["id: like an identifier", "of less weight"] if record["dataset"] == "a" else []}
+    assert [*doubts(study, pairs(study))] == ["a: id: like an identifier.", same]
 
 
 # --- A/A rows
@@ -361,7 +365,7 @@ def test_a_rung_is_of_the_candidates_that_both_sides_have_there(tmp_path, kind, 
             write(tmp_path, "dropout_bn", runs(0.5, 8, val_acc=rate), rate, **where)
     row = one(tmp_path, family="declared", part="trend" if kind == "ladder" else "")
     assert (row["n"], row["estimate"]) == (8, pytest.approx(estimate))
-    (line,) = doubts(study_of(tmp_path))
+    (line,) = doubts(study_of(tmp_path), pairs(study_of(tmp_path)))
     assert "Not trained at every depth: dropout rate 0.5." in line
 
 

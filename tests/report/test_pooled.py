@@ -126,3 +126,33 @@ def test_seven_data_sets_are_not_pooled_and_what_was_refused_is_left_out_by_name
     row = pooled(study_of(tmp_path), rows_of(tmp_path)).iloc[0]
     assert (row["left_out"], row["k"]) == ("few", 7)
     assert row["verdict"].startswith("refused")
+
+
+def test_a_data_set_that_is_set_apart_stands_for_none_of_its_copies(tmp_path):
+    study = population(tmp_path, {"after": normal(0.01, 10)}, study={"apart": ["d0"]})
+    pair(tmp_path, runs(0.9, 6), runs(0.8, 6), dataset="later", config={"data": {"fingerprint": "rows of 0"}},
+         study={"apart": ["d0"]})  # fmt: skip
+    study = study_of(tmp_path)
+    table = pooled(study, rows_of(tmp_path)).query("comparison == 'best_vs_best' and metric == 'test_acc'")
+    rows = table.set_index("variant")
+    assert (rows.loc["declared", "k"], rows.loc["declared", "left_out"]) == (10, "d0")
+    assert rows.loc["declared", "family"] == "declared"
+    assert rows.loc["all data sets", "k"] == 10
+
+
+def test_each_setting_has_its_mean_its_word_and_its_line(tmp_path):
+    for lr, effect in ((0.003, 0.03), (0.1, -0.03)):
+        for k, own in enumerate(normal(effect, 8)):
+            for rate in (0.3, 0.5):
+                pair(tmp_path, runs(0.8 + own + normal(0, 6) / 9, 6), runs(0.8, 6), rate=rate, dataset=f"d{k}",
+                     setting={"optimizer.lr": lr})  # fmt: skip
+    section = page.section(study_of(tmp_path))
+    said = section.tables["words"].set_index("setting")
+    assert said["word"].to_dict() == {"learning rate 0.003": "Yes", "learning rate 0.1": "No: the opposite"}
+    assert said["n"].to_list() == [8, 8]
+    text = page.texts(section)["answer"]
+    assert [line.count("learning rate 0.1") for line in text.splitlines() if "0.1" in line] == [1, 1]
+    drawn = dict(page.draw(section))
+    assert [ax.get_title() for ax in drawn["answer"].axes] == [f"after · learning rate {lr}" for lr in ("0.003", "0.1")]
+    marks = [label.get_text() for label in drawn["forest"].axes[0].get_yticklabels()]
+    assert marks[-2:] == ["mean learning rate 0.003", "mean learning rate 0.1"]

@@ -81,3 +81,9 @@ def test_seeds_are_told_of_what_is_shown(tmp_path):
     text = page.render(page._context([page.section(study_of(tmp_path))]), limit=9)
     assert "| d, 6 seeds |" in text  # tuned and at .5; at .7 there are more
     assert "(12 seeds)" in text  # beside a network at another rate, which has fewer
+
+
+def test_an_interval_is_told_by_its_own_level():
+    study = made("study", datasets=1, alpha=0.1, **ORDERING)
+    text = page.render(page._context([page.section(study)]), limit=9)
+    assert "90 % interval" in text and "95 % interval" not in text

@@ -1,5 +1,7 @@
 """The word of a claim, by counts over its family and by the mean over data sets."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,15 @@ def test_a_setting_of_which_every_seed_diverged_does_not_narrow_the_scope_of_the
         (said,) = words(study_of(tmp_path), rows_of(tmp_path), rows_of(tmp_path).iloc[:0]).to_dict("records")
         assert said["scope"] == "new samples"
     assert (said["refused"], said["n"]) == (1, 2)
+
+
+def test_where_nothing_is_declared_the_scope_is_that_of_what_was_compared(tmp_path):
+    pair(tmp_path, runs(0.9 + normal(0.01)), runs(0.9), study={"family": None}, config={"data": {"name": "d"}})
+    record = tmp_path / "d/bn_dropout/after/q0.30/record.json"
+    (said,) = words(study_of(tmp_path), rows_of(tmp_path), rows_of(tmp_path).iloc[:0]).to_dict("records")
+    assert said["scope"] == "new samples"
+    held = json.loads(record.read_text())
+    held["rows"]["fixed_test"] = True
+    record.write_text(json.dumps(held))
+    (said,) = words(study_of(tmp_path), rows_of(tmp_path), rows_of(tmp_path).iloc[:0]).to_dict("records")
+    assert said["scope"] == "these data"

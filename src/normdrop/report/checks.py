@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, both_sides, candidates, rungs, values
+from normdrop.report.choose import Pair, both_sides, candidates, rungs, shared_rows, values
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
 from normdrop.report.tables import key_name, place
@@ -32,14 +32,20 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     compared: `family`. Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends), choices,
     at_low, at_high (shares), doubt. One row per tuned key whose values are numbers.
     """
-    sides = [side for pair in compared for side in (pair.a, pair.b)]
+    sides = []
+    for pair in compared:
+        seeds = pair.a.index.intersection(pair.b.index)
+        sides += [pair.a.loc[seeds], pair.b.loc[seeds]]
     if study.declared.family != "best_vs_best" or not sides:
         return pd.DataFrame()
     chosen, ends = pd.concat(sides, ignore_index=True), []
+    chosen = chosen[~chosen["diverged"]]  # where no candidate is left there is no preference
+    trained = [study.first[study.first["arrangement"].isin(side)] for side in study.declared.sides]
+    shared = pd.concat(shared_rows(study, trained), ignore_index=True)
     for key in study.declared.tuned:
-        choices, grid = candidates(chosen, key), candidates(study.table, key)
+        choices, grid = candidates(chosen, key), candidates(shared, key)
         if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
-            own = grid.groupby(study.table["arrangement"]).agg(["min", "max"])  # each may have a grid of its own
+            own = grid.groupby(shared["arrangement"]).agg(["min", "max"])  # each may have a grid of its own
             own = own.loc[chosen.loc[choices.index, "arrangement"]].set_index(choices.index)
             at_low, at_high = choices.eq(own["min"]).mean(), choices.eq(own["max"]).mean()
             ends.append((key, grid.min(), grid.max(), len(choices), at_low, at_high))
@@ -62,6 +68,7 @@ def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
         if metric in study.declared.metrics and study.kind.reduce is None:
             continue
         measured = [pair for pair in compared if metric in pair.a and metric in pair.b]
+        measured = [pair for pair in measured if pair.place["dataset"] not in study.declared.apart]
         intervals = [mean_interval(_difference(study, pair, metric), study.declared.alpha) for pair in measured]
         intervals = [interval for interval in intervals if np.isfinite(interval[0])]
         if intervals:
@@ -79,16 +86,28 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
     return (a - b).mean(axis=1, skipna=False)
 
 
-def doubts(study: Study) -> Iterator[str]:
-    """A line for data sets that are the same, and for candidates that some seeds, or values of a consumed key, lack."""
+def doubts(study: Study, found: Iterable[Pair]) -> Iterator[str]:
+    """A line for what was remarked of a data set, for data sets that are the same, and for candidates that some seeds,
+    or values of a consumed key, lack.
+    """
+    remarked = {record["dataset"]: record.get("data", {}).get("notes") for record in study.records}
+    for dataset, notes in remarked.items():
+        if notes:  # what could make a result false comes first; what is published has none
+            yield f"{dataset}: {notes[0]}."
     over, tuned = study.declared.over, list(study.declared.tuned)
     groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
     for names in sorted({tuple(names) for names in groups if len(names) > 1}):
         yield f"{', '.join(names)}: the same rows under several names; they count once."
     at, grid = ["arrangement", *study.place], both_sides(study)
-    trained = grid.groupby([*at, "seed"]).size()
-    if lacking := sorted(set(trained[trained < trained.groupby(at).transform("max")].reset_index()["seed"])):
-        yield f"Seeds {spans(tuple(lacking))} were not trained at every candidate: no choice among these counts them."
+    lacking: set[int] = set()
+    uneven = grid.groupby("condition")["seed"].agg(frozenset).nunique() > 1
+    for pair in found:
+        if uneven and pair.rate is None:
+            for side, arrangements in zip((pair.a, pair.b), study.declared.sides, strict=True):
+                own = grid[grid["arrangement"].isin(arrangements)].merge(pd.DataFrame([pair.place]))
+                lacking |= {*own["seed"]} - {*side.index.get_level_values("seed")}
+    if lacking:
+        yield f"Seeds {spans(tuple(sorted(lacking)))} were not trained at every candidate: no choice counts them."
     if not over:
         return
     whole = grid.groupby(at)[over].transform("nunique")
@@ -101,7 +120,7 @@ def left_out(study: Study, found: Iterable[Pair]) -> int:
     """How many pairs of seeds some comparison at the grid proper leaves out, for one diverged; each counts once."""
     lost = set()
     for pair in found:
-        if pair.a["beyond"].any():
+        if pair.a["beyond"].any() or not pair.counted:
             continue
         for metric in study.declared.metrics:
             for _, a, b in values(study, pair, metric):

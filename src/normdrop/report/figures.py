@@ -145,8 +145,10 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     not_all = _not_all(len(size), MAX_LINES, "lines")
     rows = rows[rows["line"].isin(lines)].sort_values("metric", kind="stable")
     panels = list(rows.groupby(["metric", "position"], sort=False))
-    bottom = len(lines) + 0.5
-    height = 0.19 * (sum(1 + line.count("\n") for line in lines) + 2) + 1.1
+    bottom, apart = len(lines) + 0.5, varying(means, keys)
+    means = means.assign(line=[f"mean {place(mean, apart)}".strip() for mean in means.to_dict("records")])
+    at_bottom = list(means["line"].unique())
+    height = 0.19 * (sum(1 + line.count("\n") for line in lines) + 1 + (len(at_bottom) or 1)) + 1.1
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=rows["metric"].nunique() == 1, sharey=True, squeeze=False)[0]
     cut = False
@@ -158,17 +160,19 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
         scale.ground(ax, upright=False)
         _intervals(ax, scale.in_unit(panel), lines, position, reach)
         for mean in scale.in_unit(of_metric[of_metric["position"] == position]).to_dict("records"):
-            ax.plot([mean["pi_low"], mean["pi_high"]], [bottom, bottom], color="k", lw=1)
-            ax.plot([mean["low"], mean["high"]], [bottom, bottom], color="k", lw=4)
-            ax.plot(mean["estimate"], bottom, "D", color="k", ms=6)
+            at = bottom + at_bottom.index(mean["line"])
+            ax.plot([mean["pi_low"], mean["pi_high"]], [at, at], color="k", lw=1)
+            ax.plot([mean["low"], mean["high"]], [at, at], color="k", lw=4)
+            ax.plot(mean["estimate"], at, "D", color="k", ms=6)
         ax.set_title(_title({"position": position}) if len(panels) < 3 else position)
         ax.set_xlabel("\n".join(textwrap.wrap(scale.label, 84 // len(panels))))
         ax.tick_params(axis="y", length=0)
     figure.set_label(" ".join(filter(None, [not_all, "An arrow: the interval goes on." * cut])))
     figure.supxlabel(" / ".join(dict.fromkeys(scale.sides for scale in scales.values())), fontsize=9)
     if len(means):
-        axes[0].set_yticks([*range(len(lines)), bottom], [*lines, "mean"], fontsize=8)
-        axes[0].set_ylim(bottom + 0.5, -0.6)
+        ticks = [*range(len(lines)), *(bottom + i for i in range(len(at_bottom)))]
+        axes[0].set_yticks(ticks, [*lines, *at_bottom], fontsize=8)
+        axes[0].set_ylim(ticks[-1] + 0.5, -0.6)
     else:
         axes[0].set_yticks(range(len(lines)), lines, fontsize=8)
         axes[0].set_ylim(len(lines) - 0.4, -0.6)

@@ -51,7 +51,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "count": count}
+TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "EDGE": checks.EDGE, "count": count}
 TEMPLATES.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
 
 
@@ -86,6 +86,8 @@ class Section:
     @property
     def choices(self) -> list[str]:
         """The tuned keys that have more than one candidate."""
+        if self.study.table.empty:
+            return []
         rows = choose.both_sides(self.study)
         return [key for key in self.study.declared.tuned if choose.candidates(rows, key).nunique() > 1]
 
@@ -148,7 +150,7 @@ def section(study: Study) -> Section:
         found = list(pairs(study))
         rows = verdicts.rows(study, [*found, *verdicts.again(study)])
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
-        facts["doubts"] += checks.doubts(study)
+        facts["doubts"] += checks.doubts(study, found)
         beside |= _beside(study, rows, found)
         left_out = checks.left_out(study, found) if rows["left_out"].any() else 0
     said = words.words(study, rows, over_sets)
@@ -210,7 +212,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, of_metric)
     elif one["rate"].nunique() > 1:
-        yield "answer", figures.along(one, ["position"], "rate", "position", of_metric)
+        yield "answer", figures.along(one, ["position", *tables.varying(one, keys)], "rate", "position", of_metric)
     elif study.declared.claim == MAIN and own["rate"].nunique() > 1:
         yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", of_metric)
     elif len(section.base) > 1 and section.means.empty:

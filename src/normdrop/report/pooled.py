@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def pooled(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     columns, declared, copies = [*COLUMNS, *study.keys], study.declared, twins(study)
     if table["dataset"].nunique() - len(copies) < MIN_DATA_SETS:
         return pd.DataFrame(columns=columns)
-    without = sorted({*copies, *declared.apart})
+    without = set_apart(study)
     found = _means(study, AS_DECLARED, table, without)
     if study.kind.reduce is None:
         found += _means(study, LOG_ODDS, _log_odds(table[table["metric"] == "test_acc"]), without)
@@ -91,7 +92,7 @@ def _means(study: Study, variant: str, table: pd.DataFrame, without: list[str]) 
         row: dict[str, Any] = dict(zip(place, key, strict=True))
         row |= {"variant": variant, "family": DECLARED if declared else EXPLORATORY}
         row |= {"claim": study.declared.claim, "experiment": study.name}
-        row |= {"datasets": " ".join(used["dataset"]), "left_out": " ".join(left_out)}
+        row |= {"datasets": " ".join(sorted(used["dataset"])), "left_out": " ".join(left_out)}
         row["good"] = study.good(row["metric"]) and variant != LOG_ODDS
         rope = math.nan if variant == LOG_ODDS else study.rope(row["metric"])
         errors = used["sd"] / np.sqrt(used["n"])
@@ -108,7 +109,14 @@ def _log_odds(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(estimate=odds, sd=table["sd"] * slope)
 
 
-def twins(study: Study) -> list[str]:
-    """Data sets whose rows another one has too, under a name that comes before."""
+def twins(study: Study, apart: Sequence[str] = ()) -> list[str]:
+    """Data sets whose rows another one has too, under a name that comes before and is not set apart."""
     first = study.table.drop_duplicates("dataset")[["dataset", "fingerprint"]].sort_values("dataset")
+    first = first[~first["dataset"].isin(apart)]
     return list(first["dataset"][first["fingerprint"].duplicated()])
+
+
+def set_apart(study: Study) -> list[str]:
+    """Data sets that no mean counts: as declared, and those that another one stands for."""
+    apart = study.declared.apart
+    return sorted({*apart, *twins(study, apart)})

@@ -8,7 +8,7 @@ import pandas as pd
 from normdrop.metrics import METRICS
 from normdrop.report.choose import chosen
 from normdrop.report.compare import mean_interval
-from normdrop.report.pooled import twins
+from normdrop.report.pooled import set_apart
 from normdrop.report.study import Study
 
 
@@ -26,8 +26,7 @@ def networks(study: Study) -> pd.DataFrame:
     declared, metric, table = study.declared, study.declared.metric, study.first
     if study.kind.reduce is not None or metric not in table:
         return pd.DataFrame()
-    apart = [*declared.apart, *twins(study)]
-    table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(apart)]
+    table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(set_apart(study))]
     scores, rates = {}, {}
     for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
         for how, (score, rate) in _scores(study, rows).items():

@@ -155,4 +155,4 @@ def spans(numbers: tuple[int, ...]) -> str:
     """Whole numbers as runs: `0-9 20-29`."""
     ordered = pd.Series(sorted(set(numbers)))
     runs = ordered.groupby(ordered.diff().ne(1).cumsum())
-    return " ".join(f"{run.min()}-{run.max()}" for _, run in runs)
+    return " ".join(f"{run.min()}-{run.max()}" if len(run) > 1 else f"{run.min()}" for _, run in runs)

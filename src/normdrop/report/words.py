@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from normdrop.report import mechanism
+from normdrop.report import mechanism, tables
 from normdrop.report.compare import head
 from normdrop.report.study import MAIN, Study
-from normdrop.report.verdicts import DECLARED
+from normdrop.report.verdicts import DECLARED, HARNESS
 
 POOLED_WORDS = {
     "better": "Yes",
@@ -61,31 +61,37 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     """One row per position of the main claim and of mechanism, else one: what the study answers.
 
     rows, over_sets: its `verdicts.rows` and `pooled.pooled`. Columns: experiment, claim, sentence, position ("": all),
-    word ("" where none is due: nothing was declared, or a study of the order that cannot speak "in general"), better,
-    worse, equivalent, refused, open, n (counts over the family), scope.
+    setting (what tells several means at a position apart, in words), word ("" where none is due: nothing was declared,
+    or a study of the order that cannot speak "in general"), better, worse, equivalent, refused, open, n (counts over
+    the family), scope.
     """
     base, declared = family(study, rows), study.declared
     column, scope = "verdict", "these data"
-    tested = base[base["p_value"].notna()]  # where all seeds diverged there is nothing to be tested in any scope
+    asked = base if len(base) else rows[rows["family"] != HARNESS]
+    tested = asked[asked["p_value"].notna()]  # where all seeds diverged there is nothing to be tested in any scope
     if tested["p_new_data"].notna().all():
         column, scope = "verdict_new_data", "new samples"
-    told = []  # position, word and scope
+    told = []  # where (position and keys), setting, word and scope
     if declared.kind == "mechanism":
         shares = mechanism.shares(study, mechanism.recalibration(study, rows))
-        told = [(position, word, scope) for position, word in zip(shares["position"], shares["word"], strict=True)]
+        told = [({"position": row["position"]}, "", row["word"], scope) for row in shares.to_dict("records")]
     elif declared.claim == MAIN:
         means = over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(declared.metric)]
+        apart = tables.varying(means, study.keys)
         for mean in means.to_dict("records"):
             prediction = mean["pi_low"], mean["pi_high"]
             word = pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))
-            told.append((mean["position"], word, "data sets at large"))
+            where = {key: mean[key] for key in ("position", *apart)}
+            told.append((where, tables.place(mean, apart), word, "data sets at large"))
         # A position on too few data sets has no mean.
-        told += [(position, "", scope) for position in sorted({*base["position"]} - {*means["position"]})]
+        for position in sorted({*base["position"]} - {*means["position"]}):
+            told.append(({"position": position}, "", "", scope))
     elif len(base):
-        told = [("", counted_word(**counts(base[column])), scope)]
+        told = [({}, "", counted_word(**counts(base[column])), scope)]
     found = []
-    for position, word, of in told or [("", "", scope)]:
-        own = base[base["position"] == position] if position else base
-        place = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
-        found.append(place | {"position": position, "word": word, **counts(own[column]), "scope": of})
+    for where, setting, word, of in told or [({}, "", "", scope)]:
+        own = base[(base[[*where]] == pd.Series(where)).all(axis=1)]
+        row = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
+        row |= {"position": where.get("position", ""), "setting": setting, "word": word}
+        found.append(row | counts(own[column]) | {"scope": of})
     return pd.DataFrame(found)
