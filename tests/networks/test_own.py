@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from importlib.util import spec_from_file_location
@@ -906,10 +907,31 @@ class Alias(Counting):
         return self.again(self.body(x))
 
 
-@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay])
+def named(shape, classes):
+    """Layers by names of their own, inside another too, activations in place, also where the data come in."""
+    inside = nn.Sequential(OrderedDict(fc=nn.Linear(64, 64), bn=nn.BatchNorm1d(64), act=nn.SiLU(inplace=True)))
+    network = nn.Sequential(OrderedDict(flat=nn.Flatten(), act=nn.ReLU(inplace=True), inside=inside))
+    network.add_module("head", nn.Linear(64, classes))
+    return network
+
+
+@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay, named])
 def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     own.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
+
+
+def test_layers_in_place_leave_the_data_as_they_are():
+    network, x = network_of(config_of(named), SHAPE, CLASSES, SEEDS), rows(BATCH)[0].float()
+    before = x.clone()
+    network(x)
+    assert torch.equal(x, before)
+
+
+def test_a_network_that_is_another_once_it_is_taken_out_of_a_stack_is_refused(monkeypatch):
+    monkeypatch.setattr(StackedNetwork, "replicate", lambda stacked, index: copy.deepcopy(stacked.template[0]))
+    with pytest.raises(ValueError, match=r"model: ResNet: .* taken out of a stack"):
+        own.check(config_of(ResNet), SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

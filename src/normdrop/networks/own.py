@@ -386,8 +386,10 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         with torch.random.fork_rng(devices=[]):
             with torch.no_grad():
                 _check(networks, name, math.prod(shape), classes)
-            _check_alone(others, name, math.prod(shape))
+            ours, theirs = _check_alone(others, name, math.prod(shape))
             _check_memory(others[0], others[1], name, math.prod(shape))
+            if not _close(ours, theirs):
+                raise ValueError(f"model: {name}: what is taken out of a stack is another network than the one in it")
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
@@ -448,9 +450,9 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     return network
 
 
-def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> None:
-    """Raise ValueError where a replicate without noise is in a stack another than alone, with its BN layers as they
-    are written."""
+def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> tuple[Tensor, Tensor]:
+    """A trained replicate's logits in a stack, and taken out of it. Raises ValueError where one without noise is in a
+    stack another than alone, with its BN layers as they are written."""
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, features))).float()
     *networks, written = networks
     stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
@@ -470,7 +472,8 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
                 f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
                 "are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
             )
-    stacked.replicate(0)  # what cannot be taken out of a stack again fails here
+    taken = stacked.eval().replicate(2).eval()
+    return _called(stacked, x)[2], _called(taken, x)
 
 
 def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
