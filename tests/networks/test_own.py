@@ -921,6 +921,30 @@ def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
 
 
+class Deep(nn.Module):
+    """Of its weights that the check has moved come logits in the hundreds, each rounded as the largest."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        layers = [part for _ in range(20) for part in (nn.Linear(256, 256), nn.BatchNorm1d(256), nn.ReLU())]
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), *layers, nn.Linear(256, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class DeepMixing(Deep):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers[:-1](x)
+        return self.layers[-1](h - 0.01 * h.mean(dim=0))
+
+
+def test_rounding_in_a_deep_network_is_not_taken_for_rows_that_mix():
+    own.check(config_of(Deep), SHAPE, 100)
+    with pytest.raises(ValueError, match="mixes rows"):
+        own.check(config_of(DeepMixing), SHAPE, 100)
+
+
 def test_layers_in_place_leave_the_data_as_they_are():
     network, x = network_of(config_of(named), SHAPE, CLASSES, SEEDS), rows(BATCH)[0].float()
     before = x.clone()
