@@ -695,6 +695,24 @@ class Asking(nn.Module):
         return x
 
 
+class AskingForNone(Counting):
+    """Its activation is gone with its BN layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(x.flatten(1))
+        return self.linear(h if isinstance(self.bn, nn.Identity) else torch.relu(h))
+
+
+class Checkpointed(Counting):
+    def __init__(self, shape, classes, use_reentrant: bool = False):
+        super().__init__(shape, classes)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(x.flatten(1))
+        return torch.utils.checkpoint.checkpoint(self.linear, h, use_reentrant=self.use_reentrant)
+
+
 class Late(Counting):
     """What it remembers, in an attribute, shows only after ten steps."""
 
@@ -818,6 +836,12 @@ def without_bn(shape, classes):
         (Averaging, "state of its own .*means"),
         (Asking, "asks of what kind a layer is"),
         (lambda *given: Asking(*given, only_in_training=True), "asks of what kind a layer is"),
+        (AskingForNone, "asks of what kind a layer is"),
+        (lambda *_: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False)), "1 has track_running"),
+        (hidden(lambda net, h: nn.functional.batch_norm(h, None, None, training=True)), r"more than 1 value.*\)$"),
+        (spoilt(lambda y: y.view(*[1] * 500)), "RuntimeError: shape .* …$"),
+        (Checkpointed, r"leave out torch\.utils\.checkpoint$"),
+        (lambda *given: Checkpointed(*given, use_reentrant=True), r"leave out torch\.utils\.checkpoint$"),
         (Squeezing, r"\(10,\) for 1 row .* \(1, 10\) .*flatten\(1\)"),
         (Talkative, r"tuple for 4 rows in training; must be logits \(4, 10\)"),
         (Setting, r"p=0\.5: .* must stay 0\.0"),

@@ -18,6 +18,8 @@ import random
 import site
 import sys
 import sysconfig
+import textwrap
+import traceback
 import types
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils import checkpoint
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments, count
@@ -333,6 +336,8 @@ def arrange(
     for name, layer in network.named_modules():
         if type(layer) in BATCH_NORMS:
             norms[name] = layer
+            if layer.running_mean is None:
+                raise ValueError(f"model: its layer {name} has track_running_stats=False; must be true")
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             kind = type(layer).__name__
             raise ValueError(f"model: its layer {name} is {kind}; must be nn.BatchNorm1d, 2d or 3d, not a kind of it")
@@ -386,6 +391,8 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         with torch.random.fork_rng(devices=[]):
             with torch.no_grad():
                 _check(networks, name, math.prod(shape), classes)
+            bare = made({**calm, "arrangement": "none"}, shape, classes, 1)
+            _check_bare(bare, of(written, 1), name, math.prod(shape))
             ours, theirs = _check_alone(others, name, math.prod(shape))
             _check_memory(others[0], others[1], name, math.prod(shape))
             if not _close(ours, theirs):
@@ -393,6 +400,10 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
+        if any(frame.filename == checkpoint.__file__ for frame in traceback.extract_tb(error.__traceback__)):
+            raise ValueError(
+                f"model: {name} computes again in the backward pass: leave out {checkpoint.__name__}"
+            ) from error
         raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
 
 
@@ -408,6 +419,8 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
     try:
         _logits(plain, x[:1], classes)
     except ValueError as error:
+        if "more than 1 value" in str(error):  # of a norm's statistics
+            raise
         raise ValueError(f"{error}; a lone row must do: squeeze() drops its batch, flatten(1) does not") from error
     idle = _idle(plain.train(), x, classes)
     kept = _written(networks[0], plain)
@@ -419,7 +432,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
         masks = _masks(stacked)
         outputs.sum().backward()
     if kept:
-        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out")
     if _masks(stacked) != masks:
         raise ValueError(
             f"model: {name} calls dropout again in the backward pass, with other masks: leave it out of what "
@@ -450,6 +463,26 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     return network
 
 
+def _asks(name: str) -> ValueError:
+    return ValueError(
+        f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() asks of "
+        "what kind a layer is; let it call each by its name"
+    )
+
+
+@torch.no_grad()
+def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -> None:
+    """Raise ValueError where a network without its BN layers is another than with these and without their effect."""
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(4, features))).float()
+    bare.load_state_dict(written.state_dict(), strict=False)
+    for part, layer in written.named_modules():
+        if type(layer) in BATCH_NORMS and type(layer) is not type(bare.get_submodule(part)):
+            layer.forward = torch.clone  # type: ignore[method-assign]
+    for training in (False, True):
+        if not _close(*(_called(network.train(training), x) for network in (bare, written))):
+            raise _asks(name)
+
+
 def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> tuple[Tensor, Tensor]:
     """A trained replicate's logits in a stack, and taken out of it. Raises ValueError where one without noise is in a
     stack another than alone, with its BN layers as they are written."""
@@ -461,12 +494,9 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
         among = _called(stacked.train(training), torch.stack([x, x, x]))[2]
         arranged, as_written = (_called(network.train(training), x) for network in (alone, written))
         if places != [parameter.data_ptr() for parameter in alone.parameters()]:
-            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; change it in place")
+            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; use .data.copy_()")
         if not _close(arranged, as_written):
-            raise ValueError(
-                f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() "
-                "asks of what kind a layer is; let it call each by its name"
-            )
+            raise _asks(name)
         if not _close(among, arranged):
             raise ValueError(
                 f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
@@ -486,7 +516,9 @@ def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -
             _called(network.train(training), rows)
         for kept in _apart(used, fresh):
             if kept not in apart:
-                raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+                raise ValueError(
+                    f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out"
+                )
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
@@ -579,4 +611,4 @@ def _written(fresh: nn.Module, used: nn.Module) -> str | None:
 
 def told(error: BaseException) -> str:
     """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' …')}"
