@@ -733,6 +733,47 @@ class Averaging(Counting):
         return super().forward(x if self.training or not self.means else x - self.means[0])
 
 
+class Holder:
+    """A state in what is no module, and knows itself."""
+
+    def __init__(self):
+        self.own, self.steps = self, 0
+
+    def step(self) -> "Holder":
+        self.steps += 1
+        return self
+
+
+HELD = [
+    (Holder, Holder.step),
+    (lambda: np.int64(0), lambda held: held + 1),
+    (set, lambda held: held | {len(held)}),
+    (str, lambda held: held + "."),
+]
+
+
+def remembering(begins: Callable[[], Any], then: Callable[[Any], Any]) -> Callable[..., nn.Module]:
+    """A network with a state that shows only after many steps, and what a step makes of it."""
+
+    class Held(Counting):
+        def __init__(self, shape, classes):
+            super().__init__(shape, classes)
+            self.held = begins()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.held = then(self.held) if self.training else self.held
+            return super().forward(x)
+
+    return Held
+
+
+class RememberingGradients(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.held = Holder()
+        self.linear.register_full_backward_hook(lambda *_: self.held.step() and None)
+
+
 class Dropping(Counting):
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
@@ -834,6 +875,8 @@ def without_bn(shape, classes):
         (spoilt(lambda y: y * (np.random.rand() < 0.9999)), "random numbers"),  # noqa: NPY002
         (Late, "state of its own .*calls"),
         (Averaging, "state of its own .*means"),
+        *((remembering(*held), "state of its own .*held") for held in HELD),
+        (RememberingGradients, "state of its own .*held"),
         (Asking, "asks of what kind a layer is"),
         (lambda *given: Asking(*given, only_in_training=True), "asks of what kind a layer is"),
         (AskingForNone, "asks of what kind a layer is"),

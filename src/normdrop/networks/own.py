@@ -513,7 +513,9 @@ def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -
     apart = {*_apart(used, fresh)}  # as they were made
     for training in (False, True):
         for network, rows in ((used, x), (used, later), (fresh, later)):
-            _called(network.train(training), rows)
+            logits = _called(network.train(training), rows)
+            if training:
+                logits.sum().backward()  # hooks of it may remember too
         for kept in _apart(used, fresh):
             if kept not in apart:
                 raise ValueError(
@@ -541,14 +543,22 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _numbers(value: Any) -> Iterator[Tensor]:
-    """The numbers and arrays in an attribute."""
-    if isinstance(value, dict):
-        value = [*value.values()]
-    if isinstance(value, list | tuple | deque):
-        for inner in value:
-            yield from _numbers(inner)
-    elif isinstance(value, Tensor | np.ndarray | float | int):
-        yield torch.as_tensor(value).double()
+    """The numbers, arrays and texts in an attribute and in all that it holds. Submodules are looked at by themselves;
+    what a closure, a class or a global holds is not seen."""
+    todo, seen = [value], set[int]()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            value = torch.tensor([*value.encode()])
+        if isinstance(value, Tensor | np.ndarray | np.number | np.bool_ | float | int):
+            yield torch.as_tensor(value).double()
+        elif id(value) not in seen and not isinstance(value, nn.Module | type | types.ModuleType):
+            seen.add(id(value))
+            todo += getattr(value, "__dict__", {}).values()
+            if isinstance(value, dict):
+                todo += value.values()
+            elif isinstance(value, list | tuple | deque | set | frozenset):
+                todo += sorted(value, key=repr) if isinstance(value, set | frozenset) else value
 
 
 def _generators() -> list[Any]:
