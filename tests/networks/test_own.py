@@ -774,6 +774,23 @@ class RememberingGradients(Counting):
         self.linear.register_full_backward_hook(lambda *_: self.held.step() and None)
 
 
+class Choosing(Counting):
+    """Each row goes to an expert, and to some goes none."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.experts = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+        self.router = nn.Linear(64, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        chosen, added = self.router(x).argmax(dim=1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if (own_rows := chosen == number).any():
+                added[own_rows] = expert(x[own_rows])
+        return super().forward(x + added)
+
+
 class Dropping(Counting):
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
@@ -876,6 +893,7 @@ def without_bn(shape, classes):
         (Late, "state of its own .*calls"),
         (Averaging, "state of its own .*means"),
         *((remembering(*held), "state of its own .*held") for held in HELD),
+        (Choosing, r"its parameter experts\.\d\.weight plays no part for some rows"),
         (RememberingGradients, "state of its own .*held"),
         (Asking, "asks of what kind a layer is"),
         (lambda *given: Asking(*given, only_in_training=True), "asks of what kind a layer is"),

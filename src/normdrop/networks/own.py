@@ -507,9 +507,9 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
 
 
 def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
-    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before: what
-    each pass writes anew is no state."""
-    x, later = torch.from_numpy(np.random.default_rng(2).normal(size=(2, 4, features))).float()
+    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before (what
+    each pass writes anew is no state), or a parameter's gradient that it is there for other rows only."""
+    x, later = torch.from_numpy(np.random.default_rng(2).normal(size=(10, features))).float().split([8, 2])
     apart = {*_apart(used, fresh)}  # as they were made
     for training in (False, True):
         for network, rows in ((used, x), (used, later), (fresh, later)):
@@ -521,6 +521,12 @@ def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -
                 raise ValueError(
                     f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out"
                 )
+    for (part, parameter), its in zip(used.named_parameters(), fresh.parameters(), strict=True):
+        if parameter.grad is not None and its.grad is None:
+            raise ValueError(
+                f"model: {name}: its parameter {part.partition('.')[2]} plays no part for some rows: its gradient is "
+                "then none alone, and 0 in a stack; let each batch use it, be it times 0"
+            )
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
