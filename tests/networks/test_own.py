@@ -641,6 +641,7 @@ class Keeping(Counting):
 
     def forward(self, x: Tensor) -> Tensor:
         self.size = len(x)
+        self.seen.setdefault(self.size, torch.arange(self.size))
         if self.positions is None:
             self.positions = torch.linspace(0, 1, 64, dtype=x.dtype)
         self.last = super().forward(x.flatten(1) + self.positions)
