@@ -847,6 +847,12 @@ def replacing(net: Hidden, h: Tensor) -> Tensor:
     return h * net.weight
 
 
+def clamping(net: Hidden, h: Tensor) -> Tensor:
+    with torch.no_grad():
+        net.weight.clamp_(-0.5, 0.5)
+    return h * net.weight
+
+
 def hooked(shape, classes):
     network = Counting(shape, classes)
     network.linear.weight.register_hook(lambda gradient: gradient * 0)
@@ -933,6 +939,7 @@ def without_bn(shape, classes):
         (hidden(lambda net, h: h * net.also[0]), "parameters nor buffers"),
         (hidden(lambda net, h: h - h.mean(0)), "mixes rows"),
         (hidden(replacing), "puts another tensor into a parameter"),
+        (hidden(clamping), r"changes a parameter; .*\.data\.copy_"),
         (hooked, "a parameter has a hook"),
         (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), BACKBONE), "or a part of it, twice"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),

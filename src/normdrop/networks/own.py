@@ -594,7 +594,9 @@ def _called(network: nn.Module, x: Tensor) -> Any:
     try:
         return network(x.clone())  # it may write into what it is given
     except Exception as error:
-        raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {told(error)}") from error
+        lent = "0 of Unbind" in str(error)  # a replicate's share of a parameter
+        why = "it changes a parameter; use .data.copy_() there" if lent else told(error)
+        raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {why}") from error
 
 
 def _idle(network: nn.Module, x: Tensor, classes: int) -> str | None:
