@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from importlib.util import spec_from_file_location
@@ -640,6 +641,7 @@ class Keeping(Counting):
 
     def forward(self, x: Tensor) -> Tensor:
         self.size = len(x)
+        self.seen.setdefault(self.size, torch.arange(self.size))
         if self.positions is None:
             self.positions = torch.linspace(0, 1, 64, dtype=x.dtype)
         self.last = super().forward(x.flatten(1) + self.positions)
@@ -694,6 +696,24 @@ class Asking(nn.Module):
         return x
 
 
+class AskingForNone(Counting):
+    """Its activation is gone with its BN layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(x.flatten(1))
+        return self.linear(h if isinstance(self.bn, nn.Identity) else torch.relu(h))
+
+
+class Checkpointed(Counting):
+    def __init__(self, shape, classes, use_reentrant: bool = False):
+        super().__init__(shape, classes)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn(x.flatten(1))
+        return torch.utils.checkpoint.checkpoint(self.linear, h, use_reentrant=self.use_reentrant)
+
+
 class Late(Counting):
     """What it remembers, in an attribute, shows only after ten steps."""
 
@@ -712,6 +732,64 @@ class Averaging(Counting):
             mean = x.detach().mean(dim=0)
             self.means = ((self.means[0] + mean) / 2 if self.means else mean,)
         return super().forward(x if self.training or not self.means else x - self.means[0])
+
+
+class Holder:
+    """A state in what is no module, and knows itself."""
+
+    def __init__(self):
+        self.own, self.steps = self, 0
+
+    def step(self) -> "Holder":
+        self.steps += 1
+        return self
+
+
+HELD = [
+    (Holder, Holder.step),
+    (lambda: np.int64(0), lambda held: held + 1),
+    (set, lambda held: held | {len(held)}),
+    (str, lambda held: held + "."),
+]
+
+
+def remembering(begins: Callable[[], Any], then: Callable[[Any], Any]) -> Callable[..., nn.Module]:
+    """A network with a state that shows only after many steps, and what a step makes of it."""
+
+    class Held(Counting):
+        def __init__(self, shape, classes):
+            super().__init__(shape, classes)
+            self.held = begins()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.held = then(self.held) if self.training else self.held
+            return super().forward(x)
+
+    return Held
+
+
+class RememberingGradients(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.held = Holder()
+        self.linear.register_full_backward_hook(lambda *_: self.held.step() and None)
+
+
+class Choosing(Counting):
+    """Each row goes to an expert, and to some goes none."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.experts = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+        self.router = nn.Linear(64, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        chosen, added = self.router(x).argmax(dim=1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if (own_rows := chosen == number).any():
+                added[own_rows] = expert(x[own_rows])
+        return super().forward(x + added)
 
 
 class Dropping(Counting):
@@ -769,6 +847,12 @@ def replacing(net: Hidden, h: Tensor) -> Tensor:
     return h * net.weight
 
 
+def clamping(net: Hidden, h: Tensor) -> Tensor:
+    with torch.no_grad():
+        net.weight.clamp_(-0.5, 0.5)
+    return h * net.weight
+
+
 def hooked(shape, classes):
     network = Counting(shape, classes)
     network.linear.weight.register_hook(lambda gradient: gradient * 0)
@@ -815,8 +899,17 @@ def without_bn(shape, classes):
         (spoilt(lambda y: y * (np.random.rand() < 0.9999)), "random numbers"),  # noqa: NPY002
         (Late, "state of its own .*calls"),
         (Averaging, "state of its own .*means"),
+        *((remembering(*held), "state of its own .*held") for held in HELD),
+        (Choosing, r"its parameter experts\.\d\.weight plays no part for some rows"),
+        (RememberingGradients, "state of its own .*held"),
         (Asking, "asks of what kind a layer is"),
         (lambda *given: Asking(*given, only_in_training=True), "asks of what kind a layer is"),
+        (AskingForNone, "asks of what kind a layer is"),
+        (lambda *_: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False)), "1 has track_running"),
+        (hidden(lambda net, h: nn.functional.batch_norm(h, None, None, training=True)), r"more than 1 value.*\)$"),
+        (spoilt(lambda y: y.view(*[1] * 500)), "RuntimeError: shape .* …$"),
+        (Checkpointed, r"leave out torch\.utils\.checkpoint$"),
+        (lambda *given: Checkpointed(*given, use_reentrant=True), r"leave out torch\.utils\.checkpoint$"),
         (Squeezing, r"\(10,\) for 1 row .* \(1, 10\) .*flatten\(1\)"),
         (Talkative, r"tuple for 4 rows in training; must be logits \(4, 10\)"),
         (Setting, r"p=0\.5: .* must stay 0\.0"),
@@ -846,6 +939,7 @@ def without_bn(shape, classes):
         (hidden(lambda net, h: h * net.also[0]), "parameters nor buffers"),
         (hidden(lambda net, h: h - h.mean(0)), "mixes rows"),
         (hidden(replacing), "puts another tensor into a parameter"),
+        (hidden(clamping), r"changes a parameter; .*\.data\.copy_"),
         (hooked, "a parameter has a hook"),
         (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), BACKBONE), "or a part of it, twice"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
@@ -906,10 +1000,55 @@ class Alias(Counting):
         return self.again(self.body(x))
 
 
-@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay])
+def named(shape, classes):
+    """Layers by names of their own, inside another too, activations in place, also where the data come in."""
+    inside = nn.Sequential(OrderedDict(fc=nn.Linear(64, 64), bn=nn.BatchNorm1d(64), act=nn.SiLU(inplace=True)))
+    network = nn.Sequential(OrderedDict(flat=nn.Flatten(), act=nn.ReLU(inplace=True), inside=inside))
+    network.add_module("head", nn.Linear(64, classes))
+    return network
+
+
+@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay, named])
 def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     own.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
+
+
+class Deep(nn.Module):
+    """Of its weights that the check has moved come logits in the hundreds, each rounded as the largest."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        layers = [part for _ in range(20) for part in (nn.Linear(256, 256), nn.BatchNorm1d(256), nn.ReLU())]
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), *layers, nn.Linear(256, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class DeepMixing(Deep):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layers[:-1](x)
+        return self.layers[-1](h - 0.01 * h.mean(dim=0))
+
+
+def test_rounding_in_a_deep_network_is_not_taken_for_rows_that_mix():
+    own.check(config_of(Deep), SHAPE, 100)
+    with pytest.raises(ValueError, match="mixes rows"):
+        own.check(config_of(DeepMixing), SHAPE, 100)
+
+
+def test_layers_in_place_leave_the_data_as_they_are():
+    network, x = network_of(config_of(named), SHAPE, CLASSES, SEEDS), rows(BATCH)[0].float()
+    before = x.clone()
+    network(x)
+    assert torch.equal(x, before)
+
+
+def test_a_network_that_is_another_once_it_is_taken_out_of_a_stack_is_refused(monkeypatch):
+    monkeypatch.setattr(StackedNetwork, "replicate", lambda stacked, index: copy.deepcopy(stacked.template[0]))
+    with pytest.raises(ValueError, match=r"model: ResNet: .* taken out of a stack"):
+        own.check(config_of(ResNet), SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

@@ -18,6 +18,8 @@ import random
 import site
 import sys
 import sysconfig
+import textwrap
+import traceback
 import types
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils import checkpoint
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments, count
@@ -333,6 +336,8 @@ def arrange(
     for name, layer in network.named_modules():
         if type(layer) in BATCH_NORMS:
             norms[name] = layer
+            if layer.running_mean is None:
+                raise ValueError(f"model: its layer {name} has track_running_stats=False; must be true")
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             kind = type(layer).__name__
             raise ValueError(f"model: its layer {name} is {kind}; must be nn.BatchNorm1d, 2d or 3d, not a kind of it")
@@ -386,11 +391,19 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         with torch.random.fork_rng(devices=[]):
             with torch.no_grad():
                 _check(networks, name, math.prod(shape), classes)
-            _check_alone(others, name, math.prod(shape))
+            bare = made({**calm, "arrangement": "none"}, shape, classes, 1)
+            _check_bare(bare, of(written, 1), name, math.prod(shape))
+            ours, theirs = _check_alone(others, name, math.prod(shape))
             _check_memory(others[0], others[1], name, math.prod(shape))
+            if not _close(ours, theirs):
+                raise ValueError(f"model: {name}: what is taken out of a stack is another network than the one in it")
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
+        if any(frame.filename == checkpoint.__file__ for frame in traceback.extract_tb(error.__traceback__)):
+            raise ValueError(
+                f"model: {name} computes again in the backward pass: leave out {checkpoint.__name__}"
+            ) from error
         raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
 
 
@@ -406,6 +419,8 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
     try:
         _logits(plain, x[:1], classes)
     except ValueError as error:
+        if "more than 1 value" in str(error):  # of a norm's statistics
+            raise
         raise ValueError(f"{error}; a lone row must do: squeeze() drops its batch, flatten(1) does not") from error
     idle = _idle(plain.train(), x, classes)
     kept = _written(networks[0], plain)
@@ -417,7 +432,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
         masks = _masks(stacked)
         outputs.sum().backward()
     if kept:
-        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out")
     if _masks(stacked) != masks:
         raise ValueError(
             f"model: {name} calls dropout again in the backward pass, with other masks: leave it out of what "
@@ -435,7 +450,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
             f"model: {name}: its layer {idle} has no effect in training: forward() leaves it out, or puts it in eval "
             "mode; let it call each BN layer as it is, and drop those that it does not need"
         )
-    if not torch.allclose(among[:, :1], fewer, rtol=1e-4, atol=1e-5):
+    if not _close(among[:, :1], fewer, 1e-4):
         raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")
 
 
@@ -448,9 +463,29 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     return network
 
 
-def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> None:
-    """Raise ValueError where a replicate without noise is in a stack another than alone, with its BN layers as they
-    are written."""
+def _asks(name: str) -> ValueError:
+    return ValueError(
+        f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() asks of "
+        "what kind a layer is; let it call each by its name"
+    )
+
+
+@torch.no_grad()
+def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -> None:
+    """Raise ValueError where a network without its BN layers is another than with these and without their effect."""
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(4, features))).float()
+    bare.load_state_dict(written.state_dict(), strict=False)
+    for part, layer in written.named_modules():
+        if type(layer) in BATCH_NORMS and type(layer) is not type(bare.get_submodule(part)):
+            layer.forward = torch.clone  # type: ignore[method-assign]
+    for training in (False, True):
+        if not _close(*(_called(network.train(training), x) for network in (bare, written))):
+            raise _asks(name)
+
+
+def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> tuple[Tensor, Tensor]:
+    """A trained replicate's logits in a stack, and taken out of it. Raises ValueError where one without noise is in a
+    stack another than alone, with its BN layers as they are written."""
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, features))).float()
     *networks, written = networks
     stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
@@ -459,35 +494,46 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
         among = _called(stacked.train(training), torch.stack([x, x, x]))[2]
         arranged, as_written = (_called(network.train(training), x) for network in (alone, written))
         if places != [parameter.data_ptr() for parameter in alone.parameters()]:
-            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; change it in place")
+            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; use .data.copy_()")
         if not _close(arranged, as_written):
-            raise ValueError(
-                f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() "
-                "asks of what kind a layer is; let it call each by its name"
-            )
+            raise _asks(name)
         if not _close(among, arranged):
             raise ValueError(
                 f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
                 "are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
             )
-    stacked.replicate(0)  # what cannot be taken out of a stack again fails here
+    taken = stacked.eval().replicate(2).eval()
+    return _called(stacked, x)[2], _called(taken, x)
 
 
 def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
-    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before: what
-    each pass writes anew is no state."""
+    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before (what
+    each pass writes anew is no state), or a parameter's gradient that it is there for other rows only."""
     x, later = torch.from_numpy(np.random.default_rng(2).normal(size=(2, 4, features))).float()
+    later[2:] = later[:2]  # fewer rows that differ, which need fewer parameters
     apart = {*_apart(used, fresh)}  # as they were made
     for training in (False, True):
         for network, rows in ((used, x), (used, later), (fresh, later)):
-            _called(network.train(training), rows)
+            logits = _called(network.train(training), rows)
+            if training:
+                logits.sum().backward()  # hooks of it may remember too
         for kept in _apart(used, fresh):
             if kept not in apart:
-                raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may")
+                raise ValueError(
+                    f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out"
+                )
+    for (part, parameter), its in zip(used.named_parameters(), fresh.parameters(), strict=True):
+        if parameter.grad is not None and its.grad is None:
+            raise ValueError(
+                f"model: {name}: its parameter {part.partition('.')[2]} plays no part for some rows: its gradient is "
+                "then none alone, and 0 in a stack; let each batch use it, be it times 0"
+            )
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+def _close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
+    """Whether logits are equal but for rounding, which the largest of them tells."""
+    largest = max(0.1, other.nan_to_num(0, 0, 0).abs().max().item())
+    return one.shape == other.shape and torch.allclose(one, other, 0, tolerance * largest, equal_nan=True)
 
 
 def _apart(network: nn.Module, its: nn.Module) -> Iterator[str]:
@@ -495,19 +541,31 @@ def _apart(network: nn.Module, its: nn.Module) -> Iterator[str]:
     for (part, layer), other in zip(network.named_modules(), its.modules(), strict=True):
         for key in vars(layer).keys() - {"_buffers", "_parameters"}:
             ours, theirs = ([*_numbers(vars(one).get(key))] for one in (layer, other))
-            if len(ours) != len(theirs) or not all(map(_close, ours, theirs)):
+            if len(ours) != len(theirs) or not all(map(_same, ours, theirs)):
                 yield f"{part}.{key}".partition(".")[2]
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
 def _numbers(value: Any) -> Iterator[Tensor]:
-    """The numbers and arrays in an attribute."""
-    if isinstance(value, dict):
-        value = [*value.values()]
-    if isinstance(value, list | tuple | deque):
-        for inner in value:
-            yield from _numbers(inner)
-    elif isinstance(value, Tensor | np.ndarray | float | int):
-        yield torch.as_tensor(value).double()
+    """The numbers, arrays and texts in an attribute and in all that it holds. Submodules are looked at by themselves;
+    what a closure, a class or a global holds is not seen."""
+    todo, seen = [value], set[int]()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            value = torch.tensor([*value.encode()])
+        if isinstance(value, Tensor | np.ndarray | np.number | np.bool_ | float | int):
+            yield torch.as_tensor(value).double()
+        elif id(value) not in seen and not isinstance(value, nn.Module | type | types.ModuleType):
+            seen.add(id(value))
+            todo += getattr(value, "__dict__", {}).values()
+            if isinstance(value, dict):
+                todo += value.values()
+            elif isinstance(value, list | tuple | deque | set | frozenset):
+                todo += sorted(value, key=repr) if isinstance(value, set | frozenset) else value
 
 
 def _generators() -> list[Any]:
@@ -536,7 +594,9 @@ def _called(network: nn.Module, x: Tensor) -> Any:
     try:
         return network(x.clone())  # it may write into what it is given
     except Exception as error:
-        raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {told(error)}") from error
+        lent = "0 of Unbind" in str(error)  # a replicate's share of a parameter
+        why = "it changes a parameter; use .data.copy_() there" if lent else told(error)
+        raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {why}") from error
 
 
 def _idle(network: nn.Module, x: Tensor, classes: int) -> str | None:
@@ -570,4 +630,4 @@ def _written(fresh: nn.Module, used: nn.Module) -> str | None:
 
 def told(error: BaseException) -> str:
     """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' …')}"

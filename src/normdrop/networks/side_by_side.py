@@ -84,7 +84,7 @@ class SideBySide(nn.Module):
                 noise.turn = replicate
             lent = {name: values[replicate] for name, values in own.items()}
             lent |= {name: values[replicate] for name, values in buffers.items()}  # views: BN writes into them
-            given = rows[replicate] if x.requires_grad else rows[replicate].clone()  # data, into which it may write
+            given = rows[replicate].clone()  # it may write into what it is given
             outputs.append(functional_call(self.copies, lent, (given,), tie_weights=False).flatten(1))
         return torch.stack(outputs).transpose(1, 2)
 

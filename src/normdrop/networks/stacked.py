@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -143,6 +144,17 @@ def _noise(layers: Sequence[Any], place: Place) -> nn.Module:
     return place.noise(layers[0], place.shape[0] if channels else math.prod(place.shape))
 
 
+def _sequential(blocks: Sequence[Any], place: Place) -> nn.Module:
+    return nn.Sequential(OrderedDict(zip(blocks[0]._modules, stack(blocks, place), strict=True)))
+
+
+def _activation(layers: Sequence[Any], place: Place) -> nn.Module:
+    """Never in place: where it stands first it would write into the data."""
+    layer = copy.deepcopy(layers[0])
+    layer.inplace = False
+    return layer
+
+
 # From N plain layers at a place to their stacked form, with parameters and buffers of the same names, which
 # holds for a `usual` layer. Activations have no replicates to tell apart.
 Form = Callable[[Sequence[Any], Place], nn.Module]
@@ -157,10 +169,10 @@ STACKED: dict[type[nn.Module], Form] = {
     nn.Unflatten: lambda layers, place: nn.Identity(),
     nn.Flatten: lambda layers, place: nn.Identity(),
     **dict.fromkeys((nn.Identity, Identity), lambda layers, place: layers[0]),
-    nn.Sequential: lambda blocks, place: nn.Sequential(*stack(blocks, place)),
+    nn.Sequential: _sequential,
     Residual: lambda blocks, place: StackedResidual(*stack(blocks, place)),
     **dict.fromkeys(DROPOUTS, _noise),
-    **dict.fromkeys(ACTIVATIONS.values(), lambda layers, place: layers[0]),
+    **dict.fromkeys(ACTIVATIONS.values(), _activation),
 }
 
 # What a stacked form takes for granted of its layer, wherever a layer has such an attribute.
@@ -343,6 +355,8 @@ class StackedNetwork(nn.Module):
                 for name in [name for name in stacked if name.startswith(inside)]:
                     stacked[f"{place}.{name.removeprefix(inside)}"] = stacked.pop(name)
         for name, values in (network.state_dict() | dict(network.named_buffers())).items():
-            if name in stacked and values.numel():  # a stack does not count the batches that BN has seen
+            if name not in stacked and name.endswith(".num_batches_tracked"):
+                continue  # a stack does not count the batches that BN has seen
+            if values.numel():
                 values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
         return network
