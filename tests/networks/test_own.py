@@ -634,6 +634,8 @@ class Keeping(Counting):
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
         self.last, self.seen, self.positions, self.size = None, {}, None, 0
+        self.names, self.mixed, self.large = np.array(["a", "b"]), np.array([None, 1], dtype=object), 2**80
+        self.phase, self.pattern = torch.tensor([1j]), torch.eye(3).to_sparse()  # of any kind
         self.linear.register_forward_hook(self.see)
 
     def see(self, layer: nn.Module, given: tuple[Tensor], logits: Tensor) -> None:

@@ -556,9 +556,14 @@ def _numbers(value: Any) -> Iterator[Tensor]:
     while todo:
         value = todo.pop()
         if isinstance(value, str):
-            value = torch.tensor([*value.encode()])
-        if isinstance(value, Tensor | np.ndarray | np.number | np.bool_ | float | int):
-            yield torch.as_tensor(value).double()
+            value = np.array([*value.encode()])
+        if isinstance(value, np.floating | np.integer | np.bool_ | float | int):
+            yield torch.tensor(float(value))
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            yield torch.from_numpy(value.astype(np.float64))
+        elif isinstance(value, Tensor):
+            if value.layout == torch.strided:
+                yield torch.view_as_real(value).double() if value.is_complex() else value.double()
         elif id(value) not in seen and not isinstance(value, nn.Module | type | types.ModuleType):
             seen.add(id(value))
             todo += getattr(value, "__dict__", {}).values()
