@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import itertools
+import json
 import random
 import sys
 from collections import OrderedDict
@@ -27,6 +28,7 @@ from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import Place, SideBySide, pair_noise
 from normdrop.networks.stacked import STACKED, StackedBatchNorm, StackedConv, StackedNetwork, stack
 from normdrop.streams import stream
+from normdrop.study import facts
 from normdrop.training import fit, shift
 from normdrop.training.kept import Kept
 from normdrop.training.module import cross_entropy
@@ -310,6 +312,17 @@ def test_a_sweep_shows_each_block_as_it_stands():
     said, *blocks = shown(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES)
     assert said.startswith("dropout_bn, positions as the module has them")
     assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks and "same weights" not in blocks[-1]
+
+
+def test_what_is_shown_is_what_becomes_of_the_network_in_each_order_if_any_is_asked_for():
+    def told(*arrangements: str) -> list[str]:
+        model = {"file": own_networks.__file__, "function": "ResNet"}
+        configs = [config_of(None, name, 0.3, **model) | {"data": {"name": "d"}} for name in arrangements]
+        said = facts._arranged(configs, {json.dumps({"name": "d"}): (SHAPE, CLASSES)})
+        return [block.partition(",")[0] for block in said if "Conv2d →" in block]
+
+    assert told("none", "bn", "bn_dropout", "dropout", "dropout_bn") == ["bn_dropout", "dropout_bn"]
+    assert told("bn", "none") == ["bn", "none"]
 
 
 def test_a_sweep_says_that_every_seed_would_begin_with_the_same_weights():

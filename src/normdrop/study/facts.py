@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from normdrop.arrangement import has
 from normdrop.asked import count
 from normdrop.data import SERVED
 from normdrop.data.module import ReplicateData
@@ -61,7 +62,7 @@ def _check_effect(keys: Iterable[str], first: Mapping[str, Any], data: Mapping[s
             raise ValueError(f"data.{key}={data[key]}: has no effect on {data['name']}: {same}")
 
 
-def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
+def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
     """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
 
     asked: configs, each with a seed that is to be trained. varying: the keys of the grid.
@@ -71,6 +72,7 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
     swept = [key for key in SERVED if f"data.{key}" in varying]
     served: dict[str, Mapping[str, Any]] = {}
     lines: dict[str, None] = {}
+    shapes: dict[str, Any] = {}
     for config, seed in asked:
         parts = [config[key] for key in ("data", "batch_size", "trainer", "model", "noise", "optimizer", "engine")]
         fit = json.dumps([*parts, has_bn(config)], sort_keys=True)
@@ -90,5 +92,16 @@ def check_fits(asked: Iterable[tuple[Mapping[str, Any], int]], varying: Iterable
             facts["notes"] = [note, *facts["notes"]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
-        lines |= dict.fromkeys(shown(config, config["data"]["shape"] or facts["shape"], len(facts["classes"])))
-    return list(lines)
+        shapes[json.dumps(config["data"])] = config["data"]["shape"] or facts["shape"], len(facts["classes"])
+    return [*lines, *_arranged([config for config, _ in asked], shapes)]
+
+
+def _arranged(configs: Iterable[Mapping[str, Any]], shapes: Mapping[str, Any]) -> Iterator[str]:
+    """What becomes of a network of one's own in each order that is asked for, or in each arrangement if none is."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for config in configs:
+        first.setdefault(json.dumps([config["arrangement"], config["model"]]), config)
+    orders = [config for config in first.values() if has_bn(config) and has(config["arrangement"], "dropout")]
+    for config in orders or first.values():
+        if text := "\n".join(shown(config, *shapes[json.dumps(config["data"])])):
+            yield text
