@@ -413,7 +413,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
             raise ValueError(
                 f"model: {type(layer).__name__} has a train() of its own, which nothing calls: leave it out"
             )
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4, features))).float()
+    x = _rows(0, 4, features)
     *networks, plain = networks
     logits = _logits(plain.eval(), x, classes)
     try:
@@ -432,7 +432,7 @@ def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes:
         masks = _masks(stacked)
         outputs.sum().backward()
     if kept:
-        raise ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out")
+        raise _keeps(name, kept)
     if _masks(stacked) != masks:
         raise ValueError(
             f"model: {name} calls dropout again in the backward pass, with other masks: leave it out of what "
@@ -463,6 +463,15 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     return network
 
 
+def _rows(number: int, *size: int) -> Tensor:
+    """Rows to try a network on, the same each time."""
+    return torch.from_numpy(np.random.default_rng(number).normal(size=size)).float()
+
+
+def _keeps(name: str, kept: str) -> ValueError:
+    return ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out")
+
+
 def _asks(name: str) -> ValueError:
     return ValueError(
         f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() asks of "
@@ -473,7 +482,7 @@ def _asks(name: str) -> ValueError:
 @torch.no_grad()
 def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -> None:
     """Raise ValueError where a network without its BN layers is another than with these and without their effect."""
-    x = torch.from_numpy(np.random.default_rng(4).normal(size=(4, features))).float()
+    x = _rows(4, 4, features)
     bare.load_state_dict(written.state_dict(), strict=False)
     for part, layer in written.named_modules():
         if type(layer) in BATCH_NORMS and type(layer) is not type(bare.get_submodule(part)):
@@ -486,7 +495,7 @@ def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -
 def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> tuple[Tensor, Tensor]:
     """A trained replicate's logits in a stack, and taken out of it. Raises ValueError where one without noise is in a
     stack another than alone, with its BN layers as they are written."""
-    x = torch.from_numpy(np.random.default_rng(1).normal(size=(4, features))).float()
+    x = _rows(1, 4, features)
     *networks, written = networks
     stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
     places = [parameter.data_ptr() for parameter in alone.parameters()]
@@ -509,7 +518,7 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
 def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
     """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before (what
     each pass writes anew is no state), or a parameter's gradient that it is there for other rows only."""
-    x, later = torch.from_numpy(np.random.default_rng(2).normal(size=(2, 4, features))).float()
+    x, later = _rows(2, 2, 4, features)
     later[2:] = later[:2]  # fewer rows that differ, which need fewer parameters
     apart = {*_apart(used, fresh)}  # as they were made
     for training in (False, True):
@@ -519,9 +528,7 @@ def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -
                 logits.sum().backward()  # hooks of it may remember too
         for kept in _apart(used, fresh):
             if kept not in apart:
-                raise ValueError(
-                    f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out"
-                )
+                raise _keeps(name, kept)
     for (part, parameter), its in zip(used.named_parameters(), fresh.parameters(), strict=True):
         if parameter.grad is not None and its.grad is None:
             raise ValueError(

@@ -32,12 +32,12 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     compared: `family`. Columns: key (`epoch`: the last one is the preferred one), low, high (the grid's ends), choices,
     at_low, at_high (shares), doubt. One row per tuned key whose values are numbers.
     """
+    if study.declared.family != "best_vs_best" or not compared:
+        return pd.DataFrame()
     sides = []
     for pair in compared:
         seeds = pair.a.index.intersection(pair.b.index)
         sides += [pair.a.loc[seeds], pair.b.loc[seeds]]
-    if study.declared.family != "best_vs_best" or not sides:
-        return pd.DataFrame()
     chosen, ends = pd.concat(sides, ignore_index=True), []
     chosen = chosen[~chosen["diverged"]]  # where no candidate is left there is no preference
     trained = [study.first[study.first["arrangement"].isin(side)] for side in study.declared.sides]
