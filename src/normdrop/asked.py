@@ -52,6 +52,11 @@ def override(key: str, value: str | Sequence[str]) -> str:
     return shlex.quote(f"{key}={values}")
 
 
+def longer(typed: Mapping[str, Sequence[str]], key: str, values: Sequence[str]) -> str:
+    """A list of a table's config with more in it, as `override`: pasted, it takes back nothing of what was typed."""
+    return override(f"data.{key}", [*typed.get(key, ()), *values])
+
+
 def quoted(text: str) -> str:
     """Text as Hydra reads it as text: in quotes where it would be something else without."""
     from hydra.core.override_parser.types import Quote, QuotedString  # here: the report does without it

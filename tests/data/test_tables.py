@@ -303,6 +303,17 @@ def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
     assert "'data.missing=[\"?\"]'" in line
 
 
+def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_that_was_typed(read):
+    words = PLAIN.assign(**{name: ["x", "y", "?"] * (N // 3) for name in ("town", "kind", "colour")}, key=range(N))
+    line = refusal(read, words, categorical=["town"], drop=["key"], missing=[-1])
+    assert "'data.categorical=[town,kind]'" in line and "'data.categorical=[town,kind,colour]'" in line
+    assert "'data.drop=[key,kind]'" in line
+    odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
+    assert '\'data.missing=["-1","?"]\'' in refusal(read, odd, missing=[-1])
+    rows = read(words, categorical=["town", "kind", "colour"], drop=["n1"])
+    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks)
+
+
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
     from decimal import Decimal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,8 @@ class Rows:
     None. one_hot: how many of the features are levels of categorical columns; missing: how many cells had no value;
     notes: what a user should hear of how they were read; shape: of a row before it was flattened, (channels, *space),
     or (features,); columns: the name of each feature's column, or none; groups: (rows,) int64, rows of one number stay
-    in one part; order: (rows,) int64, the rows with the largest are tested.
+    in one part; order: (rows,) int64, the rows with the largest are tested; typed: the lists of a table's config, which
+    advice adds to.
     """
 
     x: np.ndarray
@@ -44,6 +45,7 @@ class Rows:
     columns: tuple[str, ...] = ()
     groups: np.ndarray | None = None
     order: np.ndarray | None = None
+    typed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Conditions that run in one process share these arrays.

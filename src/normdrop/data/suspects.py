@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import override
+from normdrop.asked import longer, override
 
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows
@@ -36,7 +36,7 @@ def of(rows: Rows) -> list[str]:
     notes = []
     telling, groups, identifiers = _columns(rows)
     if telling:
-        ways = f"if made from it, {override('data.drop', telling)}; if it says which rows belong together, "
+        ways = f"if made from it, {longer(rows.typed, 'drop', telling)}; if it says which rows belong together, "
         ways += override("data.group_column", telling[0])
         notes.append(f"the class can be told exactly from {', '.join(telling)}: {ways}")
     notes += [*_copies(rows), *_ties(rows)]
@@ -44,7 +44,9 @@ def of(rows: Rows) -> list[str]:
         way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
         notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
     if identifiers:
-        ways = f"{override('data.drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
+        ways = (
+            f"{longer(rows.typed, 'drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
+        )
         notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {ways}")
     return [*notes, *_far(rows), *_majority(rows)]
 
@@ -101,7 +103,7 @@ def _far(rows: Rows) -> Iterator[str]:
     if found:
         which = ", ".join(f"{name} has {word}" for name, word in found.items())
         words = list(dict.fromkeys(found.values()))
-        way = f"add it, if it stands for a missing value: {override('data.missing', words)}"
+        way = f"add it, if it stands for a missing value: {longer(rows.typed, 'missing', words)}"
         yield f"{which}: over {FAR:,.0f} times as far off as half of the values; {way}"
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import check_memory, count, override, require
+from normdrop.asked import check_memory, count, longer, override, require
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
@@ -105,17 +105,19 @@ def table_rows(
     require("data.impute", impute, isinstance(impute, bool), "true or false")
     require("data.decimal", decimal, decimal in (None, ".", ","), "'.', ',', or null to find it")
     require("data.classes", classes, classes in (None, "as_is"), "as_is, or null for whole numbers or text")
-    for key, value in {"categorical": categorical or (), "drop": drop, "missing": missing}.items():
+    lists: dict[str, Sequence[Any]] = {"categorical": categorical or (), "drop": drop, "missing": missing}
+    for key, value in lists.items():
         require(f"data.{key}", value, isinstance(value, (list, tuple)), f"a list of {LISTS[key]}")
+    typed = {key: [*map(str, value)] for key, value in lists.items()}
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
     read_already = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
     asked |= {"target": [target], "categorical": categorical or ()}
     asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
-    frame, given = _named(frame, where, asked)
+    frame, given = _named(frame, where, asked, typed)
     goal = given["target"][0]
-    frame, unmet = _blanked(frame, [str(word) for word in missing])
+    frame, unmet = _blanked(frame, typed["missing"])
     with_role = {key: frame.pop(given[key][0]) for key in ROLES if key in given}
     features = frame.drop(columns=goal)
     if features.shape[1] == 0:
@@ -129,8 +131,9 @@ def table_rows(
     if categorical is None:
         one_hot = [name for name in numbers if numbers[name][1].any()]
     levels = {name: _labels(features[name], decimal) for name in one_hot}
-    x, columns, holes, notes = _features(features, levels, numbers, where, impute, missing)
-    rows = Rows(x, y, names, one_hot=sum(map(columns.count, levels)), missing=holes, columns=tuple(columns))
+    x, columns, holes, notes = _features(features, levels, numbers, where, impute, typed)
+    one_hot_features = sum(map(columns.count, levels))
+    rows = Rows(x, y, names, one_hot=one_hot_features, missing=holes, columns=tuple(columns), typed=typed)
     shape = read_already["shape"]
     if math.prod(shape) != x.shape[1]:  # with other features there is none
         shape = ()
@@ -138,7 +141,7 @@ def table_rows(
 
 
 def _named(
-    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]]
+    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]], typed: Mapping[str, Sequence[str]]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The table without data.drop, its columns' names cleaned, and the names that each key asks for."""
     columns = [clean(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
@@ -162,7 +165,7 @@ def _named(
     for name in frame.columns:
         places = [str(i) for i, other in enumerate(columns, start=1) if other == name]
         if NAMELESS.fullmatch(name):
-            way = f"name it, or leave it out: {override('data.drop', [name])}"
+            way = f"name it, or leave it out: {longer(typed, 'drop', [name])}"
             raise ValueError(f"{where}: column {places[0]} has no name (a row index?): {way}")
         if len(places) > 1:
             both = " and ".join(places)
@@ -290,13 +293,14 @@ def _features(
     numbers: Mapping[str, Numbers],
     where: str,
     impute: bool,
-    missing: Sequence[str | float],
+    typed: Mapping[str, Sequence[str]],
 ) -> tuple[np.ndarray, list[str], int, list[str]]:
     """x, (rows, features), the column of each feature, how many cells have no value, and notes.
 
-    levels: the labels of the columns that become one-hot.
+    levels: the labels of the columns that become one-hot. typed: data.categorical, drop and missing.
     """
     blocks, columns, notes, holes = [], list[str](), [], 0
+    words = [name for name in numbers if numbers[name][1].any() and name not in levels]
     for name in map(str, features):
         if name in levels:
             codes, labels = levels[name]
@@ -308,13 +312,17 @@ def _features(
         else:
             values, odd = numbers[name]
             if odd.any():
-                raise ValueError(f"{where}: {_not_a_number(features[name], odd, missing)}")
+                said = _not_a_number(features[name], odd, typed)
+                if len(words) > 1:
+                    every = longer(typed, "categorical", words)
+                    said += f"; words stand in {count(len(words) - 1, 'more column')}: {every} for all"
+                raise ValueError(f"{where}: {said}")
             if (np.abs(values.astype(np.float64)) > 1e300).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
             block = values[:, None]
         empty = int(np.isnan(block[:, 0]).sum())
         if empty == len(features):
-            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {override('data.drop', [name])}")
+            raise ValueError(f"{where}: column {name!r} has no values; leave it out: {longer(typed, 'drop', [name])}")
         if empty and not impute:
             way = "data.impute=true puts the training mean there"
             raise ValueError(f"{where}: column {name!r} has {count(empty, 'missing value')}; {way}")
@@ -324,16 +332,16 @@ def _features(
     return np.concatenate(blocks, axis=1), columns, holes, notes
 
 
-def _not_a_number(column: pd.Series, odd: np.ndarray, missing: Sequence[str | float]) -> str:
+def _not_a_number(column: pd.Series, odd: np.ndarray, typed: Mapping[str, Sequence[str]]) -> str:
     """The first cell that is no number, and what to type."""
     row, name = int(odd.argmax()), str(column.name)
     word = " ".join(str(column.iloc[row]).split())[:40]
-    ways = [f"make the column one-hot: {override('data.categorical', [name])}"]
+    ways = [f"make the column one-hot: {longer(typed, 'categorical', [name])}"]
     if odd.mean() < 0.5:
-        ways.append(f"the word means missing: {override('data.missing', [*map(str, missing), word])}")
+        ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
     if not _numbers(column, ",")[1].any():
         ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
-    ways.append(f"leave it out: {override('data.drop', [name])}")
+    ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     if NAMED_SO.fullmatch(name):
         ways.append(f"it says which rows belong together: {override('data.group_column', name)}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
