@@ -76,3 +76,10 @@ def test_a_mean_over_the_seeds_that_did_not_diverge_is_no_score(tmp_path):
     # The sixth seed of `one` prefers .1 where it diverged at .5; a default must not diverge anywhere.
     own = table.loc["bn_dropout", "mean"]
     assert own.to_dict() == pytest.approx({"default": 0.6, "tuned": (5 * 0.9 + 0.6) / 12 + 0.45, "oracle": 0.75})
+
+
+def test_the_seeds_are_those_that_every_candidate_has(tmp_path):
+    for dataset in ("one", "two"):
+        write(tmp_path, "bn_dropout", runs(np.arange(8) / 10, 8), 0.1, dataset=dataset)
+        write(tmp_path, "none", runs(np.arange(6) / 10, 6), 0.0, dataset=dataset)
+    assert networks(study_of(tmp_path))["mean"].to_list() == pytest.approx([0.25] * 6)

@@ -17,16 +17,19 @@ def networks(study: Study) -> pd.DataFrame:
 
     how: "default", the candidate (rate and whatever else is tuned) with the highest mean validation accuracy on the
     *other* data sets; "tuned", each seed's own choice by validation; "oracle", the candidate that turns out best on the
-    test rows. Columns: network, arrangement, position, how, k (data sets that have all networks, without those set
-    apart), lost (those that lack one, or a seed of it: it diverged), mean, ci_low, ci_high (of the primary metric, each
-    data set alike), difference, diff_low, diff_high (to the best tuned network, paired over data sets), best, mean_rank
-    (among the networks of the same `how`; 1 is best), rate (the most frequent). Empty with fewer than two data sets, or
-    where a kind consumes a key.
+    test rows. Seeds are those that every candidate has. Columns: network, arrangement, position, how, k (data sets that
+    have all networks, without those set apart), lost (those that lack one, or a seed of it: it diverged), mean, ci_low,
+    ci_high (of the primary metric, each data set alike), difference, diff_low, diff_high (to the best tuned network,
+    paired over data sets), best, mean_rank (among the networks of the same `how`; 1 is best), rate (the most frequent).
+    Empty with fewer than two data sets, or where a kind consumes a key.
     """
     declared, metric, table = study.declared, study.declared.metric, study.first
     if study.kind.reduce is not None or metric not in table:
         return pd.DataFrame()
     table = table[~table["stands_in"] & ~table["beyond"].astype(bool) & ~table["dataset"].isin(set_apart(study))]
+    tried, unit = table["dataset"].nunique(), ["dataset", *study.keys]
+    candidates = table.groupby(unit)["condition"].transform("nunique")
+    table = table[table.groupby([*unit, "seed"])["condition"].transform("nunique") == candidates]
     scores, rates = {}, {}
     for (arrangement, position), rows in table.groupby(["arrangement", "position"]):
         for how, (score, rate) in _scores(study, rows).items():
@@ -47,7 +50,7 @@ def networks(study: Study) -> pd.DataFrame:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
         row = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
-        row["lost"] = table["dataset"].nunique() - len(units)
+        row["lost"] = tried - len(units)
         mean, low, high = mean_interval(units[key], declared.alpha)
         row |= {"mean": mean, "ci_low": low, "ci_high": high}
         mean, low, high = mean_interval(units[key] - units[best], declared.alpha)
