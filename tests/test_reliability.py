@@ -545,7 +545,10 @@ def test_the_source_unpickles_nothing_and_runs_no_shell():
     sources = [*Path(normdrop.__file__).parent.rglob("*.py")]
     assert len(sources) > 10
     found = {f"{path.name}: {name}" for path in sources for name, _ in names(path) if forbidden.fullmatch(name)}
-    assert found == {"own.py: exec", "own.py: compile"}  # the file of a network of one's own, which a config names
+    assert found == {
+        "own_source.py: exec",
+        "own_source.py: compile",
+    }  # the file of a network of one's own, which a config names
     # Other programs get their arguments as a list, which no shell reads.
     calls = [node for path in sources for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     started = [call for call in calls if re.fullmatch(r"subprocess\.\w+", ast.unparse(call.func))]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import own_networks
 from normdrop.data.module import Part
-from normdrop.networks import has_bn, network_of, own, plain, shown
+from normdrop.networks import has_bn, network_of, own, own_check, own_source, plain, shown
 from normdrop.networks.cnn import cnn
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
@@ -387,12 +387,12 @@ def test_two_files_have_each_its_own_helper_of_one_name_and_the_helper_of_now(tm
         (folder / "net.py").write_text(begin + makes)
         (folder / "helper_of_one_name.py").write_text(f"W = {width}\n")
         configs.append(config_of("make"))
-        configs[-1]["model"] = own.settle(configs[-1]["model"] | {"file": str(folder / "net.py")})
+        configs[-1]["model"] = own_source.settle(configs[-1]["model"] | {"file": str(folder / "net.py")})
     assert configs[0]["model"]["source_hash"] != configs[1]["model"]["source_hash"]
     assert [plain(config, SHAPE, CLASSES)[1][2].out_features for config in (*configs, *configs)] == [5, 6, 5, 6]
     for text in ("W = 123\n", "W = 17\n"):
         (tmp_path / "6/helper_of_one_name.py").write_text(text)
-        configs[1]["model"] = own.settle(configs[1]["model"])
+        configs[1]["model"] = own_source.settle(configs[1]["model"])
     assert [plain(config, SHAPE, CLASSES)[1][2].out_features for config in configs] == [5, 17]
 
 
@@ -425,7 +425,7 @@ def test_the_working_folder_is_the_same_behind_a_file_that_leaves_it(tmp_path, m
     monkeypatch.chdir(tmp_path)
     leaves = "os.chdir(os.path.dirname(os.getcwd()))"
     Path("net.py").write_text(f"import os\n{leaves}\ndef make(shape, classes): {leaves}\n")
-    make = own.function_of(own.settle({"name": "own", "file": "net.py"}))
+    make = own_source.function_of(own_source.settle({"name": "own", "file": "net.py"}))
     assert Path.cwd() == tmp_path
     make(SHAPE, CLASSES)
     assert Path.cwd() == tmp_path
@@ -472,14 +472,14 @@ def test_a_file_is_known_by_all_that_it_imports_from_beside_it(tmp_path, monkeyp
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "yaml.py").write_text("")  # the installed one is imported
-    before = own.settle({"file": tmp_path / "net.py"})
-    assert own.settle({"file": tmp_path / "net.py"}) == before
+    before = own_source.settle({"file": tmp_path / "net.py"})
+    assert own_source.settle({"file": tmp_path / "net.py"}) == before
     (tmp_path / "yaml.py").write_text("# another\n")
-    assert own.settle({"file": tmp_path / "net.py"}) == before
+    assert own_source.settle({"file": tmp_path / "net.py"}) == before
     (tmp_path / changed).write_text(FILES[changed] + "# another\n")
-    assert own.settle({"file": tmp_path / "net.py"})["source_hash"] != before["source_hash"]
+    assert own_source.settle({"file": tmp_path / "net.py"})["source_hash"] != before["source_hash"]
     with pytest.raises(ValueError, match=r"net\.py: has changed"):
-        own.function_of({"name": "own", **before})
+        own_source.function_of({"name": "own", **before})
 
 
 def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path, monkeypatch):
@@ -488,11 +488,11 @@ def test_a_file_that_imports_nothing_of_its_own_is_known_by_its_bytes(tmp_path, 
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/torch.py").write_text("1\n")
     monkeypatch.syspath_prepend(tmp_path / "lib")
-    monkeypatch.setattr(own, "INSTALLED", (*own.INSTALLED, str(tmp_path / "lib")))
+    monkeypatch.setattr(own_source, "INSTALLED", (*own_source.INSTALLED, str(tmp_path / "lib")))
     monkeypatch.setattr(
-        own.importlib.util, "find_spec", lambda _: spec_from_file_location("torch", tmp_path / "lib/torch.py")
+        own_source.importlib.util, "find_spec", lambda _: spec_from_file_location("torch", tmp_path / "lib/torch.py")
     )
-    alone = own.settle({"file": tmp_path / "alone.py"})["source_hash"]
+    alone = own_source.settle({"file": tmp_path / "alone.py"})["source_hash"]
     assert alone == hashlib.sha256(b"import torch\n").hexdigest()
 
 
@@ -504,21 +504,21 @@ def test_an_installed_network_is_found_by_its_name_and_known_by_its_package(tmp_
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(own, "INSTALLED", (*own.INSTALLED, str(tmp_path)))
+    monkeypatch.setattr(own_source, "INSTALLED", (*own_source.INSTALLED, str(tmp_path)))
     point = EntryPoint("theirs", "their_nets.models.net:make", "normdrop.models")
-    monkeypatch.setattr(own, "installed", lambda: {"theirs": point})
+    monkeypatch.setattr(own_source, "installed", lambda: {"theirs": point})
     config = config_of("make")
-    config["model"] = own.settle(config["model"] | {"name": "theirs"})
+    config["model"] = own_source.settle(config["model"] | {"name": "theirs"})
     assert plain(config, SHAPE, CLASSES)[1].stem.out_channels == 5
     (tmp_path / "other.py").write_text("# of another package\n")
-    assert own.settle(config["model"]) == config["model"]
+    assert own_source.settle(config["model"]) == config["model"]
     (tmp_path / "their_nets/sizes.py").write_text("WIDTH = 6\n")
-    assert own.settle(config["model"])["source_hash"] != config["model"]["source_hash"]
+    assert own_source.settle(config["model"])["source_hash"] != config["model"]["source_hash"]
     with pytest.raises(ValueError, match=r"model\.name=theirs: has changed"):
         plain(config, SHAPE, CLASSES)
     point = EntryPoint("theirs", "gone.net:make", "normdrop.models")
     with pytest.raises(ValueError, match=r"model\.name=theirs: its module gone\.net is not there"):
-        own.settle(config["model"])
+        own_source.settle(config["model"])
 
 
 @pytest.mark.parametrize(
@@ -963,7 +963,7 @@ def without_bn(shape, classes):
 )
 def test_what_cannot_be_a_replicate_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
-        own.check(config_of(make), SHAPE, CLASSES)
+        own_check.check(config_of(make), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
 
 
@@ -984,7 +984,7 @@ class OfAKind(Dropping):
 )
 def test_dropout_that_is_kept_and_is_not_as_it_seems_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
-        own.check(config_of(make, keep_dropout=True), SHAPE, CLASSES)
+        own_check.check(config_of(make, keep_dropout=True), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
 
 
@@ -1025,7 +1025,7 @@ def named(shape, classes):
 
 @pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay, named])
 def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
-    own.check(config_of(make), SHAPE, CLASSES)
+    own_check.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
 
 
@@ -1048,9 +1048,9 @@ class DeepMixing(Deep):
 
 
 def test_rounding_in_a_deep_network_is_not_taken_for_rows_that_mix():
-    own.check(config_of(Deep), SHAPE, 100)
+    own_check.check(config_of(Deep), SHAPE, 100)
     with pytest.raises(ValueError, match="mixes rows"):
-        own.check(config_of(DeepMixing), SHAPE, 100)
+        own_check.check(config_of(DeepMixing), SHAPE, 100)
 
 
 def test_layers_in_place_leave_the_data_as_they_are():
@@ -1063,17 +1063,17 @@ def test_layers_in_place_leave_the_data_as_they_are():
 def test_a_network_that_is_another_once_it_is_taken_out_of_a_stack_is_refused(monkeypatch):
     monkeypatch.setattr(StackedNetwork, "replicate", lambda stacked, index: copy.deepcopy(stacked.template[0]))
     with pytest.raises(ValueError, match=r"model: ResNet: .* taken out of a stack"):
-        own.check(config_of(ResNet), SHAPE, CLASSES)
+        own_check.check(config_of(ResNet), SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_what_can_be_one_is_not(make):
-    own.check(config_of(make, noise="uniform", keep_dropout=True), SHAPE, CLASSES)
+    own_check.check(config_of(make, noise="uniform", keep_dropout=True), SHAPE, CLASSES)
 
 
 def test_the_arrangement_is_tried_whatever_is_asked_for_first():
     with pytest.raises(ValueError, match="no effect in training"):
-        own.check(config_of(Typed, "none", 0.0), SHAPE, CLASSES)
+        own_check.check(config_of(Typed, "none", 0.0), SHAPE, CLASSES)
 
 
 def test_a_position_is_refused_where_it_is_as_written():

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from normdrop.arrangement import has
-from normdrop.networks import own
+from normdrop.networks import own, own_check
 from normdrop.networks.cnn import cnn
 from normdrop.networks.layers import WEIGHTS, block
 from normdrop.networks.mlp import initialise, mlp
+from normdrop.networks.own_source import told
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 
@@ -52,7 +53,7 @@ def plain_network(config: Mapping[str, Any], shape: Sequence[int], classes: int,
             return MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
         except (TypeError, RuntimeError) as error:  # a value of the wrong type
             values = ", ".join(f"model.{key}={value}" for key, value in given.items())
-            raise ValueError(f"model={name} cannot be made: {own.told(error)}; it was given {values}") from error
+            raise ValueError(f"model={name} cannot be made: {told(error)}; it was given {values}") from error
 
 
 def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]) -> StackedNetwork:
@@ -68,7 +69,7 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     elif config["measure"]["silencing"]:
         raise ValueError("measure.silencing=true: must be false for a network of one's own, whose units are not known")
     else:
-        own.check(config, shape, classes)
+        own_check.check(config, shape, classes)
 
 
 def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list[str]:

@@ -51,7 +51,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(path := known["data"].get("path"), str):
         known["data"]["path"] = str(Path(path).expanduser().absolute())
     if "function" in known["model"]:  # of one's own
-        from normdrop.networks.own import settle  # here: it imports torch
+        from normdrop.networks.own_source import settle  # here: it imports torch
 
         known["model"] = settle(known["model"])
     known["position"] = stands_for(known)[0][1]
