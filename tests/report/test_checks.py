@@ -44,6 +44,16 @@ def test_the_end_of_a_grid_is_that_of_the_arrangement_that_was_chosen(tmp_path):
     assert table.loc["rate", ["low", "choices", "at_low", "at_high"]].to_list() == [0.1, 16, 1.0, 0.0]
 
 
+def test_the_end_of_a_grid_is_that_of_the_place_where_it_was_chosen(tmp_path):
+    for dataset, rates in {"one": (0.1, 0.3), "two": (0.5, 0.7)}.items():
+        for rate in rates:
+            best = runs(0.9, 8, val_acc=rate)  # the highest
+            pair(tmp_path, best, best, rate=rate, dataset=dataset)
+    found = study_of(tmp_path)
+    table = edges(found, family(found, pairs(found))).set_index("key")
+    assert table.loc["rate", ["low", "high", "at_low", "at_high"]].to_list() == [0.1, 0.7, 0.0, 1.0]
+
+
 def test_a_choice_counts_where_a_candidate_did_not_diverge_among_those_that_both_sides_have(tmp_path):
     for rate in (0.1, 0.3, 0.5):
         lost = runs([np.nan] * 6 + [0.9] * 2, 8, val_acc=rate)  # of the others the highest is the best

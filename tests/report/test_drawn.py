@@ -35,6 +35,7 @@ def rows(**values: Any) -> pd.DataFrame:
     """Every combination, with an estimate and unequal arms of its own."""
     table = pd.MultiIndex.from_product(values.values(), names=values.keys()).to_frame(index=False)
     table["estimate"] = np.arange(len(table)) / 100
+    table["rate"] = table.get("rate", np.nan)
     return table.assign(low=table["estimate"] - 0.002, high=table["estimate"] + 0.003, metric="test_acc", part="")
 
 

@@ -124,6 +124,21 @@ def test_new_data_counts_test_rows_per_training_row_and_the_largest_ratio_of_a_c
     assert row["new_high"] - row["new_low"] == pytest.approx(2 * half)
 
 
+def test_new_data_counts_the_ratio_of_a_rung_at_a_rung_and_the_largest_for_what_goes_over_rungs(tmp_path):
+    for kind in ("ladder", "loss"):
+        study = {"kind": kind, "over": "data.train_size", "rope": {}, "secondary": []}
+        for size, train in ((1, 250), (2, 500), (3, 4000)):
+            rows, setting = (train, 300, 400), {"data.train_size": size}
+            write(tmp_path / kind, "bn_dropout", runs(0.9 + normal(0.01)), setting=setting, rows=rows, study=study)
+            write(tmp_path / kind, "dropout_bn", runs(0.9), setting=setting, rows=rows, study=study)
+        table = rows_of(tmp_path / kind, comparison="best_vs_best").set_index("part")
+        ratio = ((table["new_high"] - table["new_low"]) / (table["ci_high"] - table["ci_low"])) ** 2
+        told = {"1": 1.6, "2": 0.8, "3": 0.1, "trend": 1.6} if kind == "ladder" else {"2": 1.6, "3": 1.6, "": 1.6}
+        assert {part: value / 10 - 0.1 for part, value in ratio[ratio > 0].items()} == pytest.approx(
+            {part: told[part] for part in ratio[ratio > 0].index}
+        )
+
+
 @pytest.mark.parametrize(("of_a", "of_b"), [(True, False), (False, True), (False, False), (True, True)])
 def test_the_scopes_are_one_only_if_both_sides_drew_fresh_rows(tmp_path, of_a, of_b):
     write(tmp_path, "bn_dropout", runs(0.9 + normal(0.01)), fresh_rows=of_a)
@@ -379,6 +394,29 @@ def test_only_seeds_that_both_sides_have_make_a_pair(tmp_path, kind):
     rows = rows_of(tmp_path, family="declared")
     assert (rows[["n", "left_out"]].to_numpy() == [7, 0]).all()
     assert rows["estimate"].to_list() == pytest.approx([0.0] * len(rows), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["spread", "loss", "ladder"])
+def test_a_seed_that_lacks_a_rung_has_not_diverged(tmp_path, kind):
+    a, b = ({k: np.random.default_rng(k + 2).normal(0.8, 0.05, 8 + 4 * (k == 2)) for k in (1, 2, 3)} for _ in "ab")
+    root = along(tmp_path, kind, a, b)
+    part = "trend" if kind == "ladder" else ""
+    row = one(root, family="declared", part=part)
+    assert (row["n"], row["left_out"]) == (8, 0)
+    found = study_of(root)
+    assert any("8-11" in line for line in doubts(found, pairs(found)))
+
+
+def test_two_tuned_keys_have_the_points_that_both_sides_have(tmp_path):
+    study = {"tuned": ["rate", "optimizer.lr"]}
+    for rate in (0.1, 0.5):
+        for lr in (0.01, 0.1):
+            best = (rate, lr) == (0.5, 0.1)
+            where = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
+            write(tmp_path, "dropout_bn", runs(0.9 if best else 0.7, val_acc=0.9 if best else 0.7), **where)
+            if not best:
+                write(tmp_path, "bn_dropout", runs(0.7, val_acc=0.7), **where)
+    assert one(tmp_path, comparison="best_vs_best", metric="test_acc")["estimate"] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "word"), [("spread", "worse"), ("loss", "worse"), ("ladder", "better")])

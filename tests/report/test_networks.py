@@ -83,3 +83,15 @@ def test_the_seeds_are_those_that_every_candidate_has(tmp_path):
         write(tmp_path, "bn_dropout", runs(np.arange(8) / 10, 8), 0.1, dataset=dataset)
         write(tmp_path, "none", runs(np.arange(6) / 10, 6), 0.0, dataset=dataset)
     assert networks(study_of(tmp_path))["mean"].to_list() == pytest.approx([0.25] * 6)
+
+
+def test_a_network_without_a_candidate_that_never_diverged_has_no_default_and_grids_may_differ(tmp_path):
+    lost = [np.nan] + [0.8] * 5
+    for dataset, rates in {"one": (0.1, 0.5), "two": (0.1, 0.5), "three": (0.5, 0.7)}.items():
+        for rate in rates:
+            own = lost if (dataset, rate) in (("one", 0.1), ("two", 0.5)) else [0.8] * 6
+            write(tmp_path, "bn_dropout", runs(own, 6, val_acc=own), rate, dataset=dataset)
+        write(tmp_path, "none", runs(0.7, 6), 0.0, dataset=dataset)
+    table = networks(study_of(tmp_path)).set_index(["network", "how"])
+    assert set(table["k"]) == {3}
+    assert set(table.loc["bn_dropout"].index) == {"tuned", "oracle"} and table.loc[("bn_dropout", "tuned"), "best"]

@@ -28,6 +28,7 @@ def test_a_number_has_its_metrics_unit_and_digits(value, metric, text):
         ("dropout_ln", "ln_dropout", ("dropout first", "LN first")),
         ("bn", "none", ("BN", "plain network")),
         ("bn_dropout", ["bn", "dropout"], ("BN then dropout", "the better of BN or dropout")),
+        (["bn", "dropout"], "none", ("the better of BN or dropout", "plain network")),
     ],
 )
 def test_of_two_orders_a_side_is_named_by_what_comes_first(a, b, names):
@@ -86,4 +87,4 @@ def test_seeds_are_told_of_what_is_shown(tmp_path):
 def test_an_interval_is_told_by_its_own_level():
     study = made("study", datasets=1, alpha=0.1, **ORDERING)
     text = page.render(page._context([page.section(study)]), limit=9)
-    assert "90 % interval" in text and "95 % interval" not in text
+    assert "90 % interval" in text and "95 % interval" not in text and "Intervals are of 90 %" in text

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from exact import normal, pair, rows_of, runs, study_of
+from normdrop.report import page
 from normdrop.report.words import counted_word, counts, pooled_word, words
 
 B, W, E, OPEN, R = "better", "worse", "equivalent", "inconclusive", "refused: 3 seeds"
@@ -60,6 +61,45 @@ def test_a_setting_of_which_every_seed_diverged_does_not_narrow_the_scope_of_the
         (said,) = words(study_of(tmp_path), rows_of(tmp_path), rows_of(tmp_path).iloc[:0]).to_dict("records")
         assert said["scope"] == "new samples"
     assert (said["refused"], said["n"]) == (1, 2)
+
+
+def test_two_declared_rates_of_the_main_claim_have_a_word_and_a_name_each(tmp_path):
+    for dataset in "abcdefghi":
+        for rate, test_acc in ((0.1, 0.78), (0.5, 0.83)):
+            a = runs(test_acc + normal(0.0))
+            pair(tmp_path, a, runs(0.8), rate=rate, dataset=dataset, study={"family": "same_rate"})
+    section = page.section(study_of(tmp_path))
+    said = section.tables["words"].set_index("setting")["word"]
+    assert said.to_dict() == {"dropout rate 0.1": "No: the opposite", "dropout rate 0.5": "Yes"}
+    text = page.render(page._context([section]), limit=9)
+    assert text.index("dropout rate 0.1: no, dropout first is better") < text.index("dropout rate 0.5: yes, BN first")
+    (_, figure), *_ = [drawn for drawn in page.draw(section) if drawn[0] == "forest"]
+    lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert {"a · dropout rate 0.1", "a · dropout rate 0.5", "mean dropout rate 0.1"} <= {*lines}
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("difference", "gap"), ("ladder", "gap"), ("mechanism", "test_acc")])
+def test_what_was_not_declared_has_a_page_and_no_word_whatever_its_kind(kind, metric, tmp_path):
+    study = {"kind": kind, "family": None, "metric": metric, "secondary": [], "over": "drift.scale", "claim": "other"}
+    for dataset in "abcdefgh":
+        for rate in (0.1, 0.5):
+            for scale in (0.0, 0.4):
+                where = {"rate": rate, "dataset": dataset, "setting": {"drift.scale": scale}}
+                table = runs(0.8 + normal(0.0, 6), 6, gap=0.1 + normal(0.0, 6))
+                pair(tmp_path, table, runs(0.8, 6, gap=0.2), study=study, **where)
+    section = page.section(study_of(tmp_path))
+    assert [*section.tables["words"]["word"]] == [""]
+    assert page.render(page._context([section]), limit=9)
+    assert dict(page.draw(section))
+
+
+def test_a_data_set_that_is_refused_is_said_to_be_missing_in_the_mean(tmp_path):
+    for dataset in "abcdefghij":
+        lost = [np.nan] * 4 if dataset == "c" else []
+        a = runs([*lost, *(0.8 + normal(0.0))[len(lost) :]])
+        pair(tmp_path, a, runs(0.8), dataset=dataset, study={"apart": ["j"]})
+    text = page.texts(page.section(study_of(tmp_path)))["answer"]
+    assert "not in it: c." in text
 
 
 def test_where_nothing_is_declared_the_scope_is_that_of_what_was_compared(tmp_path):

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, both_sides, candidates, rungs, shared_rows, values
+from normdrop.report.choose import Pair, both_sides, candidates, complete, rungs, shared_rows, values
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
 from normdrop.report.tables import key_name, place
@@ -34,26 +34,39 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     """
     if study.declared.family != "best_vs_best" or not compared:
         return pd.DataFrame()
-    sides = []
+    sides, ends = [], []
+    blocks = study.first.groupby(study.place)
     for pair in compared:
         seeds = pair.a.index.intersection(pair.b.index)
-        sides += [pair.a.loc[seeds], pair.b.loc[seeds]]
-    chosen, ends = pd.concat(sides, ignore_index=True), []
+        block = blocks.get_group(tuple(pair.place.values()))
+        trained = [block[block["arrangement"].isin(side)] for side in study.declared.sides]
+        for side, shared in zip((pair.a, pair.b), shared_rows(study, trained), strict=True):
+            sides.append(_with_ends(study, side.loc[seeds].reset_index(drop=True), shared))
+    chosen = pd.concat(sides, ignore_index=True)
     chosen = chosen[~chosen["diverged"]]  # where no candidate is left there is no preference
-    trained = [study.first[study.first["arrangement"].isin(side)] for side in study.declared.sides]
-    shared = pd.concat(shared_rows(study, trained), ignore_index=True)
     for key in study.declared.tuned:
-        choices, grid = candidates(chosen, key), candidates(shared, key)
-        if len(choices) and grid.nunique() > 1 and pd.api.types.is_numeric_dtype(grid):
-            own = grid.groupby(shared["arrangement"]).agg(["min", "max"])  # each may have a grid of its own
-            own = own.loc[chosen.loc[choices.index, "arrangement"]].set_index(choices.index)
-            at_low, at_high = choices.eq(own["min"]).mean(), choices.eq(own["max"]).mean()
-            ends.append((key, grid.min(), grid.max(), len(choices), at_low, at_high))
+        own = chosen[chosen[f"{key} low"] < chosen[f"{key} high"]]
+        if len(own):
+            low, high = own[f"{key} low"], own[f"{key} high"]
+            at_low, at_high = own[key].eq(low).mean(), own[key].eq(high).mean()
+            ends.append((key, low.min(), high.max(), len(own), at_low, at_high))
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
         last = chosen["epochs_after"].dropna() == 0
         ends.append(("epoch", np.nan, np.nan, len(last), 0.0, last.mean()))
     table = pd.DataFrame(ends, columns=["key", "low", "high", "choices", "at_low", "at_high"])
     return table.assign(doubt=table[["at_low", "at_high"]].max(axis=1) > EDGE)
+
+
+def _with_ends(study: Study, chosen: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
+    """Chosen rows with the ends of the grid that each was chosen from, its arrangement's in `shared`; NaN: none."""
+    for key in study.declared.tuned:
+        grid = candidates(shared, key)
+        if not pd.api.types.is_numeric_dtype(grid):
+            grid = grid.iloc[:0].astype(float)
+        ends = grid.groupby(shared["arrangement"]).agg(["min", "max"])
+        low, high = (chosen["arrangement"].map(ends[end]).astype(float) for end in ("min", "max"))
+        chosen = chosen.assign(**{f"{key} low": low, f"{key} high": high})
+    return chosen
 
 
 def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
@@ -102,12 +115,13 @@ def doubts(study: Study, found: Iterable[Pair]) -> Iterator[str]:
     lacking: set[int] = set()
     uneven = grid.groupby("condition")["seed"].agg(frozenset).nunique() > 1
     for pair in found:
-        if uneven and pair.rate is None:
+        if uneven and (pair.rate is None or over):
             for side, arrangements in zip((pair.a, pair.b), study.declared.sides, strict=True):
                 own = grid[grid["arrangement"].isin(arrangements)].merge(pd.DataFrame([pair.place]))
-                lacking |= {*own["seed"]} - {*side.index.get_level_values("seed")}
+                lacking |= {*own["seed"]} - {*complete(side).get_level_values("seed")}
     if lacking:
-        yield f"Seeds {spans(tuple(sorted(lacking)))} were not trained at every candidate: no choice counts them."
+        where = f"candidate and {key_name(over)}" if over else "candidate"
+        yield f"Seeds {spans(tuple(sorted(lacking)))} were not trained at every {where}: no choice counts them."
     if not over:
         return
     whole = grid.groupby(at)[over].transform("nunique")

@@ -127,6 +127,10 @@ def shared_rows(study: Study, sides: list[pd.DataFrame], rate: float | None = No
     for key in declared.within:
         both = set(sides[0][key]) & set(sides[1][key])
         sides = [side[side[key].isin(both)] for side in sides]
+    alike = len(declared.sides[0]) == len(declared.sides[1]) and all(with_dropout(side).all() for side in sides)
+    if declared.within and alike:  # one side may lack a rate at one value alone
+        points = [pd.MultiIndex.from_frame(side[["rate", *declared.within]]) for side in sides]
+        sides = [side[own.isin(other)] for side, own, other in zip(sides, points, points[::-1], strict=True)]
     return sides
 
 
@@ -168,8 +172,21 @@ def _measured(side: pd.DataFrame, metric: str) -> bool:
 
 
 def rungs(study: Study, pair: Pair, metric: str) -> list[pd.DataFrame]:
-    """Each side's values, seeds × values of the consumed key in rising order: those that a declared `core` names."""
-    a, b = (side[metric].astype(float).unstack() for side in (pair.a, pair.b))
-    a, b = a.align(b, join="inner")
-    kept = [rung for rung in a if study.declared.core is None or rung in study.declared.core]
-    return [a[kept], b[kept]]
+    """Each side's values, seeds × values of the consumed key in rising order: those that a declared `core` names.
+
+    A seed that was not trained at each of them is left out.
+    """
+    sides = []
+    for side in (pair.a, pair.b):
+        if study.declared.core is not None:
+            side = side[side.index.get_level_values(1).isin(study.declared.core)]
+        sides.append(side.loc[complete(side), metric].astype(float).unstack())
+    return [*sides[0].align(sides[1], join="inner")]
+
+
+def complete(side: pd.DataFrame) -> pd.Index:
+    """The seeds that a side has at each value of a consumed key; one that diverged there is among them."""
+    if side.index.nlevels == 1:
+        return side.index
+    rungs = side.groupby(level="seed").size()
+    return rungs.index[rungs == side.index.get_level_values(1).nunique()]

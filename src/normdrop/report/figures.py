@@ -137,7 +137,7 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
 
     means: of the same comparisons over data sets; low and high (thick), pi_low and pi_high (thin).
     """
-    told_by = varying(rows, keys)
+    told_by = varying(rows, ["rate", *keys])
     names = [" · ".join(filter(None, [row["dataset"], place(row, told_by)])) for row in rows.to_dict("records")]
     rows = rows.assign(line=["\n".join(textwrap.wrap(name, 40)) for name in names])
     size = rows.groupby("line", sort=False)["estimate"].mean()
@@ -145,7 +145,7 @@ def forest(rows: pd.DataFrame, keys: Sequence[str], scales: dict[str, Scale], me
     not_all = _not_all(len(size), MAX_LINES, "lines")
     rows = rows[rows["line"].isin(lines)].sort_values("metric", kind="stable")
     panels = list(rows.groupby(["metric", "position"], sort=False))
-    bottom, apart = len(lines) + 0.5, varying(means, keys)
+    bottom, apart = len(lines) + 0.5, varying(means, ["rate", *keys])
     means = means.assign(line=[f"mean {place(mean, apart)}".strip() for mean in means.to_dict("records")])
     at_bottom = list(means["line"].unique())
     height = 0.19 * (sum(1 + line.count("\n") for line in lines) + 1 + (len(at_bottom) or 1)) + 1.1

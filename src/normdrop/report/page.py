@@ -52,6 +52,7 @@ TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 TEMPLATES.globals |= vars(tables) | {"MAIN": MAIN, "WHY": WHY, "EDGE": checks.EDGE, "count": count}
+TEMPLATES.tests["known"] = pd.notna
 TEMPLATES.filters |= {"narrow": tables.narrow, "key_name": tables.key_name}
 
 
@@ -94,6 +95,10 @@ class Section:
     @property
     def tuned_means(self) -> pd.DataFrame:
         return self.means[self.means["family"] == verdicts.DECLARED]
+
+    def refused(self, mean: dict[str, Any]) -> list[str]:
+        """The data sets that a mean goes without, though they are not set apart."""
+        return sorted({*mean["left_out"].split()} - {*pooled.set_apart(self.study)})
 
     @property
     def at_one_place(self) -> pd.DataFrame:
@@ -207,8 +212,9 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     of_metric = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
-    if study.declared.kind == "ladder":
-        yield "ladder", _ladder(section)
+    rungs = _rungs(section)
+    if len(rungs):
+        yield "ladder", _ladder(section, rungs)
     elif len(cells) and len(keys) > 1:
         yield "regime", figures.regime(cells, keys, of_metric)
     elif one["rate"].nunique() > 1:
@@ -217,7 +223,7 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         yield "by_rate", figures.along(own, ["dataset", *tables.varying(own, keys)], "rate", "position", of_metric)
     elif len(section.base) > 1 and section.means.empty:
         yield "forest", figures.forest(section.base, keys, scales, section.means)
-    if len(section.means):
+    if len(section.means) and len(section.base):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     if len(shift):
         shift = shift.query("epoch == 'end' and rate > 0")
@@ -235,16 +241,23 @@ def scale(study: Study, name: str, quantity: str = "") -> figures.Scale:
     return figures.Scale(label, metric.scale, study.rope(name), f"← {left} better · {right} better →")
 
 
-def _ladder(section: Section) -> figures.Figure:
-    """The declared comparison at each rung, with a ring where side A's validation prefers that rate."""
+def _rungs(section: Section) -> pd.DataFrame:
+    """The declared comparison at each rung of a ladder, `ring` where side A's validation prefers that rate."""
     declared, rows, keys = section.study.declared, section.rows, section.study.keys
+    if declared.kind != "ladder":
+        return pd.DataFrame()
     rows = rows[~rows["beyond"].astype(bool) & rows["metric"].eq(declared.metric)]
     rows = rows[~rows["part"].isin(["", section.study.kind.answer])]
     place = ["dataset", "position", "part", *keys]
     chosen = rows.loc[rows["comparison"] == "best_vs_best", [*place, "rate_a"]]
-    rungs = rows[rows["comparison"] == declared.family].drop(columns="rate_a").merge(chosen, on=place, how="left")
-    rungs = rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{str(declared.over): rungs["part"].astype(float)})
-    by = ["position", "dataset", *tables.varying(rungs, keys)]
+    rows = rows[rows["comparison"] == (declared.family or "same_rate")]
+    rungs = rows.drop(columns="rate_a").merge(chosen, on=place, how="left")
+    return rungs.assign(ring=rungs["rate"] == rungs["rate_a"], **{str(declared.over): rungs["part"].astype(float)})
+
+
+def _ladder(section: Section, rungs: pd.DataFrame) -> figures.Figure:
+    declared = section.study.declared
+    by = ["position", "dataset", *tables.varying(rungs, section.study.keys)]
     series = "rate" if rungs["rate"].notna().all() else "position"
     of_rung = scale(section.study, declared.metric, METRICS[declared.metric].words)
     return figures.along(rungs, by, str(declared.over), series, of_rung, joined=True)

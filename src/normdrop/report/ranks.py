@@ -35,18 +35,20 @@ def networks(study: Study) -> pd.DataFrame:
         for how, (score, rate) in _scores(study, rows).items():
             key = (str(arrangement), str(position), how)
             scores[key], rates[key] = score, rate
+    # A network whose candidates all diverged somewhere has no default.
+    known = {key: score for key, score in scores.items() if key[2] != "default" or score.notna().any()}
     # A data set counts once, whatever settings it was tried at: those that all networks have.
-    units = pd.DataFrame(scores).dropna().groupby(level="dataset").mean()
+    units = pd.DataFrame(known).dropna().groupby(level="dataset").mean()
     if len(units) < 2:
         return pd.DataFrame()
     better = -1 if METRICS[metric].higher_is_better else 1
     means = better * units.mean()
-    best = min((key for key in scores if key[2] == "tuned"), key=means.__getitem__)
+    best = min((key for key in known if key[2] == "tuned"), key=means.__getitem__)
     # Equal means of seeds may differ in their last bits.
     ranks = (better * units).round(12).T.groupby(level=2).rank().T.mean()
     several = table.groupby("arrangement")["position"].nunique() > 1
     found = []
-    for key in scores:
+    for key in known:
         arrangement, position, how = key
         name = f"{arrangement} · {position}" if several[arrangement] else arrangement
         row = {"network": name, "arrangement": arrangement, "position": position, "how": how, "k": len(units)}
@@ -77,8 +79,9 @@ def _scores(study: Study, rows: pd.DataFrame) -> dict[str, tuple[pd.Series, floa
     for how, preferred in (("default", others), ("oracle", hindsight)):
         columns = preferred.fillna(-np.inf).to_numpy().argmax(axis=1)
         score = pd.Series(by_test.to_numpy()[np.arange(len(by_test)), columns], index=by_test.index)
+        score = score.where(preferred.notna().any(axis=1))
         found[how] = score, by_test.columns.get_level_values("rate").to_series().iloc[columns]
-    best = chosen(rows, tuned, [*unit, "seed"])
+    best = pd.concat([chosen(own, tuned, [*unit, "seed"]) for _, own in rows.groupby(unit)])  # each of its own grid
     of_seeds = best.groupby(level=unit)
     found["tuned"] = of_seeds[metric].mean().where(~of_seeds["diverged"].any()), best["rate"]
     return {how: (score, float(rate.mode().iloc[0])) for how, (score, rate) in found.items()}

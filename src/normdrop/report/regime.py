@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.kinds import trend
+from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, pairs
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import Study
@@ -30,7 +31,8 @@ def cells(study: Study) -> pd.DataFrame:
     for a, b in [declared.sides] if control == declared.sides else [declared.sides, control]:
         if not {*a, *b} <= set(study.table["arrangement"]):
             continue
-        contrast = replace(declared, contrast={"a": a, "b": b}, secondary=(recalibrated,), family=None)
+        secondary = (recalibrated,) if recalibrated in METRICS else ()
+        contrast = replace(declared, contrast={"a": a, "b": b}, secondary=secondary, family=None)
         other = replace(study, declared=contrast)
         table = rows(other, pairs(other, only="same_rate"))
         own, again = (table[table["metric"] == metric] for metric in (declared.metric, recalibrated))

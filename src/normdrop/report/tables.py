@@ -42,7 +42,7 @@ def sides(study: Study) -> tuple[str, str]:
         first, second = (SPOKEN.get(operations(side[0])[0], "dropout") for side in (a, b))
         return f"{first} first", f"{second} first"
     one, other = (" or ".join(map(spoken, side)) for side in (a, b))
-    return one, f"the better of {other}" if len(b) > 1 else other
+    return f"the better of {one}" if len(a) > 1 else one, f"the better of {other}" if len(b) > 1 else other
 
 
 def key_name(key: str) -> str:

@@ -76,29 +76,26 @@ def _judged(table: pd.DataFrame, alpha: float, low: str, high: str, p_value: str
 
 def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
     """The rows of a pair before they are judged. good: more of it is. refused: why there is no verdict, or ""."""
-    declared, sides = study.declared, [pair.a, pair.b]
-    # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
-    ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
-    fresh = all(side["fresh_rows"].all() for side in sides)
+    declared = study.declared
     place = pair.place | {"comparison": pair.comparison, "counted": pair.counted, "family": EXPLORATORY}
     place |= {"rate": math.nan if pair.rate is None else pair.rate, "beyond": bool(pair.a["beyond"].any())}
-    place |= {"test_rows": pair.a["test_rows"].max()}
     place |= dict(zip("ab", map(" or ".join, declared.sides), strict=True))
     metrics, again = (*declared.metrics, *declared.secondary), pair.comparison.startswith(HARNESS)
     if again:
         metrics, network = declared.metrics, pair.place["arrangement"]
         place |= {"a": network, "b": f"{network} again", "family": HARNESS}
-    rates: dict[str, dict[str, float]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for metric in dict.fromkeys(metrics):
         rope, good = study.rope(metric), METRICS[metric].higher_is_better if again else study.good(metric)
         never = NEVER if METRICS[metric].unit == "steps" else math.nan
         confirms = pair.counted and pair.comparison == declared.family and metric in declared.metrics
         for part, a, b in values(study, pair, metric):
+            if part not in facts:
+                facts[part] = _facts(study, pair, part)
+            row = place | facts[part] | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
+            ratio, fresh = row.pop("test_train_ratio"), row.pop("fresh")
             result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
-            row = place | vars(result) | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
-            if part not in rates:
-                rates[part] = {"rate_a": _rate(study, pair.a, part), "rate_b": _rate(study, pair.b, part)}
-            row |= rates[part]
+            row |= vars(result)
             row |= {"good": good, "refused": refusal(result) or ""}
             row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
             if confirms and part == (study.kind.answer or part):  # of a ladder the trend alone
@@ -106,10 +103,22 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _rate(study: Study, side: pd.DataFrame, part: str) -> float:
-    """The rate of a side, or of the rung that a part is of: of several the most frequent, then the lowest."""
+def _facts(study: Study, pair: Pair, part: str) -> dict[str, Any]:
+    """What is known of the two sides, or of the rung that a part is of: its rates and its splits."""
+    sides = of_part = [pair.a, pair.b]
     if study.declared.over and part not in ("", study.kind.answer):
-        side = side[side.index.get_level_values(study.declared.over).map(text) == part]
+        of_part = [side[side.index.get_level_values(study.declared.over).map(text) == part] for side in sides]
+    if study.kind.answer:  # of a loss each part is of two rungs
+        sides = of_part
+    # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
+    ratio = float(np.max([side["test_train_ratio"].max(skipna=False) for side in sides]))
+    fresh = all(side["fresh_rows"].all() for side in sides)
+    facts = {"test_train_ratio": ratio, "fresh": fresh, "test_rows": sides[0]["test_rows"].max()}
+    return facts | {"rate_a": _rate(of_part[0]), "rate_b": _rate(of_part[1])}
+
+
+def _rate(side: pd.DataFrame) -> float:
+    """The rate of a side: of several the most frequent, then the lowest."""
     rates, counts = np.unique(side["rate"], return_counts=True)
     return float(rates[counts.argmax()]) if len(rates) else math.nan
 

@@ -72,12 +72,13 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     if tested["p_new_data"].notna().all():
         column, scope = "verdict_new_data", "new samples"
     told = []  # where (position and keys), setting, word and scope
-    if declared.kind == "mechanism":
+    if declared.kind == "mechanism" and len(base):
         shares = mechanism.shares(study, mechanism.recalibration(study, rows))
         told = [({"position": row["position"]}, "", row["word"], scope) for row in shares.to_dict("records")]
     elif declared.claim == MAIN:
         means = over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(declared.metric)]
-        apart = tables.varying(means, study.keys)
+        means = means[means["part"].eq(study.kind.answer)]
+        apart = tables.varying(means, ["rate", *study.keys])
         for mean in means.to_dict("records"):
             prediction = mean["pi_low"], mean["pi_high"]
             word = pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))
