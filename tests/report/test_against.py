@@ -30,7 +30,8 @@ def test_t_is_welchs(tmp_path):
 
 
 def test_another_effect_differs_and_what_else_differs_is_named(tmp_path):
-    for name, effect, config in (("a", 0.05, {}), ("b", -0.05, {"batch_size": 7, "data": {"fingerprint": "other"}})):
+    other = {"batch_size": 7, "data": {"fingerprint": "other"}, "study": {"alpha": 0.1, "claim": "ordering"}}
+    for name, effect, config in (("a", 0.05, {"study": {"alpha": 0.05, "claim": "order"}}), ("b", -0.05, other)):
         pair(tmp_path / name / "x", runs(0.8 + effect + normal(0.0)), runs(0.8), config=config)
     both = compare_runs(load(tmp_path / "a"), load(tmp_path / "b"))
     assert both["differs"].all()
@@ -38,7 +39,8 @@ def test_another_effect_differs_and_what_else_differs_is_named(tmp_path):
     named = differences(load(tmp_path / "a"), load(tmp_path / "b")).set_index("key")
     assert (named.loc["batch_size", "here"], named.loc["batch_size", "there"]) == ("64", "7")
     assert named.loc["data.fingerprint", "there"] == "other"
-    assert not {"replicates", "rate", "arrangement"} & set(named.index)
+    assert (named.loc["study.alpha", "here"], named.loc["study.alpha", "there"]) == ("0.05", "0.1")
+    assert not {"replicates", "rate", "arrangement", "study.claim"} & set(named.index)
 
 
 def test_a_key_that_one_run_alone_varies_is_compared_where_the_other_has_its_value(tmp_path):

@@ -14,6 +14,8 @@ from normdrop.report.study import FREE, Study, flattened, under
 from normdrop.report.verdicts import HARNESS, rows
 
 SAME = ["dataset", "position", "comparison", "rate", "metric", "part", "a", "b"]
+# What verdicts depend on, whatever was trained.
+JUDGED = ("study.alpha", "study.rope", "study.family", "study.metric")
 NUMBERS = ["n", "estimate", "ci_low", "ci_high", "sd", "verdict", "verdict_new_data", "family", "seeds"]
 
 
@@ -74,7 +76,8 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
             one, two = here[dataset], there[dataset]
             for key in sorted({*one, *two}):
                 values = {"here": one.get(key, "—"), "there": two.get(key, "—")}
-                if values["here"] != values["there"] and (key in study.declared.tuned or not under(key, FREE)):
+                counts = not under(key, FREE) or under(key, (*JUDGED, *study.declared.tuned))
+                if values["here"] != values["there"] and counts:
                     found.append(named | {"dataset": dataset, "key": key} | values)
     return pd.DataFrame(found, columns=["experiment", "reference", "dataset", "key", "here", "there"])
 
