@@ -5,7 +5,7 @@ import math
 import pickle
 import re
 import zipfile
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +102,17 @@ def test_a_first_line_that_names_the_separator_is_no_row(read):
     assert read(unclosed, target='"label').y.tolist() == named.y.tolist()
 
 
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"Sep=;"'])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_ends_of_lines_are_read_and_a_separator_named_in_any_case(first, end, read):
+    text = f"{first}\n{PLAIN.to_csv(index=False, sep=';')}".replace("\n", end)
+    assert read(text).fingerprint == read(PLAIN).fingerprint
+
+
 def test_columns_may_stand_apart_by_blanks(read):
-    assert read(PLAIN.to_string(index=False), "t.txt").fingerprint == read(PLAIN).fingerprint
+    text = PLAIN.to_string(index=False)
+    assert read(text, "t.txt").fingerprint == read(PLAIN).fingerprint
+    assert read(text.replace("neg", "n\u00a0g"), "t.txt").classes == ("n\u00a0g", "pos")
 
 
 def test_where_two_separators_fit_the_user_is_asked(read):
@@ -436,19 +445,43 @@ def test_quotes_that_nothing_closes_lose_no_row(read):
     lines = [f"{i}\t{quote.get(i, '')}w{i % 3}\t{LABEL[i]}" for i in range(N)]
     rows = read("\n".join(["n1\tword\tlabel", *lines]), "t.tsv", categorical=["word"])
     assert rows.x[:, 0].tolist() == list(range(N)) and rows.one_hot == 4
-    assert "row 21" in rows.notes[0]  # which the quote opens, of the header's 1 and 20 before it
+    assert "line 22 takes the next 21 lines" in rows.notes[0]
 
 
 def test_where_quotes_are_both_lost_and_meant_the_row_is_named(read):
     quote = {20: '"', 41: '"'}
     lines = [f"{i},{quote.get(i, '')}w,{LABEL[i]}" for i in range(N)]
     lines[50] = '50,"a, b",pos'
-    assert "row 21" in refusal(read, "\n".join(["n1,word,label", *lines]), categorical=["word"])
+    assert "line 22 takes the next 21 lines" in refusal(
+        read, "\n".join(["n1,word,label", *lines]), categorical=["word"]
+    )
 
 
-def test_a_text_of_several_lines_is_one_cell(read):
-    text = "n1,note,label\n" + "".join(f'{a},"one\ntwo, and more",{b}\n' for a, b in zip(N1, LABEL, strict=True))
-    assert read(text, drop=["note"]).x[:, 0].tolist() == N1.tolist()
+STRAY = {
+    "opened and closed in other columns": ('1,"x,q,A', '2,r,"s,B'),
+    "closed in an earlier column": ('1,x,"q,A', '2,r",s,B'),
+    "closed in a later column": ('1,"x,q,A', '2,r,s",B'),
+    "over three lines": ('1,"x,q,A', "2,r,s,B", '3,r",s,A'),
+    "in the last line": (*["1,r,s,A"] * 3, '2,"r,s,B'),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+@pytest.mark.parametrize("separator", [",", "\t", " "])
+@pytest.mark.parametrize("case", STRAY)
+def test_a_stray_quote_swallows_no_line(case, separator, end, read):
+    lines = [*(f"{i},p,q,{'AB'[i % 2]}" for i in range(30)), *STRAY[case]]
+    text = end.join(["n1,t,u,label", *lines]).replace(",", separator)
+    rows = read(text, categorical=["t", "u"])
+    assert len(rows.y) == len(lines) and "quotes are taken as they are" in rows.notes[0]
+
+
+@pytest.mark.parametrize("cell", ["one\ntwo, and more", "one, two\nthree", "one\n\ntwo", "x, y\nand z, w\nv"])
+def test_a_text_of_several_lines_is_one_cell(cell, read):
+    noted = PLAIN.assign(note=cell)[["n1", "note", "label"]]
+    for place in permutations(noted):
+        rows = read(noted[[*place]].to_csv(index=False), drop=["note"])
+        assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
 
 
 def test_an_index_with_a_name_is_a_column_of_parquet(tmp_path, read):
@@ -677,20 +710,35 @@ BAD_FILES = {
         "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
     ),
     "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
-    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "cannot be read: Error tokenizing"),
+    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "line 2 has 5 cells and the first 3"),
     "row names as R writes them": (
         "t.txt",
         csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
         {},
-        "cannot be read: its first line has 3 cells and its second 4 (row names, as of R?): ",
+        "cannot be read: line 2 has 4 cells and the first 3 (row names, as of R?): ",
     ),
     "one longer row beside decimal commas": (
         "t.csv",
         csv("1,5;yes", "2,5;no;9", header="a;label"),
         {},
-        "cannot be read: Error tokenizing data",
+        "line 3 has 3 cells and the first 2",
     ),
-    "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "cannot be read: Error tokenizing data"),
+    "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "line 32 has 4 cells and the first 3"),
+    "one shorter row": ("t.csv", csv(*LINES, "1,2"), {}, "line 32 has 2 cells and the first 3"),
+    "a shorter row, and quotes": ("t.csv", csv(*LINES, '1,"2"'), {}, "line 32 has 2 cells and the first 3"),
+    "a hole between blanks": (
+        "t.txt",
+        csv(*LINES, "1,,yes").replace(b",", b"  "),
+        {},
+        "line 32 has 2 cells and the first 3",
+    ),
+    "lines that end with a separator": (
+        "t.csv",
+        csv(*(f"{line}," for line in LINES)),
+        {},
+        "line 2 has 4 cells and the first 3: the longer one ends with a separator",
+    ),
+    "a header that ends with a separator": ("t.csv", csv(*LINES, header="a,b,label,"), {}, "ends with a separator"),
     "empty parquet": ("t.parquet", b"", {}, "the file is empty"),
     "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
     "not a zip": ("t.npz", GOOD, {}, "not an NPZ archive"),
