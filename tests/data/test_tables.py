@@ -484,6 +484,20 @@ def test_a_text_of_several_lines_is_one_cell(cell, read):
         assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
 
 
+def test_a_text_of_several_lines_may_have_as_many_separators_as_they_need(read):
+    noted = PLAIN.assign(note="Fine, it works\nwell, I mean")[["note", "n1", "label"]]
+    assert read(noted.to_csv(index=False), drop=["note"]).x[:, 0].tolist() == N1.tolist()
+
+
+@pytest.mark.parametrize("kept", [{"dropped": ["n1"]}, {"notes": 5}, {"shape": [2]}])
+def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(kept, tmp_path, read):
+    frame = PLAIN.assign(n3=N1 + N2)
+    frame.attrs = kept
+    frame.to_parquet(tmp_path / "t.parquet")
+    rows = table(str(tmp_path / "t.parquet"), "label", drop=["n1"])
+    assert (rows.columns, rows.shape, rows.notes) == (("n2", "n3"), (2,), ())
+
+
 def test_an_index_with_a_name_is_a_column_of_parquet(tmp_path, read):
     for name in ("n2", "label"):
         PLAIN.set_index(name).to_parquet(tmp_path / "t.parquet")
@@ -554,6 +568,26 @@ def test_the_arrays_of_an_npz_keep_the_shape_of_a_row_where_no_other_column_is_b
     assert rows.shape == kept
     np.testing.assert_array_equal(rows.x, x.reshape(N, -1))
     assert arrays(tmp_path, x=x, age=CLASS, y=CLASS).shape == (math.prod(given) + 1,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((6, 6, 2), True), ((2, 6, 6), False), ((6, 6, 6), False), ((6, 6, 3), False)]
+)
+def test_channels_that_may_stand_last_and_are_not_moved_are_said(shape, said, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (N, *shape))
+    notes = arrays(tmp_path, x=images, y=CLASS).notes
+    assert any("6 channels of 6 × 2" in note for note in notes) == said
+
+
+def test_text_may_be_bytes_and_an_array_of_one_column_has_its_own_name(tmp_path):
+    x, word = np.arange(2.0 * N).reshape(N, 2), np.array(["bär", "ähre", "ohm"])[CLASS]
+    plain = arrays(tmp_path, x=x, age=CLASS[::-1], y=word)
+    other = arrays(tmp_path, x=x, age=CLASS[::-1, None], y=np.char.encode(word, "utf-8")[:, None])
+    assert other.fingerprint == plain.fingerprint and other.columns == plain.columns == ("x_0", "x_1", "age")
+    latin = np.char.encode(word, "latin-1")
+    assert "not UTF-8" in refusal(arrays, tmp_path, x=x, y=latin)
+    np.savez(tmp_path / "t.npz", x=x, patient=np.arange(N)[:, None] // 3, y=word)
+    assert table(str(tmp_path / "t.npz"), "y", group_column="patient").groups.tolist() == [*np.arange(N) // 3]
 
 
 # --- groups and order

@@ -50,6 +50,7 @@ def read(
             return _npz(file, str(target), [str(name) for name in drop])
         if kind == ".parquet":
             frame = pd.read_parquet(file, engine="pyarrow")
+            frame.attrs = {}  # the file's own, not this reader's
             named = [level for level in frame.index.names if level is not None]
             return frame.reset_index(level=named) if named else frame  # a nameless index counts the rows
         if separator == r"\t" or (kind == ".tsv" and not separator):
@@ -233,14 +234,14 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
     columns: dict[str, np.ndarray] = {}
     attrs: dict[str, Any] = {"notes": [], "dropped": dropped}
     for name, array in arrays.items():
-        if name == target and array.ndim > 1:
+        if name == target and array.size > len(array):
             array = _labels(array, name)
         elif array.ndim > 2:
             array = _channels_first(array, name, attrs["notes"])
             attrs["shape"] = array.shape[1:]
-        new = {name: array}
-        if array.ndim > 1:
-            flat = array.reshape(len(array), -1)
+        flat = array.reshape(len(array), -1)
+        new = {name: flat[:, 0]}
+        if flat.shape[1] > 1:
             new = {f"{name}_{i}": column for i, column in enumerate(flat.T)}
         if twice := columns.keys() & new.keys():
             raise ValueError(f"two of its arrays make a column {min(twice)!r}")
@@ -255,19 +256,19 @@ def _array(archive: Any, name: str, target: str, drop: list[str]) -> np.ndarray:
         array = archive[name]
     except ValueError:  # what allow_pickle would load
         array = None
-    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufU":
+    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufUS":
         way = "" if name == target else f"; leave it out: {override('data.drop', [*drop, name])}"
         raise ValueError(f"{name!r} is not an array of numbers or text; pickled objects are never loaded{way}")
     if array.size == 0:
         raise ValueError(f"{name!r} is empty")
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8")
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # pandas takes this machine's byte order alone
 
 
 def _labels(array: np.ndarray, name: str) -> np.ndarray:
-    """The classes' numbers, (rows,), of an array (rows, classes) that is one-hot, or of its single column."""
+    """The classes' numbers, (rows,), of an array (rows, classes) that is one-hot."""
     flat = array.reshape(len(array), -1)
-    if flat.shape[1] == 1:
-        return flat[:, 0]
     if array.dtype.kind != "U" and np.isin(flat, (0, 1)).all() and (flat.sum(axis=1) == 1).all():
         return flat.argmax(axis=1)
     several = [f"{name}_{i}" for i in range(flat.shape[1])]
@@ -280,6 +281,9 @@ def _channels_first(array: np.ndarray, name: str, notes: list[str]) -> np.ndarra
     shape = array.shape[1:]
     if len(shape) == 2 and shape[0] == shape[1]:
         return array[:, None]
+    if len(shape) == 3 and shape[0] == shape[1] and shape[2] not in (1, 3, 4, shape[0]):
+        which = f"{shape[0]} channels of {shape[1]} × {shape[2]}"
+        notes.append(f"{name}: read as {which}; if its channels stand last, move them to the front")
     if len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] == shape[2]:
         return array
     if shape[0] <= 4 and shape[0] != shape[1]:  # they may be the channels
