@@ -138,6 +138,39 @@ def test_a_point_is_no_decimal_sign_where_a_comma_is(read):
     assert "column 'b' holds '1.000' (row 1), which is not a number" in refusal(read, text)
 
 
+POINTS, COMMAS = ["1.234", "987", "12.345"], ["1.234,00", "987,50", "12.345,10"]
+
+
+def test_whole_thousands_with_points_and_fractions_look_alike_and_are_asked_for(read):
+    line = refusal(read, PLAIN.assign(n1=POINTS * 20))
+    assert "'n1'" in line and "'1.234'" in line and "'987'" in line and "'data.decimal=\".\"'" in line
+    assert read(PLAIN.assign(n1=POINTS * 20), decimal=".").x[:3, 0].tolist() == [1.234, 987, 12.345]
+    for others in (["1.234", "87", "12.345"], ["1.234", "987", "12.34"], ["1.234", "0.987", "100"]):
+        assert read(PLAIN.assign(n1=others * 20)).x[:3, 0].tolist() == [*map(float, others)]
+
+
+def test_where_a_comma_was_found_a_point_is_offered_or_thousands_must_go(read):
+    half = [f"{i},5" for i in range(N)]
+    line = refusal(read, PLAIN.assign(n1=half, n2=POINTS * 20).to_csv(index=False, sep=";"))
+    assert "'1.234'" in line and "'data.decimal=\".\"'" in line
+    line = refusal(read, PLAIN.assign(n1=half, n2=COMMAS * 20).to_csv(index=False, sep=";"))
+    assert "'1.234,00'" in line and "signs of thousands" in line and "data.decimal" not in line
+
+
+@pytest.mark.parametrize("beside", [range(N), [f"{i},5" for i in range(N)]])
+def test_a_comma_that_can_only_be_a_decimal_sign_is_one_in_labels_levels_and_groups(beside, read):
+    def reading(**columns) -> Rows:
+        text = PLAIN.assign(n1=beside, n2=7, **columns).to_csv(sep=";", index=False)
+        return read(text, categorical=["kind"], group_column="g")
+
+    cells = np.array(["1,0", "1", "2,50", "2,5"])[np.arange(N) % 4]
+    rows = reading(label=np.where(Y, "2,0", "1"), kind=cells, g=cells)
+    assert rows.classes == ("1", "2") and rows.one_hot == 2
+    assert rows.groups.tolist() == [0, 0, 1, 1] * 15
+    fractions = np.array(["1,5", "2,5", "3,25"])[np.arange(N) % 3]
+    assert "fractions" in refusal(reading, label=fractions, kind=cells, g=cells)
+
+
 def test_blanks_after_the_separator_and_a_byte_order_mark_do_not_count(read):
     text = PLAIN.to_csv(index=False).replace(",", ", ")
     assert read(text).fingerprint == read("\ufeff" + text).fingerprint == read(PLAIN).fingerprint
@@ -240,7 +273,14 @@ def test_levels_that_only_look_different_are_said(read):
 def test_fractions_are_classes_only_if_asked_for(read):
     halves = PLAIN.assign(label=Y / 2)
     assert "it holds fractions" in refusal(read, halves)
-    assert read(halves, classes="as_is").classes == ("0", "0.5")
+    assert read(halves, classes="as_is").classes == ("0.0", "0.5")
+
+
+def test_classes_that_are_taken_as_they_are_keep_the_spelling_of_their_numbers(read, tmp_path):
+    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
+    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
+    np.savez(tmp_path / "t.npz", x=N1, label=Y / 2)
+    assert table(str(tmp_path / "t.npz"), "label", classes="as_is").classes == ("0", "0.5")
 
 
 # --- what is missing

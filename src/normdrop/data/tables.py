@@ -4,8 +4,9 @@ Text is text. A feature is a column of numbers if each of its values reads as on
 for what is missing there: an empty cell and the usual words (NA, NaN, null …). Where zeros in front tell values apart
 (01 beside 1), they are codes and no numbers. In the target and in the columns named in data.categorical only an empty
 cell is missing; data.missing adds words everywhere. There a text is a label, and numbers are spelled alike (1, 1.0)
-before they count as one. Labels sort as numbers if they all are, else as text. Every column that is read has a name of
-its own. Separator and decimal sign are found where only one fits, and asked for otherwise.
+before they count as one, but for classes with data.classes=as_is. Labels sort as numbers if they all are, else as text.
+Every column that is read has a name of its own. Separator and decimal sign are found where only one fits, and asked for
+otherwise.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ NO_VALUE = (
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CODE = r"[+-]?0\d+"
-# Whole numbers with thousands look like fractions with three digits.
-THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*"
+# Whole numbers with thousands, at a sign, look like fractions with three digits.
+THOUSANDS = r"[+-]?[1-9]\d{{0,2}}([{0}]\d{{3}})+|[^{0}]*"
 # Dates that look like numbers, but sort by the day or the month, which is the group; a zero in front may be lost.
 DAY, MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
 YEAR_LAST = rf"^({DAY}?{MONTH}|{MONTH}{DAY})[.,]?(?:19|20)\d\d$"
@@ -74,9 +75,9 @@ def table(
     channels (rows, n, n) have one. A target (rows, classes) is one-hot. categorical: columns to make one-hot. drop:
     columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean. missing:
     further words for a missing value. separator, header, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks or case, as they are. No features are: split_column, which
-    says train, val or test; group_column, whose equal values stay in one part; order_column, numbers or ISO dates, the
-    latest of which are tested.
+    takes fractions, and labels that differ only by blanks, case or spelling (1.1 and 1.10), as they are. No features
+    are: split_column, which says train, val or test; group_column, whose equal values stay in one part; order_column,
+    numbers or ISO dates, the latest of which are tested.
     """
     if group_column is not None and order_column is not None:
         raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
@@ -211,15 +212,40 @@ def _value(cell: str) -> str | float:
     return float(pointed) if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed) else text
 
 
-def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str]:
-    """All columns read as numbers, and their decimal sign: a comma where a column can be read in no other way."""
+def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str | None]:
+    """All columns read as numbers, and the decimal sign of all: a comma where a column can be read in no other way."""
     numbers = {str(name): _numbers(features[name], decimal or ".") for name in features}
-    for name, (_, odd) in numbers.items():
-        if decimal is None and odd.any():
-            whole = _text(features[name]).str.strip().str.fullmatch(THOUSANDS).fillna(True).all()
-            if not whole and not _numbers(features[name], ",")[1].any():
-                return _numbers_of(features, ",")
-    return numbers, decimal or "."
+    if decimal is None:
+        if any(odd.any() and _sign(features[name], None) == "," for name, (_, odd) in numbers.items()):
+            return _numbers_of(features, ",")
+        for name in features:
+            _check_thousands(features[name])
+    return numbers, decimal
+
+
+def _sign(column: pd.Series, decimal: str | None) -> str:
+    """The decimal sign of a column: that of all, or a comma where this one can be read in no other way."""
+    if decimal or not _numbers(column, ".")[1].any() or _in_thousands(column, ","):
+        return decimal or "."
+    return "." if _numbers(column, ",")[1].any() else ","
+
+
+def _in_thousands(column: pd.Series, sign: str) -> bool:
+    form = THOUSANDS.format(sign)
+    some = (column.iloc[:1000], column)  # most columns differ early
+    return all(_text(part).str.strip().str.fullmatch(form).fillna(True).all() for part in some)
+
+
+def _check_thousands(column: pd.Series) -> None:
+    """Refuse fractions that may be thousands: each has three digits, and beside them stand whole numbers of three."""
+    if pd.api.types.is_numeric_dtype(column) or not _in_thousands(column, "."):
+        return
+    text = _text(column).str.strip()
+    pointed, whole = (text[text.str.fullmatch(form).fillna(False)] for form in (r"[^.]*[.].*", r"[+-]?[1-9]\d{2,}"))
+    if len(pointed) and len(whole):
+        cells = f"{pointed.iloc[0]!r} beside {whole.iloc[0]!r}"
+        ways = f"{override('data.decimal', '.')} takes fractions; else remove the points from the file"
+        raise ValueError(f"data.decimal: column {column.name!r} holds {cells}: thousands or fractions? {ways}")
 
 
 def _numbers(column: pd.Series, decimal: str) -> Numbers:
@@ -246,9 +272,12 @@ def _numbers(column: pd.Series, decimal: str) -> Numbers:
     return values, odd
 
 
-def _labels(column: pd.Series, decimal: str) -> Labels:
+def _labels(column: pd.Series, decimal: str | None, typed: bool = False) -> Labels:
+    """typed: text stays as it was typed, numbers too."""
     text = _text(column)
-    text = text.map({label: _spelled(label, decimal) for label in text.dropna().unique()}).astype("string")
+    if not typed or pd.api.types.is_numeric_dtype(column):
+        sign = _sign(column, decimal)
+        text = text.map({label: _spelled(label, sign) for label in text.dropna().unique()}).astype("string")
     text = text.mask(text.str.strip() == "")
     names = text.dropna().unique().tolist()
     if all(map(NUMBER.fullmatch, names)):
@@ -339,8 +368,11 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, typed: Mapping[str, Sequen
     ways = [f"make the column one-hot: {longer(typed, 'categorical', [name])}"]
     if odd.mean() < 0.5:
         ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
-    if not _numbers(column, ",")[1].any():
-        ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
+    for sign, said in ((",", "comma"), (".", "point")):
+        if not _numbers(column, sign)[1].any():
+            ways.append(f"its {said} is a decimal sign: {override('data.decimal', sign)}")
+    if {",", "."} <= {*word} and re.fullmatch("[+-]?[0-9.,]+", word):
+        ways.insert(0, "remove the signs of thousands from the file")
     ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     if NAMED_SO.fullmatch(name):
         ways.append(f"it says which rows belong together: {override('data.group_column', name)}")
@@ -350,10 +382,10 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, typed: Mapping[str, Sequen
 # --- the target, and columns with a role
 
 
-def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
+def _classes(column: pd.Series, decimal: str | None, classes: str | None) -> Labels:
     """Class numbers (rows,) and names."""
     where = f"data.target={column.name!r}"
-    y, names = _labels(column, decimal)
+    y, names = _labels(column, decimal, typed=classes == "as_is")
     if (y < 0).any():
         raise ValueError(f"{where}: {count((y < 0).sum(), 'row')} with no value there")
     if len(names) < 2:
@@ -369,7 +401,7 @@ def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     return y, names
 
 
-def _split(column: pd.Series, key: str, _: str) -> dict[str, np.ndarray]:
+def _split(column: pd.Series, key: str, _: str | None) -> dict[str, np.ndarray]:
     """The validation and the test rows (rows,) bool that a column names, where it names them."""
     part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0]
     _check_all(column, part.isna(), key, "train, val or test")
@@ -378,16 +410,17 @@ def _split(column: pd.Series, key: str, _: str) -> dict[str, np.ndarray]:
     return {which: (part == which).to_numpy(bool) for which in ("val", "test") if (part == which).any()}
 
 
-def _groups(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
+def _groups(column: pd.Series, key: str, decimal: str | None) -> dict[str, np.ndarray]:
     """A number for each row, the same for texts that are equal or look alike (P1 and p1, 1 and 1.0)."""
     text = _text(column).str.strip()
     _check_all(column, text.isna() | (text == ""), key, "a value in each row")
-    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, decimal)) for name in text.unique()}))[0]}
+    sign = _sign(column, decimal)
+    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, sign)) for name in text.unique()}))[0]}
 
 
-def _order(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
+def _order(column: pd.Series, key: str, decimal: str | None) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
-    values, odd = _numbers(column, decimal)
+    values, odd = _numbers(column, _sign(column, decimal))
     text = _text(column).str.strip()
     if _year_last(text):
         _check_all(column, np.ones(len(column), bool), key, "a date with the year first, like 2024-12-31")
