@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import re
+import warnings
 import zipfile
 from itertools import permutations, product
 from pathlib import Path
@@ -316,6 +317,22 @@ def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
     assert np.flatnonzero(np.isnan(read(gaps, missing=[word], impute=True).x[:, 0])).tolist() == [7]
 
 
+@pytest.mark.parametrize(("word", "cell"), [(None, "NULL"), (math.nan, "NaN"), (True, "true"), (False, "FALSE")])
+def test_what_hydra_has_other_values_for_is_told_in_any_case(word, cell, read):
+    kind = PLAIN.assign(kind=np.array(["a", "b", cell])[np.arange(N) % 3])
+    rows = read(kind, categorical=["kind"], missing=[word], impute=True)
+    assert (rows.one_hot, rows.missing, rows.notes) == (2, 20, ())
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_a_told_number_that_a_column_cannot_hold_is_not_infinity(kind, tmp_path):
+    x = np.where(np.arange(N) == 7, np.inf, N1).astype(kind)
+    np.savez(tmp_path / "t.npz", x=x, label=LABEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "infinite" in refusal(table, str(tmp_path / "t.npz"), "label", missing=["1e999"], impute=True)
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "Float32"])
 def test_a_told_fraction_is_found_whatever_the_precision_of_its_column(kind, tmp_path):
     gaps = PLAIN.assign(n1=pd.Series([-99.9 if i == 7 else v for i, v in enumerate(N1)], dtype=kind))
@@ -441,6 +458,30 @@ def test_awkward_names_are_served_and_hinted_at(read):
     awkward = PLAIN.set_axis(["höhe (cm)", "x[0]", "label"], axis=1).assign(**{"size=big": np.where(Y, "a", "b")})
     assert "'data.categorical=[\"size=big\"]'" in refusal(read, awkward)
     assert read(awkward, categorical=["size=big"], drop=["höhe (cm)"]).x.shape == (N, 3)
+
+
+def typed(word: str) -> object:
+    return OverridesParser.create().parse_override(f"a={word}").value()
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("1.10", "1.10"), ("1e3", "1e3"), ("NULL", "NULL"), ("true", "TRUE"), ("NaN", "nan"), ("1e3", "1000")],
+)
+def test_a_name_that_hydra_reads_as_a_value_is_the_column_of_that_value(word, name, read):
+    odd = PLAIN.assign(**{name: N2})
+    assert read(odd, drop=[typed(word)]).columns == ("n1", "n2")
+    assert read(odd, categorical=[typed(word)]).one_hot == len({*N2})
+    if typed(word) is not None:
+        assert read(odd.drop(columns="label").assign(**{name: LABEL}), target=typed(word)).classes == ("neg", "pos")
+
+
+def test_where_several_columns_have_the_value_that_was_typed_each_can_be_pasted(read):
+    survey = PLAIN.assign(**{"1.1": N2, "1.10": N1 - N2})
+    line = refusal(read, survey, drop=["n1", typed("1.10")])
+    assert "data.drop=1.1" in line and "'data.drop=[n1,\"1.1\"]'" in line and "'data.drop=[n1,\"1.10\"]'" in line
+    assert "'data.group_column=\"1.10\"'" in refusal(read, survey, group_column=typed("1.1"))
+    assert read(survey, drop=["n1", "1.10"]).columns == ("n2", "1.1")
 
 
 # --- given parts
@@ -709,11 +750,35 @@ def test_dates_that_are_typed_as_numbers_have_the_year_first(typed, read):
         [11990 + i for i in range(N)],
         [10001900 + 100 * i for i in range(N)],
         [1_700_000_000 + i for i in range(N)],
+        [1_700_000_000_000_000_000 + i for i in range(N)],
+        [f"{20240101101010123}{i:02}" for i in range(N)],
+        [f"{1400 + 20 * i}-02-28" for i in range(N)],
+        [f"{2190 + i}-01-01T0{i % 3}:00" for i in range(N)],
+        [*(f"{2200 + i}-02-28" for i in range(N - 1)), "9999-12-31"],
     ],
 )
 def test_numbers_and_dates_with_the_year_first_are_an_order(typed, read):
     rows = read(PLAIN.assign(time=typed), order_column="time")
-    assert rows.order.argsort(kind="stable").tolist() == [*range(N)]
+    assert rows.order.argsort(kind="stable").tolist() == [*range(N)] and len({*rows.order}) == len({*typed})
+    (note,) = rows.notes
+    assert note.startswith("time: ") and f"'{typed[0]}' to '{typed[-1]}'" in note
+
+
+def test_whole_numbers_of_any_size_are_an_order_in_other_files_too(tmp_path):
+    np.savez(tmp_path / "t.npz", x=N1, time=2**62 + np.arange(N)[::-1], label=LABEL)
+    rows = table(str(tmp_path / "t.npz"), "label", order_column="time")
+    assert rows.order.tolist() == [*range(N)][::-1]
+
+
+@pytest.mark.parametrize("word", ["now", "today", "NaT"])
+def test_a_word_is_no_date(word, read):
+    days = [word if i == 7 else f"2024-01-{1 + i % 31:02}" for i in range(N)]
+    assert f"row 8 holds {word!r}" in refusal(read, PLAIN.assign(time=days), order_column="time")
+
+
+def test_of_an_order_beside_a_given_test_part_it_is_not_said_that_its_latest_are_tested(read):
+    parts = PLAIN.assign(time=range(N), part=["train", "train", "test"] * (N // 3))
+    assert read(parts, order_column="time", split_column="part").notes == ()
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):

@@ -15,8 +15,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,8 @@ NO_VALUE = (
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CODE = r"[+-]?0\d+"
+# Words that are none to Hydra, in any case.
+BARE = ("null", "nan", "inf", "true", "false")
 # Whole numbers with thousands, at a sign, look like fractions with three digits.
 THOUSANDS = r"[+-]?[1-9]\d{{0,2}}([{0}]\d{{3}})+|[^{0}]*"
 # Dates that look like numbers, but sort by the day or the month, which is the group; a zero in front may be lost.
@@ -109,15 +110,16 @@ def table_rows(
     lists: dict[str, Sequence[Any]] = {"categorical": categorical or (), "drop": drop, "missing": missing}
     for key, value in lists.items():
         require(f"data.{key}", value, isinstance(value, (list, tuple)), f"a list of {LISTS[key]}")
-    typed = {key: [*map(str, value)] for key, value in lists.items()}
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
     read_already = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
     asked |= {"target": [target], "categorical": categorical or ()}
     asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
-    frame, given = _named(frame, where, asked, typed)
+    frame, given = _named(frame, where, asked)
     goal = given["target"][0]
+    typed = {"categorical": given["categorical"], "drop": [*read_already["dropped"], *given["drop"]]}
+    typed["missing"] = [*map(_word, missing)]
     frame, unmet = _blanked(frame, typed["missing"])
     with_role = {key: frame.pop(given[key][0]) for key in ROLES if key in given}
     features = frame.drop(columns=goal)
@@ -133,30 +135,34 @@ def table_rows(
         one_hot = [name for name in numbers if numbers[name][1].any()]
     levels = {name: _labels(features[name], decimal) for name in one_hot}
     x, columns, holes, notes = _features(features, levels, numbers, where, impute, typed)
-    one_hot_features = sum(map(columns.count, levels))
-    rows = Rows(x, y, names, one_hot=one_hot_features, missing=holes, columns=tuple(columns), typed=typed)
+    if "order" in kept and "test" not in kept:
+        notes.append(_span(with_role["order_column"], kept["order"]))
     shape = read_already["shape"]
     if math.prod(shape) != x.shape[1]:  # with other features there is none
         shape = ()
-    return replace(rows, notes=(*read_already["notes"], *notes, *unmet), shape=shape, **kept)
+    kept |= {"notes": (*read_already["notes"], *notes, *unmet), "shape": shape, "missing": holes}
+    return Rows(x, y, names, one_hot=sum(map(columns.count, levels)), columns=tuple(columns), typed=typed, **kept)
 
 
 def _named(
-    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]], typed: Mapping[str, Sequence[str]]
+    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The table without data.drop, its columns' names cleaned, and the names that each key asks for."""
     columns = [clean(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
+    places: dict[str, list[str]] = {}
+    for place, name in enumerate(columns, start=1):
+        places.setdefault(name, []).append(str(place))
     listed = ", ".join(columns[:12])
     if len(columns) > 12:
         listed += f", … ({len(columns)} columns)"
     target = asked["target"][0]
     one = isinstance(target, (str, int, float))
     require("data.target", target, one, f"the column to predict, a single one; {where} has: {listed}")
-    given = {key: [clean(name) for name in names] for key, names in asked.items()}
+    given = {key: _meant(key, names, places) for key, names in asked.items()}
     taken: dict[str, str] = {}
     for key, names in given.items():
         for name in names:
-            if name not in columns:
+            if name not in places:
                 near = difflib.get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
@@ -164,14 +170,33 @@ def _named(
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
     frame = frame.set_axis(columns, axis=1).drop(columns=given["drop"])
     for name in frame.columns:
-        places = [str(i) for i, other in enumerate(columns, start=1) if other == name]
         if NAMELESS.fullmatch(name):
-            way = f"name it, or leave it out: {longer(typed, 'drop', [name])}"
-            raise ValueError(f"{where}: column {places[0]} has no name (a row index?): {way}")
-        if len(places) > 1:
-            both = " and ".join(places)
+            way = f"name it, or leave it out: {longer(given, 'drop', [name])}"
+            raise ValueError(f"{where}: column {places[name][0]} has no name (a row index?): {way}")
+        if len(places[name]) > 1:
+            both = " and ".join(places[name])
             raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file")
     return frame, given
+
+
+def _meant(key: str, names: Sequence[Any], columns: Iterable[str]) -> list[str]:
+    """Names as columns have them: one that Hydra has read as a number, or as true, stands for the column of its value.
+
+    Hydra reads 1.10 as 1.1. Raises ValueError where several columns have the value.
+    """
+    words = [*map(_word, names)]
+    values: dict[object, list[str]] = {}
+    for column in columns:
+        values.setdefault(_value(column), []).append(column)
+    for place, name in enumerate(names):
+        same = values.get(_value(words[place]), [])
+        if not isinstance(name, str) and len(same) > 1:
+            each = [[*words[:place], column, *words[place + 1 :]] for column in same]
+            ways = " or ".join(override(f"data.{key}", way if key in LISTS else way[0]) for way in each)
+            raise ValueError(f"data.{key}={words[place]}: {len(same)} columns have this value; quote one: {ways}")
+        if not isinstance(name, str) and same:
+            words[place] = same[0]
+    return [*map(clean, words)]
 
 
 # --- cells
@@ -194,9 +219,10 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
             column = frame[name]
             if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
                 kind = getattr(column.dtype, "numpy_dtype", column.dtype)
-                # Of float32, −99.9 is another number.
-                value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
-                told = (column == value).fillna(False)
+                with np.errstate(over="ignore"):
+                    # Of float32, −99.9 is another number.
+                    value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
+                told = (column == value).fillna(False) & (value not in (np.inf, -np.inf))
             else:
                 text = _text(column)
                 told = text.isin([cell for cell in text.dropna().unique() if _value(cell) == _value(word)])
@@ -206,10 +232,17 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
     return frame, [f"data.missing: no cell holds {word!r}" for word in unmet]
 
 
+def _word(typed: object) -> str:
+    return "null" if typed is None else str(typed)
+
+
 def _value(cell: str) -> str | float:
+    """A number, or the text; what Hydra has other values for, has one spelling."""
     text = cell.strip()
     pointed = text.replace(",", ".")
-    return float(pointed) if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed) else text
+    if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed):
+        return float(pointed)
+    return text.lower() if text.lower() in BARE else text
 
 
 def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str | None]:
@@ -425,10 +458,30 @@ def _order(column: pd.Series, key: str, decimal: str | None) -> dict[str, np.nda
     if _year_last(text):
         _check_all(column, np.ones(len(column), bool), key, "a date with the year first, like 2024-12-31")
     if odd.any():
-        dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-        values = dates.dt.as_unit("ns").to_numpy()
+        values = _times(text)
+    elif text.str.fullmatch(r"[+-]?\d+").fillna(False).all():  # a float holds but fifteen digits
+        values = np.array([*map(int, text)], dtype=object)
     _check_all(column, pd.isna(values), key, "numbers, or dates like 2024-12-31")
     return {"order": np.unique(values, return_inverse=True)[1]}
+
+
+def _times(text: pd.Series) -> np.ndarray:
+    """ISO dates as whole numbers, None for what is none.
+
+    Nanoseconds reach over 584 years: those of other centuries are read as so many times 400 years later or earlier,
+    after which the calendar repeats.
+    """
+    year = text.str.extract(r"^(\d{4})")[0].astype(float)
+    times = (year - 1800) // 400
+    near = (year - 400 * times).map("{:04.0f}".format) + text.str[4:]
+    dates = pd.to_datetime(near, format="ISO8601", errors="coerce", utc=True).dt.as_unit("ns")
+    nanoseconds, times = (part.fillna(0).astype("int64").astype(object) for part in (dates.astype("int64"), times))
+    return np.where(dates.isna(), np.array(None), nanoseconds + times * 146_097 * 86_400 * 10**9)
+
+
+def _span(column: pd.Series, order: np.ndarray) -> str:
+    first, last = (str(column.iloc[row]) for row in (order.argmin(), order.argmax()))
+    return f"{column.name}: in order from {first!r} to {last!r}, the latest of which are tested"
 
 
 def _year_last(text: pd.Series) -> bool:
