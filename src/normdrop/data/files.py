@@ -214,7 +214,7 @@ def _is_row(lines: pd.DataFrame) -> bool:
     number = pd.to_numeric(first, errors="coerce")
     if number.notna().all() and (number.diff().iloc[1:] == 1).all():  # columns named 0, 1, 2
         return False
-    return bool((number.notna() | (others == first).any()).all())
+    return all((others[name] == first[name]).any() for name in lines.columns[number.isna()])
 
 
 # --- arrays

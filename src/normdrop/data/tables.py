@@ -251,8 +251,9 @@ def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, 
     if decimal is None:
         if any(odd.any() and _sign(features[name], None) == "," for name, (_, odd) in numbers.items()):
             return _numbers_of(features, ",")
-        for name in features:
-            _check_thousands(features[name])
+        for name, (values, _) in numbers.items():
+            if ((values == np.rint(values)) & (np.abs(values) >= 100)).any():
+                _check_thousands(features[name])
     return numbers, decimal
 
 
@@ -287,17 +288,22 @@ def _numbers(column: pd.Series, decimal: str) -> Numbers:
         kind: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
         if kind not in SMALL or (kind == np.uint8 and column.isna().any()):
             kind = np.float64
-        return column.to_numpy(kind, na_value=np.nan), np.zeros(len(column), bool)
+        # An older pandas writes NaN into whole numbers of which none is missing.
+        values = column.to_numpy(kind) if kind == np.uint8 else column.to_numpy(kind, na_value=np.nan)
+        return values, np.zeros(len(column), bool)
     text = _text(column).str.strip()
     pointed = text
     if decimal == ",":
         pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
     values = pd.to_numeric(pointed, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    words = text.fillna("").str.lower()
-    odd = np.isnan(values) & ~words.isin(NO_VALUE).to_numpy(bool)
-    if np.isnan(values).all() and words[odd].isin(["true", "false"]).all():
-        values[odd] = words[odd] == "true"
-        odd[:] = False
+    odd = np.isnan(values)
+    if odd.any():
+        words = text.fillna("").str.lower()
+        truth = odd.all()
+        odd &= ~words.isin(NO_VALUE).to_numpy(bool)
+        if truth and words[odd].isin(["true", "false"]).all():
+            values[odd] = words[odd] == "true"
+            odd[:] = False
     code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
     if code.any():
         bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
