@@ -377,7 +377,7 @@ def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_tha
     odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
     assert '\'data.missing=["-1","?"]\'' in refusal(read, odd, missing=[-1])
     rows = read(words, categorical=["town", "kind", "colour"], drop=["n1"])
-    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks)
+    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks(0.2))
 
 
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
@@ -427,9 +427,9 @@ def test_two_columns_of_one_name_are_refused(read):
 
 
 def test_a_row_index_with_a_name_is_said(read):
-    (note,) = read(PLAIN.to_csv(index_label="x")).remarks
+    (note,) = read(PLAIN.to_csv(index_label="x")).remarks(0.2)
     assert note.startswith("x: ") and "data.drop=[x]" in note
-    assert read(PLAIN).remarks == []
+    assert read(PLAIN).remarks(0.2) == []
 
 
 def test_a_header_may_have_line_breaks(read):
@@ -707,7 +707,7 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     for seed in range(2):
         index = split(rows, seed)
         assert {*time[index["test"]]} == {*range(48, 60)} and {*time[index["val"]]} == {*range(38, 48)}
-    assert rows.facts()["given"] == ["val", "test"]  # the same rows for every seed
+    assert rows.facts(0.2)["given"] == ["val", "test"]  # the same rows for every seed
     line = refusal(read, PLAIN.assign(time=["soon" if i == 5 else i for i in range(N)]), order_column="time")
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
 
@@ -1011,7 +1011,7 @@ def test_however_pandas_writes_a_table_its_rows_are_those_of_the_plain_one_or_it
         return
     rows = read(text, categorical=["kind"])
     assert rows.y.tolist() == wanted.y.tolist()
-    assert len(rows.remarks) == indexed
+    assert len(rows.remarks(0.2)) == indexed
     columns = [column for name in order for column in {"label": [], "kind": ["x,y", "z"]}.get(name, [name])]
     places = [columns.index(name) + indexed for name in ("a", "flag", "x,y", "z")]
     for part, x in served(wanted).items():

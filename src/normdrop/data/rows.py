@@ -84,8 +84,8 @@ class Rows:
             x = self.x[start : start + CHUNK].astype(np.float64)
             yield np.where(np.isnan(x), np.nan, x + 0.0)
 
-    def facts(self) -> dict[str, Any]:
-        """What the data are, for the record; `sentence` and `remarks` say it."""
+    def facts(self, test_fraction: float) -> dict[str, Any]:
+        """What the data are, for the record; `sentence` and `remarks` say it. test_fraction: as of `split`."""
         return {
             "rows": len(self.y),
             "numeric": self.x.shape[1] - self.one_hot,
@@ -96,14 +96,19 @@ class Rows:
             "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
             # The latest rows are the same for every seed, as those of a given part.
             "given": [part for part in ("val", "test") if self.order is not None or getattr(self, part) is not None],
-            "notes": self.remarks,
+            "notes": self.remarks(test_fraction),
             "fingerprint": self.fingerprint,
         }
 
-    @cached_property
-    def remarks(self) -> list[str]:
+    def remarks(self, test_fraction: float) -> list[str]:
         """What a user should hear of them, what could make a result false first."""
-        return [*suspects.of(self), *self.notes]
+        if test_fraction not in self._suspects:  # to look takes seconds
+            self._suspects[test_fraction] = suspects.of(self, test_fraction)
+        return [*self._suspects[test_fraction], *self.notes]
+
+    @cached_property
+    def _suspects(self) -> dict[float, list[str]]:
+        return {}
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
