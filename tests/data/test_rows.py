@@ -1,6 +1,8 @@
 """What the data are, said in one line."""
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from normdrop.data import sources
 from normdrop.data.rows import Rows, remarks, sentence
@@ -49,3 +51,49 @@ def test_the_data_line_has_three_lines_at_most_and_the_record_all_notes():
     first, second = remarks(facts)
     assert "75.0 %" in first and second.startswith("one") and "2 more" in second
     assert facts["notes"][1:] == ["one", "two", "three"]
+
+
+X, Y = np.arange(24.0).reshape(8, 3), np.arange(8) % 2
+FIRST = np.arange(8) < 3
+WRONG = {
+    "x is a frame": {"x": pd.DataFrame(X)},
+    "x is flat": {"x": X[:, 0]},
+    "x is text": {"x": X.astype(str)},
+    "x without rows": {"x": X[:0], "y": Y[:0]},
+    "x is infinite": {"x": np.where(X == 5, np.inf, X)},
+    "y as fractions": {"y": Y.astype(float)},
+    "y shorter": {"y": Y[:7]},
+    "y one-hot": {"y": np.eye(2, dtype=int)[Y]},
+    "y from 1": {"y": Y + 1},
+    "y below 0": {"y": Y - 1},
+    "classes are numbers": {"classes": (0, 1)},
+    "classes are a list": {"classes": ["a", "b"]},
+    "test as row numbers": {"test": np.array([0, 1])},
+    "test as 0 and 1": {"test": FIRST.astype(int)},
+    "test without a row": {"test": FIRST & ~FIRST},
+    "val shorter": {"val": FIRST[:7]},
+    "val in test": {"test": FIRST, "val": FIRST},
+    "groups as text": {"groups": np.array(list("aabbccdd"))},
+    "groups below 0": {"groups": Y - 1},
+    "groups of large numbers": {"groups": Y + 10**9},
+    "order as fractions": {"order": X[:, 0]},
+    "shape of others": {"shape": (2, 2)},
+    "columns of others": {"columns": ("a", "b")},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_rows_that_a_source_should_not_return_are_refused_by_name(case):
+    with pytest.raises(ValueError, match=rf"rows: {case.split()[0]} must be ") as caught:
+        Rows(**{"x": X, "y": Y, "classes": ("a", "b")} | WRONG[case])
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_other_kinds_of_numbers_are_the_same_rows():
+    plain = Rows(X, Y, ("a", "b"), groups=Y, order=Y)
+    other = Rows(X.astype(int), Y.astype(np.uint8), ("a", "b"), groups=Y.astype(np.int8), order=Y.astype(np.uint8))
+    assert other.fingerprint == plain.fingerprint and other.y.dtype == other.groups.dtype == np.int64
+
+
+def test_missing_cells_are_counted_where_the_source_does_not_say():
+    assert Rows(np.where(X == 5, np.nan, X), Y, ("a", "b")).missing == 1

@@ -203,8 +203,8 @@ def test_the_sign_of_zero_and_the_kind_of_nan_are_no_content():
 
 def test_given_parts_are_content():
     x, y, first = np.ones((4, 1)), np.array([0, 1, 0, 1]), np.arange(4) < 1
-    prints = {Rows(x, y, ("a", "b"), test, val).fingerprint for test, val in product((None, first, ~first), repeat=2)}
-    assert len(prints) == 9
+    parts = [pair for pair in product((None, first, ~first), repeat=2) if pair[0] is not pair[1] or pair[0] is None]
+    assert len({Rows(x, y, ("a", "b"), *pair).fingerprint for pair in parts}) == 7
 
 
 # --- text that looks like numbers
