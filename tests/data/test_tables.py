@@ -557,6 +557,13 @@ def test_a_stray_quote_swallows_no_line(case, separator, end, read):
     assert len(rows.y) == len(lines) and "quotes are taken as they are" in rows.notes[0]
 
 
+@pytest.mark.parametrize("after", ["", "\n\n", "\n\n3,p,A\n"])
+def test_a_quote_that_takes_all_that_follows_in_the_last_column_is_found(after, read):
+    lines = [*(f"{i},p,{'AB'[i % 2]}" for i in range(30)), '2,q,"A']
+    rows = read("\n".join(["n1,t,label", *lines]) + after, categorical=["t"], drop=["n1"])
+    assert "a quote in line 32 takes" in rows.notes[0] and rows.classes == ('"A', "A", "B")
+
+
 @pytest.mark.parametrize("cell", ["one\ntwo, and more", "one, two\nthree", "one\n\ntwo", "x, y\nand z, w\nv"])
 def test_a_text_of_several_lines_is_one_cell(cell, read):
     noted = PLAIN.assign(note=cell)[["n1", "note", "label"]]

@@ -163,7 +163,9 @@ def _look(file: Path, separator: str, skip: int, quoting: Any, most: int | None)
     where quotes mean nothing.
     """
     first: list[str] = []
-    for place, (number, cells, lines) in enumerate(islice(_records(file, separator, skip, quoting), most)):
+    for place, (number, cells, lines, closed) in enumerate(islice(_records(file, separator, skip, quoting), most)):
+        if not closed:
+            return len(first), f"a quote in line {number} takes all that follows into its cell"
         if len(lines) > 1:
             apart = [line.count(" " if separator == BLANKS else separator) + 1 for line in lines]
             if {*apart} == {len(first) or apart[0]}:
@@ -175,25 +177,27 @@ def _look(file: Path, separator: str, skip: int, quoting: Any, most: int | None)
     return len(first), ""
 
 
-def _records(file: Path, separator: str, skip: int, quoting: Any) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The number of a record's first line, its cells, and its lines, for a quoted cell may have several.
-
-    Blank lines are none.
+def _records(file: Path, separator: str, skip: int, quoting: Any) -> Iterator[tuple[int, list[str], list[str], bool]]:
+    """The number of a record's first line, its cells, its lines, for a quoted cell may have several, and whether the
+    file does not end within one. Blank lines are no records.
     """
     csv.field_size_limit(2**31 - 1)  # a cell may be long
     taken: list[str] = []
+    closed = True
 
     def lines(text: Iterable[str]) -> Iterator[str]:
+        nonlocal closed
         for line in text:
             taken.append(re.sub("[ \t]+", " ", line).strip(" \n") if separator == BLANKS else line)
             yield taken[-1]
+        closed = not taken  # more was asked for, within a record
 
     with _opened(file) as text:
         mark = " " if separator == BLANKS else separator
         records = csv.reader(lines(islice(text, skip, None)), delimiter=mark, quoting=quoting, skipinitialspace=True)
         for cells in records:
             if len(cells) > 1 or "".join(cells).strip():
-                yield skip + records.line_num - len(taken) + 1, cells, taken
+                yield skip + records.line_num - len(taken) + 1, cells, taken, closed
             taken.clear()
 
 

@@ -114,12 +114,11 @@ def table_rows(
         raise ValueError(f"{where}: the table has no rows")
     read_already = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
-    asked |= {"target": [target], "categorical": categorical or ()}
-    asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
+    left = [name for name in drop if str(name) not in read_already["dropped"]]
+    asked |= {"target": [target], "categorical": categorical or (), "drop": left}
     frame, given = _named(frame, where, asked)
     goal = given["target"][0]
-    typed = {"categorical": given["categorical"], "drop": [*read_already["dropped"], *given["drop"]]}
-    typed["missing"] = [*map(_word, missing)]
+    typed = given | {"drop": [*read_already["dropped"], *given["drop"]], "missing": [*map(_word, missing)]}
     frame, unmet = _blanked(frame, typed["missing"])
     with_role = {key: frame.pop(given[key][0]) for key in ROLES if key in given}
     features = frame.drop(columns=goal)
@@ -127,19 +126,16 @@ def table_rows(
         raise ValueError(f"{where}: no feature is left beside the target {goal!r}")
     numbers, decimal = _numbers_of(features.drop(columns=given["categorical"]), decimal)
     kept: dict[str, Any] = {}
-    for key, column in with_role.items():
-        kept |= ROLES[key](column, key, decimal)
+    for key in with_role:
+        kept |= ROLES[key](with_role[key], key, decimal)
     y, names = _classes(frame[goal], decimal, classes)
-    one_hot = given["categorical"]
-    if categorical is None:
-        one_hot = [name for name in numbers if numbers[name][1].any()]
+    words = [name for name, (_, odd) in numbers.items() if odd.any()]
+    one_hot = words if categorical is None else given["categorical"]
     levels = {name: _labels(features[name], decimal) for name in one_hot}
     x, columns, holes, notes = _features(features, levels, numbers, where, impute, typed)
     if "order" in kept and "test" not in kept:
         notes.append(_span(with_role["order_column"], kept["order"]))
-    shape = read_already["shape"]
-    if math.prod(shape) != x.shape[1]:  # with other features there is none
-        shape = ()
+    shape = read_already["shape"] if math.prod(read_already["shape"]) == x.shape[1] else ()  # none beside others
     kept |= {"notes": (*read_already["notes"], *notes, *unmet), "shape": shape, "missing": holes}
     return Rows(x, y, names, one_hot=sum(map(columns.count, levels)), columns=tuple(columns), typed=typed, **kept)
 
