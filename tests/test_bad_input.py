@@ -132,6 +132,7 @@ WRONG = {
     "--config-name=config": "type the `command` of its record.json",
     # the syntax of overrides
     "data.path=~/mine.csv": """the value cannot be read; if it is text, type it in quotes: 'data.path="~/mine.csv"'""",
+    "data=table data.categorical=[Größe,b]": """'data.categorical=["Größe",b]'""",
     "rate": "rate: has no '='; an override is key=value",
     "rate .1": "rate .1: has no '='",
     "=3": "=3: a key is missing before the '='",

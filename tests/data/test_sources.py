@@ -142,18 +142,23 @@ def test_an_installed_package_brings_a_source_by_an_entry_point(tmp_path, monkey
         "def moons(rows=80):\n"
         "    x = np.random.default_rng(0).normal(size=(rows, 3))\n"
         "    return numeric_rows(x, x[:, 0] > 0, ['below', 'above'])\n"
+        "def pair(rows=80):\n"
+        "    return 1, 2\n"
     )
     information = tmp_path / "mine-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[normdrop.sources]\nmoons = mine:moons\n")
+    (information / "entry_points.txt").write_text("[normdrop.sources]\nmoons = mine:moons\npair = mine:pair\n")
     monkeypatch.syspath_prepend(tmp_path)
     sources.installed.cache_clear()
     try:
         data = composed("data=digits")["data"] | {"name": "moons", "source": "moons", "rows": 60}
         rows = sources.bound(data)()
         assert rows.x.shape == (60, 3) and rows.classes == ("below", "above")
-        with pytest.raises(ValueError, match=r"data.source=sun: must be one of digits, .*, moons"):
+        with pytest.raises(ValueError, match=r"data.source=sun: must be one of digits, .*, moons, pair"):
             sources.source_of("sun")
+        assert sources.arguments(sources.source_of("pair")) == ["rows"]
+        with pytest.raises(ValueError, match=r"data.source=pair: .*Rows, and returns tuple"):
+            sources.bound(data | {"source": "pair"})()
     finally:
         sources.installed.cache_clear()

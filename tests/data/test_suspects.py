@@ -13,11 +13,15 @@ LABEL = RNG.integers(0, 2, N)
 THREE = RNG.integers(0, 3, N)
 
 
+def said_of(rows: Rows, test_fraction: float = 0.2) -> list[str]:
+    return suspects.of(rows, test_fraction)
+
+
 def said(y=LABEL, **columns) -> str:
     """All notes on two columns of noise and those given."""
     x = np.column_stack([NOISE[: len(y)], *(np.array(column, float) for column in columns.values())])
     names = ("n1", "n2", *columns)
-    return "; ".join(suspects.of(Rows(x, np.array(y), tuple("abc"[: y.max() + 1]), columns=names)))
+    return "; ".join(said_of(Rows(x, np.array(y), tuple("abc"[: y.max() + 1]), columns=names)))
 
 
 def test_plain_columns_are_not_spoken_of():
@@ -28,6 +32,12 @@ def test_plain_columns_are_not_spoken_of():
 def test_a_column_that_equals_the_target_is_named(code):
     assert "data.drop=[code]" in said(code=code)
     assert "data.drop=[code]" in said(code=np.where(np.arange(N) % 9, code, np.nan))  # where it has a value
+
+
+def test_a_column_of_which_few_rows_have_a_value_tells_no_class_but_that_it_lacks_may():
+    assert said(few=np.where(np.arange(N) < 9, LABEL, np.nan)) == ""
+    assert "data.drop=[cause]" in said(cause=np.where(LABEL == 1, 7, np.nan))
+    assert "data.drop=[cause]" in said(cause=np.where(LABEL == 1, THREE, np.nan))
 
 
 def test_what_is_left_of_a_one_hot_target_is_named():
@@ -52,7 +62,7 @@ def test_a_column_in_which_each_of_large_classes_has_its_own_bounds_is_named(cha
     rng = np.random.default_rng(0)
     mixed = rng.permutation(180)
     x = np.column_stack([rng.normal(size=180), price])[mixed]
-    notes = "; ".join(suspects.of(Rows(x, mixed // 60, ("a", "b", "c"), columns=("n1", "price"))))
+    notes = "; ".join(said_of(Rows(x, mixed // 60, ("a", "b", "c"), columns=("n1", "price"))))
     assert ("data.drop=[price]" in notes) == named
 
 
@@ -73,6 +83,11 @@ def test_a_column_of_distinct_whole_numbers_or_one_that_rises_is_pointed_at(valu
     assert "data.drop=[x]" in said(x=values) and "data.order_column=x" in said(x=values)
 
 
+def test_numbers_that_a_float64_must_round_are_not_like_an_identifier_for_being_whole():
+    assert said(x=2.0**53 + 2 * RNG.permutation(N)) == ""
+    assert "data.drop=[x]" in said(x=2.0**52 + RNG.permutation(N))
+
+
 @pytest.mark.parametrize("code", [1e20, -3.4e38, 9999999999])
 def test_a_number_that_hides_all_others_is_pointed_at(code):
     assert f"x has {code:.15g}: over" in said(x=np.where(np.arange(N) == 7, code, RNG.normal(size=N)))
@@ -84,35 +99,47 @@ def test_a_number_that_hides_all_others_is_pointed_at(code):
 def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     x, y = np.concatenate([NOISE, NOISE[:15]]), np.concatenate([LABEL, LABEL[:15]])
     y[-3:] = 1 - y[-3:]
-    (note,) = suspects.of(Rows(x, y, ("a", "b"), columns=("n1", "n2")))
+    (note,) = said_of(Rows(x, y, ("a", "b"), columns=("n1", "n2")))
     assert note.startswith("40 %") and "(30, 6 of them with different labels)" in note
-    twice = suspects.of(Rows(np.tile(NOISE, (2, 1)), np.repeat([0, 1], N), ("a", "b"), columns=("n1", "n2")))
+    twice = said_of(Rows(np.tile(NOISE, (2, 1)), np.repeat([0, 1], N), ("a", "b"), columns=("n1", "n2")))
     assert len(twice) == 1 and "(120, 120 of them with different labels)" in twice[0]
 
 
 def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
     x, test = np.concatenate([NOISE, NOISE[:5]]), np.arange(N + 5) >= N - 5
     y = np.concatenate([LABEL, LABEL[:5]])
-    assert suspects.of(Rows(x, y, ("a", "b"), test))[0].startswith("5 of the 10 test rows (50 %) have equal rows")
+    assert said_of(Rows(x, y, ("a", "b"), test))[0].startswith("5 of the 10 test rows (50 %) have equal rows")
     groups = np.arange(N + 5) // 5
     groups[-1] = 0
-    notes = suspects.of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
+    notes = said_of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
     assert notes == ["1 of the 10 test rows (10 %) have rows of their group outside the test part"]
-    notes = suspects.of(Rows(x, y, ("a", "b"), val=test, groups=groups))
+    notes = said_of(Rows(x, y, ("a", "b"), val=test, groups=groups))
     assert notes[0].startswith("5 of the 10 validation rows (50 %) have equal rows outside the validation part")
     assert notes[1].startswith("1 of the 10 validation rows (10 %) have rows of their group outside")
     late = np.where(np.arange(N + 5) > 50, 1, y)
-    assert "100.0 % of the test rows are 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
-    notes = suspects.of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))
+    assert "100.0 % of the test rows are 'b'" in said_of(Rows(x, late, ("a", "b"), test))[-1]
+    notes = said_of(Rows(x, late, ("a", "b"), order=np.arange(N + 5)))
     assert "100.0 % of the latest rows, which are tested, are 'b'" in notes[-1]
+
+
+@pytest.mark.parametrize(("share", "tested", "tied"), [(0.1, 7, []), (0.2, 13, ["20"]), (0.3, 20, []), (0.5, 33, [])])
+def test_what_is_said_of_the_latest_rows_is_of_the_share_that_is_tested(share, tested, tied):
+    x, y, order = np.concatenate([NOISE, NOISE[:5]]), np.concatenate([LABEL, LABEL[:5]]), np.arange(N + 5)
+    notes = said_of(Rows(x, y, ("a", "b"), order=order), share)
+    assert f" of the {tested} latest rows, which are tested, (" in notes[0]
+    late = np.where(order < N + 5 - tested, y, 1)
+    assert "100.0 % of the latest rows" in said_of(Rows(x, late, ("a", "b"), order=order), share)[-1]
+    tie = np.where((order >= 45) & (order < 58), 45, order)  # the last 20 to the last 8
+    notes = said_of(Rows(x, y, ("a", "b"), order=tie), share)
+    assert [note.split()[0] for note in notes if "data.order_column:" in note] == tied
 
 
 def test_of_the_latest_rows_copies_of_earlier_ones_and_ties_at_the_cut_are_counted():
     x, y, order = np.concatenate([NOISE, NOISE[:5]]), np.concatenate([LABEL, LABEL[:5]]), np.arange(N + 5)
-    notes = suspects.of(Rows(x, y, ("a", "b"), order=order))
+    notes = said_of(Rows(x, y, ("a", "b"), order=order))
     assert notes[0].startswith("5 of the 13 latest rows, which are tested, (38 %) have equal rows outside")
     assert not any("data.order_column:" in note for note in notes)
-    given = suspects.of(Rows(x, y, ("a", "b"), order < 9, order=np.minimum(order, 45)))
+    given = said_of(Rows(x, y, ("a", "b"), order < 9, order=np.minimum(order, 45)))
     assert given[0].startswith("5 of the 9 test rows") and not any("data.order_column:" in note for note in given)
-    tied = suspects.of(Rows(x, y, ("a", "b"), order=np.minimum(order, 45)))
+    tied = said_of(Rows(x, y, ("a", "b"), order=np.minimum(order, 45)))
     assert "31 % of the rows have one value of data.order_column: the file's order splits them" in tied

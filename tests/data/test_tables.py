@@ -4,8 +4,9 @@ import io
 import math
 import pickle
 import re
+import warnings
 import zipfile
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,17 @@ def test_a_first_line_that_names_the_separator_is_no_row(read):
     assert read(unclosed, target='"label').y.tolist() == named.y.tolist()
 
 
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"Sep=;"'])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_ends_of_lines_are_read_and_a_separator_named_in_any_case(first, end, read):
+    text = f"{first}\n{PLAIN.to_csv(index=False, sep=';')}".replace("\n", end)
+    assert read(text).fingerprint == read(PLAIN).fingerprint
+
+
 def test_columns_may_stand_apart_by_blanks(read):
-    assert read(PLAIN.to_string(index=False), "t.txt").fingerprint == read(PLAIN).fingerprint
+    text = PLAIN.to_string(index=False)
+    assert read(text, "t.txt").fingerprint == read(PLAIN).fingerprint
+    assert read(text.replace("neg", "n\u00a0g"), "t.txt").classes == ("n\u00a0g", "pos")
 
 
 def test_where_two_separators_fit_the_user_is_asked(read):
@@ -127,6 +137,39 @@ def test_whole_thousands_and_a_decimal_comma_look_alike_and_are_asked_for(read):
 def test_a_point_is_no_decimal_sign_where_a_comma_is(read):
     text = "a;b;label\n" + "".join(f"{i},5;1.{i:03d};{'yes' if i % 2 else 'no'}\n" for i in range(30))
     assert "column 'b' holds '1.000' (row 1), which is not a number" in refusal(read, text)
+
+
+POINTS, COMMAS = ["1.234", "987", "12.345"], ["1.234,00", "987,50", "12.345,10"]
+
+
+def test_whole_thousands_with_points_and_fractions_look_alike_and_are_asked_for(read):
+    line = refusal(read, PLAIN.assign(n1=POINTS * 20))
+    assert "'n1'" in line and "'1.234'" in line and "'987'" in line and "'data.decimal=\".\"'" in line
+    assert read(PLAIN.assign(n1=POINTS * 20), decimal=".").x[:3, 0].tolist() == [1.234, 987, 12.345]
+    for others in (["1.234", "87", "12.345"], ["1.234", "987", "12.34"], ["1.234", "0.987", "100"]):
+        assert read(PLAIN.assign(n1=others * 20)).x[:3, 0].tolist() == [*map(float, others)]
+
+
+def test_where_a_comma_was_found_a_point_is_offered_or_thousands_must_go(read):
+    half = [f"{i},5" for i in range(N)]
+    line = refusal(read, PLAIN.assign(n1=half, n2=POINTS * 20).to_csv(index=False, sep=";"))
+    assert "'1.234'" in line and "'data.decimal=\".\"'" in line
+    line = refusal(read, PLAIN.assign(n1=half, n2=COMMAS * 20).to_csv(index=False, sep=";"))
+    assert "'1.234,00'" in line and "signs of thousands" in line and "data.decimal" not in line
+
+
+@pytest.mark.parametrize("beside", [range(N), [f"{i},5" for i in range(N)]])
+def test_a_comma_that_can_only_be_a_decimal_sign_is_one_in_labels_levels_and_groups(beside, read):
+    def reading(**columns) -> Rows:
+        text = PLAIN.assign(n1=beside, n2=7, **columns).to_csv(sep=";", index=False)
+        return read(text, categorical=["kind"], group_column="g")
+
+    cells = np.array(["1,0", "1", "2,50", "2,5"])[np.arange(N) % 4]
+    rows = reading(label=np.where(Y, "2,0", "1"), kind=cells, g=cells)
+    assert rows.classes == ("1", "2") and rows.one_hot == 2
+    assert rows.groups.tolist() == [0, 0, 1, 1] * 15
+    fractions = np.array(["1,5", "2,5", "3,25"])[np.arange(N) % 3]
+    assert "fractions" in refusal(reading, label=fractions, kind=cells, g=cells)
 
 
 def test_blanks_after_the_separator_and_a_byte_order_mark_do_not_count(read):
@@ -160,8 +203,8 @@ def test_the_sign_of_zero_and_the_kind_of_nan_are_no_content():
 
 def test_given_parts_are_content():
     x, y, first = np.ones((4, 1)), np.array([0, 1, 0, 1]), np.arange(4) < 1
-    prints = {Rows(x, y, ("a", "b"), test, val).fingerprint for test, val in product((None, first, ~first), repeat=2)}
-    assert len(prints) == 9
+    parts = [pair for pair in product((None, first, ~first), repeat=2) if pair[0] is not pair[1] or pair[0] is None]
+    assert len({Rows(x, y, ("a", "b"), *pair).fingerprint for pair in parts}) == 7
 
 
 # --- text that looks like numbers
@@ -231,7 +274,14 @@ def test_levels_that_only_look_different_are_said(read):
 def test_fractions_are_classes_only_if_asked_for(read):
     halves = PLAIN.assign(label=Y / 2)
     assert "it holds fractions" in refusal(read, halves)
-    assert read(halves, classes="as_is").classes == ("0", "0.5")
+    assert read(halves, classes="as_is").classes == ("0.0", "0.5")
+
+
+def test_classes_that_are_taken_as_they_are_keep_the_spelling_of_their_numbers(read, tmp_path):
+    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
+    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
+    np.savez(tmp_path / "t.npz", x=N1, label=Y / 2)
+    assert table(str(tmp_path / "t.npz"), "label", classes="as_is").classes == ("0", "0.5")
 
 
 # --- what is missing
@@ -265,6 +315,22 @@ def test_a_told_word_may_have_a_point_where_decimals_have_a_comma(read):
 def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
     gaps = PLAIN.assign(n1=[cell if i == 7 else v for i, v in enumerate(N1)])
     assert np.flatnonzero(np.isnan(read(gaps, missing=[word], impute=True).x[:, 0])).tolist() == [7]
+
+
+@pytest.mark.parametrize(("word", "cell"), [(None, "NULL"), (math.nan, "NaN"), (True, "true"), (False, "FALSE")])
+def test_what_hydra_has_other_values_for_is_told_in_any_case(word, cell, read):
+    kind = PLAIN.assign(kind=np.array(["a", "b", cell])[np.arange(N) % 3])
+    rows = read(kind, categorical=["kind"], missing=[word], impute=True)
+    assert (rows.one_hot, rows.missing, rows.notes) == (2, 20, ())
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_a_told_number_that_a_column_cannot_hold_is_not_infinity(kind, tmp_path):
+    x = np.where(np.arange(N) == 7, np.inf, N1).astype(kind)
+    np.savez(tmp_path / "t.npz", x=x, label=LABEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "infinite" in refusal(table, str(tmp_path / "t.npz"), "label", missing=["1e999"], impute=True)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "Float32"])
@@ -311,7 +377,7 @@ def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_tha
     odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
     assert '\'data.missing=["-1","?"]\'' in refusal(read, odd, missing=[-1])
     rows = read(words, categorical=["town", "kind", "colour"], drop=["n1"])
-    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks)
+    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks(0.2))
 
 
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
@@ -361,9 +427,9 @@ def test_two_columns_of_one_name_are_refused(read):
 
 
 def test_a_row_index_with_a_name_is_said(read):
-    (note,) = read(PLAIN.to_csv(index_label="x")).remarks
+    (note,) = read(PLAIN.to_csv(index_label="x")).remarks(0.2)
     assert note.startswith("x: ") and "data.drop=[x]" in note
-    assert read(PLAIN).remarks == []
+    assert read(PLAIN).remarks(0.2) == []
 
 
 def test_a_header_may_have_line_breaks(read):
@@ -392,6 +458,30 @@ def test_awkward_names_are_served_and_hinted_at(read):
     awkward = PLAIN.set_axis(["höhe (cm)", "x[0]", "label"], axis=1).assign(**{"size=big": np.where(Y, "a", "b")})
     assert "'data.categorical=[\"size=big\"]'" in refusal(read, awkward)
     assert read(awkward, categorical=["size=big"], drop=["höhe (cm)"]).x.shape == (N, 3)
+
+
+def typed(word: str) -> object:
+    return OverridesParser.create().parse_override(f"a={word}").value()
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("1.10", "1.10"), ("1e3", "1e3"), ("NULL", "NULL"), ("true", "TRUE"), ("NaN", "nan"), ("1e3", "1000")],
+)
+def test_a_name_that_hydra_reads_as_a_value_is_the_column_of_that_value(word, name, read):
+    odd = PLAIN.assign(**{name: N2})
+    assert read(odd, drop=[typed(word)]).columns == ("n1", "n2")
+    assert read(odd, categorical=[typed(word)]).one_hot == len({*N2})
+    if typed(word) is not None:
+        assert read(odd.drop(columns="label").assign(**{name: LABEL}), target=typed(word)).classes == ("neg", "pos")
+
+
+def test_where_several_columns_have_the_value_that_was_typed_each_can_be_pasted(read):
+    survey = PLAIN.assign(**{"1.1": N2, "1.10": N1 - N2})
+    line = refusal(read, survey, drop=["n1", typed("1.10")])
+    assert "data.drop=1.1" in line and "'data.drop=[n1,\"1.1\"]'" in line and "'data.drop=[n1,\"1.10\"]'" in line
+    assert "'data.group_column=\"1.10\"'" in refusal(read, survey, group_column=typed("1.1"))
+    assert read(survey, drop=["n1", "1.10"]).columns == ("n2", "1.1")
 
 
 # --- given parts
@@ -436,19 +526,64 @@ def test_quotes_that_nothing_closes_lose_no_row(read):
     lines = [f"{i}\t{quote.get(i, '')}w{i % 3}\t{LABEL[i]}" for i in range(N)]
     rows = read("\n".join(["n1\tword\tlabel", *lines]), "t.tsv", categorical=["word"])
     assert rows.x[:, 0].tolist() == list(range(N)) and rows.one_hot == 4
-    assert "row 21" in rows.notes[0]  # which the quote opens, of the header's 1 and 20 before it
+    assert "line 22 takes the next 21 lines" in rows.notes[0]
 
 
 def test_where_quotes_are_both_lost_and_meant_the_row_is_named(read):
     quote = {20: '"', 41: '"'}
     lines = [f"{i},{quote.get(i, '')}w,{LABEL[i]}" for i in range(N)]
     lines[50] = '50,"a, b",pos'
-    assert "row 21" in refusal(read, "\n".join(["n1,word,label", *lines]), categorical=["word"])
+    assert "line 22 takes the next 21 lines" in refusal(
+        read, "\n".join(["n1,word,label", *lines]), categorical=["word"]
+    )
 
 
-def test_a_text_of_several_lines_is_one_cell(read):
-    text = "n1,note,label\n" + "".join(f'{a},"one\ntwo, and more",{b}\n' for a, b in zip(N1, LABEL, strict=True))
-    assert read(text, drop=["note"]).x[:, 0].tolist() == N1.tolist()
+STRAY = {
+    "opened and closed in other columns": ('1,"x,q,A', '2,r,"s,B'),
+    "closed in an earlier column": ('1,x,"q,A', '2,r",s,B'),
+    "closed in a later column": ('1,"x,q,A', '2,r,s",B'),
+    "over three lines": ('1,"x,q,A', "2,r,s,B", '3,r",s,A'),
+    "in the last line": (*["1,r,s,A"] * 3, '2,"r,s,B'),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+@pytest.mark.parametrize("separator", [",", "\t", " "])
+@pytest.mark.parametrize("case", STRAY)
+def test_a_stray_quote_swallows_no_line(case, separator, end, read):
+    lines = [*(f"{i},p,q,{'AB'[i % 2]}" for i in range(30)), *STRAY[case]]
+    text = end.join(["n1,t,u,label", *lines]).replace(",", separator)
+    rows = read(text, categorical=["t", "u"])
+    assert len(rows.y) == len(lines) and "quotes are taken as they are" in rows.notes[0]
+
+
+@pytest.mark.parametrize("after", ["", "\n\n", "\n\n3,p,A\n"])
+def test_a_quote_that_takes_all_that_follows_in_the_last_column_is_found(after, read):
+    lines = [*(f"{i},p,{'AB'[i % 2]}" for i in range(30)), '2,q,"A']
+    rows = read("\n".join(["n1,t,label", *lines]) + after, categorical=["t"], drop=["n1"])
+    assert "a quote in line 32 takes" in rows.notes[0] and rows.classes == ('"A', "A", "B")
+
+
+@pytest.mark.parametrize("cell", ["one\ntwo, and more", "one, two\nthree", "one\n\ntwo", "x, y\nand z, w\nv"])
+def test_a_text_of_several_lines_is_one_cell(cell, read):
+    noted = PLAIN.assign(note=cell)[["n1", "note", "label"]]
+    for place in permutations(noted):
+        rows = read(noted[[*place]].to_csv(index=False), drop=["note"])
+        assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
+
+
+def test_a_text_of_several_lines_may_have_as_many_separators_as_they_need(read):
+    noted = PLAIN.assign(note="Fine, it works\nwell, I mean")[["note", "n1", "label"]]
+    assert read(noted.to_csv(index=False), drop=["note"]).x[:, 0].tolist() == N1.tolist()
+
+
+@pytest.mark.parametrize("kept", [{"dropped": ["n1"]}, {"notes": 5}, {"shape": [2]}])
+def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(kept, tmp_path, read):
+    frame = PLAIN.assign(n3=N1 + N2)
+    frame.attrs = kept
+    frame.to_parquet(tmp_path / "t.parquet")
+    rows = table(str(tmp_path / "t.parquet"), "label", drop=["n1"])
+    assert (rows.columns, rows.shape, rows.notes) == (("n2", "n3"), (2,), ())
 
 
 def test_an_index_with_a_name_is_a_column_of_parquet(tmp_path, read):
@@ -523,6 +658,26 @@ def test_the_arrays_of_an_npz_keep_the_shape_of_a_row_where_no_other_column_is_b
     assert arrays(tmp_path, x=x, age=CLASS, y=CLASS).shape == (math.prod(given) + 1,)
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"), [((6, 6, 2), True), ((2, 6, 6), False), ((6, 6, 6), False), ((6, 6, 3), False)]
+)
+def test_channels_that_may_stand_last_and_are_not_moved_are_said(shape, said, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (N, *shape))
+    notes = arrays(tmp_path, x=images, y=CLASS).notes
+    assert any("6 channels of 6 × 2" in note for note in notes) == said
+
+
+def test_text_may_be_bytes_and_an_array_of_one_column_has_its_own_name(tmp_path):
+    x, word = np.arange(2.0 * N).reshape(N, 2), np.array(["bär", "ähre", "ohm"])[CLASS]
+    plain = arrays(tmp_path, x=x, age=CLASS[::-1], y=word)
+    other = arrays(tmp_path, x=x, age=CLASS[::-1, None], y=np.char.encode(word, "utf-8")[:, None])
+    assert other.fingerprint == plain.fingerprint and other.columns == plain.columns == ("x_0", "x_1", "age")
+    latin = np.char.encode(word, "latin-1")
+    assert "not UTF-8" in refusal(arrays, tmp_path, x=x, y=latin)
+    np.savez(tmp_path / "t.npz", x=x, patient=np.arange(N)[:, None] // 3, y=word)
+    assert table(str(tmp_path / "t.npz"), "y", group_column="patient").groups.tolist() == [*np.arange(N) // 3]
+
+
 # --- groups and order
 
 
@@ -559,7 +714,7 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     for seed in range(2):
         index = split(rows, seed)
         assert {*time[index["test"]]} == {*range(48, 60)} and {*time[index["val"]]} == {*range(38, 48)}
-    assert rows.facts()["given"] == ["val", "test"]  # the same rows for every seed
+    assert rows.facts(0.2)["given"] == ["val", "test"]  # the same rows for every seed
     line = refusal(read, PLAIN.assign(time=["soon" if i == 5 else i for i in range(N)]), order_column="time")
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
 
@@ -602,11 +757,35 @@ def test_dates_that_are_typed_as_numbers_have_the_year_first(typed, read):
         [11990 + i for i in range(N)],
         [10001900 + 100 * i for i in range(N)],
         [1_700_000_000 + i for i in range(N)],
+        [1_700_000_000_000_000_000 + i for i in range(N)],
+        [f"{20240101101010123}{i:02}" for i in range(N)],
+        [f"{1400 + 20 * i}-02-28" for i in range(N)],
+        [f"{2190 + i}-01-01T0{i % 3}:00" for i in range(N)],
+        [*(f"{2200 + i}-02-28" for i in range(N - 1)), "9999-12-31"],
     ],
 )
 def test_numbers_and_dates_with_the_year_first_are_an_order(typed, read):
     rows = read(PLAIN.assign(time=typed), order_column="time")
-    assert rows.order.argsort(kind="stable").tolist() == [*range(N)]
+    assert rows.order.argsort(kind="stable").tolist() == [*range(N)] and len({*rows.order}) == len({*typed})
+    (note,) = rows.notes
+    assert note.startswith("time: ") and f"'{typed[0]}' to '{typed[-1]}'" in note
+
+
+def test_whole_numbers_of_any_size_are_an_order_in_other_files_too(tmp_path):
+    np.savez(tmp_path / "t.npz", x=N1, time=2**62 + np.arange(N)[::-1], label=LABEL)
+    rows = table(str(tmp_path / "t.npz"), "label", order_column="time")
+    assert rows.order.tolist() == [*range(N)][::-1]
+
+
+@pytest.mark.parametrize("word", ["now", "today", "NaT"])
+def test_a_word_is_no_date(word, read):
+    days = [word if i == 7 else f"2024-01-{1 + i % 31:02}" for i in range(N)]
+    assert f"row 8 holds {word!r}" in refusal(read, PLAIN.assign(time=days), order_column="time")
+
+
+def test_of_an_order_beside_a_given_test_part_it_is_not_said_that_its_latest_are_tested(read):
+    parts = PLAIN.assign(time=range(N), part=["train", "train", "test"] * (N // 3))
+    assert read(parts, order_column="time", split_column="part").notes == ()
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):
@@ -677,20 +856,35 @@ BAD_FILES = {
         "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
     ),
     "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
-    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "cannot be read: Error tokenizing"),
+    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "line 2 has 5 cells and the first 3"),
     "row names as R writes them": (
         "t.txt",
         csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
         {},
-        "cannot be read: its first line has 3 cells and its second 4 (row names, as of R?): ",
+        "cannot be read: line 2 has 4 cells and the first 3 (row names, as of R?): ",
     ),
     "one longer row beside decimal commas": (
         "t.csv",
         csv("1,5;yes", "2,5;no;9", header="a;label"),
         {},
-        "cannot be read: Error tokenizing data",
+        "line 3 has 3 cells and the first 2",
     ),
-    "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "cannot be read: Error tokenizing data"),
+    "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "line 32 has 4 cells and the first 3"),
+    "one shorter row": ("t.csv", csv(*LINES, "1,2"), {}, "line 32 has 2 cells and the first 3"),
+    "a shorter row, and quotes": ("t.csv", csv(*LINES, '1,"2"'), {}, "line 32 has 2 cells and the first 3"),
+    "a hole between blanks": (
+        "t.txt",
+        csv(*LINES, "1,,yes").replace(b",", b"  "),
+        {},
+        "line 32 has 2 cells and the first 3",
+    ),
+    "lines that end with a separator": (
+        "t.csv",
+        csv(*(f"{line}," for line in LINES)),
+        {},
+        "line 2 has 4 cells and the first 3: the longer one ends with a separator",
+    ),
+    "a header that ends with a separator": ("t.csv", csv(*LINES, header="a,b,label,"), {}, "ends with a separator"),
     "empty parquet": ("t.parquet", b"", {}, "the file is empty"),
     "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
     "not a zip": ("t.npz", GOOD, {}, "not an NPZ archive"),
@@ -824,7 +1018,7 @@ def test_however_pandas_writes_a_table_its_rows_are_those_of_the_plain_one_or_it
         return
     rows = read(text, categorical=["kind"])
     assert rows.y.tolist() == wanted.y.tolist()
-    assert len(rows.remarks) == indexed
+    assert len(rows.remarks(0.2)) == indexed
     columns = [column for name in order for column in {"label": [], "kind": ["x,y", "z"]}.get(name, [name])]
     places = [columns.index(name) + indexed for name in ("a", "flag", "x,y", "z")]
     for part, x in served(wanted).items():

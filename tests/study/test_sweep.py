@@ -287,6 +287,16 @@ def test_rows_that_no_part_has_for_the_sake_of_copies_are_counted(command, table
     assert "6 rows in no part, so that rows of one group, or copies of a row, stay together" in told(capsys)
 
 
+def test_classes_that_a_part_lacks_are_told_of_the_seed_that_was_looked_at(command, table, capsys):
+    rows = pd.read_csv(table)
+    rows.assign(label=np.where(np.arange(90) < 80, rows.label, "x"), time=range(90)).to_csv(table, index=False)
+    keys = ("data.path=x.csv", "data.order_column=time", "first_seed=3")
+    assert command(*TABLE, *keys, "data.test_fraction=0.05") == ""
+    assert "x: class 'y' (and 1 more) has no row in the test part (seed 3)" in told(capsys)
+    assert command(*TABLE, *keys, "name=other") == ""
+    assert "has no row in" not in told(capsys)
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_the_report_knows_of_a_recorded_condition_whether_the_data_gave_its_test_part(command, table, given):
     rows = pd.read_csv(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,11 +49,46 @@ class Rows:
     typed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Conditions that run in one process share these arrays.
-        for array in (self.x, self.y, self.test, self.val, self.groups, self.order):
-            if array is not None:
-                array.setflags(write=False)
+        for name, ok, allowed in self._checks():
+            if not ok:
+                raise ValueError(f"the source's rows: {name} must be {allowed}")
+        kinds = {"x": self.x.dtype if self.x.dtype in SMALL else np.float64, "y": np.int64, "test": bool, "val": bool}
+        kinds |= {"groups": np.int64, "order": np.int64}
+        for name, kind in kinds.items():
+            if getattr(self, name) is not None:
+                array = getattr(self, name).astype(kind, copy=False)
+                array.setflags(write=False)  # conditions that run in one process share it
+                object.__setattr__(self, name, array)
         object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
+        if not self.missing:
+            object.__setattr__(self, "missing", sum(int(np.isnan(part).sum()) for part in self._chunks()))
+
+    def _checks(self) -> Iterator[tuple[str, bool, str]]:
+        """What arrays must be, those of another package's source too: each fault would come out late, or never."""
+        x, y, of_text = self.x, self.y, all(isinstance(name, str) for name in self.classes)
+        yield "x", _is_array(x, "biuf", 2) and x.size > 0, "numbers (rows, features)"
+        yield "x", not any(np.isinf(part).any() for part in self._chunks()), "finite, or NaN where missing"
+        yield "shape", not self.shape or math.prod(self.shape) == x.shape[1], f"of the {x.shape[1]} features of x"
+        yield "columns", len(self.columns) in (0, x.shape[1]), f"a name for each of {x.shape[1]} features, or none"
+        yield "classes", isinstance(self.classes, tuple) and of_text, "a tuple of text"
+        last = len(self.classes) - 1
+        ok = _is_array(y, "iu", 1, len(x)) and y.min() >= 0 and y.max() <= last
+        yield "y", ok, f"integers (rows,) from 0 to {last}"
+        for name in ("test", "val"):
+            part = getattr(self, name)
+            ok = part is None or (_is_array(part, "b", 1, len(x)) and part.any())
+            yield name, ok, "booleans (rows,), some of them true, or None"
+        apart = self.test is None or self.val is None or not (self.test & self.val).any()
+        yield "val", apart, "False where test is True"
+        for name in ("groups", "order"):
+            place = getattr(self, name)
+            ok = place is None or (_is_array(place, "iu", 1, len(x)) and place.min() >= 0 and place.max() < len(x))
+            yield name, ok, "integers (rows,) from 0 on, below the number of rows, or None"
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        """x, a stretch of rows at a time."""
+        for start in range(0, len(self.x), CHUNK):
+            yield self.x[start : start + CHUNK]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,12 +116,12 @@ class Rows:
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""
-        for start in range(0, len(self.x), CHUNK):
-            x = self.x[start : start + CHUNK].astype(np.float64)
+        for part in self._chunks():
+            x = part.astype(np.float64)
             yield np.where(np.isnan(x), np.nan, x + 0.0)
 
-    def facts(self) -> dict[str, Any]:
-        """What the data are, for the record; `sentence` and `remarks` say it."""
+    def facts(self, test_fraction: float) -> dict[str, Any]:
+        """What the data are, for the record; `sentence` and `remarks` say it. test_fraction: as of `split`."""
         return {
             "rows": len(self.y),
             "numeric": self.x.shape[1] - self.one_hot,
@@ -96,14 +132,25 @@ class Rows:
             "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
             # The latest rows are the same for every seed, as those of a given part.
             "given": [part for part in ("val", "test") if self.order is not None or getattr(self, part) is not None],
-            "notes": self.remarks,
+            "notes": self.remarks(test_fraction),
             "fingerprint": self.fingerprint,
         }
 
-    @cached_property
-    def remarks(self) -> list[str]:
+    def remarks(self, test_fraction: float) -> list[str]:
         """What a user should hear of them, what could make a result false first."""
-        return [*suspects.of(self), *self.notes]
+        if test_fraction not in self._suspects:  # to look takes seconds
+            self._suspects[test_fraction] = suspects.of(self, test_fraction)
+        return [*self._suspects[test_fraction], *self.notes]
+
+    @cached_property
+    def _suspects(self) -> dict[float, list[str]]:
+        return {}
+
+
+def _is_array(array: object, kinds: str, dimensions: int, rows: int | None = None) -> bool:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != dimensions:
+        return False
+    return rows is None or len(array) == rows
 
 
 def sentence(facts: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,17 @@ def source_of(name: str) -> Callable[..., Rows]:
         return BUILT_IN[name]
     if name not in installed():
         raise ValueError(f"data.source={name}: must be one of {', '.join([*BUILT_IN, *installed()])}")
-    return installed()[name].load()
+    source = installed()[name].load()
+
+    @wraps(source)
+    def checked(**given: Any) -> Rows:
+        rows = source(**given)
+        if not isinstance(rows, Rows):
+            what = type(rows).__name__
+            raise ValueError(f"data.source={name}: it must return normdrop.data.rows.Rows, and returns {what}")
+        return rows
+
+    return checked
 
 
 def arguments(source: Callable[..., Rows]) -> list[str]:

@@ -31,15 +31,18 @@ WHO = "patient|subject|participant|person|speaker|user|customer|client|session|v
 NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|number|name|key)?)|.*[a-z]I[dD]")
 
 
-def of(rows: Rows) -> list[str]:
-    """What a user should hear, what says most about the test accuracy first."""
+def of(rows: Rows, test_fraction: float) -> list[str]:
+    """What a user should hear, what says most about the test accuracy first.
+
+    test_fraction: the share of rows with an order that are tested.
+    """
     notes = []
     telling, groups, identifiers = _columns(rows)
     if telling:
         ways = f"if made from it, {longer(rows.typed, 'drop', telling)}; if it says which rows belong together, "
         ways += override("data.group_column", telling[0])
         notes.append(f"the class can be told exactly from {', '.join(telling)}: {ways}")
-    notes += [*_copies(rows), *_ties(rows)]
+    notes += [*_copies(rows, test_fraction), *_ties(rows, test_fraction)]
     if groups:
         way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
         notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
@@ -48,13 +51,14 @@ def of(rows: Rows) -> list[str]:
             f"{longer(rows.typed, 'drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
         )
         notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {ways}")
-    return [*notes, *_far(rows), *_majority(rows)]
+    return [*notes, *_far(rows), *_majority(rows, test_fraction)]
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     """Columns that tell the class, and those that look like a group of rows, or like an identifier or their order.
 
-    A column tells it where each of its values has one class, or each class one value, or bounds of its own.
+    A column tells it where each of its values has one class, or each class one value, or bounds of its own. No
+    value counts as one too, but does not excuse a column of which most rows have one.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
@@ -66,26 +70,37 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     for name, own in places.items():
         block = rows.x[:, own][once].astype(np.float64)
         values = block @ np.arange(1, len(own) + 1)  # of a one-hot column the number of its level
-        codes, distinct = pd.factorize(values)
-        pairs = len(pd.unique((codes * len(rows.classes) + rows.y[once])[codes >= 0]))
-        named = NAMED_SO.fullmatch(name) and len(distinct) > 2
-        repeated = 2 * len(distinct) <= len(codes)
-        whole = len(own) > 1 or (values == np.round(values)).all()
+        known = ~np.isnan(values)
+        mostly = 2 * known.sum() > len(known)
+        distinct = len(pd.unique(values[known]))
+        named = NAMED_SO.fullmatch(name) and distinct > 2
+        repeated = 2 * distinct <= len(values)
+        # Beyond, all numbers that a float64 holds are whole.
+        whole = len(own) > 1 or ((values == np.round(values)) & (np.abs(values) < 2**53)).all()
         steps = np.diff(values)
-        coded = repeated and len(distinct) > 1 and pairs in (len(distinct), len(rows.classes))
+        coded = _coded(values, rows.y[once]) or (mostly and _coded(values[known], rows.y[once][known]))
         if coded or _bounded(values, rows.y[once]):
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
         elif repeated and named:
             groups.append(name)
-        elif named or (steps > 0).all() or (steps < 0).all() or (whole and len(distinct) >= DISTINCT * len(codes)):
+        elif named or (steps > 0).all() or (steps < 0).all() or (whole and distinct >= DISTINCT * len(values)):
             identifiers.append(name)
     return telling or _combined(rows), groups, identifiers
 
 
+def _coded(values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether each value has one class, or each class one value, of fewer than there are rows."""
+    codes, distinct = pd.factorize(values, use_na_sentinel=False)
+    pairs = len(pd.unique(codes * (y.max() + 1) + y))
+    return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
+
+
 def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
     """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
+    if np.bincount(y).min() < BOUNDED:
+        return False
     by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
     apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
     return bool(len(apart) and apart.all() and by_class["count"].min() >= BOUNDED)
@@ -122,19 +137,20 @@ def _combined(rows: Rows) -> list[str]:
     return list(dict.fromkeys(np.array(rows.columns)[used].tolist()))
 
 
-def _tested(rows: Rows) -> tuple[str, np.ndarray | None]:
+def _tested(rows: Rows, test_fraction: float) -> tuple[str, np.ndarray | None]:
     """The rows that are tested whatever the seed, in words and as (rows,) bool: given ones, or about the latest."""
     if rows.order is None or rows.test is not None:
         return "test rows", rows.test
     latest = np.zeros(len(rows.y), bool)
-    latest[rows.order.argsort(kind="stable")[-math.ceil(0.2 * len(rows.y)) :]] = True
+    latest[rows.order.argsort(kind="stable")[-math.ceil(test_fraction * len(rows.y)) :]] = True
     return "latest rows, which are tested,", latest
 
 
-def _copies(rows: Rows) -> Iterator[str]:
+def _copies(rows: Rows, test_fraction: float) -> Iterator[str]:
     """Rows of a given part that another part can know, and rows that stand more than once."""
     alike = {"equal rows": rows.copies, "rows of their group": rows.groups}
-    for name, (words, part) in {"test": _tested(rows), "validation": ("validation rows", rows.val)}.items():
+    parts = {"test": _tested(rows, test_fraction), "validation": ("validation rows", rows.val)}
+    for name, (words, part) in parts.items():
         for what, numbers in alike.items():
             if part is not None and numbers is not None:
                 known = np.isin(numbers[part], numbers[~part]).sum()
@@ -148,18 +164,20 @@ def _copies(rows: Rows) -> Iterator[str]:
         yield f"{100 * twice.mean():.0f} % of the rows stand more than once ({twice.sum()}{unsure})"
 
 
-def _ties(rows: Rows) -> Iterator[str]:
+def _ties(rows: Rows, test_fraction: float) -> Iterator[str]:
     """Whether many rows have the very place in the order at which the test part begins, if it is not given."""
-    if rows.order is not None and rows.test is None:
-        same = np.mean(rows.order == np.quantile(rows.order, 0.8, method="nearest"))
-        if same > TIED:
+    _, latest = _tested(rows, test_fraction)
+    if rows.order is not None and latest is not None and rows.test is None:
+        first = rows.order[latest].min()
+        same = np.mean(rows.order == first)
+        if same > TIED and first in rows.order[~latest]:
             yield f"{100 * same:.0f} % of the rows have one value of data.order_column: the file's order splits them"
 
 
-def _majority(rows: Rows) -> Iterator[str]:
+def _majority(rows: Rows, test_fraction: float) -> Iterator[str]:
     """Whether one class is most of all rows, or of those that are tested whatever the seed: given, or the latest."""
     parts = {"rows": rows.y}
-    words, tested = _tested(rows)
+    words, tested = _tested(rows, test_fraction)
     if tested is not None:
         parts[words] = rows.y[tested]
     for what, labels in reversed(parts.items()):

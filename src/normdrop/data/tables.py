@@ -4,8 +4,9 @@ Text is text. A feature is a column of numbers if each of its values reads as on
 for what is missing there: an empty cell and the usual words (NA, NaN, null …). Where zeros in front tell values apart
 (01 beside 1), they are codes and no numbers. In the target and in the columns named in data.categorical only an empty
 cell is missing; data.missing adds words everywhere. There a text is a label, and numbers are spelled alike (1, 1.0)
-before they count as one. Labels sort as numbers if they all are, else as text. Every column that is read has a name of
-its own. Separator and decimal sign are found where only one fits, and asked for otherwise.
+before they count as one, but for classes with data.classes=as_is. Labels sort as numbers if they all are, else as text.
+Every column that is read has a name of its own. Separator and decimal sign are found where only one fits, and asked for
+otherwise.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,10 @@ NO_VALUE = (
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CODE = r"[+-]?0\d+"
-# Whole numbers with thousands look like fractions with three digits.
-THOUSANDS = r"[+-]?[1-9]\d{0,2}(,\d{3})+|[^,]*"
+# Words that are none to Hydra, in any case.
+BARE = ("null", "nan", "inf", "true", "false")
+# Whole numbers with thousands, at a sign, look like fractions with three digits.
+THOUSANDS = r"[+-]?[1-9]\d{{0,2}}([{0}]\d{{3}})+|[^{0}]*"
 # Dates that look like numbers, but sort by the day or the month, which is the group; a zero in front may be lost.
 DAY, MONTH = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])"
 YEAR_LAST = rf"^({DAY}?{MONTH}|{MONTH}{DAY})[.,]?(?:19|20)\d\d$"
@@ -74,9 +76,9 @@ def table(
     channels (rows, n, n) have one. A target (rows, classes) is one-hot. categorical: columns to make one-hot. drop:
     columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean. missing:
     further words for a missing value. separator, header, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks or case, as they are. No features are: split_column, which
-    says train, val or test; group_column, whose equal values stay in one part; order_column, numbers or ISO dates, the
-    latest of which are tested.
+    takes fractions, and labels that differ only by blanks, case or spelling (1.1 and 1.10), as they are. No features
+    are: split_column, which says train, val or test; group_column, whose equal values stay in one part; order_column,
+    numbers or ISO dates, the latest of which are tested.
     """
     if group_column is not None and order_column is not None:
         raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
@@ -108,15 +110,15 @@ def table_rows(
     lists: dict[str, Sequence[Any]] = {"categorical": categorical or (), "drop": drop, "missing": missing}
     for key, value in lists.items():
         require(f"data.{key}", value, isinstance(value, (list, tuple)), f"a list of {LISTS[key]}")
-    typed = {key: [*map(str, value)] for key, value in lists.items()}
     if len(frame) == 0:
         raise ValueError(f"{where}: the table has no rows")
     read_already = {"shape": (), "notes": (), "dropped": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
-    asked |= {"target": [target], "categorical": categorical or ()}
-    asked["drop"] = [name for name in drop if str(name) not in read_already["dropped"]]
-    frame, given = _named(frame, where, asked, typed)
+    left = [name for name in drop if str(name) not in read_already["dropped"]]
+    asked |= {"target": [target], "categorical": categorical or (), "drop": left}
+    frame, given = _named(frame, where, asked)
     goal = given["target"][0]
+    typed = given | {"drop": [*read_already["dropped"], *given["drop"]], "missing": [*map(_word, missing)]}
     frame, unmet = _blanked(frame, typed["missing"])
     with_role = {key: frame.pop(given[key][0]) for key in ROLES if key in given}
     features = frame.drop(columns=goal)
@@ -124,38 +126,39 @@ def table_rows(
         raise ValueError(f"{where}: no feature is left beside the target {goal!r}")
     numbers, decimal = _numbers_of(features.drop(columns=given["categorical"]), decimal)
     kept: dict[str, Any] = {}
-    for key, column in with_role.items():
-        kept |= ROLES[key](column, key, decimal)
+    for key in with_role:
+        kept |= ROLES[key](with_role[key], key, decimal)
     y, names = _classes(frame[goal], decimal, classes)
-    one_hot = given["categorical"]
-    if categorical is None:
-        one_hot = [name for name in numbers if numbers[name][1].any()]
+    words = [name for name, (_, odd) in numbers.items() if odd.any()]
+    one_hot = words if categorical is None else given["categorical"]
     levels = {name: _labels(features[name], decimal) for name in one_hot}
     x, columns, holes, notes = _features(features, levels, numbers, where, impute, typed)
-    one_hot_features = sum(map(columns.count, levels))
-    rows = Rows(x, y, names, one_hot=one_hot_features, missing=holes, columns=tuple(columns), typed=typed)
-    shape = read_already["shape"]
-    if math.prod(shape) != x.shape[1]:  # with other features there is none
-        shape = ()
-    return replace(rows, notes=(*read_already["notes"], *notes, *unmet), shape=shape, **kept)
+    if "order" in kept and "test" not in kept:
+        notes.append(_span(with_role["order_column"], kept["order"]))
+    shape = read_already["shape"] if math.prod(read_already["shape"]) == x.shape[1] else ()  # none beside others
+    kept |= {"notes": (*read_already["notes"], *notes, *unmet), "shape": shape, "missing": holes}
+    return Rows(x, y, names, one_hot=sum(map(columns.count, levels)), columns=tuple(columns), typed=typed, **kept)
 
 
 def _named(
-    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]], typed: Mapping[str, Sequence[str]]
+    frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The table without data.drop, its columns' names cleaned, and the names that each key asks for."""
     columns = [clean(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
+    places: dict[str, list[str]] = {}
+    for place, name in enumerate(columns, start=1):
+        places.setdefault(name, []).append(str(place))
     listed = ", ".join(columns[:12])
     if len(columns) > 12:
         listed += f", … ({len(columns)} columns)"
     target = asked["target"][0]
     one = isinstance(target, (str, int, float))
     require("data.target", target, one, f"the column to predict, a single one; {where} has: {listed}")
-    given = {key: [clean(name) for name in names] for key, names in asked.items()}
+    given = {key: _meant(key, names, places) for key, names in asked.items()}
     taken: dict[str, str] = {}
     for key, names in given.items():
         for name in names:
-            if name not in columns:
+            if name not in places:
                 near = difflib.get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
@@ -163,14 +166,33 @@ def _named(
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
     frame = frame.set_axis(columns, axis=1).drop(columns=given["drop"])
     for name in frame.columns:
-        places = [str(i) for i, other in enumerate(columns, start=1) if other == name]
         if NAMELESS.fullmatch(name):
-            way = f"name it, or leave it out: {longer(typed, 'drop', [name])}"
-            raise ValueError(f"{where}: column {places[0]} has no name (a row index?): {way}")
-        if len(places) > 1:
-            both = " and ".join(places)
+            way = f"name it, or leave it out: {longer(given, 'drop', [name])}"
+            raise ValueError(f"{where}: column {places[name][0]} has no name (a row index?): {way}")
+        if len(places[name]) > 1:
+            both = " and ".join(places[name])
             raise ValueError(f"{where}: two columns are named {name} (columns {both}): rename one in the file")
     return frame, given
+
+
+def _meant(key: str, names: Sequence[Any], columns: Iterable[str]) -> list[str]:
+    """Names as columns have them: one that Hydra has read as a number, or as true, stands for the column of its value.
+
+    Hydra reads 1.10 as 1.1. Raises ValueError where several columns have the value.
+    """
+    words = [*map(_word, names)]
+    values: dict[object, list[str]] = {}
+    for column in columns:
+        values.setdefault(_value(column), []).append(column)
+    for place, name in enumerate(names):
+        same = values.get(_value(words[place]), [])
+        if not isinstance(name, str) and len(same) > 1:
+            each = [[*words[:place], column, *words[place + 1 :]] for column in same]
+            ways = " or ".join(override(f"data.{key}", way if key in LISTS else way[0]) for way in each)
+            raise ValueError(f"data.{key}={words[place]}: {len(same)} columns have this value; quote one: {ways}")
+        if not isinstance(name, str) and same:
+            words[place] = same[0]
+    return [*map(clean, words)]
 
 
 # --- cells
@@ -193,9 +215,10 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
             column = frame[name]
             if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
                 kind = getattr(column.dtype, "numpy_dtype", column.dtype)
-                # Of float32, −99.9 is another number.
-                value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
-                told = (column == value).fillna(False)
+                with np.errstate(over="ignore"):
+                    # Of float32, −99.9 is another number.
+                    value = kind.type(word) if kind.kind == "f" and NUMBER.fullmatch(word) else _value(word)
+                told = (column == value).fillna(False) & (value not in (np.inf, -np.inf))
             else:
                 text = _text(column)
                 told = text.isin([cell for cell in text.dropna().unique() if _value(cell) == _value(word)])
@@ -205,21 +228,54 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
     return frame, [f"data.missing: no cell holds {word!r}" for word in unmet]
 
 
+def _word(typed: object) -> str:
+    return "null" if typed is None else str(typed)
+
+
 def _value(cell: str) -> str | float:
+    """A number, or the text; what Hydra has other values for, has one spelling."""
     text = cell.strip()
     pointed = text.replace(",", ".")
-    return float(pointed) if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed) else text
+    if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed):
+        return float(pointed)
+    return text.lower() if text.lower() in BARE else text
 
 
-def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str]:
-    """All columns read as numbers, and their decimal sign: a comma where a column can be read in no other way."""
+def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str | None]:
+    """All columns read as numbers, and the decimal sign of all: a comma where a column can be read in no other way."""
     numbers = {str(name): _numbers(features[name], decimal or ".") for name in features}
-    for name, (_, odd) in numbers.items():
-        if decimal is None and odd.any():
-            whole = _text(features[name]).str.strip().str.fullmatch(THOUSANDS).fillna(True).all()
-            if not whole and not _numbers(features[name], ",")[1].any():
-                return _numbers_of(features, ",")
-    return numbers, decimal or "."
+    if decimal is None:
+        if any(odd.any() and _sign(features[name], None) == "," for name, (_, odd) in numbers.items()):
+            return _numbers_of(features, ",")
+        for name, (values, _) in numbers.items():
+            if ((values == np.rint(values)) & (np.abs(values) >= 100)).any():
+                _check_thousands(features[name])
+    return numbers, decimal
+
+
+def _sign(column: pd.Series, decimal: str | None) -> str:
+    """The decimal sign of a column: that of all, or a comma where this one can be read in no other way."""
+    if decimal or not _numbers(column, ".")[1].any() or _in_thousands(column, ","):
+        return decimal or "."
+    return "." if _numbers(column, ",")[1].any() else ","
+
+
+def _in_thousands(column: pd.Series, sign: str) -> bool:
+    form = THOUSANDS.format(sign)
+    some = (column.iloc[:1000], column)  # most columns differ early
+    return all(_text(part).str.strip().str.fullmatch(form).fillna(True).all() for part in some)
+
+
+def _check_thousands(column: pd.Series) -> None:
+    """Refuse fractions that may be thousands: each has three digits, and beside them stand whole numbers of three."""
+    if pd.api.types.is_numeric_dtype(column) or not _in_thousands(column, "."):
+        return
+    text = _text(column).str.strip()
+    pointed, whole = (text[text.str.fullmatch(form).fillna(False)] for form in (r"[^.]*[.].*", r"[+-]?[1-9]\d{2,}"))
+    if len(pointed) and len(whole):
+        cells = f"{pointed.iloc[0]!r} beside {whole.iloc[0]!r}"
+        ways = f"{override('data.decimal', '.')} takes fractions; else remove the points from the file"
+        raise ValueError(f"data.decimal: column {column.name!r} holds {cells}: thousands or fractions? {ways}")
 
 
 def _numbers(column: pd.Series, decimal: str) -> Numbers:
@@ -228,17 +284,22 @@ def _numbers(column: pd.Series, decimal: str) -> Numbers:
         kind: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
         if kind not in SMALL or (kind == np.uint8 and column.isna().any()):
             kind = np.float64
-        return column.to_numpy(kind, na_value=np.nan), np.zeros(len(column), bool)
+        # An older pandas writes NaN into whole numbers of which none is missing.
+        values = column.to_numpy(kind) if kind == np.uint8 else column.to_numpy(kind, na_value=np.nan)
+        return values, np.zeros(len(column), bool)
     text = _text(column).str.strip()
     pointed = text
     if decimal == ",":
         pointed = text.str.replace(".", "?", regex=False).str.replace(",", ".", regex=False)
     values = pd.to_numeric(pointed, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    words = text.fillna("").str.lower()
-    odd = np.isnan(values) & ~words.isin(NO_VALUE).to_numpy(bool)
-    if np.isnan(values).all() and words[odd].isin(["true", "false"]).all():
-        values[odd] = words[odd] == "true"
-        odd[:] = False
+    odd = np.isnan(values)
+    if odd.any():
+        words = text.fillna("").str.lower()
+        truth = odd.all()
+        odd &= ~words.isin(NO_VALUE).to_numpy(bool)
+        if truth and words[odd].isin(["true", "false"]).all():
+            values[odd] = words[odd] == "true"
+            odd[:] = False
     code = text.str.fullmatch(CODE).fillna(False).to_numpy(bool)
     if code.any():
         bare = text.drop_duplicates().str.replace(r"^([+-]?)0+(?=\d)", r"\1", regex=True)
@@ -246,9 +307,12 @@ def _numbers(column: pd.Series, decimal: str) -> Numbers:
     return values, odd
 
 
-def _labels(column: pd.Series, decimal: str) -> Labels:
+def _labels(column: pd.Series, decimal: str | None, typed: bool = False) -> Labels:
+    """typed: text stays as it was typed, numbers too."""
     text = _text(column)
-    text = text.map({label: _spelled(label, decimal) for label in text.dropna().unique()}).astype("string")
+    if not typed or pd.api.types.is_numeric_dtype(column):
+        sign = _sign(column, decimal)
+        text = text.map({label: _spelled(label, sign) for label in text.dropna().unique()}).astype("string")
     text = text.mask(text.str.strip() == "")
     names = text.dropna().unique().tolist()
     if all(map(NUMBER.fullmatch, names)):
@@ -339,8 +403,11 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, typed: Mapping[str, Sequen
     ways = [f"make the column one-hot: {longer(typed, 'categorical', [name])}"]
     if odd.mean() < 0.5:
         ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
-    if not _numbers(column, ",")[1].any():
-        ways.append(f"its comma is a decimal sign: {override('data.decimal', ',')}")
+    for sign, said in ((",", "comma"), (".", "point")):
+        if not _numbers(column, sign)[1].any():
+            ways.append(f"its {said} is a decimal sign: {override('data.decimal', sign)}")
+    if {",", "."} <= {*word} and re.fullmatch("[+-]?[0-9.,]+", word):
+        ways.insert(0, "remove the signs of thousands from the file")
     ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     if NAMED_SO.fullmatch(name):
         ways.append(f"it says which rows belong together: {override('data.group_column', name)}")
@@ -350,10 +417,10 @@ def _not_a_number(column: pd.Series, odd: np.ndarray, typed: Mapping[str, Sequen
 # --- the target, and columns with a role
 
 
-def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
+def _classes(column: pd.Series, decimal: str | None, classes: str | None) -> Labels:
     """Class numbers (rows,) and names."""
     where = f"data.target={column.name!r}"
-    y, names = _labels(column, decimal)
+    y, names = _labels(column, decimal, typed=classes == "as_is")
     if (y < 0).any():
         raise ValueError(f"{where}: {count((y < 0).sum(), 'row')} with no value there")
     if len(names) < 2:
@@ -369,7 +436,7 @@ def _classes(column: pd.Series, decimal: str, classes: str | None) -> Labels:
     return y, names
 
 
-def _split(column: pd.Series, key: str, _: str) -> dict[str, np.ndarray]:
+def _split(column: pd.Series, key: str, _: str | None) -> dict[str, np.ndarray]:
     """The validation and the test rows (rows,) bool that a column names, where it names them."""
     part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0]
     _check_all(column, part.isna(), key, "train, val or test")
@@ -378,24 +445,45 @@ def _split(column: pd.Series, key: str, _: str) -> dict[str, np.ndarray]:
     return {which: (part == which).to_numpy(bool) for which in ("val", "test") if (part == which).any()}
 
 
-def _groups(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
+def _groups(column: pd.Series, key: str, decimal: str | None) -> dict[str, np.ndarray]:
     """A number for each row, the same for texts that are equal or look alike (P1 and p1, 1 and 1.0)."""
     text = _text(column).str.strip()
     _check_all(column, text.isna() | (text == ""), key, "a value in each row")
-    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, decimal)) for name in text.unique()}))[0]}
+    sign = _sign(column, decimal)
+    return {"groups": pd.factorize(text.map({name: _folded(_spelled(name, sign)) for name in text.unique()}))[0]}
 
 
-def _order(column: pd.Series, key: str, decimal: str) -> dict[str, np.ndarray]:
+def _order(column: pd.Series, key: str, decimal: str | None) -> dict[str, np.ndarray]:
     """Each row's place in time, equal times alike: of numbers, or of ISO dates."""
-    values, odd = _numbers(column, decimal)
+    values, odd = _numbers(column, _sign(column, decimal))
     text = _text(column).str.strip()
     if _year_last(text):
         _check_all(column, np.ones(len(column), bool), key, "a date with the year first, like 2024-12-31")
     if odd.any():
-        dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-        values = dates.dt.as_unit("ns").to_numpy()
+        values = _times(text)
+    elif text.str.fullmatch(r"[+-]?\d+").fillna(False).all():  # a float holds but fifteen digits
+        values = np.array([*map(int, text)], dtype=object)
     _check_all(column, pd.isna(values), key, "numbers, or dates like 2024-12-31")
     return {"order": np.unique(values, return_inverse=True)[1]}
+
+
+def _times(text: pd.Series) -> np.ndarray:
+    """ISO dates as whole numbers, None for what is none.
+
+    Nanoseconds reach over 584 years: those of other centuries are read as so many times 400 years later or earlier,
+    after which the calendar repeats.
+    """
+    year = text.str.extract(r"^(\d{4})")[0].astype(float)
+    times = (year - 1800) // 400
+    near = (year - 400 * times).map("{:04.0f}".format) + text.str[4:]
+    dates = pd.to_datetime(near, format="ISO8601", errors="coerce", utc=True).dt.as_unit("ns")
+    nanoseconds, times = (part.fillna(0).astype("int64").astype(object) for part in (dates.astype("int64"), times))
+    return np.where(dates.isna(), np.array(None), nanoseconds + times * 146_097 * 86_400 * 10**9)
+
+
+def _span(column: pd.Series, order: np.ndarray) -> str:
+    first, last = (str(column.iloc[row]) for row in (order.argmin(), order.argmax()))
+    return f"{column.name}: in order from {first!r} to {last!r}, the latest of which are tested"
 
 
 def _year_last(text: pd.Series) -> bool:

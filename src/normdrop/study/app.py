@@ -178,7 +178,9 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
             return f"{unreadable}: has no '='; an override is key=value"
         from normdrop.asked import override
 
-        return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, value)}"
+        listed = re.fullmatch(r"\[(.*)\]", value)
+        items = [item.strip(" '\"") for item in listed[1].split(",")] if listed else value
+        return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, items)}"
     if mark := getattr(error, "problem_mark", None):  # YAML's
         return f"{mark.name}, line {mark.line + 1}: not YAML: {text}"
     if unknown := re.search(r"Could not override '([^']+)'", text):

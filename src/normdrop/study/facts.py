@@ -62,6 +62,15 @@ def _check_effect(keys: Iterable[str], first: Mapping[str, Any], data: Mapping[s
             raise ValueError(f"data.{key}={data[key]}: has no effect on {data['name']}: {same}")
 
 
+def _absent(data: ReplicateData, classes: Sequence[str], seed: int) -> Iterator[str]:
+    """The parts without a row of some class: given ones, the latest rows, and what is left beside large groups."""
+    for key, part in {"test": "test", "val": "validation"}.items():
+        absent = sorted({*range(len(classes))} - {*data.parts[key].y.flatten().tolist()})
+        if absent:
+            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+            yield f"class {classes[absent[0]]!r}{more} has no row in the {part} part (seed {seed})"
+
+
 def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
     """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
 
@@ -82,7 +91,7 @@ def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable
         name = config["data"]["name"]
         data = check_fit(config, seed)
         sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
-        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
+        facts = standard_rows(config["data"]).facts(config["data"]["test_fraction"]) | {"parts": sizes}
         if swept:  # to read all rows takes time
             first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
             _check_effect(swept, first, config["data"])
@@ -90,6 +99,7 @@ def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
             note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
             facts["notes"] = [note, *facts["notes"]]
+        facts["notes"] = [*_absent(data, list(facts["classes"]), seed), *facts["notes"]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
         shapes[json.dumps(config["data"])] = config["data"]["shape"] or facts["shape"], len(facts["classes"])
