@@ -284,9 +284,7 @@ def _numbers(column: pd.Series, decimal: str) -> Numbers:
         kind: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
         if kind not in SMALL or (kind == np.uint8 and column.isna().any()):
             kind = np.float64
-        # An older pandas writes NaN into whole numbers of which none is missing.
-        values = column.to_numpy(kind) if kind == np.uint8 else column.to_numpy(kind, na_value=np.nan)
-        return values, np.zeros(len(column), bool)
+        return column.to_numpy(kind, na_value=np.nan), np.zeros(len(column), bool)
     text = _text(column).str.strip()
     pointed = text
     if decimal == ",":
