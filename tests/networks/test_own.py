@@ -310,8 +310,33 @@ def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_st
 
 def test_a_sweep_shows_each_block_as_it_stands():
     said, *blocks = shown(config_of(ResNet, "dropout_bn"), SHAPE, CLASSES)
-    assert said.startswith("dropout_bn, positions as the module has them")
-    assert "Conv2d → Dropout(0.3) → BatchNorm2d   × 3" in blocks and "same weights" not in blocks[-1]
+    assert said.startswith("dropout_bn in ResNet, positions as the module has them")
+    assert "Conv2d → Dropout(0.3) → BatchNorm2d → ReLU   × 2" in blocks and "same weights" not in blocks[-1]
+
+
+class Backwards(nn.Module):
+    """Defined in another order than rows pass; one activation for both; a BN layer called by keyword."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(64), nn.BatchNorm1d(64)])
+        self.linears = nn.ModuleList([nn.Linear(64, 64), nn.Linear(64, classes)])
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norms[0](input=self.linears[0](x.flatten(1))))
+        return self.linears[1](self.relu(self.norms[1](x)))
+
+
+def test_layers_are_shown_in_the_order_in_which_rows_pass_them():
+    _, *blocks = shown(config_of(Backwards, "dropout_bn"), SHAPE, CLASSES)
+    block = "Linear → Dropout(0.3) → BatchNorm1d → ReLU"
+    assert blocks == ["input", f"{block} → Dropout(0.3) → BatchNorm1d → ReLU", "Linear"]
+
+
+def test_a_bn_layer_that_is_called_by_keyword_has_its_shift():
+    network = network_of(config_of(Backwards, rate=0.0), SHAPE, CLASSES, SEEDS)
+    assert len(shift._moments(network, [rows(BATCH)])) == 2
 
 
 def test_what_is_shown_is_what_becomes_of_the_network_in_each_order_if_any_is_asked_for():
@@ -319,7 +344,7 @@ def test_what_is_shown_is_what_becomes_of_the_network_in_each_order_if_any_is_as
         model = {"file": own_networks.__file__, "function": "ResNet"}
         configs = [config_of(None, name, 0.3, **model) | {"data": {"name": "d"}} for name in arrangements]
         said = facts._arranged(configs, {json.dumps({"name": "d"}): (SHAPE, CLASSES)})
-        return [block.partition(",")[0] for block in said if "Conv2d →" in block]
+        return [block.partition(" in ")[0] for block in said if "Conv2d →" in block]
 
     assert told("none", "bn", "bn_dropout", "dropout", "dropout_bn") == ["bn_dropout", "dropout_bn"]
     assert told("bn", "none") == ["bn", "none"]
@@ -410,6 +435,22 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
     assert configs.canonical(composed(*given))["model"]["source_hash"] != config["model"]["source_hash"]
     with pytest.raises(ValueError, match=r"net\.py: has changed"):
         plain(config, SHAPE, CLASSES)
+
+
+def test_a_file_may_add_to_where_it_imports_from(composed, tmp_path):
+    from normdrop.study import config as configs
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "common_of_this_test.py").write_text("from torch import nn\n")
+    path = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom common_of_this_test import nn\n"
+    make = "def make(shape, classes, **more): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))"
+    (tmp_path / "models/net.py").write_text(f"{path}{make}\n")
+    try:
+        own_source.installed.cache_clear()
+        config = configs.canonical(composed("model=own", f"model.file={tmp_path}/models/net.py", "+model.width=3"))
+        plain(config, SHAPE, CLASSES)
+    finally:
+        sys.path.remove(str(tmp_path))
 
 
 def test_a_function_of_ones_own_takes_what_a_built_in_model_would_not(composed, tmp_path):
@@ -874,6 +915,34 @@ def hooked(shape, classes):
     return network
 
 
+class Tied(Counting):
+    """Two layers whose weights have one memory."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight.data = self.first.weight.data
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.second(self.first(x.flatten(1))).view_as(x))
+
+
+class HookedDropout(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.drop = nn.Dropout(0.5)
+        self.drop.register_full_backward_hook(lambda _, inputs, __: (-inputs[0],))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.drop(self.bn(x.flatten(1))))
+
+
+def computed(shape, classes):
+    network = Counting(shape, classes)
+    network.linear = nn.utils.weight_norm(network.linear)
+    return network
+
+
 BACKBONE = nn.Linear(64, 64)
 
 
@@ -955,7 +1024,10 @@ def without_bn(shape, classes):
         (hidden(lambda net, h: h - h.mean(0)), "mixes rows"),
         (hidden(replacing), "puts another tensor into a parameter"),
         (hidden(clamping), r"changes a parameter; .*\.data\.copy_"),
-        (hooked, "a parameter has a hook"),
+        (hooked, "learns alone"),
+        (Tied, "learns alone"),
+        (HookedDropout, "learns alone"),
+        (computed, "parametrizations"),
         (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), BACKBONE), "or a part of it, twice"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
         (lambda shape, classes: nn.Sequential(nn.BatchNorm2d(3)), "forward pass fails"),
@@ -980,12 +1052,26 @@ class OfAKind(Dropping):
         (Setting, r"p=0\.5: .* must stay 0\.2"),
         (Again, "dropout again in the backward pass"),
         (Channels, "drop, a Dropout2d: .* must be nn.Dropout"),
+        (
+            lambda *_: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout1d(0.5), nn.Linear(64, 10)),
+            "Dropout1d: .* must be nn.Dropout",
+        ),
     ],
 )
 def test_dropout_that_is_kept_and_is_not_as_it_seems_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         own_check.check(config_of(make, keep_dropout=True), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+def test_an_attribute_that_differs_between_seeds_is_refused():
+    def make(shape, classes):
+        network = Counting(shape, classes)
+        network.flipped = bool(torch.rand(()) < 0.5)
+        return network
+
+    with pytest.raises(ValueError, match="flipped differs between seeds"):
+        network_of(config_of(make), SHAPE, CLASSES, range(9))
 
 
 @pytest.mark.parametrize(
@@ -1023,7 +1109,31 @@ def named(shape, classes):
     return network
 
 
-@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay, named])
+def reversing(shape, classes):
+    """A layer with a stacked form, and a hook on its gradient."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, classes))
+    network[3].register_full_backward_hook(lambda _, inputs, __: (-inputs[0],))
+    return network
+
+
+def twice(shape, classes):
+    """A BN layer without weights at two places."""
+    norm = nn.BatchNorm1d(64, affine=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), norm, nn.ReLU(), norm, nn.Linear(64, classes))
+
+
+class Small(Counting):
+    """A parameter that has to stay above 0."""
+
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.variance = nn.Parameter(torch.full((64,), 0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1) / self.variance.sqrt())
+
+
+@pytest.mark.parametrize("make", [shared, Alias, Halving, Keeping, Empty, OneWay, named, reversing, twice, Small])
 def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     own_check.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])

@@ -59,7 +59,10 @@ def plain_network(config: Mapping[str, Any], shape: Sequence[int], classes: int,
 def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]) -> StackedNetwork:
     """The stacked network of a condition, each replicate's weights drawn from its own stream."""
     networks = [plain(config, shape, classes, seed) for seed in seeds]
-    return StackedNetwork(networks, seeds, config["batch_size"], config["rerun"])
+    stacked = StackedNetwork(networks, seeds, config["batch_size"], config["rerun"])
+    if config["model"]["name"] not in MODELS:
+        own_check.check_alike(networks)
+    return stacked
 
 
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
@@ -73,24 +76,30 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
 
 
 def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list[str]:
-    """What a sweep says of a network of one's own before it trains: a line from each layer with weights on,
-    equal lines once, counted. Of a built-in one nothing.
+    """What a sweep says of a network of one's own before it trains: its layers as rows pass them, a
+    line from each with weights on, equal lines once, counted. Of a built-in one nothing.
     """
     if config["model"]["name"] in MODELS:
         return []
-    networks = [plain(config, shape, classes, seed)[1] for seed in (0, 1)]
-    weights, others = (torch.nn.utils.parameters_to_vector(network.parameters()) for network in networks)
+    network, other = (plain(config, shape, classes, seed)[1].eval() for seed in (0, 1))
     lines = ["input"]
-    for layer in networks[0].modules():
-        name = type(layer).__name__
-        if hasattr(layer, "p"):
-            name += f"({layer.p})"
+
+    def passed(layer: nn.Module, *_: Any) -> None:
+        name, rate = type(layer).__name__, getattr(layer, "p", getattr(layer, "rate", None))
+        if isinstance(rate, float):
+            name += f"({rate:g})"
         if isinstance(layer, WEIGHTS):
             lines.append(name)
-        elif not [*layer.children()]:
+        else:
             lines[-1] += f" → {name}"
+
+    for layer in network.modules():
+        if isinstance(layer, WEIGHTS) or not [*layer.children()]:
+            layer.register_forward_hook(passed)
+    with torch.no_grad():
+        network(torch.zeros(2, *shape))
     counted = [line if times == 1 else f"{line}   × {times}" for line, times in Counter(lines).items()]
-    said = [f"{config['arrangement']}, positions as the module has them:", *counted]
-    if torch.equal(weights, others):
+    said = [f"{config['arrangement']} in {type(network).__name__}, positions as the module has them:", *counted]
+    if all(map(torch.equal, network.parameters(), other.parameters())):
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
     return said

@@ -50,7 +50,8 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     make = function_of(model)
     named = getattr(make, "__name__", type(make).__name__)
     extra = {key: value for key, value in model.items() if key not in KEYS}
-    check_keys(extra, [make], f"model.function={named}")
+    if inspect.Parameter.VAR_KEYWORD not in [each.kind for each in inspect.signature(make).parameters.values()]:
+        check_keys(extra, [make], f"model.function={named}")
     number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
@@ -68,10 +69,6 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             kind = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(f"model.function={named}: its parameter {name} is {kind}; must be float32")
     network.train()  # whatever mode `make` left it in
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in network.parameters()):
-        raise ValueError(
-            f"model.function={named}: a parameter has a hook, which a stack loses: compute it in forward()"
-        )
     _scale(network, model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)

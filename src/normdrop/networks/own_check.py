@@ -41,7 +41,7 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         return _moved(made(asked, shape, classes, seed), seed)
 
     networks = [of(tried, seed) for seed in (0, 0, 1, 0)]
-    others = [*(of(calm, seed) for seed in (0, 0, 1)), of(written, 1)]
+    others = [of(calm, seed) for seed in (0, 0, 1, 0)]
     parameters = [{id(parameter) for parameter in network.parameters()} for network in networks]
     if networks[0][1] is networks[1][1] or parameters[0] & parameters[1]:
         raise ValueError(
@@ -54,18 +54,27 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
                 _check(networks, name, math.prod(shape), classes)
             bare = made({**calm, "arrangement": "none"}, shape, classes, 1)
             _check_bare(bare, of(written, 1), name, math.prod(shape))
-            ours, theirs = _check_alone(others, name, math.prod(shape))
-            _check_memory(others[0], others[1], name, math.prod(shape))
-            if not _close(ours, theirs):
-                raise ValueError(f"model: {name}: what is taken out of a stack is another network than the one in it")
+            stacked = _check_alone(others[:3], of(written, 1), name, math.prod(shape))
+            _check_memory(others[1], others[3], name, math.prod(shape))
+            _check_trained(stacked, others[2], name, math.prod(shape))
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
+        if "deepcopy protocol" in str(error):
+            way = "torch.nn.utils.parametrizations does so in forward()"
+            raise ValueError(f"model: {name} keeps a tensor that it has computed before: {way}") from error
         if any(frame.filename == checkpoint.__file__ for frame in traceback.extract_tb(error.__traceback__)):
             raise ValueError(
                 f"model: {name} computes again in the backward pass: leave out {checkpoint.__name__}"
             ) from error
         raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
+
+
+def check_alike(networks: Sequence[nn.Module]) -> None:
+    """Raise ValueError where networks of several seeds differ in more than their parameters and buffers."""
+    for network in networks[1:]:
+        for kept in _apart(networks[0], network):
+            raise ValueError(f"model: its {kept} differs between seeds: a stack has one for all; make it a buffer")
 
 
 def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes: int) -> None:
@@ -120,7 +129,9 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+            noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+            signed = torch.copysign(parameter + noise, parameter)  # some may have to stay above 0
+            parameter.copy_(torch.where(parameter == 0, noise, signed))
     return network
 
 
@@ -153,11 +164,10 @@ def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -
             raise _asks(name)
 
 
-def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) -> tuple[Tensor, Tensor]:
-    """A trained replicate's logits in a stack, and taken out of it. Raises ValueError where one without noise is in a
-    stack another than alone, with its BN layers as they are written."""
+def _check_alone(networks: Sequence[nn.Sequential], written: nn.Module, name: str, features: int) -> StackedNetwork:
+    """A stack. Raises ValueError where a replicate without noise is another in it than alone, with its BN layers as
+    they are written."""
     x = _rows(1, 4, features)
-    *networks, written = networks
     stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
     places = [parameter.data_ptr() for parameter in alone.parameters()]
     for training in (False, True):
@@ -172,8 +182,32 @@ def _check_alone(networks: Sequence[nn.Sequential], name: str, features: int) ->
                 f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
                 "are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
             )
-    taken = stacked.eval().replicate(2).eval()
-    return _called(stacked, x)[2], _called(taken, x)
+    return stacked
+
+
+def _check_trained(stacked: StackedNetwork, alone: nn.Module, name: str, features: int) -> None:
+    """Raise ValueError where two steps along the gradient, of one length, make another network of a stack's last
+    replicate than of the same one alone, or where what is taken out of the stack then is another."""
+    for number in (5, 6):
+        x = _rows(number, 4, features)
+        for network in (stacked, alone):
+            _called(network.train(), x).square().mean(dim=(-2, -1)).sum().backward()
+        slopes = [parameter.grad for parameter in alone.parameters() if parameter.grad is not None]
+        length = torch.nn.utils.get_total_norm(slopes).item()
+        torch.optim.SGD([*stacked.parameters(), *alone.parameters()], lr=0.3 / max(length, 1e-9)).step()
+        stacked.zero_grad()
+        alone.zero_grad()
+    x = _rows(7, 4, features)
+    taken = stacked.replicate(2)
+    for training in (False, True):
+        among, learnt, plain = (_called(network.train(training), x) for network in (stacked, alone, taken))
+        if not _close(among[2], learnt, 1e-2):
+            raise ValueError(
+                f"model: {name}: a replicate does not learn among others what it learns alone: a hook changes its "
+                "gradients (do that in forward()), or .data gives two parameters one memory (share the parameter)"
+            )
+        if not _close(among[2], plain):
+            raise ValueError(f"model: {name}: what is taken out of a stack is another network than the one in it")
 
 
 def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:

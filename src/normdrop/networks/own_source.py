@@ -48,9 +48,8 @@ def settle(model: Mapping[str, Any]) -> dict[str, Any]:
         return dict(model)
     path = Path(str(model["file"])).expanduser().absolute()
     with _beside(path):
-        known = _source_hash(path)
-        _executed(str(path), known)
-    return {**model, "file": str(path), "source_hash": known}
+        _executed(str(path), _source_hash(path))
+        return {**model, "file": str(path), "source_hash": _source_hash(path)}  # it may add to where it imports from
 
 
 def _read(path: Path) -> bytes:
@@ -99,7 +98,8 @@ def function_of(model: Mapping[str, Any]) -> Make:
             f"{', '.join(installed()) or 'none'}"
         )
     with _beside(Path(file)):
-        functions = _executed(file, _unchanged(model, f"model.file={file}", Path(file)))
+        functions = _executed(file, _source_hash(Path(file)))
+        _unchanged(model, f"model.file={file}", Path(file))
     made = _no_network(functions.get(str(function)))
     if not callable(made):
         defined = [key for key, value in functions.items() if inspect.isfunction(value)]
@@ -168,12 +168,10 @@ def _executed(file: str, source_hash: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _unchanged(model: Mapping[str, Any], what: str, file: Path, package: Path | None = None) -> str:
-    """A network's source hash. Raises ValueError if it is not the one that the config has."""
-    known = _source_hash(file, package)
-    if model.get("source_hash") not in (None, known):
+def _unchanged(model: Mapping[str, Any], what: str, file: Path, package: Path | None = None) -> None:
+    """Raise ValueError if a network's source hash is not the one that the config has."""
+    if model.get("source_hash") not in (None, _source_hash(file, package)):
         raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
-    return known
 
 
 def _source_hash(file: Path, package: Path | None = None) -> str:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
 from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Identity, Residual, shape_behind
-from normdrop.networks.noise import StackedNoise
+from normdrop.networks.noise import StackedNoise, without_channels
 from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
 
 
@@ -141,6 +141,8 @@ class StackedResidual(Residual):
 
 def _noise(layers: Sequence[Any], place: Place) -> nn.Module:
     channels = isinstance(layers[0], CHANNEL_NOISES)
+    if channels and len(place.shape) == 1:
+        raise without_channels(type(layers[0]).__name__)
     return place.noise(layers[0], place.shape[0] if channels else math.prod(place.shape))
 
 
@@ -178,6 +180,7 @@ STACKED: dict[type[nn.Module], Form] = {
 # What a stacked form takes for granted of its layer, wherever a layer has such an attribute.
 USUAL = {"groups": 1, "num_groups": 1, "padding_mode": "zeros", "dim": 1, "start_dim": 1, "end_dim": -1}
 NEEDED = ("weight", "bias", "running_mean", "momentum")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # Begins a hidden block, or the output.
 WEIGHTED = (StackedLinear, StackedConv, StackedResidual)
@@ -191,8 +194,12 @@ def usual(layer: Any, shape: tuple[int, ...]) -> bool:
         return False
     if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):  # frozen
         return False
-    if isinstance(layer, nn.Sequential):  # none of its weights stands there twice
-        return len(list(layer.parameters())) == len(list(layer.named_parameters(remove_duplicate=False)))
+    if any(vars(layer)[kind] for kind in HOOKS) or "forward" in vars(layer):
+        return False
+    if isinstance(layer, nn.Sequential):  # none of its layers and weights stands there twice
+        for parts in (layer.named_modules, layer.named_parameters):
+            if len(list(parts())) < len(list(parts(remove_duplicate=False))):
+                return False
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return set(layer.dilation) == {1} and not isinstance(layer.padding, str)
     if isinstance(layer, nn.Linear):

@@ -123,24 +123,25 @@ def _moments(network: StackedNetwork, chunks: Iterable[tuple[Tensor, Tensor]]) -
         if layer.rate:
             noises.append(layer)
 
-    def norm(layer: Any, inputs: tuple[Tensor], copies: SideBySide | None = None) -> None:
+    def norm(layer: Any, inputs: tuple[Tensor, ...], named: Any, copies: SideBySide | None = None) -> None:
+        x = inputs[0] if inputs else named["input"]
         if layer not in seen:
             seen[layer] = _Moments(len(network.seeds), NOISE if noises else NO_NOISE)
         if copies is None:
-            seen[layer].add(slice(None), inputs[0].reshape(len(network.seeds), layer.features, -1))
+            seen[layer].add(slice(None), x.reshape(len(network.seeds), layer.features, -1))
         else:  # the rows of one replicate
-            seen[layer].add(slice(copies.turn, copies.turn + 1), inputs[0].movedim(1, 0).flatten(1)[None])
+            seen[layer].add(slice(copies.turn, copies.turn + 1), x.movedim(1, 0).flatten(1)[None])
 
     hooks = []
     for module in network.modules():
         if isinstance(module, StackedNoise):
             hooks.append(module.register_forward_pre_hook(noise))
         elif isinstance(module, StackedBatchNorm):
-            hooks.append(module.register_forward_pre_hook(norm))
+            hooks.append(module.register_forward_pre_hook(norm, with_kwargs=True))
         elif isinstance(module, SideBySide):
             for layer in module.copies.modules():
                 if isinstance(layer, BATCH_NORMS):
-                    hooks.append(layer.register_forward_pre_hook(partial(norm, copies=module)))
+                    hooks.append(layer.register_forward_pre_hook(partial(norm, copies=module), with_kwargs=True))
     for x, _ in chunks:
         network(x)
     for hook in hooks:
