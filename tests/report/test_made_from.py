@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
-from normdrop.report.checks import doubts, family, neighbours
+from normdrop.report.checks import doubts, edges, family, neighbours
 from normdrop.report.choose import pairs
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
@@ -438,6 +438,25 @@ def test_a_network_trained_at_a_position_counts_there_before_one_that_equals_it(
         write(tmp_path, "bn", runs(0.5 + normal(0.0)), 0.0, position=position, study=study)
     rows = rows_of(tmp_path).set_index("position")
     assert rows["estimate"].to_dict() == pytest.approx({"after": 0.2, "before": 0.1})
+
+
+def test_a_rung_outside_of_the_declared_ones_decides_nothing(tmp_path):
+    study = {"kind": "ladder", "over": DEPTH, "core": [1, 2], "rope": {}, "secondary": []}
+    for depth, best in ((1, 0.1), (2, 0.1), (9, 0.5)):
+        for rate in (0.1, 0.3, 0.5):
+            seeds = 8 if depth == 9 else 12
+            a = runs(0.8 + depth * normal(0, seeds), seeds, val_acc=0.9 - abs(rate - best))
+            b = runs(0.7, seeds, val_acc=0.9 - abs(rate - 0.3))
+            where = {"rows": (100 if depth == 9 else 1000, 300, 400), "setting": {DEPTH: depth}, "study": study}
+            pair(tmp_path, a, b, rate=rate, **where)
+    row, found = one(tmp_path, comparison="best_vs_best", part="trend"), study_of(tmp_path)
+    assert (row["n"], row["rate_a"]) == (12, 0.1)
+    widths = (row["new_high"] - row["new_low"]) / (row["ci_high"] - row["ci_low"])
+    assert widths**2 == pytest.approx((1 / 12 + 0.4) * 12)
+    compared = [*pairs(found)]
+    assert not list(doubts(found, compared))
+    ends = edges(found, family(found, compared)).set_index("key")
+    assert ends.loc["rate", ["at_low", "at_high"]].to_list() == [0.5, 0.0]
 
 
 def test_the_rates_of_a_rung_are_those_chosen_there(tmp_path):

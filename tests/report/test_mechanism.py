@@ -46,6 +46,38 @@ def test_the_word_is_of_the_share_over_the_cells_that_have_an_effect_per_positio
     assert shares(kept, recalibration(kept, rows_of(tmp_path / "kept")))["word"].to_list() == ["No"]
 
 
+def test_a_share_counts_what_is_declared_at_the_grid_proper_and_was_not_refused(tmp_path):
+    def cell(effect: float, left: float, seeds: int = 10, **where: Any) -> None:
+        a = runs(0.8 + effect + normal(0, seeds) / 5, seeds, recal_test_acc=0.8 + left * effect + normal(0, seeds) / 5)
+        pair(tmp_path, a, runs(0.8, seeds, recal_test_acc=0.8), study=STUDY, **where)
+
+    for depth, effect in enumerate((0.03, 0.04)):
+        cell(effect, 0.1, setting={DEPTH: depth})
+        cell(effect, 1.0, setting={DEPTH: depth, "model.width": 8})  # beyond
+    cell(0.03, 1.0, seeds=4, setting={DEPTH: 9})  # too few seeds for a verdict
+    study = study_of(tmp_path)
+    (found,) = shares(study, recalibration(study, rows_of(tmp_path))).to_dict("records")
+    assert (found["comparison"], found["cells"], found["word"]) == ("best_vs_best", 2, "Yes")
+
+
+@pytest.mark.parametrize(("family", "comparison"), [("best_vs_best", "best_vs_best"), ("same_rate", "same_rate")])
+def test_a_share_is_of_the_declared_comparison(tmp_path, family, comparison):
+    for rate, left in ((0.1, 0.0), (0.5, 1.0)):
+        for depth, effect in enumerate((0.03, 0.04, 0.05)):
+            a = runs(0.8 + effect + normal(0) / 5, val_acc=1 - rate, recal_test_acc=0.8 + left * effect)
+            b, study = runs(0.8, val_acc=1 - rate, recal_test_acc=0.8), STUDY | {"family": family}
+            pair(tmp_path, a, b, rate=rate, setting={DEPTH: depth}, study=study)
+    found = study_of(tmp_path)
+    (row,) = shares(found, recalibration(found, rows_of(tmp_path))).to_dict("records")
+    assert (row["comparison"], row["cells"]) == (comparison, 3 if comparison == "best_vs_best" else 6)
+
+
+def test_an_effect_that_is_there_with_the_other_sign_is_not_removed(tmp_path):
+    study = mechanism(tmp_path, {"after": [0.02, 0.04, 0.03]}, left=-1.0)
+    assert shares(study, recalibration(study, rows_of(tmp_path)))["word"].to_list() == ["No"]
+    assert "reverses, at 100 %" in page.render(page._context([page.section(study)]), limit=9)
+
+
 def test_nothing_recalibrated_is_an_empty_table(tmp_path):
     pair(tmp_path, runs(0.9), runs(0.8))
     assert recalibration(study_of(tmp_path), rows_of(tmp_path)).empty
@@ -65,6 +97,14 @@ def test_the_shift_is_the_mean_over_seeds_of_each_configuration_layer_and_case(t
     assert table.loc[("dropout_bn", 2), "measured"] == pytest.approx(1.215)
     assert np.isnan(table.loc[("dropout_bn", 2), "running"])
     assert set(table["seeds"]) == {4}
+
+
+def test_a_contrast_without_dropout_has_no_figure_of_its_shift(tmp_path):
+    entries = [{"layer": 1, "seed": 0, "measured": 1.0, "case": "no noise", "epoch": "end", "running": None}]
+    study = STUDY | {"contrast": {"a": "bn", "b": "none"}}
+    for arrangement, shift in (("bn", entries), ("none", [])):
+        write(tmp_path, arrangement, runs(0.8 + normal(0), recal_test_acc=0.8), 0.0, shift=shift, study=study)
+    assert "shift" not in dict(page.draw(page.section(study_of(tmp_path))))
 
 
 def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path):

@@ -265,7 +265,7 @@ def test_what_has_not_finished_is_said_first_and_named(tmp_path):
     page.write([study], tmp_path / "report")
     text = (tmp_path / "report/report.md").read_text()
     first = text.split("<details>")[0]
-    assert "0 configurations are finished, 1 are not, 1 failed" in first and "No configuration has finished" in first
+    assert "0 finished, 1 did not, 1 failed" in first and "No configuration has finished" in first
     assert "`digits/bn`: begun" in text and "`digits/none`: out of memory" in text
 
 
@@ -277,7 +277,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path, capsys, file):
     (tmp_path / file).write_text("{")
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "1 are damaged" in said.out and "test accuracy" in said.out
+    assert "1 damaged" in said.out and "test accuracy" in said.out
     assert (tmp_path / "overview/answer").exists() == (file != "plan.json") == ("plan.json" not in said.err)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,11 @@ def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_the
     assert own.groupby("model.depth")["test_acc"].first().to_dict() == {3: 0.9, 5: 0.7}
 
 
-@pytest.mark.parametrize(("first", "beyond", "lines"), [("many", [], 0), ("few", [0.01, 0.03], 1)])
-def test_the_grid_proper_is_that_of_the_sweep_begun_first(tmp_path, first, beyond, lines):
+@pytest.mark.parametrize(
+    ("first", "beyond", "told"),
+    [("many", [], "2 configurations .* count them too"), ("few", [0.01, 0.03], "6 configurations .* no word")],
+)
+def test_the_grid_proper_is_that_of_the_sweep_begun_first(tmp_path, first, beyond, told):
     sweeps: dict[str, list[dict[str, Any]]] = {
         "many": [{LR: 0.01}, {LR: 0.03}, {LR: 0.03, "model.depth": 5}],
         "few": [{}],
@@ -68,8 +72,19 @@ def test_the_grid_proper_is_that_of_the_sweep_begun_first(tmp_path, first, beyon
     table = study.table[study.table["model.depth"] == 3]
     assert sorted(table.loc[table["beyond"], LR].unique()) == beyond
     assert study.table.loc[study.table["model.depth"] == 5, "beyond"].all()
-    said = [line for line in study.told_apart if "of a later sweep" in line]
-    assert len(said) == lines and all(line.startswith("6 configurations") for line in said)
+    (said,) = [line for line in study.told_apart if "of a later sweep" in line]
+    assert re.match(told, said)
+
+
+def test_a_later_sweep_of_another_key_is_beyond_and_one_of_other_values_is_told(tmp_path):
+    for began, setting in enumerate(({LR: 0.01}, {LR: 0.03}, {"model.depth": 5}), start=1):
+        study = {"grid": {key: ["0.01", "0.03"] for key in setting}}
+        for path in pair(tmp_path, runs(0.9), runs(0.8), setting=setting, study=study).rglob("record.json"):
+            record = json.loads(path.read_text())
+            if "batches" not in record:
+                path.write_text(json.dumps(record | {"batches": [{"began": float(began)}]}))
+    table = study_of(tmp_path).table
+    assert table.groupby("model.depth")["beyond"].all().to_dict() == {3: False, 5: True}
 
 
 def test_a_group_is_told_by_its_name_and_lists_are_values(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from exact import normal, pair, rows_of, runs, study_of
+from exact import normal, pair, rows_of, runs, study_of, write
 from normdrop.report import page
 from normdrop.report.words import counted_word, counts, pooled_word, words
 
@@ -91,6 +91,16 @@ def test_what_was_not_declared_has_a_page_and_no_word_whatever_its_kind(kind, me
     assert [*section.tables["words"]["word"]] == [""]
     assert page.render(page._context([section]), limit=9)
     assert dict(page.draw(section))
+
+
+def test_what_was_not_declared_and_has_no_dropout_has_a_map_too(tmp_path):
+    study = {"contrast": {"a": "bn", "b": "none"}, "family": None, "claim": "other", "secondary": []}
+    for lr in (0.01, 0.03):
+        for depth in (1, 2):
+            setting = {"optimizer.lr": lr, "model.depth": depth}
+            write(tmp_path, "bn", runs(0.8 + normal(0.0, 6), 6), 0.0, setting=setting, study=study)
+            write(tmp_path, "none", runs(0.7, 6), 0.0, setting=setting, study=study)
+    assert "regime" in dict(page.draw(page.section(study_of(tmp_path))))
 
 
 def test_a_data_set_that_is_refused_is_said_to_be_missing_in_the_mean(tmp_path):

@@ -14,8 +14,6 @@ from normdrop.report.study import FREE, Study, flattened, under
 from normdrop.report.verdicts import HARNESS, rows
 
 SAME = ["dataset", "position", "comparison", "rate", "metric", "part", "a", "b"]
-# What verdicts depend on, whatever was trained.
-JUDGED = ("study.alpha", "study.rope", "study.family", "study.metric")
 NUMBERS = ["n", "estimate", "ci_low", "ci_high", "sd", "verdict", "verdict_new_data", "family", "seeds"]
 
 
@@ -58,8 +56,10 @@ def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:
     table, configs = rows(study), flattened(study.records)
     table = table[table["family"] != HARNESS].fillna({"rate": -1.0})
     for key in keys:
-        if key not in table:
-            table[key] = configs[key].iloc[0] if key in configs and configs[key].nunique() == 1 else ""
+        if key not in table:  # a key of the config, or a group of it
+            of_group = [record["choices"].get(key, "") for record in study.records]
+            values = {*configs.get(key, of_group)}
+            table[key] = values.pop() if len(values) == 1 else ""
     return table[[*SAME, *keys, *NUMBERS]].astype(dict.fromkeys(keys, str))
 
 
@@ -76,7 +76,7 @@ def differences(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFram
             one, two = here[dataset], there[dataset]
             for key in sorted({*one, *two}):
                 values = {"here": one.get(key, "—"), "there": two.get(key, "—")}
-                counts = not under(key, FREE) or under(key, (*JUDGED, *study.declared.tuned))
+                counts = not under(key, FREE) or under(key, ("study", *study.declared.tuned))
                 if values["here"] != values["there"] and counts:
                     found.append(named | {"dataset": dataset, "key": key} | values)
     return pd.DataFrame(found, columns=["experiment", "reference", "dataset", "key", "here", "there"])
@@ -87,8 +87,13 @@ def _values(study: Study) -> dict[str, dict[str, str]]:
     configs = flattened(study.records).astype(str)
     configs.loc[~with_dropout(configs), "rate"] = ""
     datasets = [record["dataset"] for record in study.records]
+    # What verdicts depend on, whatever was trained; records of before have it elsewhere than in the config.
+    configs = configs.drop(columns=[key for key in configs if under(str(key), ["study"])])
+    said = vars(study.declared).items()
+    declared = {f"study.{key}": str(value) for key, value in said if key not in ("claim", "sentence")}
     found = {}
     for dataset, block in configs.groupby(datasets):
         values = {str(key): ", ".join(sorted({*block[key]} - {""})) for key in block}  # "" where others have the key
+        values |= declared
         found[str(dataset)] = {key: value for key, value in values.items() if value}
     return found

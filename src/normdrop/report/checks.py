@@ -95,7 +95,7 @@ def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
 def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
     if study.kind.reduce is None:
         return pair.a[metric].astype(float) - pair.b[metric].astype(float)
-    a, b = rungs(study, pair, metric)
+    a, b = rungs(pair, metric)
     return (a - b).mean(axis=1, skipna=False)
 
 

@@ -88,11 +88,13 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
 
 
 def _rungs(study: Study, sides: list[pd.DataFrame], rate: float | None, prefer: str) -> Iterator[list[pd.DataFrame]]:
-    """What both sides choose, for each value of a consumed key among the candidates that both have there."""
+    """What both sides choose, for each value of a consumed key (that a declared `core` names) among the candidates that
+    both have there."""
     declared, by, rungs = study.declared, ["seed"], [sides]
     if over := declared.over:
         by = ["seed", over]
-        rungs = [[side[side[over] == value] for side in sides] for value in sides[0][over].unique()]
+        values = [value for value in sides[0][over].unique() if declared.core is None or value in declared.core]
+        rungs = [[side[side[over] == value] for side in sides] for value in values]
     for rung in rungs:
         shared = shared_rows(study, rung, rate)
         if all(set(own["arrangement"]) == set(side) for own, side in zip(shared, declared.sides, strict=True)):
@@ -105,7 +107,7 @@ def _comparisons(study: Study, block: pd.DataFrame) -> list[tuple[str, float | N
     if study.declared.family is None and study.declared.tuned == ("rate",) and len(rates) == 1:
         return [("same_rate", rates[0])]
     if study.declared.tuned == ("rate",) and not rates:
-        return [(study.declared.family or "same_rate", None)]
+        return [(study.declared.family or "same_rate", None if study.declared.family else 0.0)]
     return [("best_vs_best", None), *(("same_rate", rate) for rate in rates or [0.0])]
 
 
@@ -145,9 +147,11 @@ def candidates(rows: pd.DataFrame, key: str) -> pd.Series:
 
 
 def both_sides(study: Study) -> pd.DataFrame:
-    """The rows of both sides at the grid proper."""
-    sides = [*study.declared.sides[0], *study.declared.sides[1]]
-    return study.first[study.first["arrangement"].isin(sides) & ~study.first["beyond"].astype(bool)]
+    """The rows of both sides at the grid proper, and of a consumed key at what a declared `core` names."""
+    declared, rows = study.declared, study.first[~study.first["beyond"].astype(bool)]
+    if declared.core is not None:
+        rows = rows[rows[declared.over].isin(declared.core)]
+    return rows[rows["arrangement"].isin([*declared.sides[0], *declared.sides[1]])]
 
 
 def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, pd.Series, pd.Series]]:
@@ -159,7 +163,7 @@ def values(study: Study, pair: Pair, metric: str) -> Iterator[tuple[str, pd.Seri
     if reduce is None or a.index.nlevels == 1:  # an A/A pair is of one value of the consumed key
         yield "", *a[metric].astype(float).align(b[metric].astype(float), join="inner")
         return
-    along_a, along_b = rungs(study, pair, metric)
+    along_a, along_b = rungs(pair, metric)
     if along_a.shape[1] > 1 or (study.kind.answer and along_a.shape[1]):  # a single rung may stand beside a ladder
         parts_a, parts_b = reduce(along_a), reduce(along_b)
         for part in parts_a:
@@ -171,17 +175,10 @@ def _measured(side: pd.DataFrame, metric: str) -> bool:
     return metric in side and bool(side[metric].notna().any() or side["diverged"].all())
 
 
-def rungs(study: Study, pair: Pair, metric: str) -> list[pd.DataFrame]:
-    """Each side's values, seeds × values of the consumed key in rising order: those that a declared `core` names.
-
-    A seed that was not trained at each of them is left out.
-    """
-    sides = []
-    for side in (pair.a, pair.b):
-        if study.declared.core is not None:
-            side = side[side.index.get_level_values(1).isin(study.declared.core)]
-        sides.append(side.loc[complete(side), metric].astype(float).unstack())
-    return [*sides[0].align(sides[1], join="inner")]
+def rungs(pair: Pair, metric: str) -> list[pd.DataFrame]:
+    """Each side's values, seeds × values of the consumed key in rising order, without seeds that lack one of them."""
+    a, b = (side.loc[complete(side), metric].astype(float).unstack() for side in (pair.a, pair.b))
+    return [*a.align(b, join="inner")]
 
 
 def complete(side: pd.DataFrame) -> pd.Index:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from statsmodels.stats.power import TTestPower
 
+from normdrop.asked import count
+
 MIN_SEEDS = 6
 MIN_DATA_SETS = 8  # the mean of fewer says little about data sets at large
 POWER = 0.8
@@ -142,7 +144,7 @@ def refusal(c: Comparison) -> str | None:
     if c.left_out > MAX_LOSS * pairs or c.one_sided > MAX_ONE_SIDED_LOSS * pairs:
         return f"{c.left_out} of {pairs} pairs diverged, enough to bias the rest"
     if c.n < MIN_SEEDS:
-        return f"{c.n} seeds, {MIN_SEEDS} needed"
+        return f"{count(c.n, 'seed')}, {MIN_SEEDS} needed"
     if 2 * c.never > c.n:
         return f"neither side reached the level in {c.never} of {c.n} pairs"
     return None

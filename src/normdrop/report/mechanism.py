@@ -15,17 +15,19 @@ def recalibration(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 
     rows: `verdicts.rows`. Columns: dataset, position, the keys, comparison, rate, n, before and after (A - B), share =
     1 - after / before (the part that recalibration removes), p_holm (of the effect, over the tests of its comparison
-    that are of the order alone; NaN for the others). Empty where nothing was recalibrated.
+    that count: of the order alone, at the grid proper, not refused; NaN for the others). Empty where nothing was
+    recalibrated.
     """
     place = [*study.place, "comparison", "rate"]
     rows = rows[rows["comparison"].isin(["best_vs_best", "same_rate"])]
     before, after = (rows[rows["metric"] == metric] for metric in (BEFORE, AFTER))
     before, after = before.rename(columns={"estimate": "before"}), after.rename(columns={"estimate": "after"})
-    table = before[[*place, "n", "p_value", "counted", "beyond", "before"]].merge(after[[*place, "after"]], on=place)
+    counts = before["counted"].astype(bool) & ~before["beyond"].astype(bool) & ~before["verdict"].str.match("refused")
+    before = before.assign(p_value=before["p_value"].where(counts))
+    table = before[[*place, "n", "p_value", "beyond", "before"]].merge(after[[*place, "after"]], on=place)
     table["share"] = 1 - table["after"] / table["before"].where(table["before"] != 0)
-    p_values = table["p_value"].where(table["counted"].astype(bool))
-    table["p_holm"] = p_values.groupby(table["comparison"]).transform(holm)
-    return table.drop(columns=["p_value", "counted"])
+    table["p_holm"] = table["p_value"].groupby(table["comparison"]).transform(holm)
+    return table.drop(columns="p_value")
 
 
 def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -33,17 +35,23 @@ def shares(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
     table: `recalibration`'s. A cell counts where the order has an effect after Holm: of those that merely look like one
     many are chance, and of chance recalibration removes nothing. They are those with each side at its own best, or if
-    there are none those at equal rates. Columns: position, comparison, cells, asked, share (mean over cells), ci_low,
-    ci_high, word: Yes (the interval lies above one half), No (below), Inconclusive.
+    there are none (or these are not declared) those at equal rates. Columns: position, comparison, cells, asked, share
+    (mean over cells), ci_low, ci_high, word: Yes (the interval lies above one half, and below one and a half: beyond,
+    as much is left with the other sign), No (outside of that), Inconclusive.
     """
     columns = ["position", "comparison", "cells", "asked", "share", "ci_low", "ci_high", "word"]
     found = []
     for position, cells in table.dropna(subset="p_holm").groupby("position"):
         effects = cells[cells["p_holm"] < study.declared.alpha]
-        comparison = "best_vs_best" if effects["comparison"].eq("best_vs_best").any() else "same_rate"
+        tuned = study.declared.family != "same_rate" and effects["comparison"].eq("best_vs_best").any()
+        comparison = "best_vs_best" if tuned else "same_rate"
         effects = effects[effects["comparison"] == comparison]
         share, low, high = mean_interval(effects["share"], study.declared.alpha)
-        word = "Yes" if low > 0.5 else "No" if high < 0.5 else "Inconclusive" if len(effects) else "Nothing to explain"
+        word = "Inconclusive" if len(effects) else "Nothing to explain"
+        if low > 0.5 and high < 1.5:
+            word = "Yes"
+        elif high < 0.5 or low > 1.5:
+            word = "No"
         asked = int(cells["comparison"].eq(comparison).sum())
         found.append((position, comparison, len(effects), asked, share, low, high, word))
     return pd.DataFrame(found, columns=columns)

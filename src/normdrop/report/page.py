@@ -37,7 +37,7 @@ from normdrop.report import (
     words,
 )
 from normdrop.report.choose import Pair, pairs
-from normdrop.report.study import MAIN, Study
+from normdrop.report.study import MAIN, NEVER, Study
 
 MOST = 40_000  # bytes of report.md, so that a repository shows it
 LIMITS = (40, 20, 12, 8, 4, 0)  # rows of a folded table: the first that keeps the page that small
@@ -159,7 +159,8 @@ def section(study: Study) -> Section:
         beside |= _beside(study, rows, found)
         left_out = checks.left_out(study, found) if rows["left_out"].any() else 0
     said = words.words(study, rows, over_sets)
-    beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets, "replicates": study.table}
+    beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets}
+    beside["replicates"] = study.table.replace({NEVER: None})
     if study.own_network:
         rows, over_sets = _in_ones_own(rows), _in_ones_own(over_sets)
         beside |= {name: _in_ones_own(table) for name, table in beside.items()}
@@ -212,6 +213,8 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     of_metric = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
+    if len(shift):
+        shift = shift.query("epoch == 'end' and rate > 0")
     rungs = _rungs(section)
     if len(rungs):
         yield "ladder", _ladder(section, rungs)
@@ -226,7 +229,6 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     if len(section.means) and len(section.base):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
     if len(shift):
-        shift = shift.query("epoch == 'end' and rate > 0")
         shift = shift.assign(estimate=shift["measured"], low=shift["measured"], high=shift["measured"])
         ratio = figures.Scale("variance at inference / in training", factor=1, base=1)
         yield "shift", figures.along(shift, ["position"], "rate", "arrangement", ratio)
@@ -314,7 +316,7 @@ def as_html(text: str, folder: Path) -> str:
 def first_lines(folder: Path) -> list[str]:
     """What a written page says first, as plain text: alarms, what is missing, the answer."""
     text = (folder / "report.md").read_text(encoding="utf-8")
-    said = re.split(r"^(?:!|#|\|)", text.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    said = re.split(r"^(?:!|#|\||<)", text.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     return [re.sub(r"\*\*|^> ", "", line) for line in said.splitlines() if line]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from statsmodels.stats.meta_analysis import combine_effects
 
+from normdrop.asked import count
 from normdrop.report.choose import pairs
 from normdrop.report.compare import MIN_DATA_SETS, t_quantile, t_tests
 from normdrop.report.study import Study
@@ -38,7 +39,7 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
     effects, errors = np.asarray(effects, dtype=float), np.asarray(errors, dtype=float)
     k = len(effects)
     if k < MIN_DATA_SETS:
-        why = f"{k} data sets, {MIN_DATA_SETS} needed for a statement about data sets at large"
+        why = f"{count(k, 'data set')}, {MIN_DATA_SETS} needed for a statement about data sets at large"
         return {"k": k, "refused": why}
     mean, sd = float(effects.mean()), float(effects.std(ddof=1))
     error = sd / math.sqrt(k)

@@ -74,6 +74,6 @@ def averaged(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return []
     values = ["measured", "running"]
     groups = pd.DataFrame(entries).astype(dict.fromkeys(values, float)).groupby(["epoch", "layer", "case"], sort=False)
-    table = groups[values].mean().assign(seeds=groups["seed"].nunique()).reset_index()
+    table = groups[values].mean().assign(seeds=groups["measured"].count()).reset_index()
     averages: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=5))
     return averages

@@ -65,8 +65,6 @@ def trends(study: Study, compared: Iterable[Pair]) -> pd.DataFrame:
     table = pd.concat(tables, ignore_index=True).fillna({"rate": -1.0})  # tuned: first in order
     for key in filter(None, [declared.over, *study.keys]):
         along = table[table[key] != ""]  # another model may lack the key
-        if key == declared.over and declared.core is not None:
-            along = along[along[key].isin(declared.core)]
         if pd.api.types.infer_dtype(along[key]) not in ("integer", "floating", "mixed-integer-float"):
             continue
         others = [name for name in table if name not in (key, "difference", "seed")]

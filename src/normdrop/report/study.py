@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from normdrop.asked import count
 from normdrop.data import SERVED
 from normdrop.kinds import KINDS, Kind
 from normdrop.metrics import METRICS
@@ -329,13 +330,15 @@ def _settings(records: list[Record], own: list[str]) -> tuple[pd.DataFrame, list
     # The grid proper is that of the sweep begun first: a later one that names fewer keys puts none of it beyond.
     grids = [record["study"].get("grid") for record in records]
     first = grids[min(range(len(records)), key=lambda place: batches_of(records[place])[0]["began"])]
-    fewest = min(len(keys) for keys, grid in zip(named, grids, strict=True) if grid == first)
-    beyond = [len(keys) > fewest for keys in named]
+    proper = min((keys for keys, grid in zip(named, grids, strict=True) if grid == first), key=len)
+    beyond = [not keys <= proper for keys in named]
     doubts = [f"{key}: {', '.join(sorted(set(flat[key].astype(str))))}" for key in untold]
     if later := sum(out and grid != first for out, grid in zip(beyond, grids, strict=True)):
         doubts.append(
-            f"{later} configurations of a later sweep name more keys than the first one: no word counts them."
+            f"{count(later, 'configuration')} of a later sweep with keys that the first one lacks: no word counts them."
         )
+    if later := sum(not out and grid != first for out, grid in zip(beyond, grids, strict=True)):
+        doubts.append(f"{count(later, 'configuration')} of a later sweep with another grid: words count them too.")
     return flat[[*told, *untold]].infer_objects().assign(beyond=beyond), doubts
 
 

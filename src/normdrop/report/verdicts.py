@@ -58,7 +58,7 @@ def concluded(table: pd.DataFrame, alpha: float, size: str) -> pd.DataFrame:
     table["verdict"] = _judged(table, alpha, "ci_low", "ci_high", "p_value", "p_tost")
     table["p_holm"] = holm(table["p_value"].where(mine))
     table["p_tost_holm"] = holm(table["p_tost"].where(mine))
-    level = np.where(mine, alpha / max(mine.sum(), 1), alpha)
+    level = np.where(mine, alpha / max((mine & table["p_value"].notna()).sum(), 1), alpha)
     table["detectable"] = list(map(detectable, table["sd"], table[size], level))
     return table.sort_values("family", key=lambda family: family != DECLARED, kind="stable", ignore_index=True)
 
