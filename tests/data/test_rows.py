@@ -74,8 +74,6 @@ WRONG = {
     "val shorter": {"val": FIRST[:7]},
     "val in test": {"test": FIRST, "val": FIRST},
     "groups as text": {"groups": np.array(list("aabbccdd"))},
-    "groups below 0": {"groups": Y - 1},
-    "groups of large numbers": {"groups": Y + 10**9},
     "order as fractions": {"order": X[:, 0]},
     "shape of others": {"shape": (2, 2)},
     "columns of others": {"columns": ("a", "b")},
@@ -93,6 +91,11 @@ def test_arrays_of_other_kinds_of_numbers_are_the_same_rows():
     plain = Rows(X, Y, ("a", "b"), groups=Y, order=Y)
     other = Rows(X.astype(int), Y.astype(np.uint8), ("a", "b"), groups=Y.astype(np.int8), order=Y.astype(np.uint8))
     assert other.fingerprint == plain.fingerprint and other.y.dtype == other.groups.dtype == np.int64
+
+
+def test_groups_and_places_may_be_any_whole_numbers():
+    rows = Rows(X, Y, ("a", "b"), groups=10**9 * Y - 3, order=2000 + 10 * np.arange(len(Y))[::-1])
+    assert rows.groups.tolist() == Y.tolist() and rows.order.tolist() == [*range(len(Y))][::-1]
 
 
 def test_missing_cells_are_counted_where_the_source_does_not_say():

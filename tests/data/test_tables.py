@@ -376,6 +376,8 @@ def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_tha
     assert "'data.drop=[key,kind]'" in line
     odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
     assert '\'data.missing=["-1","?"]\'' in refusal(read, odd, missing=[-1])
+    line = refusal(read, words.assign(n1=odd["n1"]), drop=["key"])
+    assert "'data.categorical=[town,kind,colour]'" in line, "of n1 one cell alone is a word"
     rows = read(words, categorical=["town", "kind", "colour"], drop=["n1"])
     assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks(0.2))
 
@@ -570,6 +572,13 @@ def test_a_text_of_several_lines_is_one_cell(cell, read):
     for place in permutations(noted):
         rows = read(noted[[*place]].to_csv(index=False), drop=["note"])
         assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
+
+
+def test_texts_of_lines_that_look_like_others_are_cells_where_each_quote_closes(read):
+    texts = [f"{word}, he said\nor, {word}" if i % 2 else f"one, {word}" for i, word in enumerate(LABEL)]
+    reviews = pd.DataFrame({"n1": N1, "text": texts, "label": LABEL})
+    reviews.loc[3, "text"] = "a line\nof many, many, many, words"
+    assert read(reviews, drop=["text"]).fingerprint == read(PLAIN[["n1", "label"]]).fingerprint
 
 
 def test_a_text_of_several_lines_may_have_as_many_separators_as_they_need(read):

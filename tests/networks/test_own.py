@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import own_networks
 from normdrop.data.module import Part
-from normdrop.networks import has_bn, network_of, own, own_check, own_source, plain, shown
+from normdrop.networks import has_bn, network_of, own, own_check, own_source, plain, shown, stacked
 from normdrop.networks.cnn import cnn
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
@@ -437,20 +437,22 @@ def test_a_file_is_known_by_what_stands_in_it(composed, tmp_path, monkeypatch):
         plain(config, SHAPE, CLASSES)
 
 
-def test_a_file_may_add_to_where_it_imports_from(composed, tmp_path):
+def test_a_file_may_add_to_where_it_imports_from_and_the_next_does_not_find_it_there(composed, tmp_path):
     from normdrop.study import config as configs
 
-    (tmp_path / "models").mkdir()
-    (tmp_path / "common_of_this_test.py").write_text("from torch import nn\n")
-    path = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom common_of_this_test import nn\n"
-    make = "def make(shape, classes, **more): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))"
-    (tmp_path / "models/net.py").write_text(f"{path}{make}\n")
-    try:
-        own_source.installed.cache_clear()
-        config = configs.canonical(composed("model=own", f"model.file={tmp_path}/models/net.py", "+model.width=3"))
-        plain(config, SHAPE, CLASSES)
-    finally:
-        sys.path.remove(str(tmp_path))
+    before, configured = [*sys.path], []
+    for name, width in (("a", 5), ("b", 6)):
+        (tmp_path / name / "lib").mkdir(parents=True)
+        (tmp_path / name / "lib" / "common_of_this_test.py").write_text(f"W = {width}\n")
+        path = f"import sys\nsys.path.insert(0, {str(tmp_path / name / 'lib')!r})\nfrom common_of_this_test import W\n"
+        make = (
+            "def make(shape, classes, **more): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, W))"
+        )
+        (tmp_path / name / "net.py").write_text(f"from torch import nn\n{path}{make}\n")
+        given = "model=own", f"model.file={tmp_path}/{name}/net.py", "+model.width=3"
+        configured.append(configs.canonical(composed(*given)))
+    widths = [plain(config, SHAPE, CLASSES)[1][2].out_features for config in (*configured, *configured)]
+    assert widths == [5, 6, 5, 6] and sys.path == before
 
 
 def test_a_function_of_ones_own_takes_what_a_built_in_model_would_not(composed, tmp_path):
@@ -927,6 +929,12 @@ class Tied(Counting):
         return super().forward(self.second(self.first(x.flatten(1))).view_as(x))
 
 
+class AliasedBuffer(Counting):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.register_buffer("first", self.linear.weight.data)
+
+
 class HookedDropout(Counting):
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
@@ -1024,9 +1032,10 @@ def without_bn(shape, classes):
         (hidden(lambda net, h: h - h.mean(0)), "mixes rows"),
         (hidden(replacing), "puts another tensor into a parameter"),
         (hidden(clamping), r"changes a parameter; .*\.data\.copy_"),
-        (hooked, "learns alone"),
-        (Tied, "learns alone"),
-        (HookedDropout, "learns alone"),
+        (hooked, "a parameter or dropout has a hook"),
+        (Tied, r"\.data gives two tensors one memory"),
+        (AliasedBuffer, r"\.data gives two tensors one memory"),
+        (HookedDropout, "a parameter or dropout has a hook"),
         (computed, "parametrizations"),
         (lambda shape, classes: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), BACKBONE), "or a part of it, twice"),
         (lambda shape, classes: 1 / 0, "ZeroDivisionError"),
@@ -1155,6 +1164,39 @@ class DeepMixing(Deep):
     def forward(self, x: Tensor) -> Tensor:
         h = self.layers[:-1](x)
         return self.layers[-1](h - 0.01 * h.mean(dim=0))
+
+
+class Recurrent(nn.Module):
+    """An LSTM, which keeps its parameters in a list too."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.lstm, self.bn, self.out = nn.LSTM(8, 16, batch_first=True), nn.BatchNorm1d(16), nn.Linear(16, classes)
+        self.all = list(self.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.bn(self.lstm(x[:, 0])[0][:, -1]))
+
+
+def narrow(shape, classes):
+    """Of so many layers, each with the statistics of a few rows, a step's rounding is large."""
+    layers = [part for _ in range(15) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, classes))
+
+
+@pytest.mark.parametrize("make", [Recurrent, narrow])
+def test_an_ordinary_network_is_accepted(make):
+    own_check.check(config_of(make), SHAPE, CLASSES)
+    network_of(config_of(make), SHAPE, CLASSES, SEEDS)
+
+
+def test_a_shared_activation_does_not_make_a_sequential_run_side_by_side():
+    relu = nn.ReLU()
+    layers = nn.Linear(64, 8), relu, nn.Linear(8, 8), relu
+    assert stacked.usual(nn.Sequential(*layers), (64,))
+    assert not stacked.usual(nn.Sequential(*layers, nn.BatchNorm1d(8), layers[2]), (64,))
+    noise = nn.Dropout(0.1)
+    assert not stacked.usual(nn.Sequential(noise, nn.Linear(64, 64), noise), (64,))
 
 
 def test_rounding_in_a_deep_network_is_not_taken_for_rows_that_mix():

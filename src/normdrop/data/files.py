@@ -145,36 +145,50 @@ def _lines(file: Path, separator: str, skip: int) -> pd.DataFrame:
 def _cells(file: Path, separator: str, skip: int, most: int | None = None) -> tuple[int, Any, str]:
     """How many cells each of the records has, whether quotes mean something in them (csv), and if not, why.
 
-    They mean nothing where only so all lines are whole. Raises ValueError where they are not either way.
+    They mean nothing where only so all lines are whole. Raises ValueError where they are not either way, and some
+    quote does not close where a cell ends.
     """
     width, fault = _look(file, separator, skip, csv.QUOTE_MINIMAL, most)
     if not fault:
         return width, csv.QUOTE_MINIMAL, ""
     width, ragged = _look(file, separator, skip, csv.QUOTE_NONE, most)
+    if ragged and not _look(file, separator, skip, csv.QUOTE_MINIMAL, most, proper=True)[1]:
+        return width, csv.QUOTE_MINIMAL, ""  # a text of lines that look like others
     if ragged or width < 2:
         raise ValueError(fault)
     return width, csv.QUOTE_NONE, fault
 
 
-def _look(file: Path, separator: str, skip: int, quoting: Any, most: int | None) -> tuple[int, str]:
+def _look(
+    file: Path, separator: str, skip: int, quoting: Any, most: int | None, proper: bool = False
+) -> tuple[int, str]:
     """How many cells the first record has, and the first fault of the records, or nothing.
 
     A quote that nothing closes takes what follows, to the next quote, for one cell: of such a record each line is whole
-    where quotes mean nothing.
+    where quotes mean nothing. proper: such a record is one all the same if each of its quotes closes where a cell ends.
     """
     first: list[str] = []
+    mark = " " if separator == BLANKS else separator
     for place, (number, cells, lines, closed) in enumerate(islice(_records(file, separator, skip, quoting), most)):
         if not closed:
             return len(first), f"a quote in line {number} takes all that follows into its cell"
         if len(lines) > 1:
-            apart = [line.count(" " if separator == BLANKS else separator) + 1 for line in lines]
-            if {*apart} == {len(first) or apart[0]}:
+            apart = [line.count(mark) + 1 for line in lines]
+            if {*apart} == {len(first) or apart[0]} and not (proper and _closes(lines, mark)):
                 others = count(len(lines) - 1, "line")
                 return len(first), f"a quote in line {number} takes the next {others} into its cell"
         if first and len(cells) != len(first):
             return len(first), _ragged(number, cells, first, place == 1)
         first = first or cells
     return len(first), ""
+
+
+def _closes(lines: Iterable[str], mark: str) -> bool:
+    try:
+        next(csv.reader([*lines], delimiter=mark, skipinitialspace=True, strict=True))
+    except csv.Error:
+        return False
+    return True
 
 
 def _records(file: Path, separator: str, skip: int, quoting: Any) -> Iterator[tuple[int, list[str], list[str], bool]]:

@@ -57,6 +57,8 @@ class Rows:
         for name, kind in kinds.items():
             if getattr(self, name) is not None:
                 array = getattr(self, name).astype(kind, copy=False)
+                if name in ("groups", "order"):  # years, or numbers of patients
+                    array = np.unique(array, return_inverse=True)[1]
                 array.setflags(write=False)  # conditions that run in one process share it
                 object.__setattr__(self, name, array)
         object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
@@ -82,8 +84,7 @@ class Rows:
         yield "val", apart, "False where test is True"
         for name in ("groups", "order"):
             place = getattr(self, name)
-            ok = place is None or (_is_array(place, "iu", 1, len(x)) and place.min() >= 0 and place.max() < len(x))
-            yield name, ok, "integers (rows,) from 0 on, below the number of rows, or None"
+            yield name, place is None or _is_array(place, "iu", 1, len(x)), "integers (rows,), or None"
 
     def _chunks(self) -> Iterator[np.ndarray]:
         """x, a stretch of rows at a time."""

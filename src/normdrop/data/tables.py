@@ -274,7 +274,10 @@ def _check_thousands(column: pd.Series) -> None:
     pointed, whole = (text[text.str.fullmatch(form).fillna(False)] for form in (r"[^.]*[.].*", r"[+-]?[1-9]\d{2,}"))
     if len(pointed) and len(whole):
         cells = f"{pointed.iloc[0]!r} beside {whole.iloc[0]!r}"
-        ways = f"{override('data.decimal', '.')} takes fractions; else remove the points from the file"
+        ways = (
+            f"{override('data.decimal', '.')} takes fractions; else remove the points, or name a word for no value in "
+        )
+        ways += "data.missing"
         raise ValueError(f"data.decimal: column {column.name!r} holds {cells}: thousands or fractions? {ways}")
 
 
@@ -362,7 +365,7 @@ def _features(
     levels: the labels of the columns that become one-hot. typed: data.categorical, drop and missing.
     """
     blocks, columns, notes, holes = [], list[str](), [], 0
-    words = [name for name in numbers if numbers[name][1].any() and name not in levels]
+    words = [name for name in numbers if numbers[name][1].mean() >= 0.5 and name not in levels]
     for name in map(str, features):
         if name in levels:
             codes, labels = levels[name]
@@ -375,9 +378,8 @@ def _features(
             values, odd = numbers[name]
             if odd.any():
                 said = _not_a_number(features[name], odd, typed)
-                if len(words) > 1:
-                    every = longer(typed, "categorical", words)
-                    said += f"; words stand in {count(len(words) - 1, 'more column')}: {every} for all"
+                if {*words} - {name}:
+                    said += f"; words stand in {count(len(words), 'column')}: {longer(typed, 'categorical', words)}"
                 raise ValueError(f"{where}: {said}")
             if (np.abs(values.astype(np.float64)) > 1e300).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")

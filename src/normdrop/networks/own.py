@@ -20,7 +20,7 @@ from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
 from normdrop.networks.own_source import function_of, told
-from normdrop.networks.side_by_side import DROPOUTS, replace
+from normdrop.networks.side_by_side import DROPOUTS, HOOKS, replace
 from normdrop.streams import stream
 
 # What a model config of such a network holds beside the arguments of `make`.
@@ -69,12 +69,26 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             kind = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(f"model.function={named}: its parameter {name} is {kind}; must be float32")
     network.train()  # whatever mode `make` left it in
+    _check_lost(network, f"model.function={named}")
     _scale(network, model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)
     layers = model.get("layers") or "*"
     arrange(network, config["arrangement"], config["rate"], config["noise"], layers)
     return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
+
+
+def _check_lost(network: nn.Module, where: str) -> None:
+    """Raise ValueError for what shows in training alone and a stack does not have."""
+    parameters = [*network.parameters()]
+    hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+    for layer in network.modules():
+        hooked |= type(layer) in DROPOUTS and any(vars(layer)[kind] for kind in HOOKS)
+    if hooked:
+        raise ValueError(f"{where}: a parameter or dropout has a hook, which a stack loses: compute it in forward()")
+    places = [values.data_ptr() for values in parameters if values.numel()]
+    if len({*places}) < len(places) or {*places} & {values.data_ptr() for values in network.buffers()}:
+        raise ValueError(f"{where}: .data gives two tensors one memory: share the parameter itself, or clone it")
 
 
 def _scale(network: nn.Module, gain: float) -> None:

@@ -34,6 +34,8 @@ INSTALLED = (
 )
 # Modules that are not installed, by the folder of the file whose network has imported them.
 IMPORTED: dict[Path, set[str]] = defaultdict(set)
+# Where else such a file has said that imports are found, by its folder.
+ADDED: dict[Path, list[str]] = defaultdict(list)
 
 
 def settle(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,19 +129,20 @@ def _no_network(function: Any) -> Any:
 
 @contextmanager
 def _beside(file: Path) -> Iterator[None]:
-    """Imports find what lies beside a file, and no module that another folder's network has imported by that name.
-    The working folder is the same behind it."""
+    """Imports find what lies beside a file and where it says itself, and no module that another folder's network has
+    imported by that name. The working folder and Python's path are the same behind it."""
     folder = file.parent
     for other in IMPORTED.keys() - {folder}:
         _forget(other)
-    before = sys.modules.keys() - IMPORTED[folder]
-    sys.path.append(str(folder))  # last: what lies there hides no module
+    before, path = sys.modules.keys() - IMPORTED[folder], [*sys.path]
+    sys.path[:] = [*ADDED[folder], *path, str(folder)]  # last: what lies there hides no module
     importlib.invalidate_caches()
     try:
         with chdir("."):  # goes back to where it began
             yield
     finally:
-        sys.path.remove(str(folder))
+        ADDED[folder] = [place for place in dict.fromkeys(sys.path) if place not in (*path, str(folder))]
+        sys.path[:] = path
         new = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules.keys() - before}
         IMPORTED[folder] |= {name for name, path in new.items() if path and not _is_installed(Path(path))}
 

@@ -16,6 +16,7 @@ from normdrop.networks.layers import CHANNEL_NOISES, NOISES, WEIGHTS
 from normdrop.networks.noise import StackedNoise
 
 DROPOUTS: tuple[type[nn.Module], ...] = (*NOISES.values(), *CHANNEL_NOISES)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass

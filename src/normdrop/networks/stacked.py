@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from normdrop.networks.convolution import Convolution
 from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Identity, Residual, shape_behind
 from normdrop.networks.noise import StackedNoise, without_channels
-from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
+from normdrop.networks.side_by_side import DROPOUTS, HOOKS, Place, SideBySide, padded, unpadded
 
 
 class _Stacked(nn.Module):
@@ -180,7 +180,6 @@ STACKED: dict[type[nn.Module], Form] = {
 # What a stacked form takes for granted of its layer, wherever a layer has such an attribute.
 USUAL = {"groups": 1, "num_groups": 1, "padding_mode": "zeros", "dim": 1, "start_dim": 1, "end_dim": -1}
 NEEDED = ("weight", "bias", "running_mean", "momentum")
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # Begins a hidden block, or the output.
 WEIGHTED = (StackedLinear, StackedConv, StackedResidual)
@@ -196,10 +195,12 @@ def usual(layer: Any, shape: tuple[int, ...]) -> bool:
         return False
     if any(vars(layer)[kind] for kind in HOOKS) or "forward" in vars(layer):
         return False
-    if isinstance(layer, nn.Sequential):  # none of its layers and weights stands there twice
-        for parts in (layer.named_modules, layer.named_parameters):
+    if isinstance(layer, nn.Sequential):  # nothing of it but activations stands there twice
+        for parts in (layer.named_buffers, layer.named_parameters):
             if len(list(parts())) < len(list(parts(remove_duplicate=False))):
                 return False
+        noises = [part for _, part in layer.named_modules(remove_duplicate=False) if type(part) in DROPOUTS]
+        return len({*noises}) == len(noises)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return set(layer.dilation) == {1} and not isinstance(layer.padding, str)
     if isinstance(layer, nn.Linear):

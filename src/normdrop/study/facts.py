@@ -62,13 +62,15 @@ def _check_effect(keys: Iterable[str], first: Mapping[str, Any], data: Mapping[s
             raise ValueError(f"data.{key}={data[key]}: has no effect on {data['name']}: {same}")
 
 
-def _absent(data: ReplicateData, classes: Sequence[str], seed: int) -> Iterator[str]:
-    """The parts without a row of some class: given ones, the latest rows, and what is left beside large groups."""
+def _absent(data: ReplicateData, classes: Sequence[str], seed: int) -> list[str]:
+    """A line if parts have no row of some class: given ones, the latest rows, and what is left beside large groups."""
+    found = []
     for key, part in {"test": "test", "val": "validation"}.items():
         absent = sorted({*range(len(classes))} - {*data.parts[key].y.flatten().tolist()})
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-            yield f"class {classes[absent[0]]!r}{more} has no row in the {part} part (seed {seed})"
+            found.append(f"class {classes[absent[0]]!r}{more} has no row in the {part} part")
+    return [f"{'; '.join(found)} (seed {seed})"] if found else []
 
 
 def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
@@ -99,7 +101,8 @@ def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable
         if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
             note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
             facts["notes"] = [note, *facts["notes"]]
-        facts["notes"] = [*_absent(data, list(facts["classes"]), seed), *facts["notes"]]
+        # Behind what could make a result false.
+        facts["notes"] = [*facts["notes"][:1], *_absent(data, list(facts["classes"]), seed), *facts["notes"][1:]]
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
         shapes[json.dumps(config["data"])] = config["data"]["shape"] or facts["shape"], len(facts["classes"])
