@@ -81,6 +81,7 @@ def test_a_column_with_one_label_within_its_many_values_is_pointed_at():
 @pytest.mark.parametrize("values", [RNG.permutation(9 * N)[:N], np.cumsum(RNG.integers(1, 9, N)), -np.arange(N) / 7])
 def test_a_column_of_distinct_whole_numbers_or_one_that_rises_is_pointed_at(values):
     assert "data.drop=[x]" in said(x=values) and "data.order_column=x" in said(x=values)
+    assert "data.order_column=day" in said(x=values, day=values)
 
 
 def test_numbers_that_a_float64_must_round_are_not_like_an_identifier_for_being_whole():

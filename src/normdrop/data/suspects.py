@@ -47,11 +47,14 @@ def of(rows: Rows, test_fraction: float) -> list[str]:
         way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
         notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
     if identifiers:
-        ways = (
-            f"{longer(rows.typed, 'drop', identifiers)}, or for a time {override('data.order_column', identifiers[0])}"
-        )
-        notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {ways}")
+        way, other = longer(rows.typed, "drop", identifiers), override("data.order_column", _time(identifiers))
+        notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {way}, or for a time {other}")
     return [*notes, *_far(rows), *_majority(rows, test_fraction)]
+
+
+def _time(names: list[str]) -> str:
+    """The name that sounds most like a time."""
+    return next((name for name in names if re.search("(?i)date|time|day|year", name)), names[0])
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:

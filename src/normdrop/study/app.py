@@ -94,7 +94,8 @@ def _study(words: list[str], report: bool) -> int:
             return _report(folder)
         shown = folder / "overview" if (folder / "overview").exists() else folder
         print(f"the answer:   {runnable(f'normdrop-report {folder}')}")
-        print(f"its page:     {folder}/report/report.html, once that is written")
+        page = folder / "report" / "report.html"
+        print(f"its page:     {page}, {'of before this run' if page.exists() else 'once that is written'}")
         print(f"TensorBoard:  {runnable(f'tensorboard --logdir {shown}')}")
     return 0
 
