@@ -274,10 +274,8 @@ def _check_thousands(column: pd.Series) -> None:
     pointed, whole = (text[text.str.fullmatch(form).fillna(False)] for form in (r"[^.]*[.].*", r"[+-]?[1-9]\d{2,}"))
     if len(pointed) and len(whole):
         cells = f"{pointed.iloc[0]!r} beside {whole.iloc[0]!r}"
-        ways = (
-            f"{override('data.decimal', '.')} takes fractions; else remove the points, or name a word for no value in "
-        )
-        ways += "data.missing"
+        ways = f"{override('data.decimal', '.')} takes fractions; else remove the points"
+        ways += ", or name a word for no value in data.missing"
         raise ValueError(f"data.decimal: column {column.name!r} holds {cells}: thousands or fractions? {ways}")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, both_sides, candidates, complete, rungs, shared_rows, values
+from normdrop.report.choose import Pair, both_sides, candidates, complete, of_sides, rungs, shared_rows, values
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
 from normdrop.report.tables import key_name, place
@@ -39,17 +39,16 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     for pair in compared:
         seeds = pair.a.index.intersection(pair.b.index)
         block = blocks.get_group(tuple(pair.place.values()))
-        trained = [block[block["arrangement"].isin(side)] for side in study.declared.sides]
+        trained = of_sides(study, block)
         for side, shared in zip((pair.a, pair.b), shared_rows(study, trained), strict=True):
-            sides.append(_with_ends(study, side.loc[seeds].reset_index(drop=True), shared))
-    chosen = pd.concat(sides, ignore_index=True)
-    chosen = chosen[~chosen["diverged"]]  # where no candidate is left there is no preference
+            chosen = side.loc[seeds]
+            sides.append((chosen[~chosen["diverged"]], shared))  # where no candidate is left there is no preference
     for key in study.declared.tuned:
-        own = chosen[chosen[f"{key} low"] < chosen[f"{key} high"]]
+        own = pd.concat([_choices(chosen, shared, key) for chosen, shared in sides])
         if len(own):
-            low, high = own[f"{key} low"], own[f"{key} high"]
-            at_low, at_high = own[key].eq(low).mean(), own[key].eq(high).mean()
-            ends.append((key, low.min(), high.max(), len(own), at_low, at_high))
+            at_low, at_high = own["choice"].eq(own["min"]).mean(), own["choice"].eq(own["max"]).mean()
+            ends.append((key, own["min"].min(), own["max"].max(), len(own), at_low, at_high))
+    chosen = pd.concat([chosen for chosen, _ in sides])
     if "epochs_after" in chosen and all(record["config"].get("select_epoch") == "best" for record in study.records):
         last = chosen["epochs_after"].dropna() == 0
         ends.append(("epoch", np.nan, np.nan, len(last), 0.0, last.mean()))
@@ -57,16 +56,14 @@ def edges(study: Study, compared: list[Pair]) -> pd.DataFrame:
     return table.assign(doubt=table[["at_low", "at_high"]].max(axis=1) > EDGE)
 
 
-def _with_ends(study: Study, chosen: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
-    """Chosen rows with the ends of the grid that each was chosen from, its arrangement's in `shared`; NaN: none."""
-    for key in study.declared.tuned:
-        grid = candidates(shared, key)
-        if not pd.api.types.is_numeric_dtype(grid):
-            grid = grid.iloc[:0].astype(float)
-        ends = grid.groupby(shared["arrangement"]).agg(["min", "max"])
-        low, high = (chosen["arrangement"].map(ends[end]).astype(float) for end in ("min", "max"))
-        chosen = chosen.assign(**{f"{key} low": low, f"{key} high": high})
-    return chosen
+def _choices(chosen: pd.DataFrame, shared: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The choices of a key among numbers, with the ends (min, max) of the grid that the arrangement has in `shared`."""
+    grid = candidates(shared, key)
+    if not pd.api.types.is_numeric_dtype(grid):
+        return pd.DataFrame(columns=["min", "max", "choice"])
+    ends = grid.groupby(shared["arrangement"]).agg(["min", "max"])
+    ends = ends.reindex(chosen["arrangement"]).set_axis(chosen.index)  # NaN: an arrangement without such a key
+    return ends.assign(choice=chosen[key])[ends["min"] < ends["max"]]
 
 
 def neighbours(study: Study, compared: list[Pair]) -> pd.DataFrame:
@@ -116,8 +113,8 @@ def doubts(study: Study, found: Iterable[Pair]) -> Iterator[str]:
     uneven = grid.groupby("condition")["seed"].agg(frozenset).nunique() > 1
     for pair in found:
         if uneven and (pair.rate is None or over):
-            for side, arrangements in zip((pair.a, pair.b), study.declared.sides, strict=True):
-                own = grid[grid["arrangement"].isin(arrangements)].merge(pd.DataFrame([pair.place]))
+            for side, trained in zip((pair.a, pair.b), of_sides(study, grid), strict=True):
+                own = trained.merge(pd.DataFrame([pair.place]))
                 lacking |= {*own["seed"]} - {*complete(side).get_level_values("seed")}
     if lacking:
         where = f"candidate and {key_name(over)}" if over else "candidate"

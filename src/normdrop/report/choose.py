@@ -69,7 +69,7 @@ def pairs(study: Study, prefer: str = "accuracy", only: str | None = None) -> It
         return bool(rows["beyond"].any()), dataset in declared.apart, dataset, POSITIONS.index(position)
 
     for place, block in sorted(rows.groupby(study.place), key=order):
-        sides = [block[block["arrangement"].isin(side)] for side in declared.sides]
+        sides = of_sides(study, block)
         networks = [set(side["condition"]) for side in sides]
         before = done[place[0], *map(str, place[2:])]
         if networks in before:
@@ -134,6 +134,11 @@ def shared_rows(study: Study, sides: list[pd.DataFrame], rate: float | None = No
         points = [pd.MultiIndex.from_frame(side[["rate", *declared.within]]) for side in sides]
         sides = [side[own.isin(other)] for side, own, other in zip(sides, points, points[::-1], strict=True)]
     return sides
+
+
+def of_sides(study: Study, rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of A's arrangements, and those of B's."""
+    return [rows[rows["arrangement"].isin(side)] for side in study.declared.sides]
 
 
 def with_dropout(rows: pd.DataFrame) -> pd.Series:

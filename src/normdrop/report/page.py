@@ -213,8 +213,6 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
     of_metric = scales[study.declared.metric]
     own = compared[compared["metric"] == study.declared.metric]
     one, cells, shift = section.at_one_place, section.tables["regime"], section.tables["shift"]
-    if len(shift):
-        shift = shift.query("epoch == 'end' and rate > 0")
     rungs = _rungs(section)
     if len(rungs):
         yield "ladder", _ladder(section, rungs)
@@ -228,6 +226,8 @@ def draw(section: Section) -> Iterator[tuple[str, figures.Figure]]:
         yield "forest", figures.forest(section.base, keys, scales, section.means)
     if len(section.means) and len(section.base):
         yield "forest", figures.forest(section.base, keys, scales, section.tuned_means)
+    if len(shift):
+        shift = shift.query("epoch == 'end' and rate > 0")
     if len(shift):
         shift = shift.assign(estimate=shift["measured"], low=shift["measured"], high=shift["measured"])
         ratio = figures.Scale("variance at inference / in training", factor=1, base=1)

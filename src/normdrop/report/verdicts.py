@@ -92,10 +92,10 @@ def _compared(study: Study, pair: Pair) -> Iterator[dict[str, Any]]:
         for part, a, b in values(study, pair, metric):
             if part not in facts:
                 facts[part] = _facts(study, pair, part)
-            row = place | facts[part] | {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
-            ratio, fresh = row.pop("test_train_ratio"), row.pop("fresh")
+            ratio, fresh = facts[part]["test_train_ratio"], facts[part]["fresh"]
             result = compare(a, b, rope=rope, test_train_ratio=ratio, fresh=fresh, alpha=declared.alpha, never=never)
-            row |= vars(result)
+            row = place | facts[part] | vars(result)
+            row |= {"metric": metric, "part": part, "seeds": spans(tuple(a.index))}
             row |= {"good": good, "refused": refusal(result) or ""}
             row["needed"] = needed(result.sd, result.n, rope / 2, declared.alpha)
             if confirms and part == (study.kind.answer or part):  # of a ladder the trend alone
