@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from normdrop.metrics import METRICS
+
 ROOT = Path(__file__).parents[1]
 # Words that each may have, those of tables and commands too.
 WORDS = {
@@ -126,3 +128,11 @@ def composes(composed: Callable[..., dict[str, Any]], words: list[str]) -> None:
             swept = override.is_sweep_override()
             first.append(f"{key}={next(iter(override.sweep_string_iterator()))}" if swept else value)
     composed(*first)
+
+
+def test_the_table_of_metrics_has_every_column_that_tensorboard_shows_and_its_tag():
+    told = {}
+    for columns, _, tags in re.findall(r"^\| (`\w+`.*) \| (.*) \| (`.*) \|$", text_of("src/normdrop/README.md"), re.M):
+        told |= dict(zip(re.findall(r"`(\w+)`", columns), re.findall(r"`([\w/]+)`", tags), strict=True))
+    shown = {name: metric.tag for name, metric in METRICS.items() if metric.tag}
+    assert told == shown

@@ -278,7 +278,7 @@ def test_ctrl_c_says_how_many_conditions_are_finished_and_how_to_go_on(inside, s
     status, said = run(tmp_path, *BASIC, "replicates=1", before=before)
     assert status == 1
     command = " ".join(["normdrop", *BASIC, "replicates=1"])
-    done = "normdrop: stopped: 2 of 3 configurations are finished; they stay"
+    done = "normdrop: stopped: 2 of 3 configurations are finished"
     assert said.splitlines()[-1] == f"{done}. Go on with the same command: {command}"
 
 
@@ -481,7 +481,7 @@ def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
         os.kill(child.pid, signal.SIGINT)
         select.select([], [], [], 0.35)
     assert child.end() == 1
-    assert "stopped: 0 of 3 configurations are finished; they stay" in child.text() and "Traceback" not in child.text()
+    assert "stopped: 0 of 3 configurations are finished." in child.text() and "Traceback" not in child.text()
     assert left and not any(Path(f"/proc/{worker}").exists() for worker in left)
 
 

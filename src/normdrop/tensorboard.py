@@ -2,7 +2,8 @@
 
 A configuration is one run, named by its folder below --logdir: curves that are means over its seeds, with a band from
 the 10 % to the 90 % quantile, the means of its final metrics, one HPARAMS session. A study's folder `overview` sums all
-of them up in at most 20 runs. Diverged seeds are counted and otherwise left out.
+of them up in at most 20 runs. Diverged seeds are counted and otherwise left out; a loss that was never reached
+took all steps.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.metrics import METRICS
-from normdrop.study.record import Finished, names_of, positions_of, read
+from normdrop.study.record import Finished, budget, names_of, positions_of, read
 
 # Final metrics by column of replicates.csv, in the order of HPARAMS' columns.
 FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag}
@@ -59,7 +60,7 @@ def write_condition(
     """
     logging, steps, seconds = record["config"]["logging"], record["steps"], record["wall_seconds"]
     timing = record["finished"] - seconds, seconds / max(steps, 1)
-    sound = _sound(replicates)
+    sound = _sound(replicates).fillna({"steps_to_level": budget(record)})
     run = Run(*timing)
     run.session(_hparams(record["config"]))
     run.scalars(steps, _finals(sound) | {DIVERGED: len(replicates) - len(sound)})
@@ -256,7 +257,8 @@ def _write_overview(
         run = Run(now)
         run.session(configs.loc[chosen["directory"].mode()[0], shown].dropna())
         run.curves(curves)
-        run.scalars(int(curves.index.max()), finals | {DIVERGED: len(rows) - len(_sound(rows))})
+        diverged = rows[rows["diverged"].astype(bool)].drop_duplicates(["cell", "seed"])
+        run.scalars(int(curves.index.max()), finals | {DIVERGED: len(diverged)})
         for column, tag in BY_RATE.items():
             run.curves(_by_rate(rows, column, tag, sorted(set(table["rate"]) - {0.0})))
         run.write(overview / name)
@@ -284,7 +286,8 @@ def _joined(finished: Mapping[Path, Finished], tuned: set[str]) -> tuple[pd.Data
         own = "function" in record["config"]["model"]  # its BN layers stay where they are
         names = [*names_of(record, positions), (record["arrangement"], record["position"])]
         place["run"] = record["arrangement"] if own else " ".join(names[0])
-        tables.append(one.replicates.reindex(columns=["seed", "diverged", *FINALS]).assign(**place))
+        table = one.replicates.reindex(columns=["seed", "diverged", *FINALS]).assign(**place)
+        tables.append(table.fillna({"steps_to_level": budget(record)}))
         histories.append(one.history[["seed", "epoch", *CURVES]].assign(directory=str(directory)))
     return pd.concat(tables, ignore_index=True), pd.concat(histories)
 

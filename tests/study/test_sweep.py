@@ -358,6 +358,15 @@ def test_what_has_no_effect_is_said(command, capsys):
     assert "1 finished configuration without TensorBoard's files; normdrop-report outputs/study" in told(capsys)
 
 
+def test_a_network_that_stands_at_another_position_and_seeds_of_before_are_told(command, capsys):
+    grid = ("name=study", "arrangement=dropout,bn_dropout,none", "position=before,around", *TINY)
+    assert command(*grid) == ""
+    assert "position=before: of dropout, none the network is that of position=after" in told(capsys)
+    assert command(*grid, "replicates=1") == ""
+    said = told(capsys)
+    assert "replicates=1: 1 more seed finished before" in said and "0 to train" in said
+
+
 def test_a_network_is_missed_of_each_seed_that_was_trained_without_keeping_it(command, capsys):
     one = ("name=study", "arrangement=none", *TINY)
     for seeds, kept in ((2, "true"), (3, "false"), (3, "true")):

@@ -25,10 +25,10 @@ def provenance(study: Study) -> dict[str, Any]:
     table = pd.DataFrame([batch for record in study.records for batch in _batches(record)])
     commits, versions = sorted(set(table["commit"].str[:10])), sorted(set(table["versions"]))
     began, ended = _time(table["began"].min()), _time(table["finished"].max())
-    spent = duration(sum(record["wall_seconds"] for record in study.records))
+    spent = f"{duration(sum(record['wall_seconds'] for record in study.records))} of training over all configurations"
     lines = [
         f"Trained {began} to {ended}, from commit {', '.join(commits)}.",
-        f"Seeds {spans(tuple(study.table['seed']))}; {spent} of training; {'; '.join(versions)}.",
+        f"Seeds {spans(tuple(study.table['seed']))}; {spent}; {'; '.join(versions)}.",
         *sorted({f"`{command}`" for command in table["command"].dropna()}),
     ]
     clean, doubts = bool(table["clean"].all()), []

@@ -278,7 +278,6 @@ def _study(name: str, path: Path, finished: list[tuple[Record, pd.DataFrame]], l
 def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
     """What is known of a configuration, once for each arrangement and asked position that its network stands for."""
     rows, config = record["rows"], record["config"]
-    batches, rest = divmod(rows["train"], config["batch_size"])
     row = {
         "condition": record["condition"],
         "dataset": record["dataset"],
@@ -289,7 +288,7 @@ def _networks(record: Record, asked: set[str]) -> list[dict[str, Any]]:
         "test_rows": rows["test"],
         "fingerprint": config["data"].get("fingerprint", record["dataset"]),
         "served": str([config["data"].get(key) for key in SERVED]),
-        "budget": config["trainer"]["max_epochs"] * (batches + (rest > 1)),  # a row alone is left out
+        "budget": store.budget(record),
     }
     names = store.names_of(record, asked)
     return [row | {"arrangement": a, "position": p, "stands_in": (a, p) != names[0]} for a, p in names]

@@ -10,10 +10,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NoReturn
 
 from normdrop.study import CONF, stop
-from normdrop.study.told import command, held, line, prepare, runnable, typed, unknown_key
+from normdrop.study.told import command, held, line, nearest, prepare, runnable, typed, unknown_key
 
 HELP = """normdrop [key=value …]: train configurations, each with its seeds, into outputs/<name>.
 
@@ -61,9 +62,8 @@ def main() -> None:
             signal.signal(sign, signal.SIG_IGN)  # everything is done: what ends here is not to be disturbed
     except (Exception, KeyboardInterrupt) as error:
         if stop.asked():  # whatever became of it: a library that it hits may raise another error instead
-            done = "what is finished stays"
-            if isinstance(error, KeyboardInterrupt) and error.args:
-                done = f"{error}; they stay"
+            interrupted = isinstance(error, KeyboardInterrupt) and error.args
+            done = error if interrupted else "what is finished stays"
             sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {runnable(command())}")
         said = one_line(error, words)
         if not _expected(error):
@@ -143,10 +143,9 @@ def _arguments(words: list[str]) -> list[str]:
 
 
 def _help() -> str:
-    groups = [
-        f"{group} = {' | '.join(_options(group))}"
-        for group in ("experiment", "data", "model", "optimizer", "hydra/launcher")
-    ]
+    groups = []
+    for group in ("experiment", "data", "model", "optimizer", "hydra/launcher"):
+        groups.append(fill(f"{group} = {' | '.join(_options(group))}", 110, subsequent_indent="    "))
     keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
     for file in ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table"):
         group, name = file.split("/")
@@ -195,5 +194,5 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
-        return f"{group}={name}: must be one of {', '.join(_options(group))}{table}"
+        return f"{group}={name}: must be one of {', '.join(_options(group))}{nearest(name, _options(group))}{table}"
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,8 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(highlight=False, soft_wrap=True)
-    began, total, over, drawn = time.monotonic(), len(paths), False, time.monotonic()
+    total, over, drawn = len(paths), False, time.monotonic()
+    first: tuple[float, float] | None = None  # when training was first seen, and how much of it
     waiting = {path: _stamp(root / path) for path in paths}
     notes = {note_of(root, path).name: path for path in paths}
     columns = (BarColumn(), TextColumn("{task.description}"))
@@ -52,19 +54,28 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
             over = stop.wait(max(0.5, total / 2000))  # each look asks the disk about all that has not ended
             running = _running(root, notes)
             new = [path for path in waiting if path not in running and _stamp(root / path) != waiting[path]]
-            done, left = len(ended) + len(new) + sum(part for part, _ in running.values()), "…"
-            if done >= 0.05:
-                left = duration((time.monotonic() - began) / done * (total - done))
+            done = len(ended) + len(new) + sum(part for part, _ in running.values())
+            if done and first is None:
+                first = time.monotonic(), done
+            left = _left(first, done, total)
             for path in new:
                 del waiting[path]
                 ended.append(path)
                 if not console.is_terminal:
-                    console.print(f"[{len(ended)}/{total}] {path} (about {left} left)", markup=False)
+                    console.print(f"[{len(ended)}/{total}] {path}{left}", markup=False)
             now = ", ".join(f"{path} {epoch}" for path, (_, epoch) in running.items())
-            said = f"{len(ended)} of {count(total, 'configuration')} finished, about {left} left; now {now}"
+            said = f"{len(ended)} of {count(total, 'configuration')} finished{left}; now {now}"
             bar.update(task, completed=done, description=said)
             if ended and (over or time.monotonic() >= drawn):
                 drawn = _overview(root)
+
+
+def _left(first: tuple[float, float] | None, done: float, total: int) -> str:
+    """How long the rest takes at the pace since `first`, or nothing."""
+    if first is None or done - first[1] < 0.05 or done >= total:
+        return ""
+    seconds = (time.monotonic() - first[0]) / (done - first[1]) * (total - done)
+    return f" (about {duration(math.ceil(seconds))} left)"
 
 
 def _running(root: Path, notes: Mapping[str, str]) -> dict[str, tuple[float, str]]:

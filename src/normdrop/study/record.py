@@ -142,6 +142,13 @@ def names_of(record: Mapping[str, Any], positions: set[str]) -> list[tuple[str, 
     return [name for name in dict.fromkeys([itself, *map(tuple, record["stands_for"])]) if name[1] in positions]
 
 
+def budget(record: Mapping[str, Any]) -> int:
+    """The optimizer steps of all epochs."""
+    config = record["config"]
+    batches, rest = divmod(record["rows"]["train"], config["batch_size"])
+    return int(config["trainer"]["max_epochs"] * (batches + (rest > 1)))  # a row alone is left out
+
+
 def claimed(directory: Path) -> list[int]:
     """The seeds that a folder's record names, whether or not its tables fit it."""
     try:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,7 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
     """A line for each key of ours that has no effect, for tables that changed and for what finished folders lack."""
     for key, where in compose.unused.items():
         yield f"{key}: without effect where {' or '.join(sorted(where))}, which has no such key"
+    yield from _same_networks(study)
     for path in (condition.path for condition in study.conditions if condition.missing):
         if (study.root / path / record.RECORD).exists() and record.read(study.root / path) is None:
             yield f"{path}: its tables are not those that its record knows; it trains again"
@@ -104,6 +106,21 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
         logging, found = condition.config["logging"], record.read(study.root / condition.path)
         if found is not None and found.record["config"]["logging"] != logging:
             yield f"logging={logging}: without effect on what is finished; another name= trains anew"
+        if found is not None and (more := {*found.record["seeds"]} - {*configs.seeds(condition.config)}):
+            said = f"{count(len(more), 'more seed')} finished before, and a report counts them"
+            yield f"replicates={condition.config['replicates']}: {said}"
+
+
+def _same_networks(study: Plan) -> Iterator[str]:
+    """A line for each position under which a network was asked for that stands at another one."""
+    asked: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for condition in study.conditions:
+        position = dict(word.split("=", 1) for word in condition.overrides).get("position")
+        if position not in (None, condition.config["position"]):
+            asked[str(position), condition.config["position"]].append(condition.config["arrangement"])
+    for (position, other), arrangements in asked.items():
+        names = ", ".join(sorted({*arrangements}))
+        yield f"position={position}: of {names} the network is that of position={other}, and stands there"
 
 
 def _networks_kept(folder: Path) -> bool:
