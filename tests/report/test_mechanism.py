@@ -1,18 +1,15 @@
-"""What recalibration removes of an effect, and the shift itself; the map and the trends along keys."""
+"""What recalibration removes of an effect, and the shift itself; the map."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from exact import normal, pair, rows_of, runs, study_of, write
 from normdrop.report import page
-from normdrop.report.choose import pairs
 from normdrop.report.mechanism import recalibration, shares, shifts
-from normdrop.report.regime import cells, trends
+from normdrop.report.regime import cells
 from normdrop.report.words import words
 
 STUDY: dict[str, Any] = {"kind": "mechanism", "claim": "mechanism", "rope": {}, "secondary": []}
@@ -129,31 +126,3 @@ def test_a_side_is_ahead_in_the_map_where_it_is_better(tmp_path):
     study = {"family": None, "metric": "test_nll", "secondary": []}
     pair(tmp_path, runs(0.8, test_nll=normal(0.4)), runs(0.8, test_nll=0.5), study=study)
     assert cells(study_of(tmp_path))["word"].to_list() == ["ahead"]
-
-
-def test_a_trend_is_the_change_along_one_key_with_the_others_held_fixed(tmp_path):
-    rng = np.random.default_rng(1)
-    values = {(size, depth): rng.normal(0.01, 0.01, 8) for size in (250, 1000, 4000) for depth in (2, 4)}
-    for (size, depth), effect in values.items():
-        pair(tmp_path, runs(0.8 + effect, 8), runs(0.8, 8), setting={"data.train_size": size, DEPTH: depth})
-    study = study_of(tmp_path)
-    table = trends(study, pairs(study))
-    assert set(table["key"]) == {"data.train_size", DEPTH}
-    table = table[(table["key"] == "data.train_size") & (table[DEPTH] == 4)]
-    row = table[table["comparison"] == "same_rate"].iloc[0]
-    change = values[4000, 4] - values[250, 4]  # of three rungs the middle one has no weight
-    assert (row["n"], row["first"], row["last"], row["rate"]) == (8, 250, 4000, 0.3)
-    assert row["estimate"] == pytest.approx(change.mean())
-    assert row["p_value"] == pytest.approx(stats.ttest_1samp(change, 0).pvalue)
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(stats.ttest_1samp(change, 0).confidence_interval()))
-
-
-def test_a_trend_goes_along_the_numbers_of_a_key_that_some_lack_and_along_no_switch(tmp_path):
-    for depth, residual in itertools.product((2, 4), (False, True)):
-        pair(tmp_path, runs(normal(0.8)), runs(0.8), setting={DEPTH: depth, "model.residual": residual})
-    other = {"model": {"name": "cnn", "width": 128, "residual": False}}  # has no depth
-    pair(tmp_path, runs(normal(0.8)), runs(0.8), setting={"model": "cnn"}, config=other)
-    study = study_of(tmp_path)
-    assert {"model", DEPTH, "model.residual"} <= set(study.keys)
-    table = trends(study, pairs(study))
-    assert set(table["key"]) == {DEPTH} and set(table["first"]) == {2} and set(table["last"]) == {4}

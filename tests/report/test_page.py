@@ -205,7 +205,7 @@ def test_a_mean_without_spread_says_no_power() -> None:
     assert "power" not in answer and "—" not in answer
 
 
-def test_a_pair_that_several_comparisons_leave_out_is_counted_once() -> None:
+def test_comparisons_that_go_without_a_pair_of_seeds_are_counted() -> None:
     study = made("x", datasets=1, metrics=("test_acc", "test_nll"), **ORDERING)
     table = study.table
     first = table["seed"].lt(2) & table["position"].eq("after") & table["arrangement"].eq("bn_dropout")
@@ -214,9 +214,10 @@ def test_a_pair_that_several_comparisons_leave_out_is_counted_once() -> None:
     table.loc[table["arrangement"] == "none", "test_acc"] = math.nan  # is compared with nothing
     section = page.section(study)
     assert section.compared["left_out"].sum() == 16
-    # Seeds 0 and 1 after the activation; seed 2 at both positions.
     text = page.render(page._context([section]), limit=9)
-    assert "Doubt:** some trainings diverged; 4 pairs of seeds with one of them are left out" in text
+    touched = (section.compared["left_out"] > 0).sum()
+    assert 0 < touched < len(section.compared)
+    assert f"{touched} of {len(section.compared)} comparisons go without some pairs of seeds" in text
 
 
 def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_is_refused() -> None:

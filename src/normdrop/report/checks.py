@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from normdrop.metrics import METRICS
-from normdrop.report.choose import Pair, both_sides, candidates, complete, of_sides, rungs, shared_rows, values
+from normdrop.report.choose import Pair, both_sides, candidates, of_sides, rungs, shared_rows
 from normdrop.report.compare import mean_interval
 from normdrop.report.study import NEVER, Study
-from normdrop.report.tables import key_name, place
-from normdrop.report.verdicts import HARNESS, spans
+from normdrop.report.tables import key_name
+from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
@@ -96,47 +96,24 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
     return (a - b).mean(axis=1, skipna=False)
 
 
-def doubts(study: Study, found: Iterable[Pair]) -> Iterator[str]:
-    """A line for what was remarked of a data set, for data sets that are the same, and for candidates that some seeds,
-    or values of a consumed key, lack.
-    """
+def doubts(study: Study) -> Iterator[str]:
+    """A line for what was remarked of a data set, for data sets that are the same, and for grids with gaps."""
     remarked = {record["dataset"]: record.get("data", {}).get("notes") for record in study.records}
     for dataset, notes in remarked.items():
         if notes:  # what could make a result false comes first; what is published has none
             yield f"{dataset}: {notes[0]}."
-    over, tuned = study.declared.over, list(study.declared.tuned)
     groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
     for names in sorted({tuple(names) for names in groups if len(names) > 1}):
         yield f"{', '.join(names)}: the same rows under several names; they count once."
-    at, grid = ["arrangement", *study.place], both_sides(study)
-    lacking: set[int] = set()
-    uneven = grid.groupby("condition")["seed"].agg(frozenset).nunique() > 1
-    for pair in found:
-        if uneven and (pair.rate is None or over):
-            for side, trained in zip((pair.a, pair.b), of_sides(study, grid), strict=True):
-                own = trained.merge(pd.DataFrame([pair.place]))
-                lacking |= {*own["seed"]} - {*complete(side).get_level_values("seed")}
-    if lacking:
-        where = f"candidate and {key_name(over)}" if over else "candidate"
-        yield f"Seeds {spans(tuple(sorted(lacking)))} were not trained at every {where}: no choice counts them."
-    if not over:
-        return
-    whole = grid.groupby(at)[over].transform("nunique")
-    partly = grid[grid.groupby([*at, *tuned])[over].transform("nunique") < whole]
-    if named := "; ".join(place(row, tuned) for row in partly[tuned].drop_duplicates().to_dict("records")):
-        yield f"Not trained at every {key_name(over)}: {named}. Where it was, there is more to choose from."
-
-
-def left_out(study: Study, found: Iterable[Pair]) -> int:
-    """How many pairs of seeds some comparison at the grid proper leaves out, for one diverged; each counts once."""
-    lost = set()
-    for pair in found:
-        if pair.a["beyond"].any() or not pair.counted:
-            continue
-        for metric in study.declared.metrics:
-            for _, a, b in values(study, pair, metric):
-                lost |= {(*pair.place.values(), seed) for seed in a.index[(a - b).isna()]}
-    return len(lost)
+    grid, over = both_sides(study), study.declared.over
+    at = ["arrangement", *study.place]
+    seeds = grid.groupby([*at, "condition"])["seed"].agg(frozenset)
+    if (seeds.groupby(at).nunique() > 1).any():
+        yield "Not every seed was trained at every candidate: a choice counts those that were."
+    if over:
+        rungs = grid.groupby([*at, *study.declared.tuned])[over].agg(frozenset)
+        if (rungs.groupby(at).nunique() > 1).any():
+            yield f"Not every candidate was trained at every {key_name(over)}: there is more to choose where more were."
 
 
 def never_reached(study: Study) -> pd.DataFrame:

@@ -73,8 +73,6 @@ class Section:
     tables: dict[str, pd.DataFrame]
     """what is written as CSV, by the name of its file"""
     provenance: dict[str, Any]
-    left_out: int = 0
-    """pairs of seeds that some comparison goes without, because one diverged"""
     figures: dict[str, str] = field(default_factory=dict)
     """files by the names of the figures, which the template has captions for"""
     notes: dict[str, str] = field(default_factory=dict)
@@ -148,16 +146,15 @@ def section(study: Study) -> Section:
     """All that is computed of a study."""
     over_sets = pd.DataFrame(columns=pooled.COLUMNS)
     facts: dict[str, Any] = {"lines": [], "doubts": []}
-    beside, left_out = defaultdict[str, pd.DataFrame](pd.DataFrame), 0
+    beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
     if study.table.empty:
         rows = verdicts.rows(study)
     else:
         found = list(pairs(study))
         rows = verdicts.rows(study, [*found, *verdicts.again(study)])
         over_sets, facts = pooled.pooled(study, rows), provenance.provenance(study)
-        facts["doubts"] += checks.doubts(study, found)
+        facts["doubts"] += checks.doubts(study)
         beside |= _beside(study, rows, found)
-        left_out = checks.left_out(study, found) if rows["left_out"].any() else 0
     said = words.words(study, rows, over_sets)
     beside |= {"verdicts": rows.drop(columns="sd"), "words": said, "pooled": over_sets}
     beside["replicates"] = study.table.replace({NEVER: None})
@@ -172,7 +169,7 @@ def section(study: Study) -> Section:
     compared = compared[compared["part"].eq(study.kind.answer) & compared["metric"].isin(study.declared.metrics)]
     means = over_sets[over_sets["variant"].eq(pooled.AS_DECLARED) & over_sets["part"].eq(study.kind.answer)]
     means = means[means["metric"].isin(study.declared.metrics)].rename(columns={"ci_low": "low", "ci_high": "high"})
-    return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts, left_out)
+    return Section(study, rows, scope, words.family(study, rows), compared, means, beside, facts)
 
 
 def _in_ones_own(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,8 +192,6 @@ def _beside(study: Study, rows: pd.DataFrame, found: list[Pair]) -> dict[str, pd
         beside["networks"] = ranks.networks(study)
     if study.declared.family is None:
         beside["regime"] = regime.cells(study)
-    if study.declared.claim in WHY:
-        beside["trends"] = regime.trends(study, found)
     if study.declared.kind == "mechanism":
         beside["recalibration"] = mechanism.recalibration(study, rows)
         beside["shares"] = mechanism.shares(study, beside["recalibration"])
