@@ -27,6 +27,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from normdrop.asked import count
 from normdrop.metrics import METRICS
 from normdrop.study.record import Finished, budget, names_of, positions_of, read
 
@@ -342,8 +343,9 @@ def _legend(table: pd.DataFrame, names: list[str], left_out: int) -> str:
     runs, cells = table["run"].nunique(), table["cell"].nunique()
     of_run = table.groupby("run")["seed"].nunique()
     seeds = " to ".join(str(number) for number in sorted({of_run.min(), of_run.max()}))
+    lacking = f"; {left_out} more lack an arrangement or a rate" if left_out else ""
     return f"""
 A run is an arrangement and, but for a network of your own, its position ({len(names)} of {runs} stand here), at what
-each seed's own validation part prefers of the rates and of what else is tuned. Values are means over {seeds} seeds and
-{cells} data sets or settings ({left_out} others lack an arrangement or a rate).
+each seed's own validation part prefers of the rates and of what else is tuned. Values are means over {seeds} seeds at
+{count(cells, "place")} (a data set and setting){lacking}.
 """
