@@ -21,7 +21,7 @@ from torch import Tensor
 
 from normdrop.asked import check_memory, is_int, require
 from normdrop.compiling import compiled
-from normdrop.data.rows import SMALL, Rows
+from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
@@ -50,14 +50,7 @@ class Table:
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
         scaling = torch.from_numpy(np.stack([np.stack(own) for own in scales], axis=1)[:, :, None])
-        held = rows.x
-        for kind in SMALL:  # an eighth to a half of the memory, where nothing is lost
-            with np.errstate(over="ignore", invalid="ignore"):
-                x = rows.x.astype(kind)
-            if np.array_equal(x, rows.x, equal_nan=True):
-                held = x
-                break
-        return cls(torch.tensor(held), torch.tensor(rows.y), scaling, bool(np.isnan(held).any()))
+        return cls(torch.tensor(rows.x), torch.tensor(rows.y), scaling, bool(np.isnan(rows.x).any()))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
