@@ -71,19 +71,14 @@ def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     assert len(twice) == 1 and "(120, 120 of them with different labels)" in twice[0]
 
 
-def test_test_rows_that_recur_and_a_test_part_of_one_class_are_said():
+def test_rows_of_a_given_part_that_recur_outside_are_said():
     x, test = np.concatenate([NOISE, NOISE[:5]]), np.arange(N + 5) >= N - 5
     y = np.concatenate([LABEL, LABEL[:5]])
     assert suspects.of(Rows(x, y, ("a", "b"), test))[0].startswith("5 of the 10 test rows (50 %) have equal rows")
     groups = np.arange(N + 5) // 5
     groups[-1] = 0
-    notes = suspects.of(Rows(x + np.arange(N + 5)[:, None], y, ("a", "b"), test, groups=groups))
-    assert notes == ["1 of the 10 test rows (10 %) have rows of their group outside the test part"]
     notes = suspects.of(Rows(x, y, ("a", "b"), val=test, groups=groups))
     assert notes[0].startswith("5 of the 10 validation rows (50 %) have equal rows outside the validation part")
     assert notes[1].startswith("1 of the 10 validation rows (10 %) have rows of their group outside")
-    late = np.where(np.arange(N + 5) > 50, 1, y)
-    assert "100.0 % of the test rows are 'b'" in suspects.of(Rows(x, late, ("a", "b"), test))[-1]
-    assert suspects.of(Rows(x, y, ("a", "b"), order=np.arange(N + 5)))[0].endswith(
-        "(10); in order, parts may share them"
-    )
+    (note,) = suspects.of(Rows(x, y, ("a", "b"), order=np.arange(N + 5)))
+    assert note.endswith("(10); in order, parts may share them")

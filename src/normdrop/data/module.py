@@ -71,9 +71,6 @@ class Table:
         scaling = None if self.scaling is None else self.scaling.to(device)
         return replace(self, x=self.x.to(device), y=self.y.to(device), scaling=scaling)
 
-    def replicate(self, index: int) -> Table:
-        return self if self.scaling is None else replace(self, scaling=self.scaling[:, index : index + 1])
-
 
 def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.ndarray) -> None:
     """`Table.gather` in one pass, the same to the last bit: a tenth of the time, where rows are wide."""
@@ -108,10 +105,6 @@ class Part:
         """All rows in their order, in chunks of so many."""
         yield from map(self.table.gather, self.rows.split(rows, dim=1))
 
-    def replicate(self, index: int) -> Part:
-        """This part of one replicate alone."""
-        return Part(self.table.replicate(index), self.rows[index : index + 1])
-
 
 def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor]:
     """Split row numbers (replicates, rows) into stretches of so many batches, the last one maybe smaller.
@@ -119,12 +112,10 @@ def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor
     A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement, so that
     all of them see the same batches; in a random order it is another row each time.
     """
-    return order[:, : trained(order.shape[1], batch_size)].split(batch_size * stretch, dim=1)
-
-
-def trained(rows: int, batch_size: int) -> int:
-    """How many of the rows `batches` has: all, or all but one."""
-    return rows - (batch_size > 1 and rows % batch_size == 1)
+    rows = order.shape[1]
+    if batch_size > 1 and rows % batch_size == 1:
+        rows -= 1
+    return order[:, :rows].split(batch_size * stretch, dim=1)
 
 
 class BatchOrder:

@@ -165,7 +165,8 @@ def keel(dataset: str | None) -> Rows:
     text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False)
     text = text.apply(lambda column: column.str.strip())
     text.columns = [*map(str, range(1, text.shape[1])), "class"]
-    return table_rows(text, f"data.dataset={dataset}", "class", categorical=None)
+    words = [name for name in text.columns[:-1] if pd.to_numeric(text[name], errors="coerce").isna().any()]
+    return table_rows(text, f"data.dataset={dataset}", "class", categorical=words)
 
 
 def keel_files() -> dict[str, Path]:

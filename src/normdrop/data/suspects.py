@@ -14,8 +14,6 @@ from normdrop.asked import longer, override
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows
 
-# A class this large is a guess that is right so often that accuracy says little.
-MAJORITY = 0.75
 # A column of whole numbers or words looks like an identifier where this share of the rows, or more, has its own.
 DISTINCT = 0.95
 # Linear combinations are looked for in so many columns, and rows, at most.
@@ -39,7 +37,7 @@ def of(rows: Rows) -> list[str]:
     if identifiers:
         way, other = longer(rows.typed, "drop", identifiers), override("data.order_column", identifiers[0])
         notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {way}, or for a time {other}")
-    return [*notes, *_majority(rows)]
+    return notes
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
@@ -114,13 +112,3 @@ def _copies(rows: Rows) -> Iterator[str]:
         unsure = f", {(labels > 1).sum()} of them with different labels" if (labels > 1).any() else ""
         apart = "; in order, parts may share them" if rows.order is not None else ""
         yield f"{100 * twice.mean():.0f} % of the rows stand more than once ({twice.sum()}{unsure}){apart}"
-
-
-def _majority(rows: Rows) -> Iterator[str]:
-    """Whether one class is most of the rows, or of a given test part."""
-    what, labels = ("rows", rows.y) if rows.test is None else ("test rows", rows.y[rows.test])
-    counts = np.bincount(labels)
-    share = counts.max() / len(labels)
-    if share >= MAJORITY:
-        usual = rows.classes[counts.argmax()]
-        yield f"{100 * share:.1f} % of the {what} are {usual!r}: accuracy says little, see test_balanced_acc"

@@ -75,7 +75,7 @@ def table_rows(
     frame: pd.DataFrame,
     where: str,
     target: str | None,
-    categorical: Sequence[str] | None = (),
+    categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
     impute: bool = False,
     missing: Sequence[str | float] = (),
@@ -85,9 +85,9 @@ def table_rows(
 ) -> Rows:
     """Columns to features and classes; errors name the column and what to type.
 
-    categorical: None for all text. roles: the columns of data.split_column, group_column and order_column, if any.
+    roles: the columns of data.split_column, group_column and order_column, if any.
     """
-    for key, value in {"categorical": categorical or (), "drop": drop, "missing": missing}.items():
+    for key, value in {"categorical": categorical, "drop": drop, "missing": missing}.items():
         require(f"data.{key}", value, isinstance(value, (list, tuple)), "a list, e.g. [a, b]")
     require("data.impute", impute, isinstance(impute, bool), "true or false")
     require("data.decimal", decimal, decimal in (None, ".", ","), "'.', ',', or null to find it")
@@ -96,28 +96,24 @@ def table_rows(
         raise ValueError(f"{where}: the table has no rows")
     read = {"shape": (), "notes": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
-    asked |= {"target": [target], "categorical": categorical or (), "drop": drop}
+    asked |= {"target": [target], "categorical": categorical, "drop": drop}
     frame, given = _named(frame, where, asked)
     typed = given | {"missing": [*map(str, missing)]}
     frame, unmet = _blanked(frame, typed["missing"])
     own = {key: frame.pop(given[key][0]) for key in given if key not in ("categorical", "drop")}
     if frame.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {target!r}")
-    numbers, decimal = _numbers_of(frame.drop(columns=given["categorical"]), decimal)
+    decimal = decimal or _decimal_of(frame.drop(columns=given["categorical"]))
     y, names = _classes(own.pop("target"), decimal, classes)
     kept, told = _roles(own, decimal)
-    one_hot = given["categorical"]
-    if categorical is None:
-        one_hot = [name for name, (_, odd) in numbers.items() if odd.any()]
-    blocks, alike = _features(frame, numbers, one_hot, decimal, where, impute, typed)
+    blocks, alike = _features(frame, decimal, where, impute, typed)
     x = np.concatenate([*blocks.values()], axis=1)
     columns = tuple(name for name, block in blocks.items() for _ in range(block.shape[1]))
-    shape = read["shape"] if math.prod(read["shape"]) == x.shape[1] else ()  # none of arrays that others stand beside
-    kept |= {"shape": shape, "notes": (*read["notes"], *alike, *told, *unmet)}
-    holes = sum(int(np.isnan(block[:, 0]).sum()) for block in blocks.values())
-    return Rows(
-        x, y, names, one_hot=sum(map(columns.count, one_hot)), missing=holes, columns=columns, typed=typed, **kept
-    )
+    kept["notes"] = (*read["notes"], *alike, *told, *unmet)
+    kept["shape"] = read["shape"] if math.prod(read["shape"]) == x.shape[1] else ()  # none if others stand beside it
+    kept["one_hot"] = sum(map(columns.count, given["categorical"]))
+    kept["missing"] = sum(int(np.isnan(block[:, 0]).sum()) for block in blocks.values())
+    return Rows(x, y, names, columns=columns, typed=typed, **kept)
 
 
 def _named(
@@ -178,32 +174,24 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
     return frame, [f"data.missing: no cell holds {word!r}" for word in unmet.values()]
 
 
-def _numbers_of(features: pd.DataFrame, decimal: str | None) -> tuple[dict[str, Numbers], str]:
-    """All columns read as numbers, and the decimal sign of all: a comma where a column can be read in no other way."""
-    numbers = {str(name): _numbers(features[name], decimal or ".") for name in features}
-    if decimal is None:
-        for name, (_, odd) in numbers.items():
-            _check_thousands(features[name])
-            if odd.any() and not _numbers(features[name], ",")[1].any():
-                return _numbers_of(features, ",")
-    return numbers, decimal or "."
+def _decimal_of(frame: pd.DataFrame) -> str:
+    """The decimal sign of all columns: a comma where one can be read in no other way, else a point.
 
-
-def _check_thousands(column: pd.Series) -> None:
-    """Refuse a column of cells like 1,234, which may be thousands or fractions.
-
-    Fractions with a point often have three digits: they are in doubt only beside whole numbers of three digits.
+    Raises ValueError for a column of cells like 1,234, which may be thousands or fractions. Fractions with a point
+    often have three digits: they are in doubt only beside whole numbers of three digits.
     """
-    if pd.api.types.is_numeric_dtype(column):
-        return
-    cells = _text(column).drop_duplicates().dropna().str.strip()
-    signed = cells[cells.str.contains("[.,]")]
-    comma = signed.str.contains(",").any()
-    if len(signed) and signed.str.fullmatch(THOUSANDS).all() and (comma or cells.str.fullmatch("[1-9][0-9]{2,}").any()):
-        ways = f"{override('data.decimal', ',' if comma else '.')} takes fractions; else remove the signs of thousands"
-        raise ValueError(
-            f"data.decimal: column {column.name!r} holds {signed.iloc[0]!r}: thousands or fractions? {ways}"
-        )
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        cells = _text(frame[name]).drop_duplicates().dropna().str.strip()
+        signed = cells[cells.str.contains("[.,]")]
+        comma = signed.str.contains(",").any()
+        doubtful = comma or cells.str.fullmatch("[1-9][0-9]{2,}").any()
+        if len(signed) and doubtful and signed.str.fullmatch(THOUSANDS).all():
+            said = f"data.decimal: column {name!r} holds {signed.iloc[0]!r}: thousands or fractions?"
+            way = override("data.decimal", "," if comma else ".")
+            raise ValueError(f"{said} {way} takes fractions; else remove the signs of thousands")
+        if comma and not _numbers(frame[name], ",")[1].any():
+            return ","
+    return "."
 
 
 def _numbers(column: pd.Series, decimal: str) -> Numbers:
@@ -271,47 +259,42 @@ def _alike(names: Sequence[str]) -> str:
 
 
 def _features(
-    frame: pd.DataFrame,
-    numbers: Mapping[str, Numbers],
-    one_hot: Sequence[str],
-    decimal: str,
-    where: str,
-    impute: bool,
-    typed: Mapping[str, Sequence[str]],
+    frame: pd.DataFrame, decimal: str, where: str, impute: bool, typed: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Each column's features, (rows, features), NaN where it has no value, and notes."""
     blocks: dict[str, np.ndarray] = {}
     notes = []
     for name in map(str, frame):
-        if name in one_hot:
+        if name in typed["categorical"]:
             codes, labels = _labels(frame[name], decimal)
             check_memory(2 * len(frame) * len(labels), f"{where}: column {name!r}")
-            blocks[name] = np.eye(max(len(labels), 1), dtype=np.float16)[codes]
-            blocks[name][codes < 0] = np.nan
+            block = np.eye(max(len(labels), 1), dtype=np.float16)[codes]
+            block[codes < 0] = np.nan
             if alike := _alike(labels):
                 notes.append(f"column {name!r}: {alike}")
         else:
-            values, odd = numbers[name]
+            values, odd = _numbers(frame[name], decimal)
             if odd.any():
-                raise ValueError(f"{where}: {_not_a_number(frame[name], numbers, typed)}")
+                raise ValueError(f"{where}: {_not_a_number(frame, name, decimal, typed)}")
             if np.isinf(values).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values")
-            blocks[name] = values[:, None]
-        empty = np.isnan(blocks[name][:, 0]).sum()
+            block = values[:, None]
+        empty = np.isnan(block[:, 0]).sum()
         if empty == len(frame):
             raise ValueError(f"{where}: column {name!r} has no values; leave it out: {longer(typed, 'drop', [name])}")
         if empty and not impute:
             way = "data.impute=true puts the training mean there"
             raise ValueError(f"{where}: column {name!r} has {count(empty, 'missing value')}; {way}")
+        blocks[name] = block
     return blocks, notes
 
 
-def _not_a_number(column: pd.Series, numbers: Mapping[str, Numbers], typed: Mapping[str, Sequence[str]]) -> str:
-    """The first cell that is no number, and what to type."""
-    name = str(column.name)
-    row = int(numbers[name][1].argmax())
-    word = " ".join(str(column.iloc[row]).split())[:40]
-    words = [other for other, (_, odd) in numbers.items() if odd.mean() >= 0.5]
+def _not_a_number(frame: pd.DataFrame, name: str, decimal: str, typed: Mapping[str, Sequence[str]]) -> str:
+    """The first cell of a column that is no number, and what to type."""
+    odd = {other: _numbers(frame[other], decimal)[1] for other in frame if other not in typed["categorical"]}
+    row = int(odd[name].argmax())
+    word = " ".join(str(frame[name].iloc[row]).split())[:40]
+    words = [str(other) for other in odd if odd[other].mean() >= 0.5]
     ways = [f"make it one-hot: {longer(typed, 'categorical', words if name in words else [name])}"]
     if name not in words:
         ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
