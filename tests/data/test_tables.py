@@ -94,9 +94,10 @@ def test_a_separator_that_is_given_is_taken(read):
     assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
 
 
-@pytest.mark.parametrize("end", ["\r\n", "\r"])
-def test_any_ends_of_lines_are_read(end, read):
-    assert read(PLAIN.to_csv(index=False, lineterminator=end)).fingerprint == read(PLAIN).fingerprint
+def test_ends_of_lines_blanks_behind_separators_and_a_byte_order_mark_do_not_count(read):
+    text, plain = PLAIN.to_csv(index=False), read(PLAIN).fingerprint
+    for other in (text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.replace(",", ", "), "\ufeff" + text):
+        assert read(other).fingerprint == plain
 
 
 def test_columns_may_stand_apart_by_blanks(read):
@@ -112,11 +113,6 @@ def test_where_two_separators_fit_the_user_is_asked(read):
     assert read(text, separator=";", target="b,label").classes == ("1,no", "1,yes")
 
 
-def test_a_separator_inside_a_text_does_not_count(read):
-    odd = PLAIN.assign(label=np.where(Y, "a;b", "c;d"))
-    assert read(odd).classes == ("a;b", "c;d")
-
-
 def test_whole_thousands_and_fractions_look_alike_and_are_asked_for(read):
     text = "a;label\n" + "".join(f"{i + 1},250;{'yes' if i % 2 else 'no'}\n" for i in range(30))
     assert "'data.decimal=\",\"'" in refusal(read, text)
@@ -127,11 +123,6 @@ def test_whole_thousands_and_fractions_look_alike_and_are_asked_for(read):
     assert read(points, decimal=".").x[:3, 0].tolist() == [1.234, 987, 12.345]
     for fractions in (["1.234", "87", "12.345"], ["1.234", "987", "12.34"], ["1.234", "0.987", "100"]):
         assert read(PLAIN.assign(n1=fractions * 20)).x[:3, 0].tolist() == [*map(float, fractions)]
-
-
-def test_a_point_is_no_decimal_sign_where_a_comma_is(read):
-    text = "a;b;label\n" + "".join(f"{i},5;1.{i:03d};{'yes' if i % 2 else 'no'}\n" for i in range(30))
-    assert "column 'b' holds '1.000' (row 1), which is not a number" in refusal(read, text)
 
 
 def test_a_decimal_comma_is_one_in_labels_levels_and_groups_too(read):
@@ -145,16 +136,8 @@ def test_a_decimal_comma_is_one_in_labels_levels_and_groups_too(read):
     assert rows.groups.tolist() == [0, 0, 1, 1] * 15
     fractions = np.array(["1,5", "2,5", "3,25"])[np.arange(N) % 3]
     assert "fractions" in refusal(reading, label=fractions, kind=cells, g=cells)
-
-
-def test_blanks_after_the_separator_and_a_byte_order_mark_do_not_count(read):
-    text = PLAIN.to_csv(index=False).replace(",", ", ")
-    assert read(text).fingerprint == read("\ufeff" + text).fingerprint == read(PLAIN).fingerprint
-
-
-def test_columns_may_be_named_by_numbers(read):
-    rows = read("0,1,2\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(30)), target=2, drop=[0])
-    assert rows.x.shape == (30, 1)
+    line = refusal(reading, label=LABEL, kind=cells, g=cells, n3=1.5)
+    assert "holds '1.5' (row 1), which is not a number" in line and "'data.decimal=\".\"'" in line
 
 
 # --- identity
@@ -199,10 +182,12 @@ def test_codes_that_differ_by_zeros_in_front_are_no_numbers(read):
     assert read(PLAIN.assign(code=np.where(Y, "02", "1"))).x[:2, 2].tolist() == [1, 2]  # nothing is lost here
 
 
-def test_classes_may_be_codes(read):
-    rows = read(PLAIN.assign(label=np.array(["1", "01", "2"])[np.arange(N) % 3]))
-    assert rows.classes == ("01", "1", "2")
-    assert np.bincount(rows.y).tolist() == [20, 20, 20]
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [(["1", "01", "2"], ("01", "1", "2")), (["10", "9", "-1"], ("-1", "9", "10")), (["1.0", "1", "2"], ("1", "2"))],
+)
+def test_numeric_classes_sort_as_numbers_have_one_spelling_and_may_be_codes(cells, classes, read):
+    assert read(PLAIN.assign(label=np.array(cells)[np.arange(N) % 3])).classes == classes
 
 
 @pytest.mark.parametrize(
@@ -214,11 +199,6 @@ def test_any_coding_of_the_classes_in_the_same_order_gives_the_same_rows(one, ot
     assert_same(read(coded), read(PLAIN))
     coded.to_parquet(tmp_path / "t.parquet")
     assert table(str(tmp_path / "t.parquet"), "label").fingerprint == read(coded).fingerprint
-
-
-def test_numeric_classes_sort_as_numbers_and_have_one_spelling(read):
-    assert read(PLAIN.assign(label=np.array([10, 9, -1])[np.arange(N) % 3])).classes == ("-1", "9", "10")
-    assert read(PLAIN.assign(label=np.array(["1.0", "1", "2"])[np.arange(N) % 3])).classes == ("1", "2")
 
 
 def test_numbers_that_float64_cannot_tell_apart_are_two_classes(read):
@@ -242,17 +222,6 @@ def test_levels_that_only_look_different_are_said(read):
     assert "'Red' and 'red' differ only by" in note
 
 
-def test_fractions_are_classes_only_if_asked_for(read):
-    halves = PLAIN.assign(label=Y / 2)
-    assert "it holds fractions" in refusal(read, halves)
-    assert read(halves, classes="as_is").classes == ("0.0", "0.5")
-
-
-def test_classes_that_are_taken_as_they_are_keep_the_spelling_of_their_numbers(read):
-    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
-    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
-
-
 # --- what is missing
 
 
@@ -272,12 +241,6 @@ def test_among_numbers_the_usual_words_are_no_value(word, read):
     rows = read(gaps, impute=True)
     assert np.flatnonzero(np.isnan(rows.x[:, 0])).tolist() == [7]
     assert rows.missing == 1
-
-
-def test_a_told_word_may_have_a_point_where_decimals_have_a_comma(read):
-    gaps = PLAIN.assign(n1=["n.a." if i == 7 else v for i, v in enumerate(N1)])
-    gaps = gaps.to_csv(sep=";", decimal=",", index=False)
-    assert read(gaps.replace(".", ",").replace("n,a,", "n.a."), missing=["n.a."], impute=True).missing == 1
 
 
 @pytest.mark.parametrize(("cell", "word"), [("?", "?"), ("-999", -999), ("-999.0", -999), ("unknown", "unknown")])
@@ -300,18 +263,17 @@ def test_a_told_word_that_no_cell_holds_is_remarked(read):
     assert notes == ("data.missing: no cell holds 'zzz'", "data.missing: no cell holds '-99'")
 
 
+def test_fractions_and_spellings_are_classes_only_if_asked_for(read):
+    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
+    assert "it holds fractions" in refusal(read, versions)
+    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
+
+
 def test_a_told_word_is_missing_in_text_and_target_too(read):
     kind = PLAIN.assign(kind=np.array(["a", "b", "?"])[np.arange(N) % 3])
     rows = read(kind, categorical=["kind"], missing=["?"], impute=True)
     assert (rows.one_hot, rows.missing) == (2, 20)
     assert "20 rows with no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
-
-
-def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
-    odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
-    line = refusal(read, odd)
-    assert "column 'n1' holds '?' (row 8), which is not a number" in line
-    assert "'data.missing=[\"?\"]'" in line
 
 
 def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_that_was_typed(read):
@@ -479,13 +441,12 @@ def test_a_text_of_several_lines_is_one_cell(cell, read):
         assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
 
 
-@pytest.mark.parametrize("kept", [{"dropped": ["n1"]}, {"notes": 5}, {"shape": [2]}])
-def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(kept, tmp_path, read):
-    frame = PLAIN.assign(n3=N1 + N2)
-    frame.attrs = kept
+def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(tmp_path):
+    frame = PLAIN.copy()
+    frame.attrs = {"notes": 5, "shape": [2]}
     frame.to_parquet(tmp_path / "t.parquet")
-    rows = table(str(tmp_path / "t.parquet"), "label", drop=["n1"])
-    assert (rows.columns, rows.shape, rows.notes) == (("n2", "n3"), (2,), ())
+    rows = table(str(tmp_path / "t.parquet"), "label")
+    assert (rows.shape, rows.notes) == ((2,), ())
 
 
 def test_an_index_with_a_name_is_a_column_of_parquet(tmp_path, read):
@@ -634,11 +595,6 @@ def test_a_word_is_no_date(word, read):
     assert f"row 8 holds {word!r}" in refusal(read, PLAIN.assign(time=days), order_column="time")
 
 
-def test_of_an_order_beside_a_given_test_part_it_is_not_said_that_its_latest_are_tested(read):
-    parts = PLAIN.assign(time=range(N), part=["train", "train", "test"] * (N // 3))
-    assert read(parts, order_column="time", split_column="part").notes == ()
-
-
 def test_an_order_has_the_decimal_sign_of_its_file(read):
     comma = "a;t;label\n" + "".join(f"{i},5;{i % 7},{i:02};{'yn'[i % 2]}\n" for i in range(60))
     rows = read(comma, order_column="t")
@@ -694,29 +650,18 @@ GOOD = csv(*LINES)
 BAD_FILES = {
     "missing file": ("t.csv", None, {}, "No such file"),
     "a folder": (".", None, {}, "it must be a file that ends in one of .csv, .tsv"),
-    "no path": (None, None, {}, "data.path=None: it must be a file that ends in one of .csv, .tsv"),
     "another suffix": ("t.pkl", GOOD, {}, "ends in one of .csv, .tsv, .txt, .parquet, .npz"),
-    "empty csv": ("t.csv", b"", {}, "cannot be read: No columns"),
-    "header only": ("t.csv", csv(), {}, "the table has no rows"),
     "latin-1 csv": (
         "t.csv",
         GOOD + "\n1,2,caf\xe9".encode("latin-1"),
         {},
         "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
     ),
-    "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
-    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "line 2 has 5 cells and the first 3"),
     "row names as R writes them": (
         "t.txt",
         csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
         {},
         "line 2 has 4 cells and the first 3: a separator at its end, or row names",
-    ),
-    "one longer row beside decimal commas": (
-        "t.csv",
-        csv("1,5;yes", "2,5;no;9", header="a;label"),
-        {},
-        "line 3 has 3 cells and the first 2",
     ),
     "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "line 32 has 4 cells and the first 3"),
     "one shorter row": ("t.csv", csv(*LINES, "1,2"), {}, "line 32 has 2 cells and the first 3"),
@@ -732,9 +677,7 @@ BAD_FILES = {
         {},
         "line 2 has 4 cells and the first 3: a separator at its end",
     ),
-    "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
     "not a zip": ("t.npz", GOOD, {}, "not a zip file"),
-    "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
     "two arrays of one column": (
         "t.npz",
@@ -742,7 +685,6 @@ BAD_FILES = {
         {},
         "named x_0",
     ),
-    "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "times": (
         "t.npz",
         npz(x=np.ones(9), i=np.ones(9), t=np.zeros(9, "M8[s]"), label=np.arange(9) % 2),
@@ -755,7 +697,6 @@ BAD_FILES = {
         {},
         "x has 9 × 2, label has 3 × 9",
     ),
-    "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (
         "t.csv",
         GOOD,
@@ -763,11 +704,8 @@ BAD_FILES = {
         "data.target=None: it must be the column to predict, a single one; ",
     ),
     "absent target": ("t.csv", GOOD, {"target": "labels"}, "did you mean label?"),
-    "absent target, nothing near": ("t.csv", GOOD, {"target": "zzz"}, "no such column; it has: a, b, label"),
-    "absent column to drop": ("t.csv", GOOD, {"drop": ["ident"]}, "data.drop='ident': the table has no such column"),
     "absent categorical column": ("t.csv", GOOD, {"categorical": ["q"]}, "data.categorical='q'"),
     "a name where a list is due": ("t.csv", GOOD, {"drop": "a"}, "data.drop='a': it must be a list"),
-    "impute neither true nor false": ("t.csv", GOOD, {"impute": "yes"}, "data.impute='yes': it must be true or false"),
     "the target dropped": ("t.csv", GOOD, {"drop": ["label"]}, "data.drop='label': this column is data.target"),
     "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
@@ -777,7 +715,6 @@ BAD_FILES = {
     "fractions as target": ("t.csv", csv(*(f"1,{i},{i / 7}" for i in range(30))), {}, "looks continuous"),
     "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
     "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
-    "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
     "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 group "),
     "a class of one row and its copies": (
         "t.csv",
@@ -813,18 +750,13 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
     ("keys", "message"),
     [
         ({"separator": "ab"}, "data.separator='ab': it must be one character"),
-        ({"separator": 3}, "data.separator=3: it must be"),
         ({"decimal": ";"}, "data.decimal=';': it must be '.', ',', or null"),
         ({"missing": "?"}, "data.missing='?': it must be a list"),
         ({"classes": "all"}, "data.classes='all': it must be as_is"),
-        ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
-        ({"split_column": "label"}, "this column is data."),
-        ({"split_column": "n1", "order_column": "n1"}, "data.order_column='n1': this column is data.split_column"),
         ({"group_column": "n1", "order_column": "n2"}, "data.order_column: must be null beside data.group_column"),
         ({"target": True}, "data.target='True': the table has no such column"),
         ({"target": ["label", "n1"]}, "a single one"),
         ({"header": "no"}, "data.header='no': it must be true, false, or null"),
-        ({"split_column": "n1", "drop": ["n1"]}, "data.drop='n1': this column is data.split_column"),
         ({"split_column": "n1", "categorical": ["n1"]}, "data.categorical='n1': this column is data.split_column"),
     ],
 )

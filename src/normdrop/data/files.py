@@ -117,22 +117,20 @@ def _separator(file: Path) -> str:
 
     If there is none, it is the one that the first line holds most often: what is wrong is told of that.
     """
-    found = [one for one in SEPARATORS if _fits(file, one)]
+    found: list[str] = []
+    for one in (*SEPARATORS, BLANKS):
+        with suppress(ValueError):
+            if _width(file, one, 100) > 1 and not (found and one == BLANKS):
+                found.append(one)
     if len(found) > 1:
         ways = " or ".join(override("data.separator", one) for one in found)
         raise ValueError(f"more than one character may separate its columns: say which, {ways}")
-    if found or _fits(file, BLANKS):
-        return found[0] if found else BLANKS
+    if found:
+        return found[0]
     with _opened(file) as text:
         line = text.readline()
     most = max(SEPARATORS, key=line.count)
     return most if most in line else BLANKS
-
-
-def _fits(file: Path, separator: str) -> bool:
-    with suppress(ValueError):
-        return _width(file, separator, 100) > 1
-    return False
 
 
 def _is_row(lines: pd.DataFrame) -> bool:

@@ -298,6 +298,8 @@ def _not_a_number(frame: pd.DataFrame, name: str, decimal: str, typed: Mapping[s
     ways = [f"make it one-hot: {longer(typed, 'categorical', words if name in words else [name])}"]
     if name not in words:
         ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
+    if decimal == ",":
+        ways.append(f"its decimal sign is a point: {override('data.decimal', '.')}")
     ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
