@@ -395,7 +395,7 @@ def test_a_part_that_the_column_does_not_name_is_drawn(read):
     [
         (["train", "testament"] * 30, "data.split_column='part': row 2 holds 'testament'; it must be train, val or"),
         (["train", "oops"] * 30, "data.split_column='part': row 2 holds 'oops'; it must be train, val or test"),
-        (["val", "test"] * 30, "no row is train"),
+        (["val", "test"] * 30, "data: class 'neg' has no training row"),
         (["train", "val", "train", "test"] * 15, "data: class 'pos' has no training row"),
         (["train", ""] * 30, "row 2 holds ''"),
     ],

@@ -330,51 +330,36 @@ def _roles(columns: Mapping[str, pd.Series], decimal: str) -> tuple[dict[str, An
     """What `Rows` has of the columns of data.split_column, group_column and order_column, and notes."""
     kept: dict[str, Any] = {}
     notes = []
-    if "split_column" in columns:
-        kept |= _parts(columns["split_column"])
-    if "group_column" in columns:
-        kept["groups"] = _groups(columns["group_column"], decimal)
-    if "order_column" in columns:
-        column = columns["order_column"]
-        kept["order"] = _order(column, decimal)
-        if "test" not in kept:
-            first, last = (str(column.iloc[row]) for row in (kept["order"].argmin(), kept["order"].argmax()))
-            notes.append(f"{column.name}: in order from {first!r} to {last!r}, the latest of which are tested")
+    for key, column in columns.items():
+        text = _text(column).fillna("").str.strip()
+        where = f"data.{key}={column.name!r}"
+        if key == "split_column":
+            part = text.str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0].fillna("").to_numpy(str)
+            odd, allowed = part == "", "train, val or test"
+            kept |= {which: part == which for which in ("val", "test") if which in part}
+        elif key == "group_column":
+            codes, names = _labels(column, decimal)
+            odd, allowed = codes < 0, "a value in each row"
+            if alike := _alike(names):
+                raise ValueError(f"{where}: the groups {alike}: write them alike in the file")
+            kept["groups"] = pd.factorize(codes)[0]  # numbered as they come
+        else:
+            times = _times(column, text, decimal)
+            odd, allowed = np.isnan(times), "numbers, or dates like 2024-12-31"
+            kept["order"] = np.unique(times, return_inverse=True)[1]
+            if "test" not in kept:
+                first, last = text.iloc[times.argmin()], text.iloc[times.argmax()]
+                notes.append(f"{column.name}: in order from {first!r} to {last!r}, the latest of which are tested")
+        if odd.any():
+            row = int(np.argmax(odd))
+            raise ValueError(f"{where}: row {row + 1} holds {text.iloc[row]!r}; it must be {allowed}")
     return kept, notes
 
 
-def _parts(column: pd.Series) -> dict[str, np.ndarray]:
-    """The validation and the test rows (rows,) bool, where the column names them."""
-    part = _text(column).str.strip().str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0]
-    _check_all("split_column", column, part.isna(), "train, val or test")
-    if not (part == "train").any():
-        raise ValueError(f"data.split_column={column.name!r}: no row is train; it must be train, val or test")
-    return {which: (part == which).to_numpy(bool) for which in ("val", "test") if (part == which).any()}
-
-
-def _groups(column: pd.Series, decimal: str) -> np.ndarray:
-    """A number for each row, (rows,), the same for equal values."""
-    codes, names = _labels(column, decimal)
-    _check_all("group_column", column, codes < 0, "a value in each row")
-    if alike := _alike(names):
-        raise ValueError(f"data.group_column={column.name!r}: the groups {alike}: write them alike in the file")
-    return pd.factorize(codes)[0]  # numbered as they come
-
-
-def _order(column: pd.Series, decimal: str) -> np.ndarray:
-    """Each row's place in time, (rows,), equal times alike: of numbers, or of ISO dates."""
+def _times(column: pd.Series, text: pd.Series, decimal: str) -> np.ndarray:
+    """Each row's place in time, (rows,), equal times alike, of numbers or of ISO dates; NaN for what is neither."""
     values, odd = _numbers(column, decimal)
-    if odd.any():
-        text = _text(column).str.strip()
-        text = text.where(text.str.match(r"\d{4}\D").fillna(False))  # to pandas "today" is a date
-        dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-        values = dates.rank(method="dense").to_numpy()
-    _check_all("order_column", column, np.isnan(values), "numbers, or dates like 2024-12-31")
-    return np.unique(values, return_inverse=True)[1]
-
-
-def _check_all(key: str, column: pd.Series, odd: Any, allowed: str) -> None:
-    if odd.any():
-        row = int(np.argmax(odd))
-        cell = _text(column).fillna("").iloc[row]
-        raise ValueError(f"data.{key}={column.name!r}: row {row + 1} holds {cell!r}; it must be {allowed}")
+    if not odd.any():
+        return values
+    dated = text.where(text.str.match(r"\d{4}\D"))  # to pandas "today" is a date
+    return pd.to_datetime(dated, format="ISO8601", errors="coerce", utc=True).rank(method="dense").to_numpy()
