@@ -120,16 +120,6 @@ def test_an_epoch_gives_each_replicate_every_row_once_and_keeps_the_smaller_last
     assert torch.equal(torch.cat(batches, dim=1).sort(dim=1).values, rows.sort(dim=1).values)
 
 
-def test_epochs_go_on_with_each_replicates_own_stream():
-    replicates = made(seeds=[4, 2])
-    loader, rows = replicates.train_dataloader(), replicates.parts["train"].rows
-    first, second = (torch.cat(list(loader), dim=1) for _ in range(2))
-    for replicate, seed in enumerate([4, 2]):
-        generator = stream(seed, "order")
-        assert torch.equal(first[replicate], rows[replicate, generator.permutation(1149)])
-        assert torch.equal(second[replicate], rows[replicate, generator.permutation(1149)])
-
-
 class _Recorder(lightning.LightningModule):
     def __init__(self):
         super().__init__()
