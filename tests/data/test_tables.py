@@ -657,7 +657,7 @@ BAD_FILES = {
         "t.txt",
         csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
         {},
-        "line 2 has 4 cells and the first 3: a separator at its end, or row names",
+        "line 2 has 4 cells and the first 3: a separator at its end, row names",
     ),
     "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "line 32 has 4 cells and the first 3"),
     "one shorter row": ("t.csv", csv(*LINES, "1,2"), {}, "line 32 has 2 cells and the first 3"),

@@ -99,7 +99,7 @@ def _width(file: Path, separator: str, most: int | None = None) -> int:
                 if len(cells) > 1 or "".join(cells).strip():
                     width = width or len(cells)
                     if len(cells) != width:
-                        why = "a separator at its end, or row names without a name?"
+                        why = "a separator at its end, row names without a name, or a line before the names?"
                         raise ValueError(f"line {number} has {count(len(cells), 'cell')} and the first {width}: {why}")
                     if reader.line_num > number:
                         within = mark.join(cells).split("\n")

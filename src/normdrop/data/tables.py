@@ -299,7 +299,7 @@ def _not_a_number(frame: pd.DataFrame, name: str, decimal: str, typed: Mapping[s
     if name not in words:
         ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
     if decimal == ",":
-        ways.append(f"its decimal sign is a point: {override('data.decimal', '.')}")
+        ways.append(f"its point is a decimal sign: {override('data.decimal', '.')}; signs of thousands must go")
     ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
@@ -349,7 +349,8 @@ def _roles(columns: Mapping[str, pd.Series], decimal: str) -> tuple[dict[str, An
             kept["order"] = np.unique(times, return_inverse=True)[1]
             if "test" not in kept:
                 first, last = text.iloc[times.argmin()], text.iloc[times.argmax()]
-                notes.append(f"{column.name}: in order from {first!r} to {last!r}, the latest of which are tested")
+                span = f"in order from {first!r} to {last!r}, equal ones as the file has them"
+                notes.append(f"{column.name}: {span}; the latest are tested")
         if odd.any():
             row = int(np.argmax(odd))
             raise ValueError(f"{where}: row {row + 1} holds {text.iloc[row]!r}; it must be {allowed}")
