@@ -52,16 +52,11 @@ def table(
     group_column: str | None = None,
     order_column: str | None = None,
 ) -> Rows:
-    """The user's own table: text (UTF-8), Parquet, or NPZ, with the target's column named.
+    """The user's own table: text (UTF-8), Parquet, or NPZ; conf/data/table.yaml says what each key does.
 
     In an NPZ each array is a column, or several if it has more than one dimension; a row of signals (rows, channels,
     length) or images (rows, channels, height, width; or channels last) keeps its shape, and square images without
-    channels (rows, n, n) have one. A target (rows, classes) is one-hot. categorical: columns to make one-hot. drop:
-    columns to leave out. impute: let missing values stand as NaN, to be given the training part's mean. missing:
-    further words for a missing value. separator, header, decimal: of a text file, None to find them. classes: "as_is"
-    takes fractions, and labels that differ only by blanks, case or spelling (1.1 and 1.10), as they are. No features
-    are: split_column, which says train, val or test; group_column, whose equal values stay in one part; order_column,
-    numbers or ISO dates, the latest of which are tested.
+    channels (rows, n, n) have one. A target (rows, classes) is one-hot. What is wrong raises ValueError, in one line.
     """
     if group_column is not None and order_column is not None:
         raise ValueError("data.order_column: must be null beside data.group_column; the latest rows are of any group")
