@@ -69,14 +69,6 @@ def test_fresh_synthetic_rows_are_of_one_problem():
     assert same < 1 < different
 
 
-def test_label_noise_hides_the_classes():
-    def spread(label_noise: float) -> float:
-        rows = sources.synthetic(label_noise=label_noise)
-        return np.std([rows.x[rows.y == c].mean(axis=0) for c in range(4)], axis=0).max()
-
-    assert spread(0.0) > spread(0.5) > 3 * spread(1.0)
-
-
 # --- OpenML, as scikit-learn would answer
 
 

@@ -4,7 +4,6 @@ import io
 import math
 import pickle
 import re
-import warnings
 import zipfile
 from itertools import permutations, product
 from pathlib import Path
@@ -89,25 +88,15 @@ def test_text_may_be_packed_and_have_any_of_the_usual_suffixes(name, tmp_path, r
 
 
 def test_a_separator_that_is_given_is_taken(read):
-    plain = read(PLAIN).fingerprint
-    assert read(PLAIN.to_csv(index=False, sep=":"), separator=":").fingerprint == plain
-    assert read(PLAIN.to_csv(index=False, sep="\t"), separator=r"\t").fingerprint == plain
-    assert read(PLAIN.to_csv(index=False, sep="\t").replace("\t", "   "), separator=r"\s+").fingerprint == plain
+    for typed, sign in ((":", ":"), (r"\t", "\t"), (r"\s+", "  ")):
+        text = PLAIN.to_csv(index=False).replace(",", sign)
+        assert read(text, separator=typed).fingerprint == read(PLAIN).fingerprint
 
 
-def test_a_first_line_that_names_the_separator_is_no_row(read):
-    named = read("sep=:\n" + PLAIN.to_csv(index=False, sep=":"))
-    assert named.fingerprint == read(PLAIN).fingerprint
-    assert read('\ufeff"sep=;"\n' + PLAIN.to_csv(index=False, sep=";")).fingerprint == named.fingerprint
-    unclosed = PLAIN.to_csv(index=False).replace("label", '"label', 1)
-    assert read(unclosed, target='"label').y.tolist() == named.y.tolist()
-
-
-@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"Sep=;"'])
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_any_ends_of_lines_are_read_and_a_separator_named_in_any_case(first, end, read):
-    text = f"{first}\n{PLAIN.to_csv(index=False, sep=';')}".replace("\n", end)
-    assert read(text).fingerprint == read(PLAIN).fingerprint
+def test_ends_of_lines_blanks_behind_separators_and_a_byte_order_mark_do_not_count(read):
+    text, plain = PLAIN.to_csv(index=False), read(PLAIN).fingerprint
+    for other in (text.replace("\n", "\r\n"), text.replace("\n", "\r"), text.replace(",", ", "), "\ufeff" + text):
+        assert read(other).fingerprint == plain
 
 
 def test_columns_may_stand_apart_by_blanks(read):
@@ -123,45 +112,21 @@ def test_where_two_separators_fit_the_user_is_asked(read):
     assert read(text, separator=";", target="b,label").classes == ("1,no", "1,yes")
 
 
-def test_a_separator_inside_a_text_does_not_count(read):
-    odd = PLAIN.assign(label=np.where(Y, "a;b", "c;d"))
-    assert read(odd).classes == ("a;b", "c;d")
-
-
-def test_whole_thousands_and_a_decimal_comma_look_alike_and_are_asked_for(read):
+def test_whole_thousands_and_fractions_look_alike_and_are_asked_for(read):
     text = "a;label\n" + "".join(f"{i + 1},250;{'yes' if i % 2 else 'no'}\n" for i in range(30))
     assert "'data.decimal=\",\"'" in refusal(read, text)
     assert read(text, decimal=",").x[:2, 0].tolist() == [1.25, 2.25]
+    points = PLAIN.assign(n1=["1.234", "987", "12.345"] * 20)
+    line = refusal(read, points)
+    assert "'n1'" in line and "'1.234'" in line and "'data.decimal=\".\"'" in line
+    assert read(points, decimal=".").x[:3, 0].tolist() == [1.234, 987, 12.345]
+    for fractions in (["1.234", "87", "12.345"], ["1.234", "987", "12.34"], ["1.234", "0.987", "100"]):
+        assert read(PLAIN.assign(n1=fractions * 20)).x[:3, 0].tolist() == [*map(float, fractions)]
 
 
-def test_a_point_is_no_decimal_sign_where_a_comma_is(read):
-    text = "a;b;label\n" + "".join(f"{i},5;1.{i:03d};{'yes' if i % 2 else 'no'}\n" for i in range(30))
-    assert "column 'b' holds '1.000' (row 1), which is not a number" in refusal(read, text)
-
-
-POINTS, COMMAS = ["1.234", "987", "12.345"], ["1.234,00", "987,50", "12.345,10"]
-
-
-def test_whole_thousands_with_points_and_fractions_look_alike_and_are_asked_for(read):
-    line = refusal(read, PLAIN.assign(n1=POINTS * 20))
-    assert "'n1'" in line and "'1.234'" in line and "'987'" in line and "'data.decimal=\".\"'" in line
-    assert read(PLAIN.assign(n1=POINTS * 20), decimal=".").x[:3, 0].tolist() == [1.234, 987, 12.345]
-    for others in (["1.234", "87", "12.345"], ["1.234", "987", "12.34"], ["1.234", "0.987", "100"]):
-        assert read(PLAIN.assign(n1=others * 20)).x[:3, 0].tolist() == [*map(float, others)]
-
-
-def test_where_a_comma_was_found_a_point_is_offered_or_thousands_must_go(read):
-    half = [f"{i},5" for i in range(N)]
-    line = refusal(read, PLAIN.assign(n1=half, n2=POINTS * 20).to_csv(index=False, sep=";"))
-    assert "'1.234'" in line and "'data.decimal=\".\"'" in line
-    line = refusal(read, PLAIN.assign(n1=half, n2=COMMAS * 20).to_csv(index=False, sep=";"))
-    assert "'1.234,00'" in line and "signs of thousands" in line and "data.decimal" not in line
-
-
-@pytest.mark.parametrize("beside", [range(N), [f"{i},5" for i in range(N)]])
-def test_a_comma_that_can_only_be_a_decimal_sign_is_one_in_labels_levels_and_groups(beside, read):
+def test_a_decimal_comma_is_one_in_labels_levels_and_groups_too(read):
     def reading(**columns) -> Rows:
-        text = PLAIN.assign(n1=beside, n2=7, **columns).to_csv(sep=";", index=False)
+        text = PLAIN.assign(n1=[f"{i},5" for i in range(N)], n2=7, **columns).to_csv(sep=";", index=False)
         return read(text, categorical=["kind"], group_column="g")
 
     cells = np.array(["1,0", "1", "2,50", "2,5"])[np.arange(N) % 4]
@@ -170,16 +135,8 @@ def test_a_comma_that_can_only_be_a_decimal_sign_is_one_in_labels_levels_and_gro
     assert rows.groups.tolist() == [0, 0, 1, 1] * 15
     fractions = np.array(["1,5", "2,5", "3,25"])[np.arange(N) % 3]
     assert "fractions" in refusal(reading, label=fractions, kind=cells, g=cells)
-
-
-def test_blanks_after_the_separator_and_a_byte_order_mark_do_not_count(read):
-    text = PLAIN.to_csv(index=False).replace(",", ", ")
-    assert read(text).fingerprint == read("\ufeff" + text).fingerprint == read(PLAIN).fingerprint
-
-
-def test_columns_may_be_named_by_numbers(read):
-    rows = read("0,1,2\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(30)), target=2, drop=[0])
-    assert rows.x.shape == (30, 1)
+    line = refusal(reading, label=LABEL, kind=cells, g=cells, n3=1.5)
+    assert "holds '1.5' (row 1), which is not a number" in line and "'data.decimal=\".\"'" in line
 
 
 # --- identity
@@ -224,10 +181,12 @@ def test_codes_that_differ_by_zeros_in_front_are_no_numbers(read):
     assert read(PLAIN.assign(code=np.where(Y, "02", "1"))).x[:2, 2].tolist() == [1, 2]  # nothing is lost here
 
 
-def test_classes_may_be_codes(read):
-    rows = read(PLAIN.assign(label=np.array(["1", "01", "2"])[np.arange(N) % 3]))
-    assert rows.classes == ("01", "1", "2")
-    assert np.bincount(rows.y).tolist() == [20, 20, 20]
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [(["1", "01", "2"], ("01", "1", "2")), (["10", "9", "-1"], ("-1", "9", "10")), (["1.0", "1", "2"], ("1", "2"))],
+)
+def test_numeric_classes_sort_as_numbers_have_one_spelling_and_may_be_codes(cells, classes, read):
+    assert read(PLAIN.assign(label=np.array(cells)[np.arange(N) % 3])).classes == classes
 
 
 @pytest.mark.parametrize(
@@ -241,21 +200,12 @@ def test_any_coding_of_the_classes_in_the_same_order_gives_the_same_rows(one, ot
     assert table(str(tmp_path / "t.parquet"), "label").fingerprint == read(coded).fingerprint
 
 
-def test_numeric_classes_sort_as_numbers_and_have_one_spelling(read):
-    assert read(PLAIN.assign(label=np.array([10, 9, -1])[np.arange(N) % 3])).classes == ("-1", "9", "10")
-    assert read(PLAIN.assign(label=np.array(["1.0", "1", "2"])[np.arange(N) % 3])).classes == ("1", "2")
-
-
 def test_numbers_that_float64_cannot_tell_apart_are_two_classes(read):
     assert read(PLAIN.assign(label=Y + 2**60)).classes == (str(2**60), str(2**60 + 1))
 
 
 ALIKE = [("pos", "pos "), ("pos", "POS"), ("a  b", "a b"), ("caf\u00e9", "cafe\u0301")]
-# Of what no eye sees: control and format characters, fillers, selectors, an empty cell; a joiner before an accent.
-UNSEEN = (
-    "\u200b\ufeff\u00ad\u200d\u0007\u115f\u1160\u3164\uffa0\u034f\u17b4\u180b\ufe00\ufe0f\U000e0100\U000e01ef\u2800"
-)
-ALIKE += [("caf\u00e9", "cafe\u034f\u0301"), *(("c0", f"c{letter}0") for letter in UNSEEN)]
+ALIKE += [("c0", f"c{unseen}0") for unseen in "\u200b\ufeff\u00ad\u0007"]
 
 
 @pytest.mark.parametrize(("a", "b"), ALIKE)
@@ -269,19 +219,6 @@ def test_labels_that_only_look_different_are_refused_unless_taken_as_they_are(a,
 def test_levels_that_only_look_different_are_said(read):
     (note,) = read(PLAIN.assign(kind=np.where(Y, "red", "Red")), categorical=["kind"]).notes
     assert "'Red' and 'red' differ only by" in note
-
-
-def test_fractions_are_classes_only_if_asked_for(read):
-    halves = PLAIN.assign(label=Y / 2)
-    assert "it holds fractions" in refusal(read, halves)
-    assert read(halves, classes="as_is").classes == ("0.0", "0.5")
-
-
-def test_classes_that_are_taken_as_they_are_keep_the_spelling_of_their_numbers(read, tmp_path):
-    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
-    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
-    np.savez(tmp_path / "t.npz", x=N1, label=Y / 2)
-    assert table(str(tmp_path / "t.npz"), "label", classes="as_is").classes == ("0", "0.5")
 
 
 # --- what is missing
@@ -305,35 +242,13 @@ def test_among_numbers_the_usual_words_are_no_value(word, read):
     assert rows.missing == 1
 
 
-def test_a_told_word_may_have_a_point_where_decimals_have_a_comma(read):
-    gaps = PLAIN.assign(n1=["n.a." if i == 7 else v for i, v in enumerate(N1)])
-    gaps = gaps.to_csv(sep=";", decimal=",", index=False)
-    assert read(gaps.replace(".", ",").replace("n,a,", "n.a."), missing=["n.a."], impute=True).missing == 1
-
-
 @pytest.mark.parametrize(("cell", "word"), [("?", "?"), ("-999", -999), ("-999.0", -999), ("unknown", "unknown")])
 def test_a_word_for_a_missing_value_can_be_told(cell, word, read):
     gaps = PLAIN.assign(n1=[cell if i == 7 else v for i, v in enumerate(N1)])
     assert np.flatnonzero(np.isnan(read(gaps, missing=[word], impute=True).x[:, 0])).tolist() == [7]
 
 
-@pytest.mark.parametrize(("word", "cell"), [(None, "NULL"), (math.nan, "NaN"), (True, "true"), (False, "FALSE")])
-def test_what_hydra_has_other_values_for_is_told_in_any_case(word, cell, read):
-    kind = PLAIN.assign(kind=np.array(["a", "b", cell])[np.arange(N) % 3])
-    rows = read(kind, categorical=["kind"], missing=[word], impute=True)
-    assert (rows.one_hot, rows.missing, rows.notes) == (2, 20, ())
-
-
-@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
-def test_a_told_number_that_a_column_cannot_hold_is_not_infinity(kind, tmp_path):
-    x = np.where(np.arange(N) == 7, np.inf, N1).astype(kind)
-    np.savez(tmp_path / "t.npz", x=x, label=LABEL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert "infinite" in refusal(table, str(tmp_path / "t.npz"), "label", missing=["1e999"], impute=True)
-
-
-@pytest.mark.parametrize("kind", ["float32", "float64", "Float32"])
+@pytest.mark.parametrize("kind", ["float32", "Float32"])
 def test_a_told_fraction_is_found_whatever_the_precision_of_its_column(kind, tmp_path):
     gaps = PLAIN.assign(n1=pd.Series([-99.9 if i == 7 else v for i, v in enumerate(N1)], dtype=kind))
     gaps.to_parquet(tmp_path / "t.parquet")
@@ -347,12 +262,10 @@ def test_a_told_word_that_no_cell_holds_is_remarked(read):
     assert notes == ("data.missing: no cell holds 'zzz'", "data.missing: no cell holds '-99'")
 
 
-def test_a_number_is_no_truth_value(tmp_path):
-    truth = PLAIN.assign(flag=Y == 1, n2=np.where(np.arange(N) == 7, 1.0, N2))
-    truth.to_parquet(tmp_path / "t.parquet")
-    rows = table(str(tmp_path / "t.parquet"), "label", missing=[1], impute=True)
-    assert np.argwhere(np.isnan(rows.x)).tolist() == [[7, 1]]
-    assert table(str(tmp_path / "t.parquet"), "label", missing=["True"], impute=True).missing == Y.sum()
+def test_fractions_and_spellings_are_classes_only_if_asked_for(read):
+    versions = PLAIN.assign(label=np.array(["1.1", "1.10", "1.2"])[np.arange(N) % 3])
+    assert "it holds fractions" in refusal(read, versions)
+    assert read(versions, classes="as_is").classes == ("1.1", "1.10", "1.2")
 
 
 def test_a_told_word_is_missing_in_text_and_target_too(read):
@@ -362,24 +275,14 @@ def test_a_told_word_is_missing_in_text_and_target_too(read):
     assert "20 rows with no value there" in refusal(read, kind, target="kind", drop=["label"], missing=["?"])
 
 
-def test_the_word_that_is_no_number_is_quoted_with_its_row(read):
-    odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
-    line = refusal(read, odd)
-    assert "column 'n1' holds '?' (row 8), which is not a number" in line
-    assert "'data.missing=[\"?\"]'" in line
-
-
 def test_all_columns_of_words_are_told_at_once_and_a_hint_takes_back_nothing_that_was_typed(read):
     words = PLAIN.assign(**{name: ["x", "y", "?"] * (N // 3) for name in ("town", "kind", "colour")}, key=range(N))
     line = refusal(read, words, categorical=["town"], drop=["key"], missing=[-1])
-    assert "'data.categorical=[town,kind]'" in line and "'data.categorical=[town,kind,colour]'" in line
-    assert "'data.drop=[key,kind]'" in line
+    assert "'data.categorical=[town,kind,colour]'" in line and "'data.drop=[key,kind]'" in line
     odd = PLAIN.assign(n1=["?" if i == 7 else v for i, v in enumerate(N1)])
     assert '\'data.missing=["-1","?"]\'' in refusal(read, odd, missing=[-1])
-    line = refusal(read, words.assign(n1=odd["n1"]), drop=["key"])
-    assert "'data.categorical=[town,kind,colour]'" in line, "of n1 one cell alone is a word"
     rows = read(words, categorical=["town", "kind", "colour"], drop=["n1"])
-    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks(0.2))
+    assert any("'data.drop=[n1,key]'" in remark for remark in rows.remarks)
 
 
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
@@ -423,15 +326,13 @@ def test_a_nameless_column_is_refused_until_it_is_dropped(options, read):
 
 def test_two_columns_of_one_name_are_refused(read):
     twice = "n1,n2,label,label\n" + "".join(f"{a},{b},{c},{c}\n" for a, b, c in zip(N1, N2, LABEL, strict=True))
-    assert "two columns are named label (columns 3 and 4): rename one in the file" in refusal(read, twice)
-    line = refusal(read, twice.replace("n1,n2,label,label", "n2,n2,label,x"), drop=["x"])
-    assert "two columns are named n2 (columns 1 and 2): rename one in the file" in line
+    assert "two columns are named label: rename one in the file" in refusal(read, twice)
 
 
 def test_a_row_index_with_a_name_is_said(read):
-    (note,) = read(PLAIN.to_csv(index_label="x")).remarks(0.2)
+    (note,) = read(PLAIN.to_csv(index_label="x")).remarks
     assert note.startswith("x: ") and "data.drop=[x]" in note
-    assert read(PLAIN).remarks(0.2) == []
+    assert read(PLAIN).remarks == []
 
 
 def test_a_header_may_have_line_breaks(read):
@@ -462,28 +363,10 @@ def test_awkward_names_are_served_and_hinted_at(read):
     assert read(awkward, categorical=["size=big"], drop=["höhe (cm)"]).x.shape == (N, 3)
 
 
-def typed(word: str) -> object:
-    return OverridesParser.create().parse_override(f"a={word}").value()
-
-
-@pytest.mark.parametrize(
-    ("word", "name"),
-    [("1.10", "1.10"), ("1e3", "1e3"), ("NULL", "NULL"), ("true", "TRUE"), ("NaN", "nan"), ("1e3", "1000")],
-)
-def test_a_name_that_hydra_reads_as_a_value_is_the_column_of_that_value(word, name, read):
-    odd = PLAIN.assign(**{name: N2})
-    assert read(odd, drop=[typed(word)]).columns == ("n1", "n2")
-    assert read(odd, categorical=[typed(word)]).one_hot == len({*N2})
-    if typed(word) is not None:
-        assert read(odd.drop(columns="label").assign(**{name: LABEL}), target=typed(word)).classes == ("neg", "pos")
-
-
-def test_where_several_columns_have_the_value_that_was_typed_each_can_be_pasted(read):
-    survey = PLAIN.assign(**{"1.1": N2, "1.10": N1 - N2})
-    line = refusal(read, survey, drop=["n1", typed("1.10")])
-    assert "data.drop=1.1" in line and "'data.drop=[n1,\"1.1\"]'" in line and "'data.drop=[n1,\"1.10\"]'" in line
-    assert "'data.group_column=\"1.10\"'" in refusal(read, survey, group_column=typed("1.1"))
-    assert read(survey, drop=["n1", "1.10"]).columns == ("n2", "1.1")
+def test_a_name_that_hydra_reads_as_a_number_is_offered_in_quotes(read):
+    survey = PLAIN.assign(**{"1.10": N2, "3": N1})
+    assert read(survey, drop=[3, "1.10"]).columns == ("n1", "n2")
+    assert "data.drop='1.1': the table has no such column (did you mean \"1.10\"?)" in refusal(read, survey, drop=[1.1])
 
 
 # --- given parts
@@ -511,7 +394,7 @@ def test_a_part_that_the_column_does_not_name_is_drawn(read):
     [
         (["train", "testament"] * 30, "data.split_column='part': row 2 holds 'testament'; it must be train, val or"),
         (["train", "oops"] * 30, "data.split_column='part': row 2 holds 'oops'; it must be train, val or test"),
-        (["val", "test"] * 30, "no row is train"),
+        (["val", "test"] * 30, "data: class 'neg' has no training row"),
         (["train", "val", "train", "test"] * 15, "data: class 'pos' has no training row"),
         (["train", ""] * 30, "row 2 holds ''"),
     ],
@@ -523,50 +406,33 @@ def test_a_column_of_parts_that_says_something_else_is_refused(part, message, re
 # --- nothing is lost on reading
 
 
-def test_quotes_that_nothing_closes_lose_no_row(read):
+def test_stray_quotes_in_a_tsv_are_refused_by_their_line(read):
     quote = {20: '"', 41: '"'}
     lines = [f"{i}\t{quote.get(i, '')}w{i % 3}\t{LABEL[i]}" for i in range(N)]
-    rows = read("\n".join(["n1\tword\tlabel", *lines]), "t.tsv", categorical=["word"])
-    assert rows.x[:, 0].tolist() == list(range(N)) and rows.one_hot == 4
-    assert "line 22 takes the next 21 lines" in rows.notes[0]
-
-
-def test_where_quotes_are_both_lost_and_meant_the_row_is_named(read):
-    quote = {20: '"', 41: '"'}
-    lines = [f"{i},{quote.get(i, '')}w,{LABEL[i]}" for i in range(N)]
-    lines[50] = '50,"a, b",pos'
-    assert "line 22 takes the next 21 lines" in refusal(
-        read, "\n".join(["n1,word,label", *lines]), categorical=["word"]
-    )
+    line = refusal(read, "\n".join(["n1\tword\tlabel", *lines]), "t.tsv", categorical=["word"])
+    assert "a quote in line 22 does not close its cell" in line and "remove it" in line
 
 
 STRAY = {
     "opened and closed in other columns": ('1,"x,q,A', '2,r,"s,B'),
     "closed in an earlier column": ('1,x,"q,A', '2,r",s,B'),
+    "closed in the same column": ('1,"x,q,A', '2,r",s,B'),
     "closed in a later column": ('1,"x,q,A', '2,r,s",B'),
     "over three lines": ('1,"x,q,A', "2,r,s,B", '3,r",s,A'),
-    "in the last line": (*["1,r,s,A"] * 3, '2,"r,s,B'),
+    "in the last line": ('1,"x,q,A',),
+    "behind a quoted cell": ('1,"x,y","q,A', '2,r,s",B'),
 }
 
 
-@pytest.mark.parametrize("end", ["\n", "\r"])
-@pytest.mark.parametrize("separator", [",", "\t", " "])
+@pytest.mark.parametrize("separator", [",", " "])
 @pytest.mark.parametrize("case", STRAY)
-def test_a_stray_quote_swallows_no_line(case, separator, end, read):
+def test_a_stray_quote_swallows_no_line(case, separator, read):
     lines = [*(f"{i},p,q,{'AB'[i % 2]}" for i in range(30)), *STRAY[case]]
-    text = end.join(["n1,t,u,label", *lines]).replace(",", separator)
-    rows = read(text, categorical=["t", "u"])
-    assert len(rows.y) == len(lines) and "quotes are taken as they are" in rows.notes[0]
+    text = "\n".join(["n1,t,u,label", *lines]).replace(",", separator)
+    assert "line 32 " in refusal(read, text, categorical=["t", "u"])
 
 
-@pytest.mark.parametrize("after", ["", "\n\n", "\n\n3,p,A\n"])
-def test_a_quote_that_takes_all_that_follows_in_the_last_column_is_found(after, read):
-    lines = [*(f"{i},p,{'AB'[i % 2]}" for i in range(30)), '2,q,"A']
-    rows = read("\n".join(["n1,t,label", *lines]) + after, categorical=["t"], drop=["n1"])
-    assert "a quote in line 32 takes" in rows.notes[0] and rows.classes == ('"A', "A", "B")
-
-
-@pytest.mark.parametrize("cell", ["one\ntwo, and more", "one, two\nthree", "one\n\ntwo", "x, y\nand z, w\nv"])
+@pytest.mark.parametrize("cell", ["one\ntwo, and more", "one, two\nthree", "one\n\ntwo"])
 def test_a_text_of_several_lines_is_one_cell(cell, read):
     noted = PLAIN.assign(note=cell)[["n1", "note", "label"]]
     for place in permutations(noted):
@@ -574,25 +440,12 @@ def test_a_text_of_several_lines_is_one_cell(cell, read):
         assert rows.x[:, 0].tolist() == N1.tolist() and rows.notes == ()
 
 
-def test_texts_of_lines_that_look_like_others_are_cells_where_each_quote_closes(read):
-    texts = [f"{word}, he said\nor, {word}" if i % 2 else f"one, {word}" for i, word in enumerate(LABEL)]
-    reviews = pd.DataFrame({"n1": N1, "text": texts, "label": LABEL})
-    reviews.loc[3, "text"] = "a line\nof many, many, many, words"
-    assert read(reviews, drop=["text"]).fingerprint == read(PLAIN[["n1", "label"]]).fingerprint
-
-
-def test_a_text_of_several_lines_may_have_as_many_separators_as_they_need(read):
-    noted = PLAIN.assign(note="Fine, it works\nwell, I mean")[["note", "n1", "label"]]
-    assert read(noted.to_csv(index=False), drop=["note"]).x[:, 0].tolist() == N1.tolist()
-
-
-@pytest.mark.parametrize("kept", [{"dropped": ["n1"]}, {"notes": 5}, {"shape": [2]}])
-def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(kept, tmp_path, read):
-    frame = PLAIN.assign(n3=N1 + N2)
-    frame.attrs = kept
+def test_what_another_program_has_kept_in_a_parquet_file_is_no_note_of_its_reading(tmp_path):
+    frame = PLAIN.copy()
+    frame.attrs = {"notes": 5, "shape": [2]}
     frame.to_parquet(tmp_path / "t.parquet")
-    rows = table(str(tmp_path / "t.parquet"), "label", drop=["n1"])
-    assert (rows.columns, rows.shape, rows.notes) == (("n2", "n3"), (2,), ())
+    rows = table(str(tmp_path / "t.parquet"), "label")
+    assert (rows.shape, rows.notes) == ((2,), ())
 
 
 def test_an_index_with_a_name_is_a_column_of_parquet(tmp_path, read):
@@ -611,9 +464,9 @@ def test_a_file_without_a_header_is_noticed_and_its_columns_have_numbers(read):
 
 
 def test_names_are_compared_in_one_form_and_without_what_no_eye_sees(read):
-    odd = PLAIN.rename(columns={"label": "\u200banne\u0301\u3164e\uffa0"})
+    odd = PLAIN.rename(columns={"label": "\u200banne\u0301e"})
     assert read(odd, target="ann\u00e9e").classes == ("neg", "pos")
-    assert "did you mean 'ann\u00e9e'?" in refusal(read, odd, target="anne")
+    assert 'did you mean "ann\u00e9e"?' in refusal(read, odd, target="anne")
 
 
 # --- arrays
@@ -635,7 +488,6 @@ def test_a_target_may_be_one_hot(tmp_path):
     line = refusal(arrays, tmp_path, x=IMAGES, y=both)
     assert "data.target=y_0 'data.drop=[y_1]'" in line
     assert arrays(tmp_path, "y_0", ["y_1"], x=IMAGES, y=both).y.tolist() == both[:, 0].tolist()
-    assert "data.drop" not in refusal(arrays, tmp_path, x=IMAGES, y=CLASS.astype(complex))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -667,24 +519,12 @@ def test_the_arrays_of_an_npz_keep_the_shape_of_a_row_where_no_other_column_is_b
     assert arrays(tmp_path, x=x, age=CLASS, y=CLASS).shape == (math.prod(given) + 1,)
 
 
-@pytest.mark.parametrize(
-    ("shape", "said"), [((6, 6, 2), True), ((2, 6, 6), False), ((6, 6, 6), False), ((6, 6, 3), False)]
-)
-def test_channels_that_may_stand_last_and_are_not_moved_are_said(shape, said, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (N, *shape))
-    notes = arrays(tmp_path, x=images, y=CLASS).notes
-    assert any("6 channels of 6 × 2" in note for note in notes) == said
-
-
 def test_text_may_be_bytes_and_an_array_of_one_column_has_its_own_name(tmp_path):
     x, word = np.arange(2.0 * N).reshape(N, 2), np.array(["bär", "ähre", "ohm"])[CLASS]
     plain = arrays(tmp_path, x=x, age=CLASS[::-1], y=word)
     other = arrays(tmp_path, x=x, age=CLASS[::-1, None], y=np.char.encode(word, "utf-8")[:, None])
     assert other.fingerprint == plain.fingerprint and other.columns == plain.columns == ("x_0", "x_1", "age")
-    latin = np.char.encode(word, "latin-1")
-    assert "not UTF-8" in refusal(arrays, tmp_path, x=x, y=latin)
-    np.savez(tmp_path / "t.npz", x=x, patient=np.arange(N)[:, None] // 3, y=word)
-    assert table(str(tmp_path / "t.npz"), "y", group_column="patient").groups.tolist() == [*np.arange(N) // 3]
+    assert "not UTF-8" in refusal(arrays, tmp_path, x=x, y=np.char.encode(word, "latin-1"))
 
 
 # --- groups and order
@@ -702,10 +542,10 @@ def test_a_group_column_keeps_its_rows_together_and_is_no_feature(read):
     assert rows.fingerprint != read(PLAIN).fingerprint
 
 
-@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("1", "1.0"), ("a\u00a0b", "a\x1fb"), ("P1", "P1\ufe0f")])
-def test_groups_that_look_alike_are_one(one, other, read):
-    rows = read(PLAIN.assign(g=["c", one, "c", other] * 15), group_column="g")
-    assert rows.groups.tolist() == [0, 1] * 30
+def test_groups_that_look_alike_are_refused_and_a_number_is_one_in_any_spelling(read):
+    line = refusal(read, PLAIN.assign(g=["P1", "p1"] * 30), group_column="g")
+    assert "'P1' and 'p1' differ only by" in line
+    assert read(PLAIN.assign(g=["c", "1", "c", "1.0"] * 15), group_column="g").groups.tolist() == [0, 1] * 30
 
 
 @pytest.mark.parametrize("role", ["group_column", "order_column", "split_column"])
@@ -713,7 +553,7 @@ def test_a_word_for_a_missing_value_is_one_in_a_column_with_a_role_too(role, rea
     values = ["train", "test"] if role == "split_column" else [1, 2]
     column = [*values * 29, *values[:1], -999]
     line = refusal(read, PLAIN.assign(role=column), missing=[-999], **{role: "role"})
-    assert f"data.{role}='role': row 60 has no value" in line
+    assert f"data.{role}='role': row 60 holds ''" in line
 
 
 @pytest.mark.parametrize("of", [lambda i: 3.5 * i, lambda i: f"2024-01-{1 + i // 2:02}T{12 * (i % 2):02}:00"])
@@ -723,78 +563,32 @@ def test_an_order_column_puts_the_latest_rows_into_the_test_part(of, read):
     for seed in range(2):
         index = split(rows, seed)
         assert {*time[index["test"]]} == {*range(48, 60)} and {*time[index["val"]]} == {*range(38, 48)}
-    assert rows.facts(0.2)["given"] == ["val", "test"]  # the same rows for every seed
+    assert rows.facts()["given"] == ["val", "test"]  # the same rows for every seed
     line = refusal(read, PLAIN.assign(time=["soon" if i == 5 else i for i in range(N)]), order_column="time")
     assert "row 1 holds" in line or "row 6 holds 'soon'" in line
 
 
-# The months from August 1988 on, and days 40 apart.
-MONTHS = [divmod(1988 * 12 + 7 + i, 12) for i in range(N)]
-DAYS = pd.date_range("1988-08-03", periods=N, freq="40D")
-
-
 @pytest.mark.parametrize(
     "typed",
     [
-        DAYS.strftime("%d%m%Y"),
-        DAYS.strftime("%m%d%Y").str.lstrip("0"),
-        [f"{m + 1:02}.{y}" for y, m in MONTHS],
-        [f"{m + 1}{y}" for y, m in MONTHS],
-        [f"{y}.{m + 1}" for y, m in MONTHS],
-        DAYS.strftime("%d%m%y"),
-        pd.date_range("1992-01-01", periods=N, freq="9D").strftime("%m%d%y"),
-    ],
-)
-def test_dates_that_are_typed_as_numbers_have_the_year_first(typed, read):
-    line = refusal(read, PLAIN.assign(time=typed), order_column="time")
-    assert f"row 1 holds '{typed[0]}'; it must be a date with the year first, like 2024-12-31" in line
-
-
-@pytest.mark.parametrize(
-    "typed",
-    [
-        *(DAYS.strftime(form) for form in ("%Y%m%d", "%y%m%d", "%Y%m", "%Y.%m", "%Y%j", "%Y")),
-        DAYS.strftime("%Y.%m").str.rstrip("0"),
-        pd.date_range("2003-01-01", periods=N).strftime("%y%m%d"),
-        [f"{2003 + i / 4:.2f}" for i in range(N)],
-        [f"{2003 + i // 4}.{1 + i % 4}" for i in range(N)],
-        [f"{9 + i / 20:.2f}" for i in range(N)],
-        [f"09{5 + i // 12:02}{5 * (i % 12):02}" for i in range(N)],
-        [f"{100 + i:06}" for i in range(N)],
-        [110160 + i for i in range(N)],
-        [f"{1160 + i:05}" for i in range(N)],
-        [11990 + i for i in range(N)],
-        [10001900 + 100 * i for i in range(N)],
+        [20240101 + i for i in range(N)],
         [1_700_000_000 + i for i in range(N)],
-        [1_700_000_000_000_000_000 + i for i in range(N)],
-        [f"{20240101101010123}{i:02}" for i in range(N)],
-        [f"{1400 + 20 * i}-02-28" for i in range(N)],
-        [f"{2190 + i}-01-01T0{i % 3}:00" for i in range(N)],
-        [*(f"{2200 + i}-02-28" for i in range(N - 1)), "9999-12-31"],
+        [f"{2003 + i / 4:.2f}" for i in range(N)],
+        [f"{1990 + i}-02-28T0{i % 3}:00" for i in range(N)],
+        [*(f"{1400 + 20 * i}-02-28" for i in range(N - 1)), "9999-12-31"],
     ],
 )
-def test_numbers_and_dates_with_the_year_first_are_an_order(typed, read):
+def test_numbers_and_iso_dates_are_an_order_whose_span_is_told(typed, read):
     rows = read(PLAIN.assign(time=typed), order_column="time")
-    assert rows.order.argsort(kind="stable").tolist() == [*range(N)] and len({*rows.order}) == len({*typed})
+    assert rows.order.tolist() == [*range(N)]
     (note,) = rows.notes
     assert note.startswith("time: ") and f"'{typed[0]}' to '{typed[-1]}'" in note
 
 
-def test_whole_numbers_of_any_size_are_an_order_in_other_files_too(tmp_path):
-    np.savez(tmp_path / "t.npz", x=N1, time=2**62 + np.arange(N)[::-1], label=LABEL)
-    rows = table(str(tmp_path / "t.npz"), "label", order_column="time")
-    assert rows.order.tolist() == [*range(N)][::-1]
-
-
-@pytest.mark.parametrize("word", ["now", "today", "NaT"])
+@pytest.mark.parametrize("word", ["today", "NaT", "31.12.2023"])
 def test_a_word_is_no_date(word, read):
     days = [word if i == 7 else f"2024-01-{1 + i % 31:02}" for i in range(N)]
     assert f"row 8 holds {word!r}" in refusal(read, PLAIN.assign(time=days), order_column="time")
-
-
-def test_of_an_order_beside_a_given_test_part_it_is_not_said_that_its_latest_are_tested(read):
-    parts = PLAIN.assign(time=range(N), part=["train", "train", "test"] * (N // 3))
-    assert read(parts, order_column="time", split_column="part").notes == ()
 
 
 def test_an_order_has_the_decimal_sign_of_its_file(read):
@@ -821,7 +615,7 @@ def test_a_pickle_in_an_npz_is_refused_and_never_run(tmp_path):
     with pytest.raises(ValueError, match=r"'x'.*pickled objects are never loaded"):
         table(str(tmp_path / "t.npz"), "label")
     (tmp_path / "bare.npz").write_bytes(pickle.dumps(_Bomb(bait)))
-    with pytest.raises(ValueError, match="not an NPZ archive"):
+    with pytest.raises(ValueError, match="not a zip file"):
         table(str(tmp_path / "bare.npz"), "label")
     assert not bait.exists()
     np.load(tmp_path / "t.npz", allow_pickle=True)["x"]
@@ -850,37 +644,23 @@ def other_zip() -> bytes:
 
 GOOD = csv(*LINES)
 BAD_FILES = {
-    "missing file": ("t.csv", None, {}, "no such file"),
-    "a folder": (".", None, {}, "not a file"),
-    "no path": (None, None, {}, "data.path=None: give a file that ends in one of .csv, .tsv"),
-    "another suffix": ("t.pkl", GOOD, {}, "must end in one of .csv, .tsv, .txt, .parquet, .npz"),
-    "empty csv": ("t.csv", b"", {}, "the file is empty"),
-    "blank csv": ("t.csv", b"\n\n", {}, "cannot be read: No columns"),
-    "header only": ("t.csv", csv(), {}, "the table has no rows"),
-    "one name only": ("t.csv", b"a\n", {}, "the table has no rows"),
+    "missing file": ("t.csv", None, {}, "No such file"),
+    "a folder": (".", None, {}, "it must be a file that ends in one of .csv, .tsv"),
+    "another suffix": ("t.pkl", GOOD, {}, "ends in one of .csv, .tsv, .txt, .parquet, .npz"),
     "latin-1 csv": (
         "t.csv",
         GOOD + "\n1,2,caf\xe9".encode("latin-1"),
         {},
         "not UTF-8, save it as UTF-8: 'utf-8' codec can't decode byte 0xe9 in position",
     ),
-    "binary csv": ("t.csv", bytes(range(256)) * 9, {}, "data.path="),
-    "longer rows than the header": ("t.csv", csv("1,2,yes,4,5", *LINES), {}, "line 2 has 5 cells and the first 3"),
     "row names as R writes them": (
         "t.txt",
         csv(*(f"r{i},{line}" for i, line in enumerate(LINES))).replace(b",", b" "),
         {},
-        "cannot be read: line 2 has 4 cells and the first 3 (row names, as of R?): ",
-    ),
-    "one longer row beside decimal commas": (
-        "t.csv",
-        csv("1,5;yes", "2,5;no;9", header="a;label"),
-        {},
-        "line 3 has 3 cells and the first 2",
+        "line 2 has 4 cells and the first 3: a separator at its end, row names",
     ),
     "one longer row": ("t.csv", csv(*LINES, "1,2,yes,4"), {}, "line 32 has 4 cells and the first 3"),
     "one shorter row": ("t.csv", csv(*LINES, "1,2"), {}, "line 32 has 2 cells and the first 3"),
-    "a shorter row, and quotes": ("t.csv", csv(*LINES, '1,"2"'), {}, "line 32 has 2 cells and the first 3"),
     "a hole between blanks": (
         "t.txt",
         csv(*LINES, "1,,yes").replace(b",", b"  "),
@@ -891,18 +671,16 @@ BAD_FILES = {
         "t.csv",
         csv(*(f"{line}," for line in LINES)),
         {},
-        "line 2 has 4 cells and the first 3: the longer one ends with a separator",
+        "line 2 has 4 cells and the first 3: a separator at its end",
     ),
-    "a header that ends with a separator": ("t.csv", csv(*LINES, header="a,b,label,"), {}, "ends with a separator"),
-    "empty parquet": ("t.parquet", b"", {}, "the file is empty"),
-    "damaged parquet": ("t.parquet", b"PAR1 nothing of the sort", {}, "cannot be read"),
-    "not a zip": ("t.npz", GOOD, {}, "not an NPZ archive"),
-    "cut npz": ("t.npz", npz(x=np.zeros((9, 2)))[:-40], {}, "not an NPZ archive"),
-    "a zip without arrays": ("t.npz", other_zip(), {}, "'label' is not an array"),
+    "not a zip": ("t.npz", GOOD, {}, "not a zip file"),
     "arrays of different length": ("t.npz", npz(x=np.zeros(9), label=np.arange(8) % 2), {}, "x has 9, label has 8"),
-    "an empty array": ("t.npz", npz(x=np.zeros((9, 0)), label=np.arange(9) % 2), {}, "'x' is empty"),
-    "two arrays of one column": ("t.npz", npz(x=np.ones((9, 2)), x_0=np.ones(9)), {}, "arrays make a column 'x_0'"),
-    "complex numbers": ("t.npz", npz(x=np.zeros(9, complex), label=np.arange(9) % 2), {}, "'x' is not an array"),
+    "two arrays of one column": (
+        "t.npz",
+        npz(x=np.ones((9, 2)), x_0=np.ones(9), label=np.arange(9) % 2),
+        {},
+        "named x_0",
+    ),
     "times": (
         "t.npz",
         npz(x=np.ones(9), i=np.ones(9), t=np.zeros(9, "M8[s]"), label=np.arange(9) % 2),
@@ -915,30 +693,24 @@ BAD_FILES = {
         {},
         "x has 9 × 2, label has 3 × 9",
     ),
-    "a scalar": ("t.npz", npz(x=np.float32(3), label=np.arange(9) % 2), {}, "'x' is not an array"),
     "no target": (
         "t.csv",
         GOOD,
         {"target": None},
         "data.target=None: it must be the column to predict, a single one; ",
     ),
-    "absent target": ("t.csv", GOOD, {"target": "labels"}, "did you mean 'label'?"),
-    "absent target, nothing near": ("t.csv", GOOD, {"target": "zzz"}, "no such column; it has: a, b, label"),
-    "absent column to drop": ("t.csv", GOOD, {"drop": ["ident"]}, "data.drop='ident': the table has no such column"),
+    "absent target": ("t.csv", GOOD, {"target": "labels"}, "did you mean label?"),
     "absent categorical column": ("t.csv", GOOD, {"categorical": ["q"]}, "data.categorical='q'"),
-    "a name where a list is due": ("t.csv", GOOD, {"drop": "a"}, "data.drop='a': it must be a list of columns"),
-    "impute neither true nor false": ("t.csv", GOOD, {"impute": "yes"}, "data.impute='yes': it must be true or false"),
+    "a name where a list is due": ("t.csv", GOOD, {"drop": "a"}, "data.drop='a': it must be a list"),
     "the target dropped": ("t.csv", GOOD, {"drop": ["label"]}, "data.drop='label': this column is data.target"),
     "nothing but the target": ("t.csv", GOOD, {"drop": ["a", "b"]}, "no feature is left"),
     "an infinite feature": ("t.csv", csv("inf,1,yes", *LINES), {}, "column 'a' has infinite values"),
-    "beyond squaring": ("t.csv", csv("1e301,1,yes", *LINES), {}, "column 'a' has infinite values"),
     "a column without values": ("t.csv", csv(*(f",{line}" for line in LINES), header="e,a,b,label"), {}, "no values"),
     "a target without a value": ("t.csv", csv("1,2,", *LINES), {}, "1 row with no value there"),
     "one class": ("t.csv", csv(*["1,2,yes", "3,4,yes"] * 9), {}, "one class only ('yes')"),
     "fractions as target": ("t.csv", csv(*(f"1,{i},{i / 7}" for i in range(30))), {}, "looks continuous"),
     "a class for each row": ("t.csv", csv(*(f"1,2,{i}" for i in range(30))), {}, "30 distinct values in 30 rows"),
     "a rare class": ("t.csv", csv("1,2,maybe", *LINES), {}, "class 'maybe' has 1 of the 31 rows"),
-    "a class missing from a part": ("t.csv", csv(*["1,2,maybe"] * 2, *LINES), {}, "class 'maybe' has"),
     "constant features": ("t.csv", csv(*["1,2,yes", "1,2,no"] * 9), {}, "the table has 18 rows in 1 group "),
     "a class of one row and its copies": (
         "t.csv",
@@ -974,18 +746,13 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
     ("keys", "message"),
     [
         ({"separator": "ab"}, "data.separator='ab': it must be one character"),
-        ({"separator": 3}, "data.separator=3: it must be"),
         ({"decimal": ";"}, "data.decimal=';': it must be '.', ',', or null"),
-        ({"missing": "?"}, "data.missing='?': it must be a list of words or numbers, e.g. ['?', -999]"),
+        ({"missing": "?"}, "data.missing='?': it must be a list"),
         ({"classes": "all"}, "data.classes='all': it must be as_is"),
-        ({"split_column": "part"}, "data.split_column='part': the table has no such column"),
-        ({"split_column": "label"}, "this column is data."),
-        ({"split_column": "n1", "order_column": "n1"}, "data.order_column='n1': this column is data.split_column"),
         ({"group_column": "n1", "order_column": "n2"}, "data.order_column: must be null beside data.group_column"),
         ({"target": True}, "data.target='True': the table has no such column"),
         ({"target": ["label", "n1"]}, "a single one"),
         ({"header": "no"}, "data.header='no': it must be true, false, or null"),
-        ({"split_column": "n1", "drop": ["n1"]}, "data.drop='n1': this column is data.split_column"),
         ({"split_column": "n1", "categorical": ["n1"]}, "data.categorical='n1': this column is data.split_column"),
     ],
 )
@@ -1027,7 +794,7 @@ def test_however_pandas_writes_a_table_its_rows_are_those_of_the_plain_one_or_it
         return
     rows = read(text, categorical=["kind"])
     assert rows.y.tolist() == wanted.y.tolist()
-    assert len(rows.remarks(0.2)) == indexed
+    assert len(rows.remarks) == indexed
     columns = [column for name in order for column in {"label": [], "kind": ["x,y", "z"]}.get(name, [name])]
     places = [columns.index(name) + indexed for name in ("a", "flag", "x,y", "z")]
     for part, x in served(wanted).items():

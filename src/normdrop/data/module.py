@@ -21,7 +21,7 @@ from torch import Tensor
 
 from normdrop.asked import check_memory, is_int, require
 from normdrop.compiling import compiled
-from normdrop.data.rows import SMALL, Rows
+from normdrop.data.rows import Rows
 from normdrop.data.sources import bound
 from normdrop.data.split import project, scale_of, split, standardise
 from normdrop.streams import restore, state_of, stream
@@ -50,14 +50,7 @@ class Table:
     def of(cls, rows: Rows, scales: Sequence[tuple[np.ndarray, np.ndarray]]) -> Table:
         """scales: mean and standard deviation of each replicate."""
         scaling = torch.from_numpy(np.stack([np.stack(own) for own in scales], axis=1)[:, :, None])
-        held = rows.x
-        for kind in SMALL:  # an eighth to a half of the memory, where nothing is lost
-            with np.errstate(over="ignore", invalid="ignore"):
-                x = rows.x.astype(kind)
-            if np.array_equal(x, rows.x, equal_nan=True):
-                held = x
-                break
-        return cls(torch.tensor(held), torch.tensor(rows.y), scaling, bool(np.isnan(held).any()))
+        return cls(torch.tensor(rows.x), torch.tensor(rows.y), scaling, bool(np.isnan(rows.x).any()))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x (replicates, batch, features) and y (replicates, batch) of row numbers (replicates, batch)."""
@@ -77,9 +70,6 @@ class Table:
     def to(self, device: torch.device | str) -> Table:
         scaling = None if self.scaling is None else self.scaling.to(device)
         return replace(self, x=self.x.to(device), y=self.y.to(device), scaling=scaling)
-
-    def replicate(self, index: int) -> Table:
-        return self if self.scaling is None else replace(self, scaling=self.scaling[:, index : index + 1])
 
 
 def _standardised(x: np.ndarray, rows: np.ndarray, scaling: np.ndarray, out: np.ndarray) -> None:
@@ -115,10 +105,6 @@ class Part:
         """All rows in their order, in chunks of so many."""
         yield from map(self.table.gather, self.rows.split(rows, dim=1))
 
-    def replicate(self, index: int) -> Part:
-        """This part of one replicate alone."""
-        return Part(self.table.replicate(index), self.rows[index : index + 1])
-
 
 def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor]:
     """Split row numbers (replicates, rows) into stretches of so many batches, the last one maybe smaller.
@@ -126,12 +112,10 @@ def batches(order: Tensor, batch_size: int, stretch: int = 1) -> Sequence[Tensor
     A last batch of one row, which batch normalization cannot train on, is left out whatever the arrangement, so that
     all of them see the same batches; in a random order it is another row each time.
     """
-    return order[:, : trained(order.shape[1], batch_size)].split(batch_size * stretch, dim=1)
-
-
-def trained(rows: int, batch_size: int) -> int:
-    """How many of the rows `batches` has: all, or all but one."""
-    return rows - (batch_size > 1 and rows % batch_size == 1)
+    rows = order.shape[1]
+    if batch_size > 1 and rows % batch_size == 1:
+        rows -= 1
+    return order[:, :rows].split(batch_size * stretch, dim=1)
 
 
 class BatchOrder:

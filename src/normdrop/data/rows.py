@@ -63,13 +63,13 @@ class Rows:
                 object.__setattr__(self, name, array)
         object.__setattr__(self, "shape", self.shape or self.x.shape[1:])
         if not self.missing:
-            object.__setattr__(self, "missing", sum(int(np.isnan(part).sum()) for part in self._chunks()))
+            object.__setattr__(self, "missing", sum(int(np.isnan(part).sum()) for part in self._doubles()))
 
     def _checks(self) -> Iterator[tuple[str, bool, str]]:
         """What arrays must be, those of another package's source too: each fault would come out late, or never."""
         x, y, of_text = self.x, self.y, all(isinstance(name, str) for name in self.classes)
         yield "x", _is_array(x, "biuf", 2) and x.size > 0, "numbers (rows, features)"
-        yield "x", not any(np.isinf(part).any() for part in self._chunks()), "finite, or NaN where missing"
+        yield "x", not any(np.isinf(part).any() for part in self._doubles()), "finite, or NaN where missing"
         yield "shape", not self.shape or math.prod(self.shape) == x.shape[1], f"of the {x.shape[1]} features of x"
         yield "columns", len(self.columns) in (0, x.shape[1]), f"a name for each of {x.shape[1]} features, or none"
         yield "classes", isinstance(self.classes, tuple) and of_text, "a tuple of text"
@@ -85,11 +85,6 @@ class Rows:
         for name in ("groups", "order"):
             place = getattr(self, name)
             yield name, place is None or _is_array(place, "iu", 1, len(x)), "integers (rows,), or None"
-
-    def _chunks(self) -> Iterator[np.ndarray]:
-        """x, a stretch of rows at a time."""
-        for start in range(0, len(self.x), CHUNK):
-            yield self.x[start : start + CHUNK]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,12 +112,12 @@ class Rows:
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""
-        for part in self._chunks():
-            x = part.astype(np.float64)
+        for start in range(0, len(self.x), CHUNK):
+            x = self.x[start : start + CHUNK].astype(np.float64)
             yield np.where(np.isnan(x), np.nan, x + 0.0)
 
-    def facts(self, test_fraction: float) -> dict[str, Any]:
-        """What the data are, for the record; `sentence` and `remarks` say it. test_fraction: as of `split`."""
+    def facts(self) -> dict[str, Any]:
+        """What the data are, for the record; `sentence` and `remarks` say it."""
         return {
             "rows": len(self.y),
             "numeric": self.x.shape[1] - self.one_hot,
@@ -133,19 +128,14 @@ class Rows:
             "constant": int((np.fmax.reduce(self.x) == np.fmin.reduce(self.x)).sum()),
             # The latest rows are the same for every seed, as those of a given part.
             "given": [part for part in ("val", "test") if self.order is not None or getattr(self, part) is not None],
-            "notes": self.remarks(test_fraction),
+            "notes": self.remarks,
             "fingerprint": self.fingerprint,
         }
 
-    def remarks(self, test_fraction: float) -> list[str]:
-        """What a user should hear of them, what could make a result false first."""
-        if test_fraction not in self._suspects:  # to look takes seconds
-            self._suspects[test_fraction] = suspects.of(self, test_fraction)
-        return [*self._suspects[test_fraction], *self.notes]
-
     @cached_property
-    def _suspects(self) -> dict[float, list[str]]:
-        return {}
+    def remarks(self) -> list[str]:
+        """What a user should hear of them, what could make a result false first."""
+        return [*suspects.of(self), *self.notes]
 
 
 def _is_array(array: object, kinds: str, dimensions: int, rows: int | None = None) -> bool:

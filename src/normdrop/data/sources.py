@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
-import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 import sklearn.datasets
 
-from normdrop.asked import check_memory, first_line, is_int, is_number, require
+from normdrop.asked import check_memory, first_line, is_int, require
 from normdrop.data.rows import Rows, numeric_rows
 from normdrop.data.tables import table, table_rows
 from normdrop.streams import stream
@@ -106,35 +105,23 @@ def synthetic(
     rows and not by the problem. `problem` picks another problem of the same kind. label_noise is the share of rows
     given a random class; separation is `class_sep`.
     """
-    for key, value, least in (
-        ("rows", rows, 1),
-        ("features", features, 1),
-        ("informative", informative, 1),
-        ("redundant", redundant, 0),
-        ("classes", classes, 2),
-        ("clusters_per_class", clusters_per_class, 1),
-        ("problem", problem, 0),
-    ):
+    for key, value, least in (("rows", rows, 1), ("features", features, 1), ("classes", classes, 2)):
         require(f"data.{key}", value, is_int(value) and value >= least, f"a whole number, {least} or more")
-    require("data.separation", separation, is_number(separation) and separation > 0, "a number above 0")
-    require("data.label_noise", label_noise, is_number(label_noise) and 0 <= label_noise <= 1, "a number from 0 to 1")
-    enough = "at least data.informative + data.redundant"
-    require("data.features", features, informative + redundant <= features, enough)
-    clusters = classes * clusters_per_class
-    enough = f"at least {math.ceil(math.log2(clusters))}, for data.classes * data.clusters_per_class = {clusters}"
-    require("data.informative", informative, clusters <= 2**informative, enough)
     check_memory(8 * rows * POPULATION * features, "data=synthetic: it")
-    x, y = _population(
-        n_samples=rows * POPULATION,
-        n_features=features,
-        n_informative=informative,
-        n_redundant=redundant,
-        n_classes=classes,
-        n_clusters_per_class=clusters_per_class,
-        class_sep=separation,
-        flip_y=label_noise,
-        random_state=problem,
-    )
+    try:
+        x, y = _population(
+            n_samples=rows * POPULATION,
+            n_features=features,
+            n_informative=informative,
+            n_redundant=redundant,
+            n_classes=classes,
+            n_clusters_per_class=clusters_per_class,
+            class_sep=separation,
+            flip_y=label_noise,
+            random_state=problem,
+        )
+    except ValueError as error:  # scikit-learn says what it takes
+        raise ValueError(f"data=synthetic: {first_line(error)}") from error
     chosen = stream(0 if seed is None else seed, "rows").choice(len(y), size=rows, replace=False)
     return numeric_rows(x[chosen].astype(np.float32), y[chosen], range(classes))
 
@@ -178,7 +165,8 @@ def keel(dataset: str | None) -> Rows:
     text = pd.read_csv(files[str(dataset)], header=None, dtype=str, keep_default_na=False)
     text = text.apply(lambda column: column.str.strip())
     text.columns = [*map(str, range(1, text.shape[1])), "class"]
-    return table_rows(text, f"data.dataset={dataset}", "class", categorical=None)
+    words = [name for name in text.columns[:-1] if pd.to_numeric(text[name], errors="coerce").isna().any()]
+    return table_rows(text, f"data.dataset={dataset}", "class", categorical=words)
 
 
 def keel_files() -> dict[str, Path]:

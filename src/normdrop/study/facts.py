@@ -93,7 +93,7 @@ def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable
         name = config["data"]["name"]
         data = check_fit(config, seed)
         sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
-        facts = standard_rows(config["data"]).facts(config["data"]["test_fraction"]) | {"parts": sizes}
+        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
         if swept:  # to read all rows takes time
             first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
             _check_effect(swept, first, config["data"])

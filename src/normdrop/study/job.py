@@ -113,7 +113,7 @@ def finish(
     """Train the seeds that a configuration's folder lacks and write its record."""
     seeds, old = missing(config, directory), record.read(directory)
     began = shown = time.time()
-    data = standard_rows(config["data"]).facts(config["data"]["test_fraction"])
+    data = standard_rows(config["data"]).facts()
     if data["fingerprint"] != config["data"]["fingerprint"]:
         raise ValueError(f"data={config['data']['name']}: its rows have changed since the sweep began")
 
