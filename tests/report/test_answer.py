@@ -114,7 +114,8 @@ def test_what_tuning_leaves_of_the_order_and_of_the_position_is_as_published():
 def test_what_is_advised_holds_at_every_rate_and_position():
     means = pd.read_csv(PUBLISHED / "report/pooled.csv").query("experiment == 'population' and variant == 'declared'")
     means = means[means["metric"] == "test_acc"]
-    (least, rate, gain) = re.findall(r"reach below (\S+), and at (\S+) means gain (\S+) or", " ".join(README.split()))[0]
+    said = r"reach below (\S+), and at (\S+) means gain (\S+) or"
+    ((least, rate, gain),) = re.findall(said, " ".join(README.split()))
     assert len(means) == 12 and 100 * means["ci_low"].min() > float(least)
     high = means[means["rate"] == float(rate)]
     assert set(high["position"]) == {"after", "before"} and set(high["verdict"]) == {"better"}
