@@ -35,13 +35,8 @@ class StackedNoise(nn.Module):
 
     @property
     def p(self) -> Any:
-        """Of nn.Dropout, which a network may read; a rate that it set would hold for all replicates at once."""
+        """The rate, as nn.Dropout names it: a network may read it, and not set it."""
         return self.rate
-
-    @p.setter
-    def p(self, rate: Any) -> None:
-        if rate != self.rate:
-            raise ValueError(f"p={rate}: forward() sets a rate of dropout; must stay {self.rate}, as it was made")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
