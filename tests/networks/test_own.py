@@ -737,7 +737,7 @@ KEPT = {
         inside(scaled),
         inside(lambda network, h: network.rnn(h[:, None])[0][:, 0], rnn=lambda: nn.GRU(64, 64, 2, True, True, 0.5)),
     ],
-    "Dropout1d: its rows have no channels; must be nn.Dropout": [
+    "Dropout1d of rows without channels: must be nn.Dropout": [
         inside(lambda network, h: h, drop=lambda: nn.Dropout1d(0.5)),
         flat(nn.BatchNorm1d(64), nn.Dropout1d(0.5), nn.Linear(64, 10)),
     ],
