@@ -97,18 +97,18 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     _check_logits(used(x[:1].clone()), (1, classes), "eval mode")
     if (logits[1] >= 0).all() and torch.allclose(logits[1].sum(dim=1), torch.ones(len(x)), atol=1e-4):
         raise Refused("returns probabilities; must be logits, without a Softmax at the end")
-    for part, layer in used.named_modules():
+    for part, layer in used[1].named_modules():
         if type(layer) not in BATCH_NORMS:
             continue
         if not layer.num_batches_tracked:
             why = "forward() leaves it out, or puts it in eval mode; let it call each BN layer, and drop spare ones"
-            raise Refused(f"has a layer without effect in training, {_inside(part)}: {why}")
-        fresh.get_submodule(part).load_state_dict(layer.state_dict())
+            raise Refused(f"has a layer without effect in training, {part}: {why}")
+        fresh[1].get_submodule(part).load_state_dict(layer.state_dict())
     outcomes = [torch.cat(_passed(network, later)) for network in (used, fresh)]
-    before, after = _held(fresh), _held(used)
-    for name in before:
-        if before[name] != after.get(name):
-            raise Refused(f"keeps a state of its own from step to step, {_inside(name)}; only BN may: leave it out")
+    before, after = _held(fresh[1]), _held(used[1])
+    for name, value in before.items():
+        if value != after.get(name):
+            raise Refused(f"keeps a state of its own from step to step, {name}; only BN may: leave it out")
     if not _same(*outcomes):
         raise Refused(AGAIN)
     if not all(map(_same, logits, _passed(written, x))):
@@ -128,11 +128,6 @@ def _check_logits(logits: Any, expected: tuple[int, int], mode: str) -> None:
         raise Refused(f"returns {returned} for {count(expected[0], 'row')} in {mode}; must be logits {expected}")
 
 
-def _inside(name: str) -> str:
-    """The name in the network as it was made."""
-    return name.partition(".")[2]
-
-
 def _held(network: nn.Module) -> dict[str, str]:
     """What a network holds beside parameters and BN layers, by name: plain numbers and buffers, as texts."""
     held: dict[str, str] = {}
@@ -140,7 +135,7 @@ def _held(network: nn.Module) -> dict[str, str]:
         if type(layer) not in BATCH_NORMS:
             values = {key: value for key, value in vars(layer).items() if isinstance(value, int | float)}
             values |= {key: buffer.tolist() for key, buffer in layer.named_buffers(recurse=False)}
-            held |= {f"{part}.{key}": repr(value) for key, value in values.items()}
+            held |= {f"{part}.{key}".removeprefix("."): repr(value) for key, value in values.items()}
     return held
 
 

@@ -29,15 +29,14 @@ INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str
 
 @dataclass(frozen=True)
 class Source:
-    """What a file defines, and the files by which it is known: itself, and those of a user's own that it imports."""
+    """What a file defines, the files by which it is known, itself and those of its own that it imports, their hash."""
 
     defined: Mapping[str, Any]
     files: Sequence[Path]
     hash: str
 
 
-# The files that have run, so that each runs once, until it or what it imports changes.
-RUN: dict[Path, Source] = {}
+RUN: dict[Path, Source] = {}  # a file runs once, until it or what it imports changes
 
 
 def settle(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,45 +61,45 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
-    function, file = _function_of(model)
-    if isinstance(function, nn.Module):
-        raise ValueError(
-            "model: is a network; must be a function make(shape, classes) that returns a new one each time"
-        )
-    return function if file is None else _without_imports(function, file)
-
-
-def _function_of(model: Mapping[str, Any]) -> tuple[Any, Path | None]:
-    """A config's function, and the file in which it stands if the config names one."""
     name, function = model["name"], model.get("function", "make")
-    if callable(function):
-        return function, None
-    if name in installed():
-        point = installed()[name]
-        _check_unchanged(model, f"model.name={name}", _hash(_files_of(point)))
-        try:
-            return point.load(), None
-        except Exception as error:
-            raise ValueError(f"model.name={name}: {told(error)}") from error
+    of_file = not callable(function) and name not in installed()
+    if of_file:
+        function = _of_file(model)
+    elif not callable(function):
+        function = _installed(name, model)
+    if isinstance(function, nn.Module):
+        raise ValueError("model: is a network; must be a function make(shape, classes) that returns a new one")
+    return _without_imports(function, Path(model["file"])) if of_file else function
+
+
+def _installed(name: str, model: Mapping[str, Any]) -> Any:
+    point = installed()[name]
+    _check_unchanged(model, f"model.name={name}", _hash(_files_of(point)))
+    try:
+        return point.load()
+    except Exception as error:
+        raise ValueError(f"model.name={name}: {told(error)}") from error
+
+
+def _of_file(model: Mapping[str, Any]) -> Any:
+    function = model.get("function", "make")
     if function is None:
         raise ValueError(
             "model.function=null: a checkpoint holds no function; make the module anew by build() with model=, and "
             "give load_from_checkpoint its config=, or its Trainer the ckpt_path="
         )
     if not model.get("file"):
-        raise ValueError(
-            f"model.file: model={name} needs a file with a function make(shape, classes); installed are "
-            f"{', '.join(installed()) or 'none'}"
-        )
+        needs = f"model={model['name']} needs a file with a function make(shape, classes)"
+        raise ValueError(f"model.file: {needs}; installed are {', '.join(installed()) or 'none'}")
     file = Path(model["file"])
     source = _source(file)
     _check_unchanged(model, f"model.file={file}", source.hash)
     found = source.defined.get(str(function))
-    if not callable(found):
-        module = source.defined["__name__"]
-        own = [key for key, value in source.defined.items() if getattr(value, "__module__", "") == module]
-        raise ValueError(f"model.function={function}: {file} has no such function; it has {', '.join(own) or 'none'}")
-    return found, file
+    if callable(found):
+        return found
+    module = source.defined["__name__"]
+    own = [key for key, value in source.defined.items() if getattr(value, "__module__", "") == module]
+    raise ValueError(f"model.function={function}: {file} has no such function; it has {', '.join(own) or 'none'}")
 
 
 def _check_unchanged(model: Mapping[str, Any], what: str, source_hash: str) -> None:

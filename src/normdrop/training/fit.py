@@ -43,22 +43,18 @@ def quiet() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """`quiet` for a while, in somebody else's process."""
+    """`quiet` for a while, in somebody else's process. Raises ValueError where PyTorch would train otherwise there."""
+    usual = torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    if not usual or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        kinds = "torch.autocast, no_grad and inference_mode, with float32 as PyTorch's default type"
+        raise ValueError(f"train: must be called outside of {kinds}")
     threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
-    level, kind = logger.level, torch.get_default_dtype()
-    with (
-        warnings.catch_warnings(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
+    level = logger.level
+    with warnings.catch_warnings():
         quiet()
-        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
-            torch.set_default_dtype(kind)
             torch.set_num_threads(threads)
             torch.set_flush_denormal(False)
             logger.setLevel(level)

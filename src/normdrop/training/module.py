@@ -34,6 +34,11 @@ ELEMENTWISE = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam"
 # Fused is 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
 FUSED = ("Adam", "AdamW", "SGD")
 
+# Callbacks of Lightning's that would do otherwise than they say, and why.
+UNFIT: dict[type[pl.Callback], str] = {
+    BatchSizeFinder: "orders and masks are drawn for a batch size; give it to build()",
+    StochasticWeightAveraging: "BN would keep the statistics of other weights",
+}
 # Beside data and model, what a seed's numbers depend on: how long it trains is its Trainer's.
 DECISIVE = (
     *("arrangement", "position", "rate", "noise", "rerun", "batch_size", "select_epoch", "patience"),
@@ -161,12 +166,9 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
         if self.trainer.precision != "32-true":
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, BatchSizeFinder):
-                raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
-            if isinstance(callback, StochasticWeightAveraging):
-                name = type(callback).__name__
-                raise ValueError(f"callbacks={name}: must be left out: BN would keep the statistics of other weights")
+        for kind, why in UNFIT.items():
+            if any(isinstance(callback, kind) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(f"callbacks={kind.__name__}: must be left out: {why}")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ReplicateData):
             its = {"seeds": data.seeds, "classes": data.classes, "row_shape": [*data.shape]}
@@ -214,14 +216,10 @@ class ReplicatedClassifier(pl.LightningModule):
             )
         x, y = batch
         if x.dim() != 3 or y.shape != x.shape[:2]:  # of a plain DataLoader
-            if not self.trainer.predicting:  # here and not for rows of a data module, whose labels are checked
-                if y.dim() != 1 or y.is_floating_point():
-                    kind = str(y.dtype).removeprefix("torch.")
-                    raise ValueError(f"y: is {kind} of the shape {tuple(y.shape)}; must be whole numbers, (batch,)")
-                low, high = map(int, y.aminmax())
-                label, last = low if low < 0 else high, self.hparams["classes"] - 1
-                require("y", label, 0 <= label <= last, f"a class's number, from 0 to {last}")
-            replicates = len(self.network.seeds)
+            last, replicates = self.hparams["classes"] - 1, len(self.network.seeds)
+            whole = y.dim() == 1 and not y.is_floating_point() and bool(((y >= 0) & (y <= last)).all())
+            if not (whole or self.trainer.predicting):  # here, since the labels of a data module are checked
+                raise ValueError(f"y: must be the numbers of classes, whole from 0 to {last}, in the shape (batch,)")
             x, y = x.flatten(1).expand(replicates, -1, -1), y.long().expand(replicates, *y.shape)
         return x, y
 
