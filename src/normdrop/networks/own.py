@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
-from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
+from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout
 from normdrop.networks.own_source import function_of, told
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.streams import stream
@@ -46,6 +45,8 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     model = config["model"]
     if config["position"] != "after":
         raise ValueError(f"position={config['position']}: leave it out; in this model it is as written there")
+    if model["init_gain"] != 1:
+        raise ValueError(f"model.init_gain={model['init_gain']}: must be 1: the function draws its weights itself")
     make = function_of(model)
     named = getattr(make, "__name__", type(make).__name__)
     extra = {key: value for key, value in model.items() if key not in KEYS}
@@ -61,23 +62,11 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     network.train()  # whatever mode `make` left it in
-    _scale(network, model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)
     layers = model.get("layers") or "*"
     arrange(network, config["arrangement"], config["rate"], config["noise"], layers)
     return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
-
-
-def _scale(network: nn.Module, gain: float) -> None:
-    """Multiply the initial weights of a module's linear layers and convolutions, those that layers share once."""
-    if gain == 1:
-        return
-    layers = [layer for layer in network.modules() if isinstance(layer, WEIGHTS)]
-    if any(is_parametrized(layer, "weight") for layer in layers):
-        raise ValueError(f"model.init_gain={gain}: must be 1 for a network whose weights are parametrized")
-    for weight in {layer.weight for layer in layers}:
-        weight.data.mul_(gain)
 
 
 def silence(network: nn.Module) -> None:
