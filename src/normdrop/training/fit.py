@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
-from normdrop import engine
 from normdrop.data.module import Part, ReplicateData
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
 from normdrop.networks import has_bn, plain_network
@@ -188,7 +187,9 @@ def _trainer(
     gpu = on_gpu(config["trainer"]["accelerator"])
     own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
     if config["engine"] == "compiled":
-        module.engine = engine.Compiled(module.network, config["batch_size"], config["optimizer"].get("clip"))
+        from normdrop.engine.compiled import Compiled  # here: it imports numba
+
+        module.engine = Compiled(module.network, config["batch_size"], config["optimizer"].get("clip"))
         module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(data.seeds))
         if module.stretch > 1:
             own["val_check_interval"] = 1

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,7 +16,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop import engine
 from normdrop.asked import check_arguments, differences, require
 from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
@@ -25,6 +24,9 @@ from normdrop.networks.noise import StackedNoise
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import shift
+
+if TYPE_CHECKING:
+    from normdrop.engine.compiled import Compiled
 
 SILENCING_DRAWS = 20
 EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
@@ -136,7 +138,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.lr = config["optimizer"]["lr"]  # where Lightning's finder of one looks for it
         # With the compiled engine a batch of Lightning's is a stretch of so many batches of the config's size.
         self.stretch = 1
-        self.engine: engine.Compiled | None = None
+        self.engine: Compiled | None = None
         self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
         self.shift: list[dict[str, Any]] = []
