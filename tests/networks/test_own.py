@@ -32,6 +32,7 @@ from normdrop.training import fit, shift
 from normdrop.training.kept import Kept
 from normdrop.training.module import cross_entropy
 from own_networks import NETWORKS, ResNet
+from plain_copies import assert_close, assert_trains_alike
 
 SHAPE, CLASSES, BATCH, SEEDS = (1, 8, 8), 10, 8, [4, 0]
 # Of `none` and `bn` the rate plays no part.
@@ -58,38 +59,12 @@ def paired(network: nn.Module, seed: int) -> nn.Module:
     return network
 
 
-def sgd(network: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-6, atol=1e-9)
-
-
 def assert_trains_like_plain(networks: list[nn.Sequential], steps=(BATCH, 5, BATCH)) -> StackedNetwork:
-    """Outputs, and after some steps weights and buffers, of each replicate and of a plain copy with its masks."""
+    """Each replicate trains as a plain copy with its masks."""
     networks = [network.double() for network in networks]
     stacked = StackedNetwork(networks, SEEDS, BATCH).double()
     copies = [paired(network, seed) for network, seed in zip(networks, SEEDS, strict=True)]
-    optimizer, theirs = sgd(stacked), [sgd(network) for network in copies]
-    for number, size in enumerate(steps):
-        x, y = rows(size, number)
-        optimizer.zero_grad()
-        outputs = stacked.train()(x)
-        cross_entropy(outputs, y).mean(dim=1).sum().backward()
-        optimizer.step()
-        for k, (network, its) in enumerate(zip(copies, theirs, strict=True)):
-            its.zero_grad()
-            output = network.train()(x[k])
-            nn.functional.cross_entropy(output, y[k]).backward()
-            its.step()
-            assert_close(outputs[k], output)
-    for k, network in enumerate(copies):
-        exported = stacked.replicate(k)
-        for name, values in network.state_dict().items():
-            if values.is_floating_point():
-                assert_close(exported.state_dict()[name], values)
-        assert_close(stacked.eval()(x)[k], network.eval()(x[k]))
+    assert_trains_alike(stacked, copies, [rows(size, number) for number, size in enumerate(steps)])
     return stacked
 
 
