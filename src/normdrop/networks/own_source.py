@@ -116,7 +116,7 @@ def _without_imports(make: Make, file: Path) -> Make:
             network = make(*arguments, **named)
             late = ", ".join(_own_modules())
         if late:
-            raise ValueError(f"model.file={file}: imports {late} when it is called; import it at the top of the file")
+            raise ImportError(f"{late}: import it at the top of {file}, which is known by what it imports there")
         return network
 
     return called
