@@ -127,11 +127,10 @@ def trainer_of(tmp_path, **changes) -> lightning.Trainer:
     ("changes", "words"),
     [
         ({"precision": "64-true"}, "precision=64-true: must be 32-true"),
-        ({"precision": "bf16-mixed"}, "precision=bf16-mixed: must be 32-true"),
         ({"callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging"),
     ],
-    ids=["double precision", "half precision", "batch size finder", "averaged weights"],
+    ids=["double precision", "batch size finder", "averaged weights"],
 )
 def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
     module, data = normdrop.build(*TINY)
@@ -144,7 +143,6 @@ def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(t
     ("word", "words"),
     [
         ("first_seed=3", r"seeds=\[3, 4, 5\].* \[0, 1, 2\]"),
-        ("data.shape=[64]", r"row_shape=\[64\].* \[1, 8, 8\]"),
         ("data=breast_cancer", "classes=2.* 10"),
     ],
 )
@@ -160,8 +158,6 @@ def test_a_data_module_that_is_not_the_modules_is_refused_in_one_line(notebook, 
     ("word", "words"),
     [
         ("rate=0.25", "rate was 0.5, now 0.25"),
-        ("model.width=[20,14]", r"model.width was \[20, 13\], now \[20, 14\]"),
-        ("data.test_fraction=0.3", "data.test_fraction was 0.2, now 0.3"),
         ("first_seed=1", r"seeds was \[0, 1, 2\], now \[1, 2, 3\]"),
         ("data=breast_cancer", "data.source was digits, now breast_cancer; row_shape was .*, now"),
     ],

@@ -228,10 +228,8 @@ def _replicates(
     step: Any = module.steps
     last: Any = module.steps
     if module.best is not None:
-        step, last = (
-            module.best_step.cpu().numpy(),
-            history.groupby("seed")["step"].max()[data.seeds].to_numpy(),
-        )
+        step = module.best_step.cpu().numpy()
+        last = history.groupby("seed")["step"].max()[data.seeds].to_numpy()
     replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
     replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
     level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()
