@@ -97,13 +97,15 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-7, atol=1e-10)
 
 
-def gradients_of(stacked: StackedNetwork, replicate: int) -> list[Tensor]:
-    """Those of a replicate, in the shape of the plain network's parameters."""
-    twin = copy.deepcopy(stacked)
-    with torch.no_grad():
-        for own, parameter in zip(twin.parameters(), stacked.parameters(), strict=True):
-            own.copy_(parameter.grad)
-    return list(twin.replicate(replicate).parameters())
+def gradients_of(stacked: StackedNetwork) -> list[list[Tensor]]:
+    """Those of each replicate, in the shape of the plain network's parameters."""
+    weights = [parameter.data for parameter in stacked.parameters()]
+    for parameter in stacked.parameters():
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    gradients = [[*stacked.replicate(k).parameters()] for k in range(len(stacked.seeds))]
+    for parameter, values in zip(stacked.parameters(), weights, strict=True):
+        parameter.data = values
+    return gradients
 
 
 def assert_trains_like_plain_networks(
@@ -113,31 +115,39 @@ def assert_trains_like_plain_networks(
     steps: Sequence[int] = (BATCH, 5, BATCH),
     **block: Any,
 ) -> None:
-    """Outputs, gradients, weights and running statistics of every replicate, step by step, a short batch among them."""
+    """A short batch among them."""
     networks = [network.double() for network in plain_networks(shape, **block)]
     stacked = StackedNetwork(networks, SEEDS, BATCH, rerun).double()
     plain = [with_given_noise(network, seed, rerun) for network, seed in zip(networks, SEEDS, strict=True)]
+    assert_trains_alike(stacked, plain, [rows(shape, size, number) for number, size in enumerate(steps)], optimizer)
+
+
+def assert_trains_alike(
+    stacked: StackedNetwork,
+    plain: Sequence[nn.Module],
+    steps: Sequence[tuple[Tensor, Tensor]],
+    optimizer: Callable[..., torch.optim.Optimizer] = sgd,
+) -> None:
+    """Outputs, gradients, weights and buffers of every replicate and its plain network, step by step."""
     stacked_optimizer, optimizers = optimizer(stacked.parameters()), [optimizer(n.parameters()) for n in plain]
-    for number, size in enumerate(steps):
-        x, y = rows(shape, size, seed=number)
+    for x, y in steps:
         stacked_optimizer.zero_grad()
         outputs = stacked.train()(x)
         cross_entropy(outputs, y).mean(dim=1).sum().backward()
-        gradients = [gradients_of(stacked, k) for k in range(len(SEEDS))]
+        gradients = gradients_of(stacked)
         stacked_optimizer.step()
         evaluated = stacked.eval()(x)
         for k, (network, its_optimizer) in enumerate(zip(plain, optimizers, strict=True)):
             its_optimizer.zero_grad()
-            output = network.train()(x[k])
+            output = network.train()(x[k].clone())  # it may write into what it is given
             nn.functional.cross_entropy(output, y[k]).backward()
             its_optimizer.step()
             exported = stacked.replicate(k)
             assert_close(outputs[k], output)
-            assert_close(evaluated[k], network.eval()(x[k]))
+            assert_close(evaluated[k], network.eval()(x[k].clone()))
             for ours, theirs in zip(gradients[k], network.parameters(), strict=True):
-                assert_close(ours, theirs.grad)
-            for ours, theirs in zip(exported.parameters(), network.parameters(), strict=True):
-                assert_close(ours, theirs)
-            for ours, theirs in zip(exported.buffers(), network.buffers(), strict=True):
-                if theirs.is_floating_point():  # not the count of batches, which nothing reads
-                    assert_close(ours, theirs)
+                if theirs.grad is not None:
+                    assert_close(ours, theirs.grad)
+            for name, values in network.state_dict().items():
+                if values.is_floating_point():  # not the count of batches, which nothing reads
+                    assert_close(exported.state_dict()[name], values)

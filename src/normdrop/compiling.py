@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from normdrop.asked import first_line
+
 
 @cache
 def told(line: str) -> None:
@@ -27,12 +29,10 @@ def door() -> tuple[Any, str]:
     try:
         numba = importlib.import_module("numba")
     except Exception as error:  # a numba that does not fit numpy raises what it likes
-        why = f"numba cannot be imported: {_first_line(error)}"
+        why = f"numba cannot be imported: {first_line(error)}"
         told(f"{why}; going on without the compiled engine")
         return None, why
-    if numba.config.DISABLE_JIT:
-        return None, "NUMBA_DISABLE_JIT is set"
-    return numba, ""
+    return (None, "NUMBA_DISABLE_JIT is set") if numba.config.DISABLE_JIT else (numba, "")
 
 
 @cache
@@ -66,22 +66,17 @@ class _Guarded:
         try:
             return self._files.load_overload(*arguments)
         except Exception:  # a file that a power cut has truncated fails as pickle likes
-            try:
-                self._files.flush()
-            except OSError as error:
-                _without_cache(error)
-        return None
+            self._guarded("flush")
 
     def save_overload(self, *arguments: Any) -> None:
+        self._guarded("save_overload", *arguments)
+
+    def _guarded(self, name: str, *arguments: Any) -> None:
         try:
-            self._files.save_overload(*arguments)
+            getattr(self._files, name)(*arguments)
         except Exception as error:
             _without_cache(error)
 
 
 def _without_cache(error: Exception) -> None:
-    told(f"numba keeps no machine code, each process compiles for about 20 s: {_first_line(error)} (NUMBA_CACHE_DIR)")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    told(f"numba keeps no machine code, each process compiles for about 20 s: {first_line(error)} (NUMBA_CACHE_DIR)")

@@ -90,7 +90,9 @@ def by_machine(net, optimizer, x, y, rows, rates=None, drift=None, clip=None, ac
     drift = np.tile([1.0, 0.0], (steps, 1)) if drift is None else drift
     index = torch.arange(len(rows))[:, None]
     active = torch.ones(len(rows), dtype=torch.bool) if active is None else active
-    return engine.Compiled(net, BATCH, clip).run(optimizer, x[index, rows], y[index, rows], rates, drift, active)
+    from normdrop.engine.compiled import Compiled
+
+    return Compiled(net, BATCH, clip).run(optimizer, x[index, rows], y[index, rows], rates, drift, active)
 
 
 def adam(net: nn.Module) -> torch.optim.Optimizer:

@@ -226,24 +226,14 @@ def test_training_neither_reads_nor_writes_global_random_state(tiny):
         kind, key, *rest = np.random.get_state()  # noqa: NPY002
         return torch.get_rng_state().tolist(), random.getstate(), kind, key.tolist(), rest
 
-    def seed(number: int) -> None:
-        torch.manual_seed(number)
-        np.random.seed(number)  # noqa: NPY002
-        random.seed(number)
-
-    saved = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        tables = []
-        for number in (1, 2):
+    tables = []
+    for number in (1, 2):
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
             seed(number)
-            before = states()
-            tables.append(of(trained(config, [0, 1])[0], 0, 1))
-            assert states() == before
-        assert tables[0] == tables[1]
-    finally:
-        torch.set_rng_state(saved[0])
-        np.random.set_state(saved[1])  # noqa: NPY002
-        random.setstate(saved[2])
+        before = states()
+        tables.append(of(trained(config, [0, 1])[0], 0, 1))
+        assert states() == before
+    assert tables[0] == tables[1]
 
 
 # --- divergence

@@ -3,7 +3,6 @@
 import pytest
 
 from fitting import of, trained
-from normdrop.training.check import check_fit
 
 TINY_CNN = (
     *("model=cnn", "model.channels=[4,4]", "model.stride=[2,1]", "data.train_size=70", "batch_size=16"),
@@ -18,19 +17,3 @@ def test_a_replicates_row_is_the_same_whatever_trains_beside_it(composed, own):
     *alone, own_facts = trained(config, [1])
     assert [of(frame, 1) for frame in together] == [of(frame, 1) for frame in alone]
     assert [entry for entry in facts["shift"] if entry["seed"] == 1] == own_facts["shift"]
-
-
-@pytest.mark.parametrize(
-    ("own", "message"),
-    [
-        (["data=breast_cancer"], r"data.shape="),
-        (["model.kernel=9"], "smaller than its kernel of 9"),
-        (["model=mlp", "noise=channel"], "noise=channel"),
-        (["model.residual=true", "model.channels=[4,6]"], "nothing is added"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_is_refused_before_training(composed, own, message):
-    tiny = [override for override in TINY_CNN if "model=mlp" not in own or not override.startswith("model")]
-    with pytest.raises(ValueError, match=message):
-        check_fit(composed(*tiny, *own), 0)

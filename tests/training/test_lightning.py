@@ -127,11 +127,10 @@ def trainer_of(tmp_path, **changes) -> lightning.Trainer:
     ("changes", "words"),
     [
         ({"precision": "64-true"}, "precision=64-true: must be 32-true"),
-        ({"precision": "bf16-mixed"}, "precision=bf16-mixed: must be 32-true"),
-        ({"callbacks": [BatchSizeFinder()]}, "batch_size: cannot be scaled"),
+        ({"callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging"),
     ],
-    ids=["double precision", "half precision", "batch size finder", "averaged weights"],
+    ids=["double precision", "batch size finder", "averaged weights"],
 )
 def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
     module, data = normdrop.build(*TINY)
@@ -144,7 +143,6 @@ def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(t
     ("word", "words"),
     [
         ("first_seed=3", r"seeds=\[3, 4, 5\].* \[0, 1, 2\]"),
-        ("data.shape=[64]", r"row_shape=\[64\].* \[1, 8, 8\]"),
         ("data=breast_cancer", "classes=2.* 10"),
     ],
 )
@@ -160,8 +158,6 @@ def test_a_data_module_that_is_not_the_modules_is_refused_in_one_line(notebook, 
     ("word", "words"),
     [
         ("rate=0.25", "rate was 0.5, now 0.25"),
-        ("model.width=[20,14]", r"model.width was \[20, 13\], now \[20, 14\]"),
-        ("data.test_fraction=0.3", "data.test_fraction was 0.2, now 0.3"),
         ("first_seed=1", r"seeds was \[0, 1, 2\], now \[1, 2, 3\]"),
         ("data=breast_cancer", "data.source was digits, now breast_cancer; row_shape was .*, now"),
     ],
@@ -271,25 +267,16 @@ def test_rows_of_another_precision_are_taken_as_the_networks(tmp_path, dtype):
     assert module.steps == 5
 
 
-@pytest.mark.parametrize("label", [-100, 10])
-def test_a_label_without_a_class_is_named_with_the_classes_there_are(notebook, tmp_path, label):
+@pytest.mark.parametrize(
+    "y", [torch.tensor([0, 9, -100]), torch.tensor([0, 9, 10]), torch.zeros(3), torch.zeros(3, 1).int()]
+)
+def test_labels_that_are_no_numbers_of_classes_are_refused_in_one_line(notebook, tmp_path, y):
     _, module, *_ = notebook
-    y = torch.tensor([0, 9, label])
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
     for function in ("fit", "validate", "test"):
-        with pytest.raises(ValueError, match=f"y={label}: .* from 0 to 9$"):
+        with pytest.raises(ValueError, match=r"y: must be .*whole from 0 to 9, in the shape \(batch,\)$"):
             getattr(trainer_of(tmp_path), function)(module, loader)
     assert len(trainer_of(tmp_path).predict(module, loader)) == 1  # which reads no label
-
-
-@pytest.mark.parametrize("y", [torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64)], ids=["float", "column"])
-def test_labels_that_are_no_whole_number_for_each_row_are_refused_in_one_line(notebook, tmp_path, y):
-    _, module, *_ = notebook
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
-    for function in ("fit", "test"):
-        with pytest.raises(ValueError, match=r"y: .*whole numbers, \(batch,\)") as caught:
-            getattr(trainer_of(tmp_path), function)(module, loader)
-        assert "\n" not in str(caught.value)
 
 
 def test_predict_takes_rows_without_labels(notebook, tmp_path):

@@ -1,18 +1,15 @@
-"""The compiled engine behind one seam: `reason` and `Compiled`; numba is imported when one of them is asked for."""
+"""The compiled engine: `reason`, and in `compiled` the engine itself, which imports numba."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normdrop.compiling import door
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from normdrop.engine.compiled import Compiled
     from normdrop.networks.stacked import StackedNetwork
-
-__all__ = ["Compiled", "reason"]
 
 
 def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
@@ -23,11 +20,3 @@ def reason(network: StackedNetwork, optimizer: Optimizer) -> str | None:
     from normdrop.engine.compiled import unknown
 
     return unknown(network, optimizer)
-
-
-def __getattr__(name: str) -> Any:
-    if name != "Compiled":
-        raise AttributeError(name)
-    from normdrop.engine.compiled import Compiled
-
-    return Compiled

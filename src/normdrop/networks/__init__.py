@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from normdrop.arrangement import has
 from normdrop.networks import own, own_check
 from normdrop.networks.cnn import cnn
-from normdrop.networks.layers import WEIGHTS, block
+from normdrop.networks.layers import BATCH_NORMS, block
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.own_source import told
 from normdrop.networks.stacked import StackedNetwork
@@ -59,10 +59,7 @@ def plain_network(config: Mapping[str, Any], shape: Sequence[int], classes: int,
 def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]) -> StackedNetwork:
     """The stacked network of a condition, each replicate's weights drawn from its own stream."""
     networks = [plain(config, shape, classes, seed) for seed in seeds]
-    stacked = StackedNetwork(networks, seeds, config["batch_size"], config["rerun"])
-    if config["model"]["name"] not in MODELS:
-        own_check.check_alike(networks)
-    return stacked
+    return StackedNetwork(networks, seeds, config["batch_size"], config["rerun"])
 
 
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
@@ -76,30 +73,19 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
 
 
 def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list[str]:
-    """What a sweep says of a network of one's own before it trains: its layers as rows pass them, a
-    line from each with weights on, equal lines once, counted. Of a built-in one nothing.
+    """What a sweep says of a network of one's own before it trains: the block around its last arranged BN layer, as
+    PyTorch shows it. Of a built-in one nothing.
     """
     if config["model"]["name"] in MODELS:
         return []
-    network, other = (plain(config, shape, classes, seed)[1].eval() for seed in (0, 1))
-    lines = ["input"]
-
-    def passed(layer: nn.Module, *_: Any) -> None:
-        name, rate = type(layer).__name__, getattr(layer, "p", getattr(layer, "rate", None))
-        if isinstance(rate, float):
-            name += f"({rate:g})"
-        if isinstance(layer, WEIGHTS):
-            lines.append(name)
-        else:
-            lines[-1] += f" → {name}"
-
-    for layer in network.modules():
-        if isinstance(layer, WEIGHTS) or not [*layer.children()]:
-            layer.register_forward_hook(passed)
-    with torch.no_grad():
-        network(torch.zeros(2, *shape))
-    counted = [line if times == 1 else f"{line}   × {times}" for line, times in Counter(lines).items()]
-    said = [f"{config['arrangement']} in {type(network).__name__}, positions as the module has them:", *counted]
+    network, other = (plain(config, shape, classes, seed)[1] for seed in (0, 1))
+    written = plain({**config, "arrangement": "bn"}, shape, classes)[1]
+    norms = [name for name, layer in written.named_modules() if type(layer) in BATCH_NORMS]
+    place = fnmatch.filter(norms, config["model"].get("layers") or "*")[-1].rpartition(".")[0]
+    while place and type(network.get_submodule(place)) is nn.Sequential:  # of a block a part alone
+        place = place.rpartition(".")[0]
+    where = f"{config['arrangement']} in {type(network).__name__}, positions as the module has them"
+    said = [f"{where}; {place or 'all of it'}:", str(network.get_submodule(place))]
     if all(map(torch.equal, network.parameters(), other.parameters())):
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
     return said

@@ -35,13 +35,8 @@ class StackedNoise(nn.Module):
 
     @property
     def p(self) -> Any:
-        """Of nn.Dropout, which a network may read; a rate that it set would hold for all replicates at once."""
+        """The rate, as nn.Dropout names it: a network may read it, and not set it."""
         return self.rate
-
-    @p.setter
-    def p(self, rate: Any) -> None:
-        if rate != self.rate:
-            raise ValueError(f"p={rate}: forward() sets a rate of dropout; must stay {self.rate}, as it was made")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
@@ -50,7 +45,7 @@ class StackedNoise(nn.Module):
             factors = self._drawn(x, self.features, x.shape[-1], slice(None))
             return (x.unflatten(1, (self.features, -1)) * factors[:, :, None]).flatten(1, 2)
         if self.channels and x.dim() < 3:
-            raise without_channels(self.name)
+            raise ValueError(f"noise: {self.name} of rows without channels: must be nn.Dropout, or noise=bernoulli")
         shape = x.shape[1:2] if self.channels else x.shape[1:]
         factors = self._drawn(x, shape.numel(), len(x), slice(self.turn, self.turn + 1))[0].T
         if self.channels:
@@ -80,10 +75,6 @@ class StackedNoise(nn.Module):
     def keep(self) -> float:
         """The keep probability that 16 bits realise, within 2⁻¹⁷ of the one asked for."""
         return 1 - self.dropped / 2**16
-
-
-def without_channels(name: str) -> ValueError:
-    return ValueError(f"{name}: its rows have no channels; must be nn.Dropout, of an arrangement noise=bernoulli")
 
 
 class _Bits:

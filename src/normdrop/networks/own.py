@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
-from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, WEIGHTS, Identity, dropout
+from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout
 from normdrop.networks.own_source import function_of, told
-from normdrop.networks.side_by_side import DROPOUTS, HOOKS, replace
+from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.streams import stream
 
 # What a model config of such a network holds beside the arguments of `make`.
@@ -47,6 +45,8 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     model = config["model"]
     if config["position"] != "after":
         raise ValueError(f"position={config['position']}: leave it out; in this model it is as written there")
+    if model["init_gain"] != 1:
+        raise ValueError(f"model.init_gain={model['init_gain']}: must be 1: the function draws its weights itself")
     make = function_of(model)
     named = getattr(make, "__name__", type(make).__name__)
     extra = {key: value for key, value in model.items() if key not in KEYS}
@@ -59,53 +59,14 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
             network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:
             raise ValueError(f"model.function={named}: {told(error)}") from error
-    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
-        kind = type(network).__name__
-        raise ValueError(f"model.function={named}: returns {kind}; must be an nn.Module, and not scripted")
-    if any(map(is_lazy, network.parameters())):
-        raise ValueError(f"model.function={named}: a layer is lazy; call the network once in it, on rows {(2, *shape)}")
-    for name, parameter in network.named_parameters():
-        if parameter.dtype != torch.float32:
-            kind = str(parameter.dtype).removeprefix("torch.")
-            raise ValueError(f"model.function={named}: its parameter {name} is {kind}; must be float32")
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     network.train()  # whatever mode `make` left it in
-    _check_lost(network, f"model.function={named}")
-    _scale(network, model["init_gain"])
     if not model.get("keep_dropout"):
         silence(network)
     layers = model.get("layers") or "*"
     arrange(network, config["arrangement"], config["rate"], config["noise"], layers)
     return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
-
-
-def _check_lost(network: nn.Module, where: str) -> None:
-    """Raise ValueError for what shows in training alone and a stack does not have."""
-    parameters = [*network.parameters()]
-    hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
-    for layer in network.modules():
-        hooked |= type(layer) in DROPOUTS and any(vars(layer)[kind] for kind in HOOKS)
-    if hooked:
-        raise ValueError(f"{where}: a parameter or dropout has a hook, which a stack loses: compute it in forward()")
-    places = [values.data_ptr() for values in parameters if values.numel()]
-    if len({*places}) < len(places) or {*places} & {values.data_ptr() for values in network.buffers()}:
-        raise ValueError(f"{where}: .data gives two tensors one memory: share the parameter itself, or clone it")
-
-
-def _scale(network: nn.Module, gain: float) -> None:
-    """Multiply the initial weights of a module's linear layers and convolutions, those that layers share once."""
-    if gain == 1:
-        return
-    weights = set()
-    for layer in network.modules():
-        if isinstance(layer, WEIGHTS) and is_parametrized(layer, "weight"):
-            try:
-                layer.weight = gain * layer.weight.detach()
-            except Exception as error:  # of a parametrization that cannot be turned around
-                raise ValueError(f"model.init_gain={gain}: must be 1 for this network: {told(error)}") from error
-        elif isinstance(layer, WEIGHTS):
-            weights.add(layer.weight)
-    for weight in weights:
-        weight.data.mul_(gain)
 
 
 def silence(network: nn.Module) -> None:

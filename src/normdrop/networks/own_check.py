@@ -3,128 +3,63 @@
 from __future__ import annotations
 
 import math
-import random
-import traceback
-import types
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import checkpoint
 
 from normdrop.asked import count
 from normdrop.networks.layers import BATCH_NORMS
-from normdrop.networks.noise import StackedNoise
 from normdrop.networks.own import made
 from normdrop.networks.own_source import told
-from normdrop.networks.side_by_side import DROPOUTS
+from normdrop.networks.side_by_side import Place, pair_noise
 from normdrop.networks.stacked import StackedNetwork
+
+SEEDS = (0, 1)
+ROWS = 8, 6  # of a trial's batches: the second is short
+# By how much numbers may differ, as a share of the largest.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+Of = Callable[..., nn.Sequential]  # from a seed and changes of the config to a network
+AGAIN = (
+    "is not the same each time: it keeps a state of its own from step to step, or draws random numbers (use "
+    "nn.Dropout, whose masks are paired)"
+)
 
 
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
     """Raise ValueError in one line for a network that cannot be a replicate of a study.
 
-    Whatever is asked for, it is tried with both operations. Two replicates of one seed on the same rows must come out
-    of a stack bit for bit the same: they do not if a network draws random numbers of its own. One of another seed must
-    come out as it is alone and as it is written: it does not if it computes with tensors that are no parameters and no
-    buffers, or asks whether a layer is BN. Nor may a network write into a buffer, but for BN, or remember earlier rows,
-    nor may a row's output in eval mode depend on the rows beside it; and what was arranged must take part in training.
+    Whatever is asked for, it is tried with both operations, first alone and without noise, then in a stack.
     """
     tried = {**config, "arrangement": "bn_dropout", "rate": config["rate"] or 0.5}
-    calm = {**tried, "rate": 0.0, "model": {**config["model"], "keep_dropout": False}}
-    written = {**calm, "arrangement": "bn"}
+    name = type(made(tried, shape, classes, 0)[1]).__name__
 
-    def of(asked: Mapping[str, Any], seed: int) -> nn.Sequential:
-        return _moved(made(asked, shape, classes, seed), seed)
+    def of(seed: int, **changes: Any) -> nn.Sequential:
+        return _moved(made({**tried, **changes}, shape, classes, seed), seed)
 
-    networks = [of(tried, seed) for seed in (0, 0, 1, 0)]
-    others = [of(calm, seed) for seed in (0, 0, 1, 0)]
-    parameters = [{id(parameter) for parameter in network.parameters()} for network in networks]
-    if networks[0][1] is networks[1][1] or parameters[0] & parameters[1]:
-        raise ValueError(
-            "model: make returns the same network, or a part of it, twice; it must make a new one each time"
-        )
-    name = type(networks[0][1]).__name__
+    calm = {"rate": 0.0, "noise": "bernoulli", "model": {**config["model"], "keep_dropout": False}}
     try:
         with torch.random.fork_rng(devices=[]):
-            with torch.no_grad():
-                _check(networks, name, math.prod(shape), classes)
-            bare = made({**calm, "arrangement": "none"}, shape, classes, 1)
-            _check_bare(bare, of(written, 1), name, math.prod(shape))
-            stacked = _check_alone(others[:3], of(written, 1), name, math.prod(shape))
-            _check_memory(others[1], others[3], name, math.prod(shape))
-            check_alike([of(calm, seed) for seed in (0, 1)])
-            x = _rows(7, 4, math.prod(shape))
-            if not _close(_called(stacked.eval(), x)[2], _called(stacked.replicate(2).eval(), x)):
-                raise ValueError(f"model: {name}: what is taken out of a stack is another network than the one in it")
+            _check_made(of(0), of(0))
+            _check_alone(lambda **changes: of(0, **calm | changes), math.prod(shape), classes)
+            try:
+                _check_stacked(of, math.prod(shape), torch.float32)
+            except Refused as refused:
+                try:  # single precision's rounding grows in a deep network
+                    _check_stacked(of, math.prod(shape), torch.float64)
+                except Exception:
+                    raise refused from None
+    except Refused as error:
+        raise ValueError(f"model: {name} {error}") from error
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
-        if "deepcopy protocol" in str(error):
-            way = "torch.nn.utils.parametrizations does so in forward()"
-            raise ValueError(f"model: {name} keeps a tensor that it has computed before: {way}") from error
-        if any(frame.filename == checkpoint.__file__ for frame in traceback.extract_tb(error.__traceback__)):
-            raise ValueError(
-                f"model: {name} computes again in the backward pass: leave out {checkpoint.__name__}"
-            ) from error
-        raise ValueError(f"model: {name} cannot train in a stack: {told(error)}") from error
+        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {told(error)}") from error
 
 
-def check_alike(networks: Sequence[nn.Module]) -> None:
-    """Raise ValueError where networks of several seeds differ in more than their parameters and buffers."""
-    for network in networks[1:]:
-        for kept in _apart(networks[0], network):
-            raise ValueError(f"model: its {kept} differs between seeds: a stack has one for all; make it a buffer")
-
-
-def _check(networks: Sequence[nn.Sequential], name: str, features: int, classes: int) -> None:
-    for layer in networks[0].modules():
-        if type(layer).train is not nn.Module.train:
-            raise ValueError(
-                f"model: {type(layer).__name__} has a train() of its own, which nothing calls: leave it out"
-            )
-    x = _rows(0, 4, features)
-    *networks, plain = networks
-    logits = _logits(plain.eval(), x, classes)
-    try:
-        _logits(plain, x[:1], classes)
-    except ValueError as error:
-        if "more than 1 value" in str(error):  # of a norm's statistics
-            raise
-        raise ValueError(f"{error}; a lone row must do: squeeze() drops its batch, flatten(1) does not") from error
-    idle = _idle(plain.train(), x, classes)
-    kept = _written(networks[0], plain)
-    stacked = StackedNetwork(networks, [0, 0, 1], len(x)).eval()
-    generators = _generators()
-    among, fewer = _called(stacked, x), _called(stacked, x[:1])
-    with torch.enable_grad():
-        outputs = _called(stacked.train(), torch.stack([x, x, x]))
-        masks = _masks(stacked)
-        outputs.sum().backward()
-    if kept:
-        raise _keeps(name, kept)
-    if _masks(stacked) != masks:
-        raise ValueError(
-            f"model: {name} calls dropout again in the backward pass, with other masks: leave it out of what "
-            "torch.utils.checkpoint computes"
-        )
-    if torch.allclose(logits.sum(dim=1), torch.ones(len(x)), atol=1e-4) and (logits >= 0).all():
-        raise ValueError(f"model: {name} returns probabilities; must be logits, without a Softmax at the end")
-    if _generators() != generators or not torch.equal(outputs[0], outputs[1]):
-        raise ValueError(
-            f"model: {name} is not the same each time: it keeps a state of its own from step to step, draws "
-            "random numbers (use nn.Dropout, whose masks are paired) or weights elsewhere (use torch alone)"
-        )
-    if idle:
-        raise ValueError(
-            f"model: {name}: its layer {idle} has no effect in training: forward() leaves it out, or puts it in eval "
-            "mode; let it call each BN layer as it is, and drop those that it does not need"
-        )
-    if not _close(among[:, :1], fewer, 1e-4):
-        raise ValueError(f"model: {name} mixes rows: in eval mode a row's output changes with the rows beside it")
+class Refused(Exception):
+    """What a network is or does that a replicate may not."""
 
 
 def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
@@ -140,174 +75,123 @@ def _moved(network: nn.Sequential, seed: int) -> nn.Sequential:
 
 def _rows(number: int, *size: int) -> Tensor:
     """Rows to try a network on, the same each time."""
-    return torch.from_numpy(np.random.default_rng(number).normal(size=size)).float()
+    return torch.randn(size, generator=torch.Generator().manual_seed(number))
 
 
-def _keeps(name: str, kept: str) -> ValueError:
-    return ValueError(f"model: {name} keeps a state of its own from step to step, {kept}; only BN may: leave it out")
+def _check_made(one: nn.Module, other: nn.Module) -> None:
+    """Refuse two networks of one seed that share a part, or are not alike."""
+    own, its = [*one.parameters()], [*other.parameters()]
+    if {*map(id, own)} & {*map(id, its)}:
+        raise Refused("is the same network twice, or a part of it is: make must make a new one each time")
+    if not all(map(torch.equal, own, its)):
+        raise Refused("has other initial weights each time: draw them from torch alone")
+    memory = [parameter.data_ptr() for parameter in own if parameter.numel()]
+    if len({*memory}) < len(memory):
+        raise Refused("has two parameters in one memory, by .data: share the parameter itself")
 
 
-def _asks(name: str) -> ValueError:
-    return ValueError(
-        f"model: {name} is another network once an arrangement stands in place of its BN layers: forward() asks of "
-        "what kind a layer is; let it call each by its name"
-    )
+def _check_alone(of: Of, features: int, classes: int) -> None:
+    """Refuse a network, here without noise, that returns no logits, or others than of its weights and the rows."""
+    used, fresh, written = of(), of(), of(arrangement="bn")
+    x, later = (_rows(number, ROWS[0], features) for number in (0, 1))
+    logits = _passed(used, x)
+    for values, mode in zip(logits, ("training", "eval mode"), strict=True):
+        _check_logits(values, (len(x), classes), mode)
+    _check_logits(used(x[:1].clone()), (1, classes), "eval mode")
+    if (logits[1] >= 0).all() and torch.allclose(logits[1].sum(dim=1), torch.ones(len(x)), atol=1e-4):
+        raise Refused("returns probabilities; must be logits, without a Softmax at the end")
+    for part, layer in used[1].named_modules():
+        if type(layer) not in BATCH_NORMS:
+            continue
+        if not layer.num_batches_tracked:
+            why = "forward() leaves it out, or puts it in eval mode; let it call each BN layer, and drop spare ones"
+            raise Refused(f"has a layer without effect in training, {part}: {why}")
+        fresh[1].get_submodule(part).load_state_dict(layer.state_dict())
+    outcomes = [torch.cat(_passed(network, later)) for network in (used, fresh)]
+    before, after = _held(fresh[1]), _held(used[1])
+    for name, value in before.items():
+        if value != after.get(name):
+            raise Refused(f"keeps a state of its own from step to step, {name}; only BN may: leave it out")
+    if not _same(*outcomes):
+        raise Refused(AGAIN)
+    if not all(map(_same, logits, _passed(written, x))):
+        why = "forward() asks of what kind a layer is; let it call each by its name"
+        raise Refused(f"is another network once an arrangement stands in place of its BN layers: {why}")
 
 
 @torch.no_grad()
-def _check_bare(bare: nn.Module, written: nn.Module, name: str, features: int) -> None:
-    """Raise ValueError where a network without its BN layers is another than with these and without their effect."""
-    x = _rows(4, 4, features)
-    bare.load_state_dict(written.state_dict(), strict=False)
-    for part, layer in written.named_modules():
-        if type(layer) in BATCH_NORMS and type(layer) is not type(bare.get_submodule(part)):
-            layer.forward = torch.clone  # type: ignore[method-assign]
-    for training in (False, True):
-        if not _close(*(_called(network.train(training), x) for network in (bare, written))):
-            raise _asks(name)
+def _passed(network: nn.Module, x: Tensor) -> list[Any]:
+    """What a network returns in training, then in eval mode."""
+    return [network.train(training)(x.clone()) for training in (True, False)]  # it may write into what it is given
 
 
-def _check_alone(networks: Sequence[nn.Sequential], written: nn.Module, name: str, features: int) -> StackedNetwork:
-    """A stack. Raises ValueError where a replicate without noise is another in it than alone, with its BN layers as
-    they are written."""
-    x = _rows(1, 4, features)
-    stacked, alone = StackedNetwork(networks, [0, 0, 1], len(x)), networks[2]
-    places = [parameter.data_ptr() for parameter in alone.parameters()]
-    for training in (False, True):
-        among = _called(stacked.train(training), torch.stack([x, x, x]))[2]
-        arranged, as_written = (_called(network.train(training), x) for network in (alone, written))
-        if places != [parameter.data_ptr() for parameter in alone.parameters()]:
-            raise ValueError(f"model: {name}: its forward() puts another tensor into a parameter; use .data.copy_()")
-        if not _close(arranged, as_written):
-            raise _asks(name)
-        if not _close(among, arranged):
-            raise ValueError(
-                f"model: {name}: a replicate is not among others what it is alone: it has tensors or counters that "
-                "are neither parameters nor buffers (make them nn.Parameter, or use register_buffer)"
-            )
-    return stacked
-
-
-def _check_memory(used: nn.Module, fresh: nn.Module, name: str, features: int) -> None:
-    """Raise ValueError where an attribute of one of two equal networks tells that it has seen other rows before (what
-    each pass writes anew is no state), or a parameter's gradient that it is there for other rows only."""
-    x, later = _rows(2, 2, 4, features)
-    later[2:] = later[:2]  # fewer rows that differ, which need fewer parameters
-    apart = {*_apart(used, fresh)}  # as they were made
-    for training in (False, True):
-        for network, rows in ((used, x), (used, later), (fresh, later)):
-            logits = _called(network.train(training), rows)
-            if training:
-                logits.sum().backward()  # hooks of it may remember too
-        for kept in _apart(used, fresh):
-            if kept not in apart:
-                raise _keeps(name, kept)
-    for (part, parameter), its in zip(used.named_parameters(), fresh.parameters(), strict=True):
-        if parameter.grad is not None and its.grad is None:
-            raise ValueError(
-                f"model: {name}: its parameter {part.partition('.')[2]} plays no part for some rows: its gradient is "
-                "then none alone, and 0 in a stack; let each batch use it, be it times 0"
-            )
-
-
-def _close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
-    """Whether logits are equal but for rounding, which the largest of them tells."""
-    largest = max(0.1, other.nan_to_num(0, 0, 0).abs().max().item())
-    return one.shape == other.shape and torch.allclose(one, other, 0, tolerance * largest, equal_nan=True)
-
-
-def _apart(network: nn.Module, its: nn.Module) -> Iterator[str]:
-    """The plain attributes in whose numbers two networks of a kind differ."""
-    for (part, layer), other in zip(network.named_modules(), its.modules(), strict=True):
-        for key in vars(layer).keys() - {"_buffers", "_parameters"}:
-            ours, theirs = ([*_numbers(vars(one).get(key))] for one in (layer, other))
-            if len(ours) != len(theirs) or not all(map(_same, ours, theirs)):
-                yield f"{part}.{key}".partition(".")[2]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
-
-
-def _numbers(value: Any) -> Iterator[Tensor]:
-    """The numbers, arrays and texts in an attribute and in all that it holds. Submodules are looked at by themselves;
-    what a closure, a class or a global holds is not seen."""
-    todo, seen = [value], set[int]()
-    while todo:
-        value = todo.pop()
-        if isinstance(value, str):
-            value = np.array([*value.encode()])
-        if isinstance(value, np.floating | np.integer | np.bool_ | float | int):
-            yield torch.tensor(float(value))
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            yield torch.from_numpy(value.astype(np.float64))
-        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            if value.layout == torch.strided:
-                yield torch.view_as_real(value).double() if value.is_complex() else value.double()
-        elif id(value) not in seen and not isinstance(value, nn.Module | type | types.ModuleType):
-            seen.add(id(value))
-            todo += getattr(value, "__dict__", {}).values()
-            if isinstance(value, dict):
-                todo += value.values()
-            elif isinstance(value, list | tuple | deque | set | frozenset):
-                todo += sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-
-
-def _generators() -> list[Any]:
-    """Where the random generators stand that all share."""
-    _, words, *others = np.random.get_state()  # noqa: NPY002
-    return [torch.get_rng_state().tolist(), random.getstate(), list(words), others]
-
-
-def _masks(stacked: nn.Module) -> list[Any]:
-    """Where the streams of a stack's dropout stand."""
-    return [layer.bits.state() for layer in stacked.modules() if isinstance(layer, StackedNoise)]
-
-
-def _logits(network: nn.Module, x: Tensor, classes: int) -> Tensor:
-    logits, expected = _called(network, x), (len(x), classes)
+def _check_logits(logits: Any, expected: tuple[int, int], mode: str) -> None:
     returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if returned != expected or logits.dtype != torch.float32:
-        mode = "training" if network.training else "eval mode"
-        raise ValueError(
-            f"model: returns {returned} for {count(len(x), 'row')} in {mode}; must be logits {expected} in float32"
-        )
-    return logits
+    if returned != expected:
+        raise Refused(f"returns {returned} for {count(expected[0], 'row')} in {mode}; must be logits {expected}")
 
 
-def _called(network: nn.Module, x: Tensor) -> Any:
-    try:
-        return network(x.clone())  # it may write into what it is given
-    except Exception as error:
-        lent = "0 of Unbind" in str(error)  # a replicate's share of a parameter
-        why = "it changes a parameter; use .data.copy_() there" if lent else told(error)
-        raise ValueError(f"model: its forward pass fails on rows {tuple(x.shape)}: {why}") from error
+def _held(network: nn.Module) -> dict[str, str]:
+    """What a network holds beside parameters and BN layers, by name: plain numbers and buffers, as texts."""
+    held: dict[str, str] = {}
+    for part, layer in network.named_modules():
+        if type(layer) not in BATCH_NORMS:
+            values = {key: value for key, value in vars(layer).items() if isinstance(value, int | float)}
+            values |= {key: buffer.tolist() for key, buffer in layer.named_buffers(recurse=False)}
+            held |= {f"{part}.{key}".removeprefix("."): repr(value) for key, value in values.items()}
+    return held
 
 
-def _idle(network: nn.Module, x: Tensor, classes: int) -> str | None:
-    """The first BN or dropout layer that a pass in training leaves out, or takes in eval mode."""
-    layers: dict[str, nn.Module] = {}
-    for name, layer in network.named_modules():
-        drops = type(layer) in DROPOUTS and 0 not in (getattr(layer, "p", None), getattr(layer, "rate", None))
-        if type(layer) in BATCH_NORMS or drops:
-            layers[name] = layer
-    active = set()
-
-    def seen(layer: nn.Module, *_: Any) -> None:
-        if layer.training:
-            active.add(layer)
-
-    hooks = [layer.register_forward_hook(seen) for layer in layers.values()]
-    _logits(network, x, classes)
-    for hook in hooks:
-        hook.remove()
-    return next((name.partition(".")[2] for name, layer in layers.items() if layer not in active), None)
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether numbers are equal but for rounding."""
+    largest = theirs.nan_to_num(0, 0, 0).abs().max().item()
+    tolerance = TOLERANCE.get(theirs.dtype, 1e-3) * largest
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True)
 
 
-def _written(fresh: nn.Module, used: nn.Module) -> str | None:
-    """The first buffer outside BN layers that a network's steps have written into."""
-    norms = [part for part, layer in fresh.named_modules() if type(layer) in BATCH_NORMS]
-    for (name, before), after in zip(fresh.named_buffers(), used.buffers(), strict=True):
-        if name.rpartition(".")[0] not in norms and not torch.equal(before, after):
-            return name
-    return None
+def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
+    """Refuse a network that is another in a stack than alone, with the same masks, or whose rows mix."""
+    stacked = StackedNetwork([of(seed).to(dtype) for seed in SEEDS], SEEDS, ROWS[0])
+    alone = [of(seed).to(dtype) for seed in SEEDS]
+    for network, seed in zip(alone, SEEDS, strict=True):
+        for noise in pair_noise(network, Place((seed,), ROWS[0], 0, ())):
+            noise.turn = 0
+    generator = torch.get_rng_state()
+    x = _rows(2, ROWS[0], features).to(dtype)
+    among, lone = alone[0].eval()(x.clone()), alone[0](x[:1].clone())
+    if not _same(lone, among[:1]):
+        raise Refused("mixes rows: in eval mode a row's output changes with the rows beside it")
+    for number, rows in enumerate(ROWS):
+        x = _rows(3 + number, len(SEEDS), rows, features).to(dtype)
+        for training in (False, True):
+            ours = _trace(stacked.train(training), x)
+            theirs = [_trace(network.train(training), own) for network, own in zip(alone, x, strict=True)]
+            if not torch.equal(generator, torch.get_rng_state()):
+                raise Refused(AGAIN)
+            _check_same("logits", ours, theirs)
+    for what in ("weights or buffers", "gradients"):
+        theirs = [_values(network) for network in alone]
+        _check_same(what, [_values(stacked.replicate(number)) for number in range(len(SEEDS))], theirs)
+        for each in (stacked, *alone):  # next the gradients, in place of the weights
+            for parameter in each.parameters():
+                parameter.data = torch.full_like(parameter, math.nan) if parameter.grad is None else parameter.grad
+
+
+def _trace(network: nn.Module, x: Tensor) -> Tensor:
+    """What a network returns; its parameters get the gradients of the sum of squares."""
+    network.zero_grad()
+    logits = network(x.clone())
+    logits.square().sum().backward()
+    return logits.detach()
+
+
+def _values(network: nn.Module) -> Tensor:
+    """All parameters and buffers in one; a stack does not count the batches that BN has seen."""
+    state = {name: values for name, values in network.state_dict().items() if "num_batches_tracked" not in name}
+    return torch.cat([values.flatten() for values in state.values()])
+
+
+def _check_same(what: str, ours: Sequence[Tensor] | Tensor, theirs: Sequence[Tensor]) -> None:
+    if not all(map(_same, ours, theirs)):
+        why = "every tensor must be a parameter or a buffer (register_buffer), which no forward() or hook may change"
+        raise Refused(f"has in a stack other {what} than alone: {why}")

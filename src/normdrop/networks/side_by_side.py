@@ -16,7 +16,6 @@ from normdrop.networks.layers import CHANNEL_NOISES, NOISES, WEIGHTS
 from normdrop.networks.noise import StackedNoise
 
 DROPOUTS: tuple[type[nn.Module], ...] = (*NOISES.values(), *CHANNEL_NOISES)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass
@@ -96,7 +95,6 @@ def pair_noise(module: nn.Module, place: Place) -> Iterator[StackedNoise]:
         place.passed(layer)
         if type(layer) in DROPOUTS:  # a kind of one may do otherwise
             noise = place.noise(layer)
-            noise.name = f"{name}, a {noise.name}"
             replace(module, name, noise)
             yield noise
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from normdrop.networks.convolution import Convolution
 from normdrop.networks.layers import ACTIVATIONS, CHANNEL_NOISES, Identity, Residual, shape_behind
-from normdrop.networks.noise import StackedNoise, without_channels
-from normdrop.networks.side_by_side import DROPOUTS, HOOKS, Place, SideBySide, padded, unpadded
+from normdrop.networks.noise import StackedNoise
+from normdrop.networks.side_by_side import DROPOUTS, Place, SideBySide, padded, unpadded
 
 
 class _Stacked(nn.Module):
@@ -141,8 +141,6 @@ class StackedResidual(Residual):
 
 def _noise(layers: Sequence[Any], place: Place) -> nn.Module:
     channels = isinstance(layers[0], CHANNEL_NOISES)
-    if channels and len(place.shape) == 1:
-        raise without_channels(type(layers[0]).__name__)
     return place.noise(layers[0], place.shape[0] if channels else math.prod(place.shape))
 
 
@@ -191,22 +189,22 @@ def usual(layer: Any, shape: tuple[int, ...]) -> bool:
         return False
     if any(getattr(layer, name, 0) is None for name in NEEDED):
         return False
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return False
     if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):  # frozen
         return False
-    if any(vars(layer)[kind] for kind in HOOKS) or "forward" in vars(layer):
-        return False
     if isinstance(layer, nn.Sequential):  # nothing of it but activations stands there twice
-        for parts in (layer.named_buffers, layer.named_parameters):
-            if len(list(parts())) < len(list(parts(remove_duplicate=False))):
-                return False
-        noises = [part for _, part in layer.named_modules(remove_duplicate=False) if type(part) in DROPOUTS]
-        return len({*noises}) == len(noises)
+        held = [*layer.state_dict(keep_vars=True).values()]
+        held += [part for _, part in layer.named_modules(remove_duplicate=False) if type(part) in DROPOUTS]
+        return len({*map(id, held)}) == len(held)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return set(layer.dilation) == {1} and not isinstance(layer.padding, str)
     if isinstance(layer, nn.Linear):
         return shape == (layer.in_features,)
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape == shape
+    if isinstance(layer, CHANNEL_NOISES):
+        return len(shape) > 1
     return not isinstance(layer, nn.Unflatten) or len(shape) == 1
 
 
@@ -356,15 +354,9 @@ class StackedNetwork(nn.Module):
         """Replicate `index` as a plain network with the same weights and running statistics."""
         network = copy.deepcopy(self.template[0])
         # Buffers that no state has may differ between replicates too.
-        stacked = self.layers.state_dict() | dict(self.layers.named_buffers())
-        for place, layer in self.layers.named_modules():
-            if isinstance(layer, SideBySide):
-                inside = f"{place}.copies."
-                for name in [name for name in stacked if name.startswith(inside)]:
-                    stacked[f"{place}.{name.removeprefix(inside)}"] = stacked.pop(name)
+        held = self.layers.state_dict() | dict(self.layers.named_buffers())
+        held = {name.replace(".copies.", ".", 1): values for name, values in held.items()}
         for name, values in (network.state_dict() | dict(network.named_buffers())).items():
-            if name not in stacked and name.endswith(".num_batches_tracked"):
-                continue  # a stack does not count the batches that BN has seen
-            if values.numel():
-                values.copy_(stacked[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
+            if values.numel() and not name.endswith(".num_batches_tracked"):  # a stack does not count batches
+                values.copy_(held[name].view(len(self.seeds), -1)[index, : values.numel()].view_as(values))
         return network

@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
-from normdrop import engine
 from normdrop.data.module import Part, ReplicateData
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
 from normdrop.networks import has_bn, plain_network
@@ -43,22 +42,18 @@ def quiet() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """`quiet` for a while, in somebody else's process."""
+    """`quiet` for a while, in somebody else's process. Raises ValueError where PyTorch would train otherwise there."""
+    usual = torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    if not usual or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        kinds = "torch.autocast, no_grad and inference_mode, with float32 as PyTorch's default type"
+        raise ValueError(f"train: must be called outside of {kinds}")
     threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
-    level, kind = logger.level, torch.get_default_dtype()
-    with (
-        warnings.catch_warnings(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
+    level = logger.level
+    with warnings.catch_warnings():
         quiet()
-        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
-            torch.set_default_dtype(kind)
             torch.set_num_threads(threads)
             torch.set_flush_denormal(False)
             logger.setLevel(level)
@@ -192,7 +187,9 @@ def _trainer(
     gpu = on_gpu(config["trainer"]["accelerator"])
     own = config["trainer"] | {"accelerator": "gpu" if gpu else "cpu"}
     if config["engine"] == "compiled":
-        module.engine = engine.Compiled(module.network, config["batch_size"], config["optimizer"].get("clip"))
+        from normdrop.engine.compiled import Compiled  # here: it imports numba
+
+        module.engine = Compiled(module.network, config["batch_size"], config["optimizer"].get("clip"))
         module.stretch = data.order.stretch = _stretch(config, len(data.order), data.features * len(data.seeds))
         if module.stretch > 1:
             own["val_check_interval"] = 1
@@ -231,10 +228,8 @@ def _replicates(
     step: Any = module.steps
     last: Any = module.steps
     if module.best is not None:
-        step, last = (
-            module.best_step.cpu().numpy(),
-            history.groupby("seed")["step"].max()[data.seeds].to_numpy(),
-        )
+        step = module.best_step.cpu().numpy()
+        last = history.groupby("seed")["step"].max()[data.seeds].to_numpy()
     replicates["epoch"] = (step - 1) // module.epoch_steps  # from 0, as in the history
     replicates["epochs_after"] = (last - 1) // module.epoch_steps - replicates["epoch"]
     level = history[history["val_nll"] <= config["data"]["level"]].groupby("seed")["step"].min()

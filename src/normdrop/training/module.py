@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,7 +16,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normdrop import engine
 from normdrop.asked import check_arguments, differences, require
 from normdrop.data import SERVED
 from normdrop.data.module import Part, ReplicateData
@@ -26,6 +25,9 @@ from normdrop.networks.stacked import StackedNetwork
 from normdrop.streams import stream
 from normdrop.training import shift
 
+if TYPE_CHECKING:
+    from normdrop.engine.compiled import Compiled
+
 SILENCING_DRAWS = 20
 EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
 
@@ -34,6 +36,11 @@ ELEMENTWISE = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam"
 # Fused is 25 to 45 % faster, and with padded slices no replicate's bits depend on the others.
 FUSED = ("Adam", "AdamW", "SGD")
 
+# Callbacks of Lightning's that would do otherwise than they say, and why.
+UNFIT: dict[type[pl.Callback], str] = {
+    BatchSizeFinder: "orders and masks are drawn for a batch size; give it to build()",
+    StochasticWeightAveraging: "BN would keep the statistics of other weights",
+}
 # Beside data and model, what a seed's numbers depend on: how long it trains is its Trainer's.
 DECISIVE = (
     *("arrangement", "position", "rate", "noise", "rerun", "batch_size", "select_epoch", "patience"),
@@ -131,7 +138,7 @@ class ReplicatedClassifier(pl.LightningModule):
         self.lr = config["optimizer"]["lr"]  # where Lightning's finder of one looks for it
         # With the compiled engine a batch of Lightning's is a stretch of so many batches of the config's size.
         self.stretch = 1
-        self.engine: engine.Compiled | None = None
+        self.engine: Compiled | None = None
         self.logs = True  # False where nobody reads what is logged, nor measures that the history has no use for
         self.history: list[dict[str, Any]] = []
         self.shift: list[dict[str, Any]] = []
@@ -161,12 +168,9 @@ class ReplicatedClassifier(pl.LightningModule):
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
         if self.trainer.precision != "32-true":
             raise ValueError(f"precision={self.trainer.precision}: must be 32-true; rows and weights are float32")
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, BatchSizeFinder):
-                raise ValueError("batch_size: cannot be scaled: orders and masks are drawn for it; give it to build()")
-            if isinstance(callback, StochasticWeightAveraging):
-                name = type(callback).__name__
-                raise ValueError(f"callbacks={name}: must be left out: BN would keep the statistics of other weights")
+        for kind, why in UNFIT.items():
+            if any(isinstance(callback, kind) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(f"callbacks={kind.__name__}: must be left out: {why}")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ReplicateData):
             its = {"seeds": data.seeds, "classes": data.classes, "row_shape": [*data.shape]}
@@ -214,14 +218,10 @@ class ReplicatedClassifier(pl.LightningModule):
             )
         x, y = batch
         if x.dim() != 3 or y.shape != x.shape[:2]:  # of a plain DataLoader
-            if not self.trainer.predicting:  # here and not for rows of a data module, whose labels are checked
-                if y.dim() != 1 or y.is_floating_point():
-                    kind = str(y.dtype).removeprefix("torch.")
-                    raise ValueError(f"y: is {kind} of the shape {tuple(y.shape)}; must be whole numbers, (batch,)")
-                low, high = map(int, y.aminmax())
-                label, last = low if low < 0 else high, self.hparams["classes"] - 1
-                require("y", label, 0 <= label <= last, f"a class's number, from 0 to {last}")
-            replicates = len(self.network.seeds)
+            last, replicates = self.hparams["classes"] - 1, len(self.network.seeds)
+            whole = y.dim() == 1 and not y.is_floating_point() and bool(((y >= 0) & (y <= last)).all())
+            if not (whole or self.trainer.predicting):  # here, since the labels of a data module are checked
+                raise ValueError(f"y: must be the numbers of classes, whole from 0 to {last}, in the shape (batch,)")
             x, y = x.flatten(1).expand(replicates, -1, -1), y.long().expand(replicates, *y.shape)
         return x, y
 

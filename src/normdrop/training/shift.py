@@ -123,8 +123,8 @@ def _moments(network: StackedNetwork, chunks: Iterable[tuple[Tensor, Tensor]]) -
         if layer.rate:
             noises.append(layer)
 
-    def norm(layer: Any, inputs: tuple[Tensor, ...], named: Any, copies: SideBySide | None = None) -> None:
-        x = inputs[0] if inputs else named["input"]
+    def norm(layer: Any, inputs: tuple[Tensor], copies: SideBySide | None = None) -> None:
+        (x,) = inputs
         if layer not in seen:
             seen[layer] = _Moments(len(network.seeds), NOISE if noises else NO_NOISE)
         if copies is None:
@@ -137,11 +137,11 @@ def _moments(network: StackedNetwork, chunks: Iterable[tuple[Tensor, Tensor]]) -
         if isinstance(module, StackedNoise):
             hooks.append(module.register_forward_pre_hook(noise))
         elif isinstance(module, StackedBatchNorm):
-            hooks.append(module.register_forward_pre_hook(norm, with_kwargs=True))
+            hooks.append(module.register_forward_pre_hook(norm))
         elif isinstance(module, SideBySide):
             for layer in module.copies.modules():
                 if isinstance(layer, BATCH_NORMS):
-                    hooks.append(layer.register_forward_pre_hook(partial(norm, copies=module), with_kwargs=True))
+                    hooks.append(layer.register_forward_pre_hook(partial(norm, copies=module)))
     for x, _ in chunks:
         network(x)
     for hook in hooks:
