@@ -76,7 +76,6 @@ def work(epochs: int, *overrides: str) -> dict[str, Any]:
     return configs.plain(configs.compose(*WORK, f"trainer.max_epochs={epochs}", *(overrides or MODELS["mlp"])))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The sides: each trains the work of a config with so many replicates.
 
 
@@ -161,7 +160,6 @@ SIDES: dict[str, Callable[[dict[str, Any], int], None]] = {
     "jax": peers.run,
 }
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Taking turns.
 
 
@@ -240,7 +238,6 @@ def compare(given: argparse.Namespace, overrides: tuple[str, ...]) -> None:
         side.connection.send(False)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # All that has to be known when a GPU is at hand, in one run that goes on where it was stopped.
 
 
