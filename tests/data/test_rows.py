@@ -41,8 +41,8 @@ def test_what_there_is_one_of_is_said_as_one():
 
 
 def test_the_data_line_has_three_lines_at_most_and_the_record_all_notes():
-    assert remarks(rows({"a": 75, "b": 25}).facts()) == []
-    facts = rows({"a": 75, "b": 25}, notes=("one", "two", "three")).facts()
+    assert remarks(rows({"a": 74, "b": 26}).facts()) == []
+    facts = rows({"a": 74, "b": 26}, notes=("one", "two", "three")).facts()
     assert remarks(facts) == ["one", "two (and 1 more: data.notes in record.json)"]
     assert facts["notes"] == ["one", "two", "three"]
 

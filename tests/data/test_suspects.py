@@ -62,6 +62,28 @@ def test_a_column_of_distinct_whole_numbers_or_one_that_rises_is_pointed_at(valu
     assert "data.drop=[x]" in said(x=values) and "data.order_column=x" in said(x=values)
 
 
+@pytest.mark.parametrize(("change", "named"), [({}, True), ({60: 0.2}, False)])
+def test_a_column_in_which_each_of_large_classes_has_its_own_bounds_is_named(change, named):
+    price = np.arange(180) + 0.5
+    for row, value in change.items():
+        price[row] = value
+    mixed = np.random.default_rng(0).permutation(180)
+    rows = Rows(price[mixed][:, None], mixed // 60, ("a", "b", "c"), columns=("price",))
+    assert any("data.drop=[price]" in note for note in suspects.of(rows)) == named
+
+
+def test_a_value_far_off_all_others_is_pointed_at_and_a_large_one_is_not():
+    z = RNG.normal(size=N)
+    assert "z has -999999999, far off all others" in said(z=np.where(np.arange(N) % 9, z, -999999999))
+    assert said(z=np.where(np.arange(N) % 9, z, -999)) == ""
+
+
+@pytest.mark.parametrize(("most", "told"), [(44, False), (45, True)])
+def test_a_class_of_three_quarters_of_the_rows_is_told(most, told):
+    note = said((np.arange(N) >= most).astype(int))
+    assert ("75.0 % of the rows are 'a': accuracy says little, see test_balanced_acc" in note) == told
+
+
 def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     x, y = np.concatenate([NOISE, NOISE[:15]]), np.concatenate([LABEL, LABEL[:15]])
     y[-3:] = 1 - y[-3:]

@@ -13,7 +13,7 @@ import lzma
 import re
 import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from normdrop.asked import check_memory, count, first_line, override, require
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
+EXCELS = re.compile('"?sep=(.)"?$', re.IGNORECASE)  # a first line by which Excel names the separator
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -68,6 +69,8 @@ def _text(file: Path, separator: str, header: bool | None) -> pd.DataFrame:
     _width(file, separator)  # pandas would fill a short line, and take all that follows a stray quote for one cell
     asked: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
     with _opened(file) as text:
+        asked["skiprows"] = 1 if EXCELS.match(text.readline()) else 0
+    with _opened(file) as text:
         lines = pd.read_csv(text, sep=separator, header=None, **asked)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"
@@ -86,30 +89,44 @@ def _opened(file: Path) -> TextIO:
 def _width(file: Path, separator: str, most: int | None = None) -> int:
     """How many cells each line has, or the first so many; blank lines are none, and quotes may make one of several.
 
-    Raises ValueError, which names the line, where one has more or fewer than the first, and for a quote that does not
-    close where its cell ends, or not before lines that look like rows: those it would swallow.
+    Raises ValueError, which names the line, where one has more or fewer than the first, and where a quote takes further
+    lines into its cell that look like rows, or does not close where its cell ends.
     """
+    csv.field_size_limit(2**31 - 1)  # a cell may be long
     mark = " " if separator == BLANKS else separator
     width, number = 0, 1
+    taken: list[str] = []
+
+    def lines(text: TextIO) -> Iterator[str]:
+        for line in text:
+            taken.append(re.sub("[ \t]+", " ", line).strip(" ") if separator == BLANKS else line)
+            yield taken[-1]
+
     with _opened(file) as text:
-        lines = (re.sub("[ \t]+", " ", line).strip(" \n") for line in text) if separator == BLANKS else text
-        reader = csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)
-        try:
-            for cells in islice(reader, most):
-                if len(cells) > 1 or "".join(cells).strip():
-                    width = width or len(cells)
-                    if len(cells) != width:
-                        why = "a separator at its end, row names without a name, or a line before the names?"
-                        raise ValueError(f"line {number} has {count(len(cells), 'cell')} and the first {width}: {why}")
-                    if reader.line_num > number:
-                        within = mark.join(cells).split("\n")
-                        if min(line.count(mark) for line in within) + 1 >= width:
-                            raise csv.Error("the lines that it takes into its cell look like rows")
-                number = reader.line_num + 1
-        except csv.Error as error:
-            way = "remove it, or the line breaks within cells"
-            raise ValueError(f"a quote in line {number} does not close its cell ({error}): {way}") from error
+        for cells in islice(csv.reader(lines(text), delimiter=mark, skipinitialspace=True), most):
+            if (len(cells) > 1 or "".join(cells).strip()) and not (number == 1 and EXCELS.match(taken[0])):
+                width = width or len(cells)
+                if len(taken) > 1 and _swallowed(taken, mark, width):
+                    way = "the lines that it takes into its cell look like rows: remove it, or the line breaks"
+                    raise ValueError(f"a quote in line {number} does not close its cell, or {way}")
+                if len(cells) != width:
+                    why = "a separator at its end, row names without a name, or a line before the names?"
+                    raise ValueError(f"line {number} has {count(len(cells), 'cell')} and the first {width}: {why}")
+            number += len(taken)
+            taken.clear()
     return width
+
+
+def _swallowed(lines: Sequence[str], mark: str, width: int) -> bool:
+    """Whether the lines of one record look like rows of their own, or some quote does not close where a cell ends."""
+    cells = [line.count(mark) + 1 for line in lines]
+    if min(cells) >= width and width in cells[1:]:  # more where a quoted cell holds the mark
+        return True
+    try:
+        next(csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True))
+    except csv.Error:
+        return True
+    return False
 
 
 def _separator(file: Path) -> str:
@@ -157,7 +174,7 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
         check_memory(sum(member.file_size for member in packed.infolist()), "it")
     with np.load(file, allow_pickle=False) as archive:
         dropped = [name for name in archive.files if name in drop]
-        arrays = {name: _array(archive, name, drop) for name in archive.files if name not in drop}
+        arrays = {name: _array(archive, name, target, drop) for name in archive.files if name not in drop}
     if len({len(array) for array in arrays.values()}) > 1:
         each = ", ".join(f"{name} has {' × '.join(map(str, array.shape))}" for name, array in arrays.items())
         raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out with data.drop=[…]")
@@ -177,13 +194,15 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _array(archive: Any, name: str, drop: list[str]) -> np.ndarray:
+def _array(archive: Any, name: str, target: str, drop: list[str]) -> np.ndarray:
     try:
         array = archive[name]
     except ValueError:  # what allow_pickle would load
         array = None
-    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.dtype.kind not in "biufUS":
-        way = f"save it as such, or leave it out: {override('data.drop', [*drop, name])}"
+    if not isinstance(array, np.ndarray) or array.size == 0 or array.ndim == 0 or array.dtype.kind not in "biufUS":
+        way = "save it as such"
+        if name != target:
+            way += f", or leave it out: {override('data.drop', [*drop, name])}"
         raise ValueError(f"{name!r} is not an array of numbers or text, and pickled objects are never loaded; {way}")
     if array.dtype.kind == "S":
         return np.char.decode(array, "utf-8")
@@ -205,6 +224,9 @@ def _channels_first(array: np.ndarray, name: str, notes: list[str]) -> np.ndarra
     shape = array.shape[1:]
     if len(shape) == 2 and shape[0] == shape[1]:  # square images without channels
         return array[:, None]
+    if len(shape) == 3 and shape[0] == shape[1] != shape[2] and shape[2] not in (1, 3, 4):
+        which = f"{shape[0]} channels of {shape[1]} × {shape[2]}"
+        notes.append(f"{name}: read as {which}; if its channels stand last, move them to the front")
     if len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] <= 4:
         return array
     moved = np.moveaxis(array, -1, 1)

@@ -14,6 +14,12 @@ from normdrop.asked import longer, override
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows
 
+# A class this large is a guess that is right so often that accuracy says little.
+MAJORITY = 0.75
+# Of each class so many rows lie within bounds of a column by chance in 1 of 20 columns that err in 1 of 20 rows.
+BOUNDED = 60
+# A value as many times as far off as the middle half of its column is wide hides all others.
+FAR = 1e6
 # A column of whole numbers or words looks like an identifier where this share of the rows, or more, has its own.
 DISTINCT = 0.95
 # Linear combinations are looked for in so many columns, and rows, at most.
@@ -37,14 +43,21 @@ def of(rows: Rows) -> list[str]:
     if identifiers:
         way, other = longer(rows.typed, "drop", identifiers), override("data.order_column", identifiers[0])
         notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {way}, or for a time {other}")
+    notes += _far(rows)
+    shares = np.bincount(rows.y) / len(rows.y)
+    if shares.max() >= MAJORITY:
+        usual = rows.classes[shares.argmax()]
+        notes.append(
+            f"{100 * shares.max():.1f} % of the rows are {usual!r}: accuracy says little, see test_balanced_acc"
+        )
     return notes
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     """Columns that tell the class, and those that look like a group of rows, or like an identifier or their order.
 
-    A column tells it where each of its values has one class, or each class one value. No value counts as one too, but
-    does not excuse a column of which most rows have one.
+    A column tells it where each of its values has one class, or each class one value, or bounds of its own. No value
+    counts as one too, but does not excuse a column of which most rows have one.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
@@ -63,7 +76,7 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
         named = NAMED_SO.fullmatch(name) and distinct > 2
         whole = len(own) > 1 or (values == np.round(values)).all()
         steps = np.diff(values)
-        if _coded(values, y) or (mostly and _coded(values[known], y[known])):
+        if _coded(values, y) or (mostly and _coded(values[known], y[known])) or _bounded(values, y):
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
@@ -79,6 +92,28 @@ def _coded(values: np.ndarray, y: np.ndarray) -> bool:
     codes, distinct = pd.factorize(values, use_na_sentinel=False)
     pairs = len(pd.unique(codes * (y.max() + 1) + y))
     return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
+
+
+def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
+    by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
+    apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
+    return bool(len(apart) and apart.all() and by_class["count"].min() >= BOUNDED)
+
+
+def _far(rows: Rows) -> Iterator[str]:
+    """Columns that have a number so far off that it may stand for a missing value."""
+    found = {}
+    for place, name in enumerate(rows.columns):
+        values = rows.x[:, place].astype(np.float64)
+        low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75))
+        off = np.nan_to_num(np.abs(values - middle))
+        if 0 < high - low < off.max() / FAR:
+            found[name] = f"{values[off.argmax()]:.15g}"
+    if found:
+        which = ", ".join(f"{name} has {word}" for name, word in found.items())
+        way = longer(rows.typed, "missing", list(dict.fromkeys(found.values())))
+        yield f"{which}, far off all others: add it, if it stands for a missing value: {way}"
 
 
 def _combined(rows: Rows) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,21 @@ from normdrop.asked import check_memory, count, longer, override, quoted, requir
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
+from normdrop.data.suspects import NAMED_SO
 
 # What numeric columns write where there is no value, in any case.
 NO_VALUE = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CODE = r"[+-]?0\d+"
 # Whole numbers with signs of thousands, which look like fractions with three digits.
-THOUSANDS = r"[+-]?[1-9]\d{0,2}([.,]\d{3})+"
+THOUSANDS, WHOLE = re.compile(r"\s*[+-]?[1-9]\d{0,2}([.,]\d{3})+\s*"), re.compile(r"\s*[1-9]\d{2,}\s*")
+# Dates that look like numbers, but sort by the day or the month; of 2010.10 the month reads as 1.
+DAY, MONTH = r"(0?[1-9]|[12]\d|3[01])", r"(0?[1-9]|1[0-2])"
+YEAR_LAST = rf"({DAY}?{MONTH}|{MONTH}{DAY})[.,]?(19|20)\d\d|(19|20)\d\d[.,]([1-9]|1[0-2])"
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
+# Text with so many levels or fewer, or one for each ten rows, may be one-hot.
+MOST_LEVELS = 20
 # Values (rows,), and which of them (rows,) bool are no numbers; numbers of labels (rows,), −1 for none, and the labels.
 Numbers = tuple[np.ndarray, np.ndarray]
 Labels = tuple[np.ndarray, tuple[str, ...]]
@@ -93,12 +99,13 @@ def table_rows(
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
     asked |= {"target": [target], "categorical": categorical, "drop": drop}
     frame, given = _named(frame, where, asked)
-    typed = given | {"missing": [*map(str, missing)]}
+    typed = given | {"missing": ["null" if word is None else str(word) for word in missing]}
     frame, unmet = _blanked(frame, typed["missing"])
     own = {key: frame.pop(given[key][0]) for key in given if key not in ("categorical", "drop")}
     if frame.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {target!r}")
-    decimal = decimal or _decimal_of(frame.drop(columns=given["categorical"]))
+    others = [name for name in frame if name not in given["categorical"]]
+    decimal = decimal or _decimal_of([*own.values(), *(frame[name] for name in others)])
     y, names = _classes(own.pop("target"), decimal, classes)
     kept, told = _roles(own, decimal)
     blocks, alike = _features(frame, decimal, where, impute, typed)
@@ -133,10 +140,6 @@ def _named(
             if taken.setdefault(name, key) != key:
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
     frame = frame.set_axis(columns, axis=1).drop(columns=given["drop"])
-    for name in frame.columns:
-        if NAMELESS.fullmatch(name):
-            way = f"name it, or leave it out: {longer(given, 'drop', [name])}"
-            raise ValueError(f"{where}: column {columns.index(name) + 1} has no name (a row index?): {way}")
     for name in frame.columns[frame.columns.duplicated()]:
         raise ValueError(f"{where}: two columns are named {name}: rename one in the file")
     return frame, given
@@ -156,35 +159,46 @@ def _blanked(frame: pd.DataFrame, words: Sequence[str]) -> tuple[pd.DataFrame, l
 
     A number is the same in any spelling, with a decimal comma too, but for a code like 01.
     """
-    unmet = {_spelled(word, ","): word for word in words}
+    unmet = {_value(word): word for word in words}
     wanted = {*unmet}
     for name in frame if words else ():
         cells = _text(frame[name])
-        spelled = {cell: _spelled(cell.strip(), ",") for cell in cells.dropna().unique()}
-        told = [cell for cell in spelled if spelled[cell] in wanted]
+        values = {cell: _value(cell) for cell in cells.dropna().unique()}
+        told = [cell for cell, value in values.items() if value in wanted]
         for cell in told:
-            unmet.pop(spelled[cell], None)
+            unmet.pop(values[cell], None)
         if told:
             frame[name] = frame[name].mask(cells.isin(told))
     return frame, [f"data.missing: no cell holds {word!r}" for word in unmet.values()]
 
 
-def _decimal_of(frame: pd.DataFrame) -> str:
+def _value(cell: str) -> str | float:
+    """A number, but for a code like 01; or the text, of which Hydra has some in one spelling alone."""
+    text = cell.strip()
+    pointed = text.replace(",", ".")
+    if NUMBER.fullmatch(pointed) and not re.match(CODE, pointed):
+        return float(pointed)
+    return text.lower() if text.lower() in ("null", "nan", "inf", "true", "false") else text
+
+
+def _decimal_of(columns: Iterable[pd.Series]) -> str:
     """The decimal sign of all columns: a comma where one can be read in no other way, else a point.
 
     Raises ValueError for a column of cells like 1,234, which may be thousands or fractions. Fractions with a point
     often have three digits: they are in doubt only beside whole numbers of three digits.
     """
-    for name in frame.select_dtypes(exclude=["number", "bool"]):
-        cells = _text(frame[name]).drop_duplicates().dropna().str.strip()
-        signed = cells[cells.str.contains("[.,]")]
-        comma = signed.str.contains(",").any()
-        doubtful = comma or cells.str.fullmatch("[1-9][0-9]{2,}").any()
-        if len(signed) and doubtful and signed.str.fullmatch(THOUSANDS).all():
-            said = f"data.decimal: column {name!r} holds {signed.iloc[0]!r}: thousands or fractions?"
+    for column in columns:
+        if pd.api.types.is_numeric_dtype(column):
+            continue
+        cells = [*map(str, column.dropna().tolist())]
+        comma = any("," in cell for cell in cells)
+        signed = next((cell for cell in cells if "," in cell or "." in cell), None)
+        doubtful = signed and all(THOUSANDS.fullmatch(cell) for cell in cells if "," in cell or "." in cell)
+        if doubtful and (comma or any(map(WHOLE.fullmatch, cells))):
+            said = f"data.decimal: column {column.name!r} holds {signed!r}: thousands or fractions?"
             way = override("data.decimal", "," if comma else ".")
-            raise ValueError(f"{said} {way} takes fractions; else remove the signs of thousands")
-        if comma and not _numbers(frame[name], ",")[1].any():
+            raise ValueError(f"{said} {way} takes fractions; else remove the signs of thousands, or leave it out")
+        if comma and not _numbers(column, ",")[1].any():
             return ","
     return "."
 
@@ -258,11 +272,14 @@ def _features(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Each column's features, (rows, features), NaN where it has no value, and notes."""
     blocks: dict[str, np.ndarray] = {}
-    notes = []
+    notes, width = [], frame.shape[1]
+    text: dict[str, str] = {}  # columns of it, each with a cell
+    gaps: dict[str, int] = {}
     for name in map(str, frame):
         if name in typed["categorical"]:
             codes, labels = _labels(frame[name], decimal)
-            check_memory(2 * len(frame) * len(labels), f"{where}: column {name!r}")
+            width += len(labels)
+            check_memory(8 * len(frame) * width, f"{where}: with column {name!r} as one-hot it")
             block = np.eye(max(len(labels), 1), dtype=np.float16)[codes]
             block[codes < 0] = np.nan
             if alike := _alike(labels):
@@ -270,32 +287,63 @@ def _features(
         else:
             values, odd = _numbers(frame[name], decimal)
             if odd.any():
-                raise ValueError(f"{where}: {_not_a_number(frame, name, decimal, typed)}")
-            if np.isinf(values).any():
-                raise ValueError(f"{where}: column {name!r} has infinite values")
+                text[name] = " ".join(str(frame[name].iloc[odd.argmax()]).split())[:40]
+                if 2 * odd.sum() < len(frame) or NUMBER.fullmatch(text[name]):  # a column of numbers
+                    raise ValueError(f"{where}: {_not_a_number(name, int(odd.argmax()), text[name], decimal, typed)}")
+                values = np.where(odd, 0.0, values)
+            if (np.abs(values) > 1e300).any():
+                raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
             block = values[:, None]
-        empty = np.isnan(block[:, 0]).sum()
+        empty = int(np.isnan(block[:, 0]).sum())
         if empty == len(frame):
             raise ValueError(f"{where}: column {name!r} has no values; leave it out: {longer(typed, 'drop', [name])}")
         if empty and not impute:
-            way = "data.impute=true puts the training mean there"
-            raise ValueError(f"{where}: column {name!r} has {count(empty, 'missing value')}; {way}")
+            gaps[name] = empty
         blocks[name] = block
+    if wrong := _all_at_once(frame, text, gaps, typed):
+        raise ValueError(f"{where}: {wrong}")
     return blocks, notes
 
 
-def _not_a_number(frame: pd.DataFrame, name: str, decimal: str, typed: Mapping[str, Sequence[str]]) -> str:
-    """The first cell of a column that is no number, and what to type."""
-    odd = {other: _numbers(frame[other], decimal)[1] for other in frame if other not in typed["categorical"]}
-    row = int(odd[name].argmax())
-    word = " ".join(str(frame[name].iloc[row]).split())[:40]
-    words = [str(other) for other in odd if odd[other].mean() >= 0.5]
-    ways = [f"make it one-hot: {longer(typed, 'categorical', words if name in words else [name])}"]
-    if name not in words:
-        ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
+def _all_at_once(
+    frame: pd.DataFrame, text: Mapping[str, str], gaps: Mapping[str, int], typed: Mapping[str, Sequence[str]]
+) -> str:
+    """What is wrong with whole columns, and what to type about all of it; or nothing.
+
+    text: columns of text, each with a cell. gaps: columns with cells without a value, and how many.
+    """
+    nameless = [name for name in map(str, frame) if NAMELESS.fullmatch(name)]
+    levels = {name: _text(frame[name]).nunique() for name in text if name not in nameless}
+    groups = [name for name in levels if NAMED_SO.fullmatch(name) and 2 * levels[name] <= len(frame)]
+    groups = [] if "group_column" in typed else groups[:1]
+    few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10) and name not in groups]
+    drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
+    found, ways = [], []
+    if nameless:
+        found.append(f"{count(len(nameless), 'column')} without a name (a row index?)")
+    if levels:
+        found.append("text in " + ", ".join(f"{name!r} ({text[name]!r})" for name in [*levels][:5]))
+    if gaps:
+        missing = count(sum(gaps.values()), "missing value")
+        found.append(f"{missing} in {', '.join(map(repr, [*gaps][:5]))}")
+    if drop:
+        ways.append(f"leave out: {longer(typed, 'drop', drop)}")
+    if few:
+        ways.append(f"make one-hot: {longer(typed, 'categorical', few)}")
+    if groups:
+        ways.append(f"keep the rows of one {groups[0]} in one part: {override('data.group_column', groups[0])}")
+    if gaps:
+        ways.append("put the training mean there: data.impute=true")
+    return f"{'; '.join(found)}: {'; '.join(ways)}" if found else ""
+
+
+def _not_a_number(name: str, row: int, word: str, decimal: str, typed: Mapping[str, Sequence[str]]) -> str:
+    """What is wrong with a cell among numbers, and what to type."""
+    ways = [f"the word means missing: {longer(typed, 'missing', [word])}"]
     if decimal == ",":
         ways.append(f"its point is a decimal sign: {override('data.decimal', '.')}; signs of thousands must go")
-    ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
+    for key, way in {"categorical": "make it one-hot", "drop": "leave it out"}.items():
+        ways.append(f"{way}: {longer(typed, key, [name])}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
 
@@ -331,16 +379,16 @@ def _roles(columns: Mapping[str, pd.Series], decimal: str) -> tuple[dict[str, An
         if key == "split_column":
             part = text.str.lower().str.extract("^(train|val|test)(?:ing|id|idation)?$")[0].fillna("").to_numpy(str)
             odd, allowed = part == "", "train, val or test"
+            if not odd.any() and "train" not in part:
+                raise ValueError(f"{where}: no row is train")
             kept |= {which: part == which for which in ("val", "test") if which in part}
         elif key == "group_column":
-            codes, names = _labels(column, decimal)
+            codes, _ = _labels(_text(column).map(lambda name: clean(name).casefold(), na_action="ignore"), decimal)
             odd, allowed = codes < 0, "a value in each row"
-            if alike := _alike(names):
-                raise ValueError(f"{where}: the groups {alike}: write them alike in the file")
             kept["groups"] = pd.factorize(codes)[0]  # numbered as they come
         else:
             times = _times(column, text, decimal)
-            odd, allowed = np.isnan(times), "numbers, or dates like 2024-12-31"
+            odd, allowed = np.isnan(times), "numbers, or dates with the year first like 2024-12-31"
             kept["order"] = np.unique(times, return_inverse=True)[1]
             if "test" not in kept:
                 first, last = text.iloc[times.argmin()], text.iloc[times.argmax()]
@@ -356,6 +404,6 @@ def _times(column: pd.Series, text: pd.Series, decimal: str) -> np.ndarray:
     """Each row's place in time, (rows,), equal times alike, of numbers or of ISO dates; NaN for what is neither."""
     values, odd = _numbers(column, decimal)
     if not odd.any():
-        return values
-    dated = text.where(text.str.match(r"\d{4}\D"))  # to pandas "today" is a date
+        return np.full(len(values), np.nan) if text.str.fullmatch(YEAR_LAST).all() else values
+    dated = text.where(text.str.match(r"\d{4}(\D|\d{4}\D)"))  # to pandas "today" is a date
     return pd.to_datetime(dated, format="ISO8601", errors="coerce", utc=True).rank(method="dense").to_numpy()
