@@ -4,6 +4,8 @@ import copy
 import hashlib
 import itertools
 import json
+import pickle
+import random
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -327,6 +329,19 @@ def test_an_import_when_the_function_is_called_is_refused_in_one_line(tmp_path):
         plain(config_of("make", file=str(tmp_path / "net.py")), SHAPE, CLASSES)
 
 
+def test_a_function_finds_what_its_file_has_imported_and_its_network_can_be_saved(tmp_path):
+    then = "import importlib; W = getattr(sys.modules[__name__], 'W')\n    import helper_of_one_name as again\n    "
+    then += "assert importlib.import_module('helper_of_one_name').W == again.W == W"
+    (tmp_path / "net.py").write_text(HELPER.format(first=f"import sys\n{IMPORT}", then=then))
+    text = (tmp_path / "net.py").read_text() + "\n\nclass Net(nn.Sequential): pass\n"
+    (tmp_path / "net.py").write_text(text.replace("return nn.Sequential(", "return Net("))
+    (tmp_path / "helper_of_one_name.py").write_text("W = 5\n")
+    network = plain(config_of("make", file=str(tmp_path / "net.py")), SHAPE, CLASSES)
+    assert type(network[1]).__name__ == "Net" and "helper_of_one_name" not in sys.modules
+    again = pickle.loads(pickle.dumps(network))
+    assert torch.equal(again[1][2].weight, network[1][2].weight)
+
+
 def test_a_file_is_known_by_an_absolute_path_and_its_bytes(composed, tmp_path, monkeypatch):
     text = Path(own_networks.__file__).read_bytes()
     (tmp_path / "net.py").write_bytes(text)
@@ -484,6 +499,16 @@ def warming(network: Sound, h: Tensor) -> Tensor:
     return h * (1 if network.calls < 10 else 3)  # which shows late
 
 
+def counting(network: Sound, h: Tensor) -> Tensor:
+    network.notes["step"] += network.training
+    return h * (1 if network.notes["step"] < 100 else 3)
+
+
+def stepping(network: Sound, h: Tensor) -> Tensor:
+    network.drawn = network.drawn + network.training
+    return h * (1 if network.drawn < 100 else 3)
+
+
 def replacing(network: Sound, h: Tensor) -> Tensor:
     network.first.weight.data = network.first.weight.data.clamp(-0.05, 0.05)
     return h
@@ -528,6 +553,17 @@ def hooked(shape, classes):
     return network
 
 
+def shadowed(shape, classes):
+    network = Sound(shape, classes)
+    network.register_buffer("start", network.linear.weight.detach())
+    return network
+
+
+class Keyword(Sound):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.bn(input=self.first(x.flatten(1))))
+
+
 def tied(shape, classes):
     network = Sound(shape, classes)
     network.other = nn.Linear(64, 64)
@@ -564,8 +600,14 @@ REFUSED = {
     "1 has track_running_stats=False": [flat(nn.BatchNorm1d(64, track_running_stats=False))],
     "keeps a state of its own .* memory;": [inside(remembering)],
     "keeps a state of its own .* calls;": [inside(warming)],
+    "keeps a state of its own .* notes;": [inside(counting, notes=lambda: {"step": 0})],
+    "keeps a state of its own .* drawn;": [inside(stepping, drawn=lambda: torch.tensor(0))],
+    "puts another tensor into a parameter": [inside(replacing)],
+    "has a hook on a parameter": [hooked],
+    "has a buffer in a parameter's memory": [shadowed],
+    "gives a BatchNorm1d its rows by keyword": [Keyword],
     "state of its own .* or draws random numbers": [
-        inside(replacing),
+        after(lambda network, y: 2 * y if network.training and random.random() < 0.001 else y),
         inside(lambda network, h: nn.functional.dropout(h, 0.5, network.training)),
         after(lambda network, y: y * np.random.rand()),  # noqa: NPY002
     ],
@@ -579,7 +621,7 @@ REFUSED = {
         inside(lambda network, h: h * network.drawn),
         inside(lambda network, h: h * network.drawn if network.training else h),
     ],
-    "other gradients than alone: .*hook": [hooked, Choosing],
+    "other gradients than alone: .*play a part for all rows": [Choosing],
     "in one memory, by .data": [tied],
     "draw them from torch alone": [Unseeded],
     "must make a new one each time": [
@@ -656,13 +698,18 @@ def named(shape, classes):
     return network
 
 
+NUMBERS = itertools.count()
+
+
 class Keeping(Sound):
-    """What is written anew in each pass, or once for all of them, is no state; and it writes into what it is given."""
+    """What is written anew in each pass, or once for all of them, is no state, nor is what each has of its own; and it
+    writes into what it is given.
+    """
 
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
         self.last, self.positions, self.size, self.all = None, None, 0, list(self.parameters())
-        self.empty = nn.Parameter(torch.empty(0))
+        self.empty, self.number = nn.Parameter(torch.empty(0)), next(NUMBERS)
 
     def forward(self, x: Tensor) -> Tensor:
         x *= 0.5

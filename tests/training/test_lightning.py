@@ -274,7 +274,9 @@ def test_labels_that_are_no_numbers_of_classes_are_refused_in_one_line(notebook,
     _, module, *_ = notebook
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
     for function in ("fit", "validate", "test"):
-        with pytest.raises(ValueError, match=r"y: must be .*whole from 0 to 9, in the shape \(batch,\)$"):
+        with pytest.raises(
+            ValueError, match=r"y: is .* from .*; must be .*whole from 0 to 9, in the shape \(batch,\)$"
+        ):
             getattr(trainer_of(tmp_path), function)(module, loader)
     assert len(trainer_of(tmp_path).predict(module, loader)) == 1  # which reads no label
 

@@ -72,6 +72,10 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         own_check.check(config, shape, classes)
 
 
+# Lines of a block that a sweep shows.
+SHOWN = 24
+
+
 def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list[str]:
     """What a sweep says of a network of one's own before it trains: the block around its last arranged BN layer, as
     PyTorch shows it. Of a built-in one nothing.
@@ -85,7 +89,10 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
     while place and type(network.get_submodule(place)) is nn.Sequential:  # of a block a part alone
         place = place.rpartition(".")[0]
     where = f"{config['arrangement']} in {type(network).__name__}, positions as the module has them"
-    said = [f"{where}; {place or 'all of it'}:", str(network.get_submodule(place))]
+    block = str(network.get_submodule(place)).splitlines()
+    if len(block) > SHOWN:
+        block[SHOWN // 2 : -SHOWN // 2] = [f"  … ({len(block) - SHOWN} more lines)"]
+    said = [f"{where}; {place or 'all of it'}:", "\n".join(block)]
     if all(map(torch.equal, network.parameters(), other.parameters())):
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
     return said

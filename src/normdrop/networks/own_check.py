@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,8 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
-        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {told(error)}") from error
+        said = f"{name} cannot train in a stack on rows {tuple(shape)}: {told(error)}"
+        raise ValueError(f"model: {said} (nothing that uses torch.utils.checkpoint can)") from error
 
 
 class Refused(Exception):
@@ -88,13 +91,26 @@ def _check_made(one: nn.Module, other: nn.Module) -> None:
     memory = [parameter.data_ptr() for parameter in own if parameter.numel()]
     if len({*memory}) < len(memory):
         raise Refused("has two parameters in one memory, by .data: share the parameter itself")
+    if any(buffer.data_ptr() in memory for buffer in one.buffers()):
+        raise Refused("has a buffer in a parameter's memory, which changes with it: clone() it")
+    if any(parameter._backward_hooks for parameter in own):
+        raise Refused("has a hook on a parameter, which a stack would lose: put it on the layer, or leave it out")
 
 
 def _check_alone(of: Of, features: int, classes: int) -> None:
     """Refuse a network, here without noise, that returns no logits, or others than of its weights and the rows."""
     used, fresh, written = of(), of(), of(arrangement="bn")
     x, later = (_rows(number, ROWS[0], features) for number in (0, 1))
+    known = {*_held(fresh[1]).items()} & {*_held(used[1]).items()}
+    begun, drawn = [parameter.detach() for parameter in used.parameters()], _drawn()
+    for layer in written.modules():
+        if type(layer) in BATCH_NORMS:
+            layer.register_forward_pre_hook(_check_called)
     logits = _passed(used, x)
+    if drawn != _drawn():
+        raise Refused(AGAIN)
+    if any(one.data_ptr() != other.data_ptr() for one, other in zip(begun, used.parameters(), strict=True)):
+        raise Refused("puts another tensor into a parameter, which a stack would not see: use .data.copy_()")
     for values, mode in zip(logits, ("training", "eval mode"), strict=True):
         _check_logits(values, (len(x), classes), mode)
     _check_logits(used(x[:1].clone()), (1, classes), "eval mode")
@@ -109,14 +125,24 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
         fresh[1].get_submodule(part).load_state_dict(layer.state_dict())
     outcomes = [torch.cat(_passed(network, later)) for network in (used, fresh)]
     before, after = _held(fresh[1]), _held(used[1])
-    for name, value in before.items():
-        if value != after.get(name):
+    for name, _ in sorted(known):
+        if before.get(name) != after.get(name):
             raise Refused(f"keeps a state of its own from step to step, {name}; only BN may: leave it out")
     if not _same(*outcomes):
         raise Refused(AGAIN)
     if not all(map(_same, logits, _passed(written, x))):
         why = "forward() asks of what kind a layer is; let it call each by its name"
         raise Refused(f"is another network once an arrangement stands in place of its BN layers: {why}")
+
+
+def _drawn() -> list[Any]:
+    """Where the generators stand that a network may draw from: PyTorch's, Python's and NumPy's."""
+    return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]  # noqa: NPY002
+
+
+def _check_called(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    if not arguments:
+        raise Refused(f"gives a {type(layer).__name__} its rows by keyword: call it with the rows alone")
 
 
 @torch.no_grad()
@@ -132,14 +158,26 @@ def _check_logits(logits: Any, expected: tuple[int, int], mode: str) -> None:
 
 
 def _held(network: nn.Module) -> dict[str, str]:
-    """What a network holds beside parameters and BN layers, by name: plain numbers and buffers, as texts."""
+    """What a network holds beside parameters and BN layers, by name: numbers, also in lists and the like, and buffers,
+    as texts.
+    """
     held: dict[str, str] = {}
     for part, layer in network.named_modules():
         if type(layer) not in BATCH_NORMS:
-            values = {key: value for key, value in vars(layer).items() if isinstance(value, int | float)}
+            values = {key: _numbers_in(value) for key, value in vars(layer).items() if key not in vars(nn.Module())}
             values |= {key: buffer.tolist() for key, buffer in layer.named_buffers(recurse=False)}
             held |= {f"{part}.{key}".removeprefix("."): repr(value) for key, value in values.items()}
     return held
+
+
+def _numbers_in(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _numbers_in(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [*map(_numbers_in, value)]
+    if isinstance(value, Tensor) and value.numel() == 1 and not isinstance(value, nn.Parameter):
+        return value.item()
+    return value if isinstance(value, int | float | str) else None
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
@@ -156,7 +194,7 @@ def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
     for network, seed in zip(alone, SEEDS, strict=True):
         for noise in pair_noise(network, Place((seed,), ROWS[0], 0, ())):
             noise.turn = 0
-    generator = torch.get_rng_state()
+    generator = _drawn()
     x = _rows(2, ROWS[0], features).to(dtype)
     among, lone = alone[0].eval()(x.clone()), alone[0](x[:1].clone())
     if not _same(lone, among[:1]):
@@ -166,7 +204,7 @@ def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
         for training in (False, True):
             ours = _trace(stacked.train(training), x)
             theirs = [_trace(network.train(training), own) for network, own in zip(alone, x, strict=True)]
-            if not torch.equal(generator, torch.get_rng_state()):
+            if generator != _drawn():
                 raise Refused(AGAIN)
             _check_same("logits", ours, theirs)
     for what in ("weights or buffers", "gradients"):
@@ -193,5 +231,6 @@ def _values(network: nn.Module) -> Tensor:
 
 def _check_same(what: str, ours: Sequence[Tensor] | Tensor, theirs: Sequence[Tensor]) -> None:
     if not all(map(_same, ours, theirs)):
-        why = "every tensor must be a parameter or a buffer (register_buffer), which no forward() or hook may change"
+        why = "every tensor must be a parameter or a buffer (register_buffer), which no forward() or hook may change; "
+        why += "each parameter must play a part for all rows"
         raise Refused(f"has in a stack other {what} than alone: {why}")

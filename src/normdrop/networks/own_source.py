@@ -29,9 +29,11 @@ INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str
 
 @dataclass(frozen=True)
 class Source:
-    """What a file defines, the files by which it is known, itself and those of its own that it imports, their hash."""
+    """The modules of a file and of what it imports of a user's own, by name, the file's first; their files, by which it
+    is known, and the hash of these.
+    """
 
-    defined: Mapping[str, Any]
+    modules: Mapping[str, types.ModuleType]
     files: Sequence[Path]
     hash: str
 
@@ -94,11 +96,11 @@ def _of_file(model: Mapping[str, Any]) -> Any:
     file = Path(model["file"])
     source = _source(file)
     _check_unchanged(model, f"model.file={file}", source.hash)
-    found = source.defined.get(str(function))
+    module, defined = next((name, vars(module)) for name, module in source.modules.items())
+    found = defined.get(str(function))
     if callable(found):
         return found
-    module = source.defined["__name__"]
-    own = [key for key, value in source.defined.items() if getattr(value, "__module__", "") == module]
+    own = [key for key, value in defined.items() if getattr(value, "__module__", "") == module]
     raise ValueError(f"model.function={function}: {file} has no such function; it has {', '.join(own) or 'none'}")
 
 
@@ -108,15 +110,17 @@ def _check_unchanged(model: Mapping[str, Any], what: str, source_hash: str) -> N
 
 
 def _without_imports(make: Make, file: Path) -> Make:
-    """A function that refuses to import a user's own modules when it is called: its file is not known by these."""
+    """A function that refuses to import further modules of a user's own: its file is not known by these."""
 
     @functools.wraps(make)
     def called(*arguments: Any, **named: Any) -> nn.Module:
-        with _beside(file):
+        source = _source(file)
+        with _beside(file, source.modules):
             network = make(*arguments, **named)
-            late = ", ".join(_own_modules())
+            late = [name for name, module in _own_modules().items() if Path(str(module.__file__)) not in source.files]
         if late:
-            raise ImportError(f"{late}: import it at the top of {file}, which is known by what it imports there")
+            names = ", ".join(late)
+            raise ImportError(f"{names}: import it at the top of {file}, which is known by what it imports there")
         return network
 
     return called
@@ -131,7 +135,8 @@ def _source(file: Path) -> Source:
 
 
 def _run(file: Path) -> Source:
-    module = types.ModuleType(f"own_{file.stem}")
+    # Of two files of one name each has its own: a network is saved by the name of its module.
+    module = types.ModuleType(f"own_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}")
     module.__file__ = str(file)
     try:
         text = file.read_bytes()
@@ -143,18 +148,20 @@ def _run(file: Path) -> Source:
             exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
         except (Exception, SystemExit) as error:
             raise ValueError(f"model.file={file}: {told(error)}") from error
-        imported = {Path(str(own.__file__)) for own in _own_modules().values()}
-    files = [file, *sorted(imported - {file})]
-    return Source(vars(module), files, _hash(files))
+        modules = {module.__name__: module} | _own_modules()
+    sys.modules[module.__name__] = module
+    files = [file, *sorted({Path(str(own.__file__)) for own in modules.values()} - {file})]
+    return Source(modules, files, _hash(files))
 
 
 @contextmanager
-def _beside(file: Path) -> Iterator[None]:
-    """Imports find what lies beside a file too, and load each module of a user's own anew, so that two files may have
-    helpers of one name. Behind it Python's path and modules are as before."""
+def _beside(file: Path, modules: Mapping[str, types.ModuleType] | None = None) -> Iterator[None]:
+    """Imports find what lies beside a file too, and of a user's own modules these alone, or load them anew, so that two
+    files may have helpers of one name. Behind it Python's path and modules are as before."""
     path, aside = [*sys.path], _own_modules()
     for name in aside:
         del sys.modules[name]
+    sys.modules.update(modules or {})
     sys.path.append(str(file.parent))  # last: what lies there hides no installed module
     importlib.invalidate_caches()
     try:
