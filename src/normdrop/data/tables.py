@@ -291,7 +291,7 @@ def _features(
                 if 2 * odd.sum() < len(frame) or NUMBER.fullmatch(text[name]):  # a column of numbers
                     raise ValueError(f"{where}: {_not_a_number(name, int(odd.argmax()), text[name], decimal, typed)}")
                 values = np.where(odd, 0.0, values)
-            if (np.abs(values) > 1e300).any():
+            if (np.abs(values) > np.float64(1e300)).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
             block = values[:, None]
         empty = int(np.isnan(block[:, 0]).sum())

@@ -43,7 +43,7 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(highlight=False, soft_wrap=True)
-    total, over, drawn = len(paths), False, time.monotonic()
+    total, over, drawn, left = len(paths), False, time.monotonic(), ""
     first: tuple[float, float] | None = None  # when training was first seen, and how much of it
     waiting = {path: _stamp(root / path) for path in paths}
     notes = {note_of(root, path).name: path for path in paths}
@@ -57,7 +57,9 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
             done = len(ended) + len(new) + sum(part for part, _ in running.values())
             if done and first is None:
                 first = time.monotonic(), done
-            left = _left(first, done, total)
+            told, left = left, _left(first, done, total)
+            if left and not told and not ended:  # what the whole costs here, as soon as it is known
+                console.print(f"{count(total, 'configuration')}{left}", markup=False)
             for path in new:
                 del waiting[path]
                 ended.append(path)
