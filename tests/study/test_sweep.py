@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, config, sweep
+from normdrop.study import CONF, config, progress, sweep
 from normdrop.study import record as results
 
 TINY = (
@@ -411,7 +412,7 @@ def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):
 
 
 def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatch):
-    monkeypatch.setattr(progress.time, "monotonic", lambda: 110.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 110.0))
     assert progress._left((100.0, 0.5), 1.5, 3) == " (about 15 s left)"
     assert (
         progress._left((100.0, 0.5), 0.52, 3) == progress._left(None, 1.5, 3) == progress._left((0.0, 0.0), 3, 3) == ""
