@@ -105,6 +105,11 @@ def test_columns_may_stand_apart_by_blanks(read):
     assert read(text.replace("neg", "n\u00a0g"), "t.txt").classes == ("n\u00a0g", "pos")
 
 
+def test_blanks_at_the_ends_of_lines_are_no_cells(read):
+    text = PLAIN.to_csv(index=False, sep=" ")
+    assert_same(read(text.replace("\n", "  \n")), read(PLAIN))
+
+
 def test_excel_may_name_the_separator_in_a_line_of_its_own(read):
     text = PLAIN.to_csv(index=False, sep=";")
     for first in ("sep=;", '"sep=;"', "SEP=;"):
@@ -316,7 +321,7 @@ def test_what_is_wrong_with_whole_columns_is_told_at_once_and_what_is_told_is_en
     messy = PLAIN.assign(
         town=["Oslo", "Rome", None] * (N // 3),
         day=[f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(N)],
-        patient_id=[f"P{i // 3}" for i in range(N)],
+        patient_id=[f"P{i // 2}" for i in range(N)],
         n1=[None if i == 7 else value for i, value in enumerate(N1)],
     )
     line = refusal(read, messy.to_csv())
@@ -607,6 +612,26 @@ def test_dates_that_sort_by_day_or_month_are_no_order(form, read):
 def test_compact_iso_times_are_an_order(read):
     times = [f"202401{1 + i // 24:02}T{i % 24:02}1500" for i in range(N)]
     assert read(PLAIN.assign(t=times), order_column="t").order.tolist() == [*range(N)]
+
+
+@pytest.mark.parametrize("form", [lambda i: 12000 + i, lambda i: f"{2000 + i // 4}.{1 + i % 4}"])
+def test_counters_and_quarters_are_an_order(form, read):
+    assert read(PLAIN.assign(t=[form(i) for i in range(N)]), order_column="t").order.tolist() == [*range(N)]
+
+
+def test_a_stray_word_among_decimal_commas_is_named_and_a_target_decides_no_sign_of_features(read):
+    text = PLAIN.assign(n1=["k.A." if i == 7 else str(value).replace(".", ",") for i, value in enumerate(N1)])
+    line = refusal(read, text.assign(n2=1).to_csv(index=False, sep=";"))
+    assert "column 'n1' holds 'k.A.' (row 8)" in line and "'data.missing=[\"k.A.\"]'" in line
+    grouped = PLAIN.assign(g=[f"{1 + i // 20},5" for i in range(N)])
+    assert read(grouped.to_csv(index=False, sep=";"), group_column="g").x[:, 0].tolist() == N1.tolist()
+
+
+def test_a_column_of_few_words_and_gaps_is_text_and_a_word_for_no_value_may_be_a_level(read):
+    cabin = PLAIN.assign(cabin=["C1" if i == 7 else "B2" if i == 9 else None for i in range(N)])
+    assert "text in 'cabin' ('C1')" in refusal(read, cabin, impute=True)
+    town = PLAIN.assign(town=["Oslo", "NA", "Rome"] * (N // 3))
+    assert "missing value" not in refusal(read, town.to_csv(index=False))
 
 
 def test_a_decimal_comma_is_one_in_the_target_alone_too(read):

@@ -99,7 +99,7 @@ def _width(file: Path, separator: str, most: int | None = None) -> int:
 
     def lines(text: TextIO) -> Iterator[str]:
         for line in text:
-            taken.append(re.sub("[ \t]+", " ", line).strip(" ") if separator == BLANKS else line)
+            taken.append(re.sub("[ \t]+", " ", line).strip(" \n") + "\n" if separator == BLANKS else line)
             yield taken[-1]
 
     with _opened(file) as text:

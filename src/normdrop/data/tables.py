@@ -34,6 +34,7 @@ THOUSANDS, WHOLE = re.compile(r"\s*[+-]?[1-9]\d{0,2}([.,]\d{3})+\s*"), re.compil
 # Dates that look like numbers, but sort by the day or the month; of 2010.10 the month reads as 1.
 DAY, MONTH = r"(0?[1-9]|[12]\d|3[01])", r"(0?[1-9]|1[0-2])"
 YEAR_LAST = rf"({DAY}?{MONTH}|{MONTH}{DAY})[.,]?(19|20)\d\d|(19|20)\d\d[.,]([1-9]|1[0-2])"
+SURELY = r"\d{6,}|.*[.,](1[0-2]|\d{4})"  # and not 12000, 12001 … or quarters
 # What pandas calls a column without a name, and how it stores one: mostly a row index.
 NAMELESS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
 # Text with so many levels or fewer, or one for each ten rows, may be one-hot.
@@ -105,7 +106,7 @@ def table_rows(
     if frame.shape[1] == 0:
         raise ValueError(f"{where}: no feature is left beside the target {target!r}")
     others = [name for name in frame if name not in given["categorical"]]
-    decimal = decimal or _decimal_of([*own.values(), *(frame[name] for name in others)])
+    decimal = decimal or _decimal_of(frame[name] for name in others) or _decimal_of(own.values()) or "."
     y, names = _classes(own.pop("target"), decimal, classes)
     kept, told = _roles(own, decimal)
     blocks, alike = _features(frame, decimal, where, impute, typed)
@@ -181,26 +182,31 @@ def _value(cell: str) -> str | float:
     return text.lower() if text.lower() in ("null", "nan", "inf", "true", "false") else text
 
 
-def _decimal_of(columns: Iterable[pd.Series]) -> str:
-    """The decimal sign of all columns: a comma where one can be read in no other way, else a point.
+def _decimal_of(columns: Iterable[pd.Series]) -> str | None:
+    """The decimal sign of all columns: a comma where most of one reads as numbers with it alone; None: there is none.
 
     Raises ValueError for a column of cells like 1,234, which may be thousands or fractions. Fractions with a point
     often have three digits: they are in doubt only beside whole numbers of three digits.
     """
+    found = None
     for column in columns:
         if pd.api.types.is_numeric_dtype(column):
             continue
         cells = [*map(str, column.dropna().tolist())]
         comma = any("," in cell for cell in cells)
-        signed = next((cell for cell in cells if "," in cell or "." in cell), None)
+        signed = next((cell for cell in cells if "," in cell or "." in cell), "")
         doubtful = signed and all(THOUSANDS.fullmatch(cell) for cell in cells if "," in cell or "." in cell)
         if doubtful and (comma or any(map(WHOLE.fullmatch, cells))):
             said = f"data.decimal: column {column.name!r} holds {signed!r}: thousands or fractions?"
             way = override("data.decimal", "," if comma else ".")
             raise ValueError(f"{said} {way} takes fractions; else remove the signs of thousands, or leave it out")
-        if comma and not _numbers(column, ",")[1].any():
-            return ","
-    return "."
+        if comma:
+            odd, other = (_numbers(column, sign)[1].sum() for sign in ",.")
+            if odd < other and 2 * odd < len(cells):
+                return ","
+        if NUMBER.fullmatch(signed.strip()):
+            found = "."
+    return found
 
 
 def _numbers(column: pd.Series, decimal: str) -> Numbers:
@@ -288,8 +294,9 @@ def _features(
             values, odd = _numbers(frame[name], decimal)
             if odd.any():
                 text[name] = " ".join(str(frame[name].iloc[odd.argmax()]).split())[:40]
-                if 2 * odd.sum() < len(frame) or NUMBER.fullmatch(text[name]):  # a column of numbers
-                    raise ValueError(f"{where}: {_not_a_number(name, int(odd.argmax()), text[name], decimal, typed)}")
+                filled = len(frame) - (np.isnan(values) & ~odd).sum()
+                if 2 * odd.sum() < filled or NUMBER.fullmatch(text[name]):  # a column of numbers
+                    raise ValueError(f"{where}: {_not_a_number(frame[name], odd, text[name], decimal, typed)}")
                 values = np.where(odd, 0.0, values)
             if (np.abs(values) > np.float64(1e300)).any():
                 raise ValueError(f"{where}: column {name!r} has infinite values (or beyond ±1e300)")
@@ -314,10 +321,15 @@ def _all_at_once(
     """
     nameless = [name for name in map(str, frame) if NAMELESS.fullmatch(name)]
     levels = {name: _text(frame[name]).nunique() for name in text if name not in nameless}
-    groups = [name for name in levels if NAMED_SO.fullmatch(name) and 2 * levels[name] <= len(frame)]
-    groups = [] if "group_column" in typed else groups[:1]
-    few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10) and name not in groups]
+    few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10)]
+    empty = {name: int(_text(frame[name]).fillna("").str.strip().eq("").sum()) for name in levels}
+    named = [name for name in levels if NAMED_SO.fullmatch(name) and name not in few and not empty[name]]
+    groups = [name for name in named if 2 * levels[name] <= len(frame)][:1]
+    if {"group_column", "order_column"} & typed.keys():
+        groups = []
     drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
+    gaps = {name: empty.get(name, number) for name, number in gaps.items() if name not in drop}  # NA may be a level
+    gaps = {name: number for name, number in gaps.items() if number}
     found, ways = [], []
     if nameless:
         found.append(f"{count(len(nameless), 'column')} without a name (a row index?)")
@@ -337,13 +349,20 @@ def _all_at_once(
     return f"{'; '.join(found)}: {'; '.join(ways)}" if found else ""
 
 
-def _not_a_number(name: str, row: int, word: str, decimal: str, typed: Mapping[str, Sequence[str]]) -> str:
-    """What is wrong with a cell among numbers, and what to type."""
-    ways = [f"the word means missing: {longer(typed, 'missing', [word])}"]
+def _not_a_number(
+    column: pd.Series, odd: np.ndarray, word: str, decimal: str, typed: Mapping[str, Sequence[str]]
+) -> str:
+    """What is wrong with cells among numbers, the first of which is `word`, and what to type."""
+    name, row = str(column.name), int(odd.argmax())
+    ways = [f"make it one-hot: {longer(typed, 'categorical', [name])}"]
+    ways.append(f"the word means missing: {longer(typed, 'missing', [word])}")
+    if _text(column)[odd].nunique() == 1:  # one word is mostly that
+        ways.reverse()
     if decimal == ",":
         ways.append(f"its point is a decimal sign: {override('data.decimal', '.')}; signs of thousands must go")
-    for key, way in {"categorical": "make it one-hot", "drop": "leave it out"}.items():
-        ways.append(f"{way}: {longer(typed, key, [name])}")
+    elif "," in word:
+        ways.append("remove signs of thousands from the file")
+    ways.append(f"leave it out: {longer(typed, 'drop', [name])}")
     return f"column {name!r} holds {word!r} (row {row + 1}), which is not a number: {'; '.join(ways)}"
 
 
@@ -404,6 +423,7 @@ def _times(column: pd.Series, text: pd.Series, decimal: str) -> np.ndarray:
     """Each row's place in time, (rows,), equal times alike, of numbers or of ISO dates; NaN for what is neither."""
     values, odd = _numbers(column, decimal)
     if not odd.any():
-        return np.full(len(values), np.nan) if text.str.fullmatch(YEAR_LAST).all() else values
+        unsorted = text.str.fullmatch(YEAR_LAST).all() and text.str.fullmatch(SURELY).any()
+        return np.full(len(values), np.nan) if unsorted else values
     dated = text.where(text.str.match(r"\d{4}(\D|\d{4}\D)"))  # to pandas "today" is a date
     return pd.to_datetime(dated, format="ISO8601", errors="coerce", utc=True).rank(method="dense").to_numpy()
