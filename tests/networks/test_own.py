@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import sys
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -329,6 +330,19 @@ def test_an_import_when_the_function_is_called_is_refused_in_one_line(tmp_path):
         plain(config_of("make", file=str(tmp_path / "net.py")), SHAPE, CLASSES)
 
 
+def test_two_files_have_each_its_own_folder_of_helpers_without_an_init_file(tmp_path):
+    configs = []
+    for width in (5, 6):
+        (tmp_path / f"{width}/parts_of_one_name").mkdir(parents=True)
+        first = "from parts_of_one_name.blocks import W"
+        (tmp_path / f"{width}/net.py").write_text(HELPER.format(first=first, then="pass"))
+        (tmp_path / f"{width}/parts_of_one_name/blocks.py").write_text(f"W = {width}\n")
+        configs.append(config_of("make", file=str(tmp_path / f"{width}/net.py")))
+    assert [plain(config, SHAPE, CLASSES)[1][2].out_features for config in configs * 2] == [5, 6, 5, 6]
+    (tmp_path / "6/parts_of_one_name/blocks.py").write_text("W = 24\n")
+    assert plain(configs[1], SHAPE, CLASSES)[1][2].out_features == 24
+
+
 def test_a_function_finds_what_its_file_has_imported_and_its_network_can_be_saved(tmp_path):
     then = "import importlib; W = getattr(sys.modules[__name__], 'W')\n    import helper_of_one_name as again\n    "
     then += "assert importlib.import_module('helper_of_one_name').W == again.W == W"
@@ -504,9 +518,17 @@ def counting(network: Sound, h: Tensor) -> Tensor:
     return h * (1 if network.notes["step"] < 100 else 3)
 
 
+def annealing(network: Sound, h: Tensor) -> Tensor:
+    network.notes.tau *= 1 - 1e-4 * network.training  # which shows in no output of a few steps
+    return h * network.notes.tau
+
+
+STEPS = [lambda: torch.tensor(0), lambda: np.zeros(3), lambda: np.int64(0), lambda: torch.zeros(1, 64)]
+
+
 def stepping(network: Sound, h: Tensor) -> Tensor:
     network.drawn = network.drawn + network.training
-    return h * (1 if network.drawn < 100 else 3)
+    return h * (1 if network.drawn.max() < 100 else 3)
 
 
 def replacing(network: Sound, h: Tensor) -> Tensor:
@@ -600,8 +622,9 @@ REFUSED = {
     "1 has track_running_stats=False": [flat(nn.BatchNorm1d(64, track_running_stats=False))],
     "keeps a state of its own .* memory;": [inside(remembering)],
     "keeps a state of its own .* calls;": [inside(warming)],
-    "keeps a state of its own .* notes;": [inside(counting, notes=lambda: {"step": 0})],
-    "keeps a state of its own .* drawn;": [inside(stepping, drawn=lambda: torch.tensor(0))],
+    r"keeps a state of its own .* notes\.step;": [inside(counting, notes=lambda: {"step": 0})],
+    r"keeps a state of its own .* notes\.tau;": [inside(annealing, notes=lambda: types.SimpleNamespace(tau=1.0))],
+    "keeps a state of its own .* drawn;": [inside(stepping, drawn=each) for each in STEPS],
     "puts another tensor into a parameter": [inside(replacing)],
     "has a hook on a parameter": [hooked],
     "has a buffer in a parameter's memory": [shadowed],
@@ -710,10 +733,12 @@ class Keeping(Sound):
         super().__init__(shape, classes)
         self.last, self.positions, self.size, self.all = None, None, 0, list(self.parameters())
         self.empty, self.number = nn.Parameter(torch.empty(0)), next(NUMBERS)
+        self.caches: dict[int, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         x *= 0.5
         self.size = len(x)
+        self.caches.setdefault(len(x), torch.zeros(len(x)))
         if self.positions is None:
             self.positions = torch.linspace(0, 1, 64, dtype=x.dtype)
         self.last = super().forward(x.flatten(1).to(self.empty.device) + self.positions)

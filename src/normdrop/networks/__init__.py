@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,9 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
     where = f"{config['arrangement']} in {type(network).__name__}, positions as the module has them"
     block = str(network.get_submodule(place)).splitlines()
     if len(block) > SHOWN:
-        block[SHOWN // 2 : -SHOWN // 2] = [f"  … ({len(block) - SHOWN} more lines)"]
+        last = max(i for i, line in enumerate(block) if re.search("Norm|Dropout|Noise|Identity", line))
+        first = max(0, last - SHOWN // 2)
+        block = ["  …", *block[first : first + SHOWN], "  …"]
     said = [f"{where}; {place or 'all of it'}:", "\n".join(block)]
     if all(map(torch.equal, network.parameters(), other.parameters())):
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")

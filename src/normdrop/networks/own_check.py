@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +60,10 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
-        said = f"{name} cannot train in a stack on rows {tuple(shape)}: {told(error)}"
-        raise ValueError(f"model: {said} (nothing that uses torch.utils.checkpoint can)") from error
+        why = told(error)
+        if any("checkpoint" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+            why += "; torch.utils.checkpoint cannot"
+        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {why}") from error
 
 
 class Refused(Exception):
@@ -101,7 +106,8 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     """Refuse a network, here without noise, that returns no logits, or others than of its weights and the rows."""
     used, fresh, written = of(), of(), of(arrangement="bn")
     x, later = (_rows(number, ROWS[0], features) for number in (0, 1))
-    known = {*_held(fresh[1]).items()} & {*_held(used[1]).items()}
+    mine, other = _held(used[1]), _held(fresh[1])
+    known = [name for name in mine if name in other and _equal(mine[name], other[name])]
     begun, drawn = [parameter.detach() for parameter in used.parameters()], _drawn()
     for layer in written.modules():
         if type(layer) in BATCH_NORMS:
@@ -125,8 +131,8 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
         fresh[1].get_submodule(part).load_state_dict(layer.state_dict())
     outcomes = [torch.cat(_passed(network, later)) for network in (used, fresh)]
     before, after = _held(fresh[1]), _held(used[1])
-    for name, _ in sorted(known):
-        if before.get(name) != after.get(name):
+    for name in known:  # a cache may have more than another
+        if name in before and name in after and not _equal(before[name], after[name]):
             raise Refused(f"keeps a state of its own from step to step, {name}; only BN may: leave it out")
     if not _same(*outcomes):
         raise Refused(AGAIN)
@@ -157,27 +163,43 @@ def _check_logits(logits: Any, expected: tuple[int, int], mode: str) -> None:
         raise Refused(f"returns {returned} for {count(expected[0], 'row')} in {mode}; must be logits {expected}")
 
 
-def _held(network: nn.Module) -> dict[str, str]:
-    """What a network holds beside parameters and BN layers, by name: numbers, also in lists and the like, and buffers,
-    as texts.
+def _held(network: nn.Module) -> dict[str, Any]:
+    """What a network holds beside parameters and BN layers, by name: numbers, texts, tensors, also in lists and the
+    like and in plain objects.
     """
-    held: dict[str, str] = {}
+    held: dict[str, Any] = {}
     for part, layer in network.named_modules():
         if type(layer) not in BATCH_NORMS:
-            values = {key: _numbers_in(value) for key, value in vars(layer).items() if key not in vars(nn.Module())}
-            values |= {key: buffer.tolist() for key, buffer in layer.named_buffers(recurse=False)}
-            held |= {f"{part}.{key}".removeprefix("."): repr(value) for key, value in values.items()}
+            values = {key: value for key, value in vars(layer).items() if key not in vars(nn.Module())}
+            values |= dict(layer.named_buffers(recurse=False))
+            held |= dict(_numbers_in(values, part))
     return held
 
 
-def _numbers_in(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _numbers_in(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [*map(_numbers_in, value)]
-    if isinstance(value, Tensor) and value.numel() == 1 and not isinstance(value, nn.Parameter):
-        return value.item()
-    return value if isinstance(value, int | float | str) else None
+def _numbers_in(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, int | float | str):
+        yield name, value
+    elif isinstance(value, Tensor):
+        if not isinstance(value, nn.Parameter) and value.layout is torch.strided:
+            yield name, value.detach().clone()
+    elif isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "biuf":
+            yield name, torch.tensor(value)
+    elif depth < 4 and not isinstance(value, nn.Module | type | types.ModuleType):
+        inner = value
+        if isinstance(value, list | tuple | deque):
+            yield name, len(value)  # of those that grow; a dict may be a cache
+            inner = dict(enumerate(value))
+        inner = inner if isinstance(inner, dict) else getattr(value, "__dict__", {})
+        for key, one in inner.items():
+            yield from _numbers_in(one, f"{name}.{key}".removeprefix("."), depth + 1)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        one, other = one.to(torch.complex128), other.to(torch.complex128)  # whatever kind they are of
+        return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True)
+    return type(one) is type(other) and one == other
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

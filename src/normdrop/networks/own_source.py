@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -117,7 +117,7 @@ def _without_imports(make: Make, file: Path) -> Make:
         source = _source(file)
         with _beside(file, source.modules):
             network = make(*arguments, **named)
-            late = [name for name, module in _own_modules().items() if Path(str(module.__file__)) not in source.files]
+            late = [name for name, module in _own_modules().items() if not {*_files([module])} <= {*source.files}]
         if late:
             names = ", ".join(late)
             raise ImportError(f"{names}: import it at the top of {file}, which is known by what it imports there")
@@ -150,7 +150,7 @@ def _run(file: Path) -> Source:
             raise ValueError(f"model.file={file}: {told(error)}") from error
         modules = {module.__name__: module} | _own_modules()
     sys.modules[module.__name__] = module
-    files = [file, *sorted({Path(str(own.__file__)) for own in modules.values()} - {file})]
+    files = [file, *sorted({*_files(modules.values())} - {file})]
     return Source(modules, files, _hash(files))
 
 
@@ -177,12 +177,17 @@ def _own_modules() -> dict[str, types.ModuleType]:
     """The modules in memory from files that are not installed, by name."""
     found = {}
     for name, module in sys.modules.items():
-        file = getattr(module, "__dict__", {}).get("__file__")  # unlike getattr this imports nothing
+        about = getattr(module, "__dict__", {})  # unlike getattr this imports nothing
+        file = about.get("__file__") or next(iter(about.get("__path__") or []), None)  # a folder without __init__.py
         if not file or name.startswith("__") or file.startswith(INSTALLED):
             continue
         if "site-packages" not in file and "dist-packages" not in file:
             found[name] = module
     return found
+
+
+def _files(modules: Iterable[types.ModuleType]) -> list[Path]:
+    return [Path(str(module.__file__)) for module in modules if getattr(module, "__file__", None)]
 
 
 def _files_of(point: importlib.metadata.EntryPoint) -> list[Path]:
