@@ -328,8 +328,8 @@ def _all_at_once(
     if {"group_column", "order_column"} & typed.keys():
         groups = []
     drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
-    gaps = {name: empty.get(name, number) for name, number in gaps.items() if name not in drop}  # NA may be a level
-    gaps = {name: number for name, number in gaps.items() if number}
+    # In text only an empty cell is one: NA may be a level.
+    gaps = {name: empty.get(name, number) for name, number in gaps.items() if name not in drop and empty.get(name, 1)}
     found, ways = [], []
     if nameless:
         found.append(f"{count(len(nameless), 'column')} without a name (a row index?)")

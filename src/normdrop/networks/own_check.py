@@ -25,6 +25,7 @@ SEEDS = (0, 1)
 ROWS = 8, 6  # of a trial's batches: the second is short
 # By how much numbers may differ, as a share of the largest.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+EVERY = vars(nn.Module()).keys()  # attributes of any module
 Of = Callable[..., nn.Sequential]  # from a seed and changes of the config to a network
 AGAIN = (
     "is not the same each time: it keeps a state of its own from step to step, or draws random numbers (use "
@@ -170,7 +171,7 @@ def _held(network: nn.Module) -> dict[str, Any]:
     held: dict[str, Any] = {}
     for part, layer in network.named_modules():
         if type(layer) not in BATCH_NORMS:
-            values = {key: value for key, value in vars(layer).items() if key not in vars(nn.Module())}
+            values = {key: value for key, value in vars(layer).items() if key not in EVERY}
             values |= dict(layer.named_buffers(recurse=False))
             held |= dict(_numbers_in(values, part))
     return held
