@@ -224,7 +224,8 @@ def regime(cells: pd.DataFrame, keys: Sequence[str], scale: Scale) -> Figure:
         image = ax.imshow(value, cmap="RdBu", vmin=-top, vmax=top, aspect="auto", alpha=np.where(clear, 1.0, 0.25))
         for y, x in np.argwhere(~np.isnan(value)):
             ink = "w" if clear[y, x] and abs(value[y, x]) > 0.6 * top else "k"
-            ax.text(x, y, f"{round(value[y, x], digits) + 0:+.{digits}f}", ha="center", va="center", fontsize=6, color=ink)
+            number = round(value[y, x], digits) + 0  # no −0.0
+            ax.text(x, y, f"{number:+.{digits}f}", ha="center", va="center", fontsize=6, color=ink)
         ax.set_title(f"{dataset}, {position}: {'LN' if 'ln' in str(contrast) else 'BN'}", fontsize=8)
     for ax in axes[-1]:
         ax.set_xticks(range(whole.shape[1]), map(shown, whole.columns), fontsize=7)
