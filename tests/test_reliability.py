@@ -485,6 +485,22 @@ def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
     assert left and not any(Path(f"/proc/{worker}").exists() for worker in left)
 
 
+def test_workers_that_are_terminated_leave_no_traceback(tmp_path):
+    child = Child(tmp_path, *SWEEP, "replicates=1", "trainer.max_epochs=5000", "hydra.launcher.n_jobs=2")
+    notes = tmp_path / "outputs" / "sweep" / ".progress"
+    while not (notes.is_dir() and any("epoch" in note.read_text() for note in notes.iterdir())):
+        assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.text()
+        select.select([], [], [], 0.01)
+    training = workers(child.pid)
+    for worker in training:  # they hear of it first, and may end before they are ended
+        os.kill(worker, signal.SIGTERM)
+    while any(Path(f"/proc/{worker}").exists() for worker in training):
+        select.select([], [], [], 0.01)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.end() == 1
+    assert "Traceback" not in child.text()
+
+
 @pytest.mark.parametrize("launcher", ["hydra/launcher=basic", "hydra.launcher.n_jobs=2"])
 def test_a_wish_to_stop_is_heard_though_its_exception_is_lost(tmp_path, launcher):
     def before():

@@ -53,6 +53,8 @@ def beside_others(root: Path, sweep: int, gpu: int | None, said: Any) -> None:
         torch.cuda.set_device(gpu)
     try:
         train_these(root, sweep)
+    except KeyboardInterrupt:  # SIGTERM to the whole group, as `timeout` sends it; the parent tells
+        return
     except (OSError, ValueError) as error:
         said.put(line(error))
 
