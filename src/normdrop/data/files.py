@@ -27,7 +27,7 @@ from normdrop.asked import check_memory, count, first_line, override, require
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
-EXCELS = re.compile('"?sep=(.)"?$', re.IGNORECASE)  # a first line by which Excel names the separator
+EXCELS = re.compile('"?sep=."?$', re.IGNORECASE)  # a first line by which Excel names the separator
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -69,8 +69,8 @@ def _text(file: Path, separator: str, header: bool | None) -> pd.DataFrame:
     _width(file, separator)  # pandas would fill a short line, and take all that follows a stray quote for one cell
     asked: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
     with _opened(file) as text:
-        asked["skiprows"] = 1 if EXCELS.match(text.readline()) else 0
-    with _opened(file) as text:
+        if not EXCELS.match(text.readline()):
+            text.seek(0)
         lines = pd.read_csv(text, sep=separator, header=None, **asked)
     if header is None and _is_row(lines):
         ways = "data.header=false names the columns 1, 2, 3 …; data.header=true takes it as names"

@@ -96,6 +96,8 @@ def _coded(values: np.ndarray, y: np.ndarray) -> bool:
 
 def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
     """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
+    if np.unique(y, return_counts=True)[1].min() < BOUNDED:  # told without a look at the values
+        return False
     by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
     apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
     return bool(len(apart) and apart.all() and by_class["count"].min() >= BOUNDED)

@@ -116,7 +116,7 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     logits = _passed(used, x)
     if drawn != _drawn():
         raise Refused(AGAIN)
-    if any(one.data_ptr() != other.data_ptr() for one, other in zip(begun, used.parameters(), strict=True)):
+    if any(old.data_ptr() != now.data_ptr() for old, now in zip(begun, used.parameters(), strict=True)):
         raise Refused("puts another tensor into a parameter, which a stack would not see: use .data.copy_()")
     for values, mode in zip(logits, ("training", "eval mode"), strict=True):
         _check_logits(values, (len(x), classes), mode)
@@ -217,7 +217,7 @@ def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
     for network, seed in zip(alone, SEEDS, strict=True):
         for noise in pair_noise(network, Place((seed,), ROWS[0], 0, ())):
             noise.turn = 0
-    generator = _drawn()
+    drawn = _drawn()
     x = _rows(2, ROWS[0], features).to(dtype)
     among, lone = alone[0].eval()(x.clone()), alone[0](x[:1].clone())
     if not _same(lone, among[:1]):
@@ -227,7 +227,7 @@ def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
         for training in (False, True):
             ours = _trace(stacked.train(training), x)
             theirs = [_trace(network.train(training), own) for network, own in zip(alone, x, strict=True)]
-            if generator != _drawn():
+            if drawn != _drawn():
                 raise Refused(AGAIN)
             _check_same("logits", ours, theirs)
     for what in ("weights or buffers", "gradients"):

@@ -63,15 +63,14 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
-    name, function = model["name"], model.get("function", "make")
-    of_file = not callable(function) and name not in installed()
-    if of_file:
-        function = _of_file(model)
-    elif not callable(function):
+    name, function, source = model["name"], model.get("function", "make"), None
+    if not callable(function) and name in installed():
         function = _installed(name, model)
+    elif not callable(function):
+        function, source = _of_file(model)
     if isinstance(function, nn.Module):
         raise ValueError("model: is a network; must be a function make(shape, classes) that returns a new one")
-    return _without_imports(function, Path(model["file"])) if of_file else function
+    return _without_imports(function, source) if source else function
 
 
 def _installed(name: str, model: Mapping[str, Any]) -> Any:
@@ -83,7 +82,8 @@ def _installed(name: str, model: Mapping[str, Any]) -> Any:
         raise ValueError(f"model.name={name}: {told(error)}") from error
 
 
-def _of_file(model: Mapping[str, Any]) -> Any:
+def _of_file(model: Mapping[str, Any]) -> tuple[Any, Source]:
+    """The function that a config names of its file, and that file's source. Raises ValueError."""
     function = model.get("function", "make")
     if function is None:
         raise ValueError(
@@ -99,7 +99,7 @@ def _of_file(model: Mapping[str, Any]) -> Any:
     module, defined = next((name, vars(module)) for name, module in source.modules.items())
     found = defined.get(str(function))
     if callable(found):
-        return found
+        return found, source
     own = [key for key, value in defined.items() if getattr(value, "__module__", "") == module]
     raise ValueError(f"model.function={function}: {file} has no such function; it has {', '.join(own) or 'none'}")
 
@@ -109,12 +109,12 @@ def _check_unchanged(model: Mapping[str, Any], what: str, source_hash: str) -> N
         raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
 
 
-def _without_imports(make: Make, file: Path) -> Make:
+def _without_imports(make: Make, source: Source) -> Make:
     """A function that refuses to import further modules of a user's own: its file is not known by these."""
+    file = source.files[0]
 
     @functools.wraps(make)
     def called(*arguments: Any, **named: Any) -> nn.Module:
-        source = _source(file)
         with _beside(file, source.modules):
             network = make(*arguments, **named)
             late = [name for name, module in _own_modules().items() if not {*_files([module])} <= {*source.files}]
