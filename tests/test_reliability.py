@@ -488,13 +488,14 @@ def test_ctrl_c_twice_ends_a_sweep_and_its_processes_at_once(tmp_path):
 def test_workers_that_are_terminated_leave_no_traceback(tmp_path):
     child = Child(tmp_path, *SWEEP, "replicates=1", "trainer.max_epochs=5000", "hydra.launcher.n_jobs=2")
     notes = tmp_path / "outputs" / "sweep" / ".progress"
-    while not (notes.is_dir() and any("epoch" in note.read_text() for note in notes.iterdir())):
+    # Both are in Lightning's hands: one that dies before has failed, and the sweep goes on with what is left.
+    while not (notes.is_dir() and sum("epoch" in note.read_text() for note in notes.iterdir()) == 2):
         assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.text()
         select.select([], [], [], 0.01)
     for worker in workers(child.pid):  # alone: the sweep ends by itself, and whoever else was told races with its end
         os.kill(worker, signal.SIGTERM)
     assert child.end() == 1
-    assert "Traceback" not in child.text()
+    assert "3 did not finish" in child.text() and "Traceback" not in child.text()
 
 
 @pytest.mark.parametrize("launcher", ["hydra/launcher=basic", "hydra.launcher.n_jobs=2"])
