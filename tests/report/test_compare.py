@@ -19,6 +19,7 @@ from normdrop.report.compare import (
     needed,
     refusal,
 )  # fmt: skip
+from normdrop.report.pooled import pool
 
 RNG = np.random.default_rng(3)
 
@@ -52,12 +53,15 @@ def test_a_pair_of_which_one_side_diverged_is_left_out_and_counted():
     assert (c.mean_a, c.mean_b) == pytest.approx((a[kept].mean(), b[kept].mean()))
 
 
-def test_rounding_noise_is_no_difference():
-    a, b = np.array([0.9, 0.8, 0.7, 0.3 + 0.6] * 2), np.array([0.8, 0.7, 0.6, 0.8] * 2)
+@pytest.mark.parametrize("n", [6, 7, 8, 10, 12, 30])  # of some of them the mean of n times .1 is not .1
+def test_rounding_noise_is_no_difference(n):
+    a, b = np.resize([0.9, 0.8, 0.7, 0.3 + 0.6], n), np.resize([0.8, 0.7, 0.6, 0.8], n)
     c = compare(a, b, rope=0.02, test_train_ratio=0.4)
     assert (c.sd, c.ci_low, c.ci_high) == (0.0, c.estimate, c.estimate)
-    assert c.p_value == 0.5**7  # of as many equal signs: no certainty
+    assert c.p_value == 0.5 ** (n - 1)  # of as many equal signs: no certainty
     assert c.p_tost == 1.0
+    assert mean_interval(a - b)[1:] == pytest.approx((0.1, 0.1)) and np.ptp(mean_interval([0.1] * n)) == 0
+    assert pool([0.1] * (n + 2), np.ones(n + 2), rope=0.005)["sd"] == 0
     same = compare(a, a + 1e-17, rope=0.02, test_train_ratio=0.4)
     assert (same.estimate, same.p_value, same.p_tost) == (0.0, 1.0, 0.0)
 

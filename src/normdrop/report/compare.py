@@ -77,7 +77,7 @@ def compare(
     if n < 2:
         return Comparison(n, left_out, one_sided, neither)
     difference = differences(of_a, of_b)
-    mean, sd = float(difference.mean()), float(difference.std(ddof=1))
+    mean, sd = mean_and_sd(difference)
     if abs(mean) <= 1e-12 * np.abs(difference).max():  # of differences that cancel rounding alone is left
         mean = 0.0
     here = t_tests(mean, sd / math.sqrt(n), n - 1, rope, alpha)
@@ -95,6 +95,13 @@ def differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.fl
     if np.ptp(difference) <= noise:
         difference[:] = difference[0]
     return difference
+
+
+def mean_and_sd(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Of values that are all equal exactly theirs and 0: rounding would leave a spread to test against."""
+    if np.ptp(values) == 0:
+        return float(values[0]), 0.0
+    return float(values.mean()), float(values.std(ddof=1))
 
 
 def t_tests(mean: float, error: float, freedom: int, rope: float, alpha: float) -> tuple[float, float, float, float]:
@@ -119,8 +126,9 @@ def mean_interval(values: ArrayLike, alpha: float = 0.05) -> tuple[float, float,
     known = known[np.isfinite(known)]
     if len(known) < 2:
         return (float(known.mean()) if len(known) else NAN), NAN, NAN
-    half = t_quantile(1 - alpha / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known))
-    return float(known.mean()), float(known.mean() - half), float(known.mean() + half)
+    mean, sd = mean_and_sd(known)
+    half = t_quantile(1 - alpha / 2, len(known) - 1) * sd / math.sqrt(len(known))
+    return mean, mean - half, mean + half
 
 
 def t_quantile(level: float, freedom: float) -> float:

@@ -13,7 +13,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from normdrop.asked import count
 from normdrop.report.choose import pairs
-from normdrop.report.compare import MIN_DATA_SETS, t_quantile, t_tests
+from normdrop.report.compare import MIN_DATA_SETS, mean_and_sd, t_quantile, t_tests
 from normdrop.report.study import Study
 from normdrop.report.verdicts import DECLARED, EXPLORATORY, HARNESS, concluded, rows
 
@@ -41,7 +41,7 @@ def pool(effects: ArrayLike, errors: ArrayLike, *, rope: float, alpha: float = 0
     if k < MIN_DATA_SETS:
         why = f"{count(k, 'data set')}, {MIN_DATA_SETS} needed for a statement about data sets at large"
         return {"k": k, "refused": why}
-    mean, sd = float(effects.mean()), float(effects.std(ddof=1))
+    mean, sd = mean_and_sd(effects)
     error = sd / math.sqrt(k)
     low, high, p_value, p_tost = t_tests(mean, error, k - 1, rope, alpha)
     tau = i2 = math.nan
