@@ -114,6 +114,8 @@ def test_excel_may_name_the_separator_in_a_line_of_its_own(read):
     text = PLAIN.to_csv(index=False, sep=";")
     for first in ("sep=;", '"sep=;"', "SEP=;"):
         assert_same(read(f"{first}\n{text}"), read(PLAIN))
+    either = "a;b,label\n" + "".join(f"{i};1,{'yes' if i % 2 else 'no'}\n" for i in range(30))
+    assert read(f"sep=;\n{either}", target="b,label").classes == ("1,no", "1,yes")
 
 
 @pytest.mark.parametrize("cell", ['"said \\"hi\\""', '"x" ', "x" * 200_000])

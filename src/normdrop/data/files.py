@@ -27,7 +27,7 @@ from normdrop.asked import check_memory, count, first_line, override, require
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = r"\s+"
 KINDS = (".csv", ".tsv", ".txt", ".parquet", ".npz")
-EXCELS = re.compile('"?sep=."?$', re.IGNORECASE)  # a first line by which Excel names the separator
+EXCELS = re.compile('"?sep=(.)"?$', re.IGNORECASE)  # a first line by which Excel names the separator
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -130,10 +130,14 @@ def _swallowed(lines: Sequence[str], mark: str, width: int) -> bool:
 
 
 def _separator(file: Path) -> str:
-    """The separator at which the first lines all have the same number of cells, two or more.
+    """The one that the first line names, or at which the first lines all have the same number of cells, two or more.
 
     If there is none, it is the one that the first line holds most often: what is wrong is told of that.
     """
+    with _opened(file) as text:
+        line = text.readline()
+    if named := EXCELS.match(line):
+        return named[1]
     found: list[str] = []
     for one in (*SEPARATORS, BLANKS):
         with suppress(ValueError):
@@ -144,8 +148,6 @@ def _separator(file: Path) -> str:
         raise ValueError(f"more than one character may separate its columns: say which, {ways}")
     if found:
         return found[0]
-    with _opened(file) as text:
-        line = text.readline()
     most = max(SEPARATORS, key=line.count)
     return most if most in line else BLANKS
 
