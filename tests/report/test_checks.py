@@ -16,21 +16,24 @@ from normdrop.report import provenance as git
 from normdrop.report.checks import alarm, doubts, edges, family, neighbours, never_reached
 from normdrop.report.choose import pairs
 from normdrop.report.provenance import provenance
+from normdrop.report.verdicts import spans
 
 
-def test_the_share_of_choices_at_each_end_of_a_grid(tmp_path):
+@pytest.mark.parametrize("select_epoch", ["best", "last"])
+def test_the_share_of_choices_at_each_end_of_a_grid(select_epoch, tmp_path):
     study = {"tuned": ["rate", "optimizer.lr"]}
     for rate in (0.1, 0.3, 0.5):
         for lr in (0.01, 0.1):
             best = rate + lr  # of bn_dropout the highest of both; of dropout_bn the lowest
-            where = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study, "config": {"select_epoch": "best"}}
+            where = {"rate": rate, "setting": {"optimizer.lr": lr}, "study": study}
+            where |= {"config": {"select_epoch": select_epoch}}
             a = runs(0.9, 8, val_acc=best, epochs_after=0)
             pair(tmp_path, a, runs(0.9, 8, val_acc=1 - best, epochs_after=[0] * 4 + [3] * 4), **where)
     found = study_of(tmp_path)
     table = edges(found, family(found, pairs(found))).set_index("key")
     assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 0.5, 0.5]
     assert table.loc["optimizer.lr", ["at_low", "at_high"]].to_list() == [0.5, 0.5]
-    assert table.loc["epoch", "at_high"] == 0.75
+    assert table["at_high"].get("epoch") == (0.75 if select_epoch == "best" else None)  # else nothing chose it
     assert table["doubt"].all()
 
 
@@ -72,6 +75,7 @@ def test_seeds_that_lack_a_candidate_are_told_and_rows_name_the_seeds_that_they_
     assert table.loc[[("best_vs_best", np.nan), ("same_rate", 0.3)], "seeds"].unique().tolist() == ["0-7", "0-11"]
     pair(tmp_path, runs(0.9, 12), runs(0.8, 12), rate=0.1)
     assert not list(doubts(study_of(tmp_path)))
+    assert spans((9, 5, 4, 2, 1, 0)) == "0-2 4-5 9"
 
 
 def test_accuracy_and_nll_stand_beside_a_gap_and_beside_a_loss(tmp_path):
