@@ -57,6 +57,20 @@ def test_the_end_of_a_grid_is_that_of_the_place_where_it_was_chosen(tmp_path):
     assert table.loc["rate", ["low", "high", "at_low", "at_high"]].to_list() == [0.1, 0.7, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("best", [0.27, 0.28])
+def test_a_data_set_of_which_nothing_was_learnt_is_told(best, tmp_path):
+    for dataset, right in {"one": best, "two": 0.9}.items():
+        for rate, share in ((0.1, right), (0.3, 0.25)):
+            own = runs(0.9, 8, test_balanced_acc=np.linspace(share - 0.1, share + 0.1, 8))
+            pair(tmp_path, own, own, rate=rate, dataset=dataset)
+    found = study_of(tmp_path)
+    assert not list(doubts(found))  # what is published does not know its classes
+    for record in found.records:
+        record["data"] = {"classes": {"a": 8, "b": 1, "c": 1, "d": 1}}
+    told = "one: nothing was learnt: the best balanced test accuracy is 27.0 %, a guess."
+    assert list(doubts(found)) == ([told] if best == 0.27 else [])
+
+
 def test_a_choice_counts_where_a_candidate_did_not_diverge_among_those_that_both_sides_have(tmp_path):
     for rate in (0.1, 0.3, 0.5):
         lost = runs([np.nan] * 6 + [0.9] * 2, 8, val_acc=rate)  # of the others the highest is the best

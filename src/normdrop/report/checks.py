@@ -17,6 +17,7 @@ from normdrop.report.tables import key_name
 from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
+CHANCE = 1.1  # times the balanced accuracy of a guess: below that nothing was learnt
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
 
 
@@ -97,11 +98,18 @@ def _difference(study: Study, pair: Pair, metric: str) -> pd.Series:
 
 
 def doubts(study: Study) -> Iterator[str]:
-    """A line for what was remarked of a data set, for data sets that are the same, and for grids with gaps."""
-    remarked = {record["dataset"]: record.get("data", {}).get("notes") for record in study.records}
-    for dataset, notes in remarked.items():
-        if notes:  # what could make a result false comes first; what is published has none
-            yield f"{dataset}: {notes[0]}."
+    """A line for what was remarked of a data set, for one that nothing was learnt of, for data sets that are the same,
+    and for grids with gaps.
+    """
+    known = {record["dataset"]: record["data"] for record in study.records if "data" in record}  # none of published
+    for dataset, data in known.items():
+        if data.get("notes"):  # what could make a result false comes first
+            yield f"{dataset}: {data['notes'][0]}."
+        own = study.first[study.first["dataset"] == dataset]
+        if "classes" in data and "test_balanced_acc" in own:  # records of before lack them
+            best = own.groupby("condition")["test_balanced_acc"].mean().max()
+            if best < CHANCE / len(data["classes"]):
+                yield f"{dataset}: nothing was learnt: the best balanced test accuracy is {100 * best:.1f} %, a guess."
     groups = study.first.groupby(["fingerprint", "served"])["dataset"].unique()
     for names in sorted({tuple(names) for names in groups if len(names) > 1}):
         yield f"{', '.join(names)}: the same rows under several names; they count once."
