@@ -58,6 +58,19 @@ def test_the_history_is_that_of_the_same_condition_and_the_sanity_check_leaves_n
         assert ours == expected[name].tolist()
 
 
+def test_a_data_module_serves_every_fit_from_its_beginning_and_goes_on_within_one():
+    (alone, data), (used, _), (longer, own) = (normdrop.build(*TINY, "optimizer.schedule=constant") for _ in range(3))
+    stood = []
+    for module, order, parts in ((alone, data, (3,)), (used, data, (3,)), (longer, own, (1, 3))):
+        trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
+        for trainer.fit_loop.max_epochs in parts:
+            trainer.fit(module, datamodule=order)
+        stood.append(order.order.state(len(order.order)))
+    first, second = (torch.stack([entry["train_loss"] for entry in module.history]) for module in (alone, used))
+    assert torch.equal(first, second)
+    assert stood[0] == stood[1] == stood[2]
+
+
 def test_validate_and_test_give_the_means_over_replicates(notebook):
     _, module, data, validated, tested, *_ = notebook
     module.eval()

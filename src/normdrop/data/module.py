@@ -129,7 +129,7 @@ class BatchOrder:
         self.rows, self.batch_size = rows, batch_size
         self.stretch = 1  # batches that are given at once
         self._generators = [stream(seed, "order", rerun=rerun) for seed in seeds]
-        self._began = [state_of(generator) for generator in self._generators]
+        self._first = self._began = [state_of(generator) for generator in self._generators]
         self._given = self._skip = 0
 
     def __len__(self) -> int:
@@ -146,6 +146,10 @@ class BatchOrder:
             self._given = number
             if number > skip:
                 yield batch
+
+    def restart(self) -> None:
+        self._given = 0
+        self.restore({"skip": 0, "streams": self._first})
 
     # Not by the names that Lightning looks for in a loader: it restores one too late where a schedule asks for steps.
     def state(self, steps: float) -> dict[str, Any]:
@@ -180,6 +184,7 @@ class ReplicateData(lightning.LightningDataModule):
     shape: tuple[int, ...]
     classes: int
     fingerprint: str
+    order: BatchOrder
 
     def __init__(
         self,
@@ -203,7 +208,9 @@ class ReplicateData(lightning.LightningDataModule):
         self.given_shape, self.sizes = shape, sizes
 
     def setup(self, stage: str = "fit") -> None:
-        if hasattr(self, "parts"):  # Lightning calls this again for each stage
+        if hasattr(self, "parts"):  # Lightning calls this again for each stage, before it takes up a checkpoint
+            if stage == "fit" and self.trainer and not self.trainer.fit_loop.epoch_loop.batch_progress.total.ready:
+                self.order.restart()  # another fit may have gone on with it
             return
         require("data.fresh", self.fresh, isinstance(self.fresh, bool), "true or false")
         if self.fresh and "seed" not in inspect.signature(self.source).parameters:
