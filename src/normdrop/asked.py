@@ -57,6 +57,15 @@ def longer(typed: Mapping[str, Sequence[str]], key: str, values: Sequence[str]) 
     return override(f"data.{key}", [*typed.get(key, ()), *values])
 
 
+def taken(typed: Mapping[str, Sequence[str]], key: str, columns: Sequence[str]) -> str:
+    """What gives columns to data.drop, or one to a key of its own, and takes them from data.categorical."""
+    ways = [longer(typed, key, columns) if key == "drop" else override(f"data.{key}", columns[0])]
+    one_hot = typed.get("categorical", ())
+    if {*one_hot} & {*columns}:
+        ways.append(override("data.categorical", [name for name in one_hot if name not in columns]))
+    return " ".join(ways)
+
+
 def quoted(text: str) -> str:
     """Text as Hydra reads it as text: in quotes where it would be something else without."""
     from hydra.core.override_parser.types import Quote, QuotedString  # here: the report does without it

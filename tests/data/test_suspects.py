@@ -13,11 +13,11 @@ LABEL = RNG.integers(0, 2, N)
 THREE = RNG.integers(0, 3, N)
 
 
-def said(y=LABEL, **columns) -> str:
-    """All notes on two columns of noise and those given."""
+def said(y=LABEL, typed=None, **columns) -> str:
+    """All notes on two columns of noise and those given, where these lists were typed."""
     x = np.column_stack([NOISE[: len(y)], *(np.array(column, float) for column in columns.values())])
     names = ("n1", "n2", *columns)
-    return "; ".join(suspects.of(Rows(x, np.array(y), tuple("abc"[: y.max() + 1]), columns=names)))
+    return "; ".join(suspects.of(Rows(x, np.array(y), tuple("abc"[: y.max() + 1]), columns=names, typed=typed or {})))
 
 
 def test_plain_columns_are_not_spoken_of():
@@ -45,7 +45,7 @@ def test_what_is_left_of_a_one_hot_target_is_named():
     assert said((THREE == 0).astype(int), y_1=THREE == 1) == ""
 
 
-@pytest.mark.parametrize("name", ["patient", "Speaker_ID", "user", "session no", "caseId"])
+@pytest.mark.parametrize("name", ["patient", "Speaker_ID", "user", "session no", "caseId", "mrn", "mouse_code"])
 def test_a_column_named_like_a_group_is_pointed_at(name):
     note = said(**{name: RNG.permutation(N) // 4})
     assert "data.group_column=" in note and name in note
@@ -55,6 +55,25 @@ def test_a_column_named_like_a_group_is_pointed_at(name):
 def test_a_column_with_one_label_within_its_many_values_is_pointed_at():
     who = np.arange(N) // 4
     assert "data.group_column=x" in said(who % 2, x=RNG.permutation(15)[who])
+    mostly = np.where(np.arange(N) % 15 == 3, 1 - who % 2, who % 2)  # not in each row
+    assert "data.group_column=x" in said(mostly, x=RNG.permutation(15)[who])
+    assert said(mostly, x=who // 2) == said(np.where(mostly == who % 2, who > 6, who % 2), x=who) == ""
+    assert "group" not in said((np.arange(N) % 20 == 3).astype(int), x=who)  # in all rows it is mostly that class
+    assert said(mostly, x=who + 0.5) == ""
+
+
+def test_what_is_offered_fits_what_was_typed():
+    typed = {"categorical": ["sex", "x"], "drop": ["old"]}
+    exact = said(typed=typed, x=LABEL)
+    assert "'data.drop=[old,x]' 'data.categorical=[sex]'" in exact
+    assert "data.group_column=x 'data.categorical=[sex]'" in exact
+    patients = {"patient": RNG.permutation(N) // 4, "visit_id": RNG.permutation(N)}
+    assert "data.group_column=patient" in said(**patients) and "data.order_column=visit_id" in said(**patients)
+    for role in ("group_column", "order_column"):  # there is but one of the two
+        told = said(typed={role: ["other"]}, **patients)
+        assert "data.drop=[visit_id]" in told and "group_column" not in told and "order_column" not in told
+    many = said(**{f"y_{i}": LABEL + i for i in range(40)})
+    assert "y_11 (and 28 more)" in many and "data.drop" not in many
 
 
 @pytest.mark.parametrize("values", [RNG.permutation(9 * N)[:N], np.cumsum(RNG.integers(1, 9, N)), -np.arange(N) / 7])
@@ -91,6 +110,9 @@ def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     assert note.startswith("40 %") and "(30, 6 of them with different labels)" in note
     twice = suspects.of(Rows(np.tile(NOISE, (2, 1)), np.repeat([0, 1], N), ("a", "b"), columns=("n1", "n2")))
     assert len(twice) == 1 and "(120, 120 of them with different labels)" in twice[0]
+    wide = np.random.default_rng(2).normal(size=(N, 40))  # of 60 rows 40 columns tell all
+    (note,) = suspects.of(Rows(np.tile(wide, (2, 1)), np.tile(LABEL, 2), ("a", "b"), columns=(*map(str, range(40)),)))
+    assert note.startswith("100 %")
 
 
 def test_rows_of_a_given_part_that_recur_outside_are_said():

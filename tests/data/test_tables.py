@@ -333,6 +333,9 @@ def test_what_is_wrong_with_whole_columns_is_told_at_once_and_what_is_told_is_en
     assert "data.group_column=patient_id" in line and "data.impute=true" in line
     typed = {"drop": ["Unnamed: 0", "day"], "categorical": ["town"], "group_column": "patient_id", "impute": True}
     assert set(read(messy.to_csv(), **typed).columns) == {"n1", "n2", "town"}
+    few = PLAIN.assign(mouse=[f"M{i % 12}" for i in range(N)], group=[f"g{i % 3}" for i in range(N)])
+    line = refusal(read, few)  # of three groups it is a feature
+    assert "data.group_column=mouse" in line and "'data.categorical=[group]'" in line
 
 
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
@@ -700,10 +703,21 @@ def test_channels_that_may_stand_last_are_told_and_objects_as_labels_are_not_to_
     np.savez(tmp_path / "t.npz", image=RNG.normal(size=(N, 8, 8, 5)), label=Y)
     (note,) = table(str(tmp_path / "t.npz"), "label").notes
     assert "image: read as 8 channels of 8 × 5" in note
+    for shape, told in (((9, 5), ["signal: read as 9 channels of 5"]), ((5, 9), [])):
+        np.savez(tmp_path / "t.npz", signal=RNG.normal(size=(N, *shape)), label=Y)
+        assert [note.partition(";")[0] for note in table(str(tmp_path / "t.npz"), "label").notes] == told
     np.savez(tmp_path / "t.npz", x=np.eye(N), label=LABEL.astype(object), empty=np.zeros((N, 0)))
     line = refusal(table, str(tmp_path / "t.npz"), "label", drop=["empty"])
     assert "'label' is not an array" in line and "data.drop" not in line
     assert "'empty' is not an array" in refusal(table, str(tmp_path / "t.npz"), "x", drop=["label"])
+
+
+def test_arrays_of_other_lengths_can_be_left_out_as_is_told(tmp_path):
+    arrays = {"x": np.eye(N), "label": Y, "names": np.arange(3), "x_test": np.ones((9, N)), "old": np.ones(2)}
+    np.savez(tmp_path / "t.npz", **arrays)
+    line = refusal(table, str(tmp_path / "t.npz"), "label", drop=["old"])
+    assert "'data.drop=[old,names,x_test]'" in line
+    assert table(str(tmp_path / "t.npz"), "label", drop=["old", "names", "x_test"]).shape == (N,)
 
 
 def test_a_pickle_in_an_npz_is_refused_and_never_run(tmp_path):

@@ -179,7 +179,9 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
         arrays = {name: _array(archive, name, target, drop) for name in archive.files if name not in drop}
     if len({len(array) for array in arrays.values()}) > 1:
         each = ", ".join(f"{name} has {' × '.join(map(str, array.shape))}" for name, array in arrays.items())
-        raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out with data.drop=[…]")
+        others = [name for name, array in arrays.items() if len(array) != len(arrays.get(target, array))]
+        way = f": {override('data.drop', [*dropped, *others])}" if others else ""
+        raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out{way}")
     blocks = []
     attrs: dict[Any, Any] = {"notes": []}
     for name, array in arrays.items():
@@ -226,8 +228,9 @@ def _channels_first(array: np.ndarray, name: str, notes: list[str]) -> np.ndarra
     shape = array.shape[1:]
     if len(shape) == 2 and shape[0] == shape[1]:  # square images without channels
         return array[:, None]
-    if len(shape) == 3 and shape[0] == shape[1] != shape[2] and shape[2] not in (1, 3, 4):
-        which = f"{shape[0]} channels of {shape[1]} × {shape[2]}"
+    odd = len(shape) == 3 and shape[0] == shape[1] != shape[2] and shape[2] not in (1, 3, 4)
+    if odd or (len(shape) == 2 and shape[0] > shape[1]):
+        which = f"{shape[0]} channels of {' × '.join(map(str, shape[1:]))}"
         notes.append(f"{name}: read as {which}; if its channels stand last, move them to the front")
     if len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] <= 4:
         return array

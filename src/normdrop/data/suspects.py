@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import longer, override
+from normdrop.asked import longer, taken
 
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows
@@ -24,25 +24,34 @@ FAR = 1e6
 DISTINCT = 0.95
 # Linear combinations are looked for in so many columns, and rows, at most.
 COMBINED, LOOKED_AT = 300, 20_000
-WHO = "patient|subject|participant|person|speaker|user|customer|client|session|visit|household|group"
-NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|number|name|key)?)|.*[a-z]I[dD]")
+WHO = (
+    "patient|subject|subj|participant|person|speaker|writer|user|customer|client|session|visit|household|family|"
+    "animal|mouse|rat|video|recording|sample|device|hospital|site|group|pid|ptid|mrn"
+)
+# Rows of one value mostly have one class: of so many values, and of three rows each, in this share of the rows.
+VALUES, PURE = 10, 0.9
+NAMES = 12  # of columns are told at most
+NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|number|name|key|code)?)|.*[a-z]I[dD]")
 
 
 def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
     notes = []
     telling, groups, identifiers = _columns(rows)
+    free = not {"group_column", "order_column"} & rows.typed.keys()  # to have one of them
     if telling:
-        ways = f"if made from it, {longer(rows.typed, 'drop', telling)}; if it says which rows belong together, "
-        ways += override("data.group_column", telling[0])
-        notes.append(f"the class can be told exactly from {', '.join(telling)}: {ways}")
+        ways = [f"if made from it, {taken(rows.typed, 'drop', telling)}"] * (len(telling) <= NAMES)
+        if free:
+            ways.append(f"if it says which rows belong together, {taken(rows.typed, 'group_column', telling)}")
+        notes.append(f"the class can be told exactly from {_listed(telling)}: {'; '.join(ways)}")
     notes += _copies(rows)
-    if groups:
-        way = f"{override('data.group_column', groups[0])} keeps the rows of a group in one part"
-        notes.append(f"{', '.join(groups)}: like a group of rows (a person, a day?); {way}")
+    if groups and free:
+        way = f"{taken(rows.typed, 'group_column', groups)} keeps the rows of a group in one part"
+        notes.append(f"{_listed(groups)}: like a group of rows (a person, a day?); {way}")
     if identifiers:
-        way, other = longer(rows.typed, "drop", identifiers), override("data.order_column", identifiers[0])
-        notes.append(f"{', '.join(identifiers)}: like an identifier of the row; {way}, or for a time {other}")
+        ways = [taken(rows.typed, "drop", identifiers)] * (len(identifiers) <= NAMES)
+        ways += [f"for a time {taken(rows.typed, 'order_column', identifiers)}"] * free
+        notes.append(f"{_listed(identifiers)}: like an identifier of the row; {', or '.join(ways)}")
     notes += _far(rows)
     shares = np.bincount(rows.y) / len(rows.y)
     if shares.max() >= MAJORITY:
@@ -51,6 +60,11 @@ def of(rows: Rows) -> list[str]:
             f"{100 * shares.max():.1f} % of the rows are {usual!r}: accuracy says little, see test_balanced_acc"
         )
     return notes
+
+
+def _listed(names: list[str]) -> str:
+    more = f" (and {len(names) - NAMES} more)" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
@@ -80,11 +94,11 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
-        elif named and 2 * distinct <= len(values):
+        elif (named and 2 * distinct <= len(values)) or (whole and _pure(values, y)):
             groups.append(name)
         elif named or (steps > 0).all() or (steps < 0).all() or (whole and distinct >= DISTINCT * len(values)):
             identifiers.append(name)
-    return telling or _combined(rows), groups, identifiers
+    return telling or _combined(rows, once), groups, identifiers
 
 
 def _coded(values: np.ndarray, y: np.ndarray) -> bool:
@@ -92,6 +106,19 @@ def _coded(values: np.ndarray, y: np.ndarray) -> bool:
     codes, distinct = pd.factorize(values, use_na_sentinel=False)
     pairs = len(pd.unique(codes * (y.max() + 1) + y))
     return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
+
+
+def _pure(values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether rows of one value mostly have one class, by far more than chance, and as those of a name do: not up to
+    some value one class and above it another.
+    """
+    codes, distinct = pd.factorize(values, sort=True, use_na_sentinel=False)
+    if not VALUES <= len(distinct) <= len(values) / 3:
+        return False
+    counts, shuffled = (pd.crosstab(codes, own).to_numpy() for own in (y, np.random.default_rng(0).permutation(y)))
+    pure, chance = (own.max(axis=1).sum() / len(values) for own in (counts, shuffled))
+    changes = (np.diff(counts.argmax(axis=1)) != 0).sum()
+    return pure >= PURE and pure - chance >= 1 - PURE and 4 * changes >= len(distinct)
 
 
 def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
@@ -118,11 +145,11 @@ def _far(rows: Rows) -> Iterator[str]:
         yield f"{which}, far off all others: add it, if it stands for a missing value: {way}"
 
 
-def _combined(rows: Rows) -> list[str]:
-    """Columns of which a linear combination is 1 in the rows of one class and 0 in all others."""
-    if not 0 < len(rows.columns) <= min(COMBINED, len(rows.y) // 2):
+def _combined(rows: Rows, once: np.ndarray) -> list[str]:
+    """Columns of which a linear combination is 1 in the rows of one class and 0 in all others; of copies `once`."""
+    if not 0 < len(rows.columns) <= min(COMBINED, len(once) // 2):
         return []
-    some = slice(None, None, 1 + len(rows.y) // LOOKED_AT)
+    some = once[:: 1 + len(once) // LOOKED_AT]
     x = np.nan_to_num(rows.x[some].astype(np.float64))
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), np.finfo(float).tiny)
     of_class = np.eye(len(rows.classes))[rows.y[some]]

@@ -23,7 +23,7 @@ from normdrop.asked import check_memory, count, longer, override, quoted, requir
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
-from normdrop.data.suspects import NAMED_SO
+from normdrop.data.suspects import NAMED_SO, VALUES
 
 # What numeric columns write where there is no value, in any case.
 NO_VALUE = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none")
@@ -101,6 +101,8 @@ def table_rows(
     asked |= {"target": [target], "categorical": categorical, "drop": drop}
     frame, given = _named(frame, where, asked)
     typed = given | {"missing": ["null" if word is None else str(word) for word in missing]}
+    if roles is None:  # a source that has no such key
+        typed["group_column"] = []
     frame, unmet = _blanked(frame, typed["missing"])
     own = {key: frame.pop(given[key][0]) for key in given if key not in ("categorical", "drop")}
     if frame.shape[1] == 0:
@@ -323,10 +325,11 @@ def _all_at_once(
     levels = {name: _text(frame[name]).nunique() for name in text if name not in nameless}
     few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10)]
     empty = {name: int(_text(frame[name]).fillna("").str.strip().eq("").sum()) for name in levels}
-    named = [name for name in levels if NAMED_SO.fullmatch(name) and name not in few and not empty[name]]
+    named = [name for name in levels if NAMED_SO.fullmatch(name) and levels[name] >= VALUES and not empty[name]]
     groups = [name for name in named if 2 * levels[name] <= len(frame)][:1]
     if {"group_column", "order_column"} & typed.keys():
         groups = []
+    few = [name for name in few if name not in groups]
     drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
     # In text only an empty cell is one: NA may be a level.
     gaps = {name: empty.get(name, number) for name, number in gaps.items() if name not in drop and empty.get(name, 1)}
@@ -403,7 +406,7 @@ def _roles(columns: Mapping[str, pd.Series], decimal: str) -> tuple[dict[str, An
             kept |= {which: part == which for which in ("val", "test") if which in part}
         elif key == "group_column":
             codes, _ = _labels(_text(column).map(lambda name: clean(name).casefold(), na_action="ignore"), decimal)
-            odd, allowed = codes < 0, "a value in each row"
+            odd, allowed = codes < 0, "a value in each row: a name of its own where it belongs to no group"
             kept["groups"] = pd.factorize(codes)[0]  # numbered as they come
         else:
             times = _times(column, text, decimal)
