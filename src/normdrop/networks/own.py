@@ -58,7 +58,8 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
         try:
             network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:
-            raise ValueError(f"model.function={named}: {told(error)}") from error
+            hint = "; import it at the top of the file" if isinstance(error, ImportError) else ""
+            raise ValueError(f"model.function={named}: {told(error)}{hint}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     network.train()  # whatever mode `make` left it in
