@@ -17,7 +17,7 @@ from torch import nn
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout
-from normdrop.networks.own_source import function_of, told
+from normdrop.networks.own_source import function_of, loading_nothing, told
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.streams import stream
 
@@ -56,7 +56,8 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         try:
-            network = make(tuple(shape), classes, **extra)
+            with loading_nothing(model):
+                network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:
             hint = "; import it at the top of the file" if isinstance(error, ImportError) else ""
             raise ValueError(f"model.function={named}: {told(error)}{hint}") from error

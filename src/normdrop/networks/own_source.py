@@ -12,7 +12,8 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,10 +142,21 @@ def _run(file: Path) -> Source:
     return Source(module, files, _hash(files))
 
 
+@contextmanager
+def loading_nothing(model: Mapping[str, Any]) -> Iterator[None]:
+    """A function of a file imports no further file of a user's own: its file is not known by that one."""
+    before = _own_modules().keys()
+    yield
+    if model.get("file") and (late := _own_modules().keys() - before):
+        for name in late:
+            del sys.modules[name]
+        raise ImportError(f"it imports {', '.join(sorted(late))}")
+
+
 def _own_modules() -> dict[str, types.ModuleType]:
     """The modules in memory from files that are not installed, by name."""
     found = {}
-    for name, module in sys.modules.items():
+    for name, module in [*sys.modules.items()]:  # another thread may import
         about = getattr(module, "__dict__", {})  # unlike getattr this imports nothing
         file = about.get("__file__") or next(iter(about.get("__path__") or []), None)  # a folder without __init__.py
         if not file or name.startswith("__") or file.startswith(INSTALLED):
