@@ -1,16 +1,17 @@
 """What a condition's hash holds: every leaf of the resolved config that a replicate's numbers depend on."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from normdrop.asked import dotted, leaves
 from normdrop.data.module import ReplicateData
 from normdrop.study import facts
-from normdrop.study.config import canonical, config_hash, lookup
+from normdrop.study.config import canonical, config_hash
 from normdrop.study.plan import missing
 from normdrop.study.record import write
 from normdrop.training.check import check_fit
@@ -22,19 +23,11 @@ EXEMPT = {
 }
 
 
-def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
     """The config with another value of the same kind at a dotted key."""
     config = copy.deepcopy(config)
     *parents, last = key.split(".")
-    node = lookup(config, ".".join(parents)) if parents else config
+    node = dotted(config)[".".join(parents)] if parents else config
     value = node[last]
     if isinstance(value, bool) or value is None:
         node[last] = not value
@@ -65,7 +58,7 @@ def test_another_value_of_any_leaf_that_is_not_exempt_is_another_hash(config):
 def test_a_key_that_comes_new_is_in_the_hash(config, key):
     more = copy.deepcopy(config)
     *parents, last = key.split(".")
-    (lookup(more, ".".join(parents)) if parents else more)[last] = 1
+    (dotted(more)[".".join(parents)] if parents else more)[last] = 1
     assert config_hash(more) != config_hash(config)
 
 
@@ -85,7 +78,7 @@ def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(config, tmp
     recorded(tmp_path, config)
     assert missing(config, tmp_path) == []
     other = changed(config, key)
-    line = f"another config \\({key} was {lookup(config, key)}, now {lookup(other, key)}\\)"
+    line = f"another config \\({key} was {dotted(config)[key]}, now {dotted(other)[key]}\\)"
     with pytest.raises(ValueError, match=line.replace("+", r"\+")):
         missing(other, tmp_path)
 

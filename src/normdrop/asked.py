@@ -28,18 +28,24 @@ def check_arguments(group: str, given: Mapping[str, Any], takes: Sequence[Parame
             require(f"{group}.{key}", value, isinstance(value, bool), "true or false")
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a config, without those of its groups, and their values."""
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by dotted key, its groups among them."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
+        found[f"{prefix}{key}"] = value
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+            found |= dotted(value, f"{prefix}{key}.")
+    return found
+
+
+def leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As `dotted`, without the groups."""
+    return {key: value for key, value in dotted(config).items() if not isinstance(value, Mapping)}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """The keys whose values differ, but those, each with a text that says so."""
-    before, after = dict(leaves(old)), dict(leaves(new))
+    before, after = leaves(old), leaves(new)
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
         if was != now and key not in but:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from normdrop.asked import dotted
 from normdrop.report import publish
 from normdrop.report.study import load
 from normdrop.report.verdicts import rows
@@ -38,4 +39,4 @@ def test_an_experiment_still_trains_as_what_was_published_was_trained(folder):
     now = config.plain(config.compose(f"experiment={experiment}"), resolve=False)
     varied = {key for record in records for key in record["study"]["grid"]}
     for key in {"patience", "select_epoch", "batch_size", "first_seed", "trainer.max_epochs", "optimizer.lr"} - varied:
-        assert config.lookup(now, key) in [config.lookup(record["config"], key) for record in records], key
+        assert dotted(now)[key] in [dotted(record["config"])[key] for record in records], key

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
+from normdrop.asked import dotted, override
 from normdrop.study import CONF, stop
 from normdrop.study.told import command, held, line, nearest, prepare, runnable, typed, unknown_key
 
@@ -176,8 +177,6 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         key, equals, value = unreadable.partition("=")
         if not equals:
             return f"{unreadable}: has no '='; an override is key=value"
-        from normdrop.asked import override
-
         listed = re.fullmatch(r"\[(.*)\]", value)
         items = [item.strip(" '\"") for item in listed[1].split(",")] if listed else value
         return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, items)}"
@@ -185,7 +184,7 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         return f"{mark.name}, line {mark.line + 1}: not YAML: {text}"
     if unknown := re.search(r"Could not override '([^']+)'", text):
         chosen = [word for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
-        known = configs.keys(configs.plain(configs.compose(*chosen), resolve=False))
+        known = dotted(configs.plain(configs.compose(*chosen), resolve=False))
         return unknown_key(unknown[1], {*known, "experiment"})
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{several[1]}: takes one value here; the command line sweeps: normdrop {several[1]}"

@@ -17,9 +17,9 @@ from normdrop.arrangement import has, same_network
 from normdrop.data import SERVED
 from normdrop.study import CONF
 from normdrop.study.record import FIXED
-from normdrop.study.schema import checked, keys, lookup
+from normdrop.study.schema import checked
 
-__all__ = ["canonical", "checked", "compose", "config_hash", "keys", "lookup", "plain", "seeds", "stands_for"]
+__all__ = ["canonical", "checked", "compose", "config_hash", "plain", "seeds", "stands_for"]
 
 
 def _stem(path: str | None) -> str:

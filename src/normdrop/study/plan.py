@@ -12,7 +12,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from normdrop.asked import differences
+from normdrop.asked import differences, dotted
 from normdrop.kinds import KINDS
 from normdrop.study import config as configs
 from normdrop.study import record
@@ -93,7 +92,7 @@ class Composer:
                 used.append(key)
             except (ConfigAttributeError, ConfigKeyError):
                 if group not in self.varying or group == key:
-                    raise ValueError(unknown_key(key, configs.keys(configs.plain(base, resolve=False)))) from None
+                    raise ValueError(unknown_key(key, dotted(configs.plain(base, resolve=False)))) from None
                 self.unused[key].add(f"{group}={point.get(group)}")
         self.used.update(used)
         return configs.plain(config), choices, used
@@ -139,13 +138,14 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
         _check_question(point)
         given, choices, used = compose(point)
         spelled = configs.checked(given)
+        values = dotted(spelled) | choices
         setting = {}
         for key in map(bare, sorted(used)):
-            with suppress(KeyError):  # deleted, or Hydra's own
-                value = choices[key] if key in choices else configs.lookup(spelled, key)
-                grid[key].add(str(value))
-                if key in compose.varying and key not in NAMED:
-                    setting[key] = value
+            if key not in values:  # deleted, or Hydra's own
+                continue
+            grid[key].add(str(values[key]))
+            if key in compose.varying and key not in NAMED:
+                setting[key] = values[key]
         _check_rung(spelled["study"], setting)
         overrides = [f"{key}={value}" for key, value in point.items()]
         asked.append(Condition("", overrides, configs.canonical(given), setting, choices, []))

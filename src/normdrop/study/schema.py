@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
-from normdrop.asked import quoted
+from normdrop.asked import dotted, quoted
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.told import nearest, unknown_key
@@ -253,38 +253,19 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_names(config: Mapping[str, Any], study: Declaration) -> None:
     """Raise ValueError for a key named in a study that there is not, or that its kind cannot consume."""
-    kind = KINDS[study.kind]
+    kind, known = KINDS[study.kind], dotted(config)
     named = [("study.tuned", name) for name in study.tuned]
     if kind.consumes:
         named.append(("study.over", str(study.over)))
     for where, name in named:
-        try:
-            value = lookup(config, name)
-        except KeyError:
-            close = nearest(name, keys(config))
-            raise ValueError(f"{where}={name}: must be a key of the config that the grid varies{close}") from None
+        if name not in known:
+            close = nearest(name, known)
+            raise ValueError(f"{where}={name}: must be a key of the config that the grid varies{close}")
+        value = known[name]
     if kind.consumes and (name in ("arrangement", "position", "rate", "rerun") or isinstance(value, (dict, list))):
         raise ValueError(f"{where}={name}: must be a key with one value, and none of arrangement, position, rate")
     if kind.of_numbers and value is not None and type(value) not in (int, float):  # null is no rung: see the plan
         raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind={study.kind}")
-
-
-def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a config, those of its groups among them."""
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from keys(value, f"{prefix}{key}.")
-
-
-def lookup(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key. Raises KeyError."""
-    value: Any = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping):
-            raise KeyError(key)
-        value = value[name]
-    return value
 
 
 def _said(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
@@ -299,7 +280,7 @@ def _said(errors: Sequence[Any], config: Mapping[str, Any]) -> str:
         value = value.get(part)
     key = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
-        return unknown_key(key, {*keys(config)} - {key})
+        return unknown_key(key, {*dotted(config)} - {key})
     if first["type"] == "missing":
         return f"{key}: is missing"
     allowed: dict[str, None] = {}
