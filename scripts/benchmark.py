@@ -103,7 +103,7 @@ def per_seed_lightning(config: dict[str, Any], replicates: int) -> None:
         data = train.data_of(config, [seed])
         data.setup()
         torch.manual_seed(seed)
-        network = train.plain_network(config, data.shape, data.classes)
+        network = train.plain(config, data.shape, data.classes)
         rows, val = (TensorDataset(data.parts[name].x[0], data.parts[name].y[0]) for name in ("train", "val"))
         with tempfile.TemporaryDirectory() as folder:
             trainer = pl.Trainer(
@@ -126,7 +126,7 @@ def normdrop(engine: str, config: dict[str, Any], replicates: int) -> None:
 
 def floor(config: dict[str, Any], replicates: int) -> None:
     rows, batch = 1437, config["batch_size"]
-    network = train.plain_network(config, (1, 8, 8), 10)
+    network = train.plain(config, (1, 8, 8), 10)
     full, rest = (products(replicates, network, size) for size in (batch, rows % batch))
     library = min(full, key=lambda name: min(timeit.repeat(full[name], timer=time.process_time, number=1)))
     for _ in range(config["trainer"]["max_epochs"]):

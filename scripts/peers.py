@@ -28,7 +28,7 @@ class Jax:
         self.networks = []
         for seed in range(replicates):
             torch.manual_seed(seed)
-            self.networks.append(train.plain_network(config, data.shape, data.classes))
+            self.networks.append(train.plain(config, data.shape, data.classes))
         described = []
         for layer in self.networks[0]:
             own = {"BatchNorm1d": ("eps", "momentum"), "Dropout": ("p",)}.get(type(layer).__name__, ())

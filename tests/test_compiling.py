@@ -86,7 +86,8 @@ def test_a_full_disk_is_told_once(capsys):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     compiling.told.cache_clear()
-    guarded = compiling._Guarded(Full())
+    guarded = Full()
+    compiling._guard(guarded)
     assert guarded.load_overload(1, 2) is None
     guarded.save_overload(1, 2)
     (line,) = capsys.readouterr().err.splitlines()

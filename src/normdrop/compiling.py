@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from normdrop.asked import first_line
@@ -49,33 +49,28 @@ def cached(dispatcher: Any) -> Any:
     except (RuntimeError, OSError) as error:
         _without_cache(error)
     else:
-        dispatcher._cache = _Guarded(dispatcher._cache)
+        _guard(dispatcher._cache)
     return dispatcher
 
 
-class _Guarded:
-    """numba's cache of one function; one that cannot be read is emptied, one that cannot be written stays as it is."""
+def _guard(cache: Any) -> None:
+    """Empty numba's cache of a function where it cannot be read, and do without it where it cannot be written."""
+    load, save = cache.load_overload, cache.save_overload
 
-    def __init__(self, files: Any):
-        self._files = files
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._files, name)
-
-    def load_overload(self, *arguments: Any) -> Any:
+    def guarded(operation: Callable[..., None], *arguments: Any) -> None:
         try:
-            return self._files.load_overload(*arguments)
-        except Exception:  # a file that a power cut has truncated fails as pickle likes
-            self._guarded("flush")
-
-    def save_overload(self, *arguments: Any) -> None:
-        self._guarded("save_overload", *arguments)
-
-    def _guarded(self, name: str, *arguments: Any) -> None:
-        try:
-            getattr(self._files, name)(*arguments)
+            operation(*arguments)
         except Exception as error:
             _without_cache(error)
+
+    def loaded(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # a file that a power cut has truncated fails as pickle likes
+            guarded(cache.flush)
+
+    cache.load_overload = loaded
+    cache.save_overload = partial(guarded, save)
 
 
 def _without_cache(error: Exception) -> None:

@@ -36,25 +36,18 @@ def plain(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: i
 
     shape: of a row. Raises ValueError for a model's key or value that cannot be.
     """
-    network, model = plain_network(config, shape, classes, seed), config["model"]
-    if model["name"] not in MODELS:
-        return network
-    return initialise(network, stream(seed, "init", rerun=config["rerun"]), model["init_gain"])
-
-
-def plain_network(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Sequential:
-    """`plain`, for a model of this package with weights of no meaning."""
-    name = config["model"]["name"]
+    name, gain = config["model"]["name"], config["model"]["init_gain"]
     if name not in MODELS:
         return own.made(config, shape, classes, seed)
     given = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     own.check_keys(given, [MODELS[name], block], f"model={name}", PLACED)
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights when they are made
         try:
-            return MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
+            network = MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
         except (TypeError, RuntimeError) as error:  # a value of the wrong type
             values = ", ".join(f"model.{key}={value}" for key, value in given.items())
             raise ValueError(f"model={name} cannot be made: {told(error)}; it was given {values}") from error
+    return initialise(network, stream(seed, "init", rerun=config["rerun"]), gain)
 
 
 def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]) -> StackedNetwork:
@@ -66,7 +59,7 @@ def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, se
 def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None:
     """Raise ValueError in one line for a model that cannot train on such rows."""
     if config["model"]["name"] in MODELS:
-        plain_network(config, shape, classes)
+        plain(config, shape, classes)
     elif config["measure"]["silencing"]:
         raise ValueError("measure.silencing=true: must be false for a network of one's own, whose units are not known")
     else:

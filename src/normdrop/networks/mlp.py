@@ -56,10 +56,10 @@ def initialise(network: nn.Sequential, generator: np.random.Generator, gain: flo
     """Draw PyTorch's default initialisation, U(±1/√fan_in), from `generator`; multiply the weights by `gain`.
 
     Only linear layers and convolutions draw, in order, so that networks which differ in BN or dropout alone
-    start from the same weights.
+    start from the same weights. On the meta device, where there are no numbers, nothing is drawn.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and not layer.weight.is_meta:
             bound = layer.weight[0].numel() ** -0.5
             assert layer.bias is not None
             for parameter, scale in ((layer.weight, gain), (layer.bias, 1.0)):

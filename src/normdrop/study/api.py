@@ -89,6 +89,7 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     try:
         with _hydra_left_alone():
             config = configs.compose(*words)
+        config.study = None  # a sweep answers its question
         for key, value in leaves(values).items():
             plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or PyTorch
             OmegaConf.update(config, key, str(plain) if isinstance(plain, Path) else plain, force_add=True)

@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from normdrop.asked import differences, dotted
-from normdrop.kinds import KINDS
 from normdrop.study import config as configs
 from normdrop.study import record
 from normdrop.study.told import unknown_key
@@ -146,7 +145,6 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
             grid[key].add(str(values[key]))
             if key in compose.varying and key not in NAMED:
                 setting[key] = values[key]
-        _check_rung(spelled["study"], setting)
         overrides = [f"{key}={value}" for key, value in point.items()]
         asked.append(Condition("", overrides, configs.canonical(given), setting, choices, []))
     for key in compose.unused.keys() - compose.used:
@@ -170,11 +168,6 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
         condition.missing = missing(condition.config, folder / condition.path)
     spelled_grid = {key: sorted(values, key=_natural) for key, values in grid.items()}
     return Plan(folder, [*distinct.values()], spelled_grid, known)
-
-
-def _check_rung(study: Mapping[str, Any] | None, setting: Mapping[str, Any]) -> None:
-    if study and KINDS[study["kind"]].of_numbers and setting.get(study["over"], 0) is None:
-        raise ValueError(f"study.over={study['over']}: must be a key whose values are numbers, none of them null")
 
 
 def _check_folder(asked: str) -> None:

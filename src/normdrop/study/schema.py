@@ -267,7 +267,7 @@ def _check_names(config: Mapping[str, Any], study: Declaration) -> None:
         value = known[name]
     if kind.consumes and (name in ("arrangement", "position", "rate", "rerun") or isinstance(value, (dict, list))):
         raise ValueError(f"{where}={name}: must be a key with one value, and none of arrangement, position, rate")
-    if kind.of_numbers and value is not None and type(value) not in (int, float):  # null is no rung: see the plan
+    if kind.of_numbers and type(value) not in (int, float):
         raise ValueError(f"{where}={name}: must be a key whose values are numbers, for study.kind={study.kind}")
 
 

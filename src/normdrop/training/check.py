@@ -9,7 +9,7 @@ import torch
 
 from normdrop.data.module import ReplicateData
 from normdrop.engine import reason
-from normdrop.networks import MODELS, check, plain_network
+from normdrop.networks import MODELS, check, plain
 from normdrop.networks.stacked import StackedNetwork
 from normdrop.training import on_gpu
 from normdrop.training.module import data_of, optimizer_of
@@ -32,8 +32,7 @@ def reason_for(config: Mapping[str, Any]) -> str | None:
     try:
         optimizer = optimizer_of([torch.nn.Parameter(torch.zeros(1))], config["optimizer"])
         with torch.device("meta"):  # shapes without memory
-            plain = plain_network(config, ANY_SHAPE, 2)
-            return reason(StackedNetwork([plain], [0], config["batch_size"]), optimizer)
+            return reason(StackedNetwork([plain(config, ANY_SHAPE, 2)], [0], config["batch_size"]), optimizer)
     except (ValueError, TypeError, RuntimeError):
         return None
 

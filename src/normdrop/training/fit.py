@@ -20,7 +20,7 @@ from torch import nn
 
 from normdrop.data.module import Part, ReplicateData
 from normdrop.metrics import METRICS, SILENCED_FRACTIONS
-from normdrop.networks import has_bn, plain_network
+from normdrop.networks import has_bn, plain
 from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint
 from normdrop.training.kept import Kept
@@ -137,7 +137,7 @@ def _fitting(config: Mapping[str, Any], seed: int, device: str) -> int:
     if device == "cuda":
         return AT_A_TIME[device]
     data = data_of(config, [seed])
-    weights = sum(parameter.numel() for parameter in plain_network(config, data.shape, data.classes).parameters())
+    weights = sum(parameter.numel() for parameter in plain(config, data.shape, data.classes).parameters())
     return max(1, WEIGHTS_MEMORY // (20 * weights))  # in float32 with gradient, two moments and the best ones
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normdrop.data.module import Part
 from normdrop.data.sources import standard_rows
-from normdrop.networks import plain_network
+from normdrop.networks import plain
 from normdrop.training.module import data_of
 from normdrop.whole import whole
 
@@ -33,7 +33,7 @@ class Kept:
         if seed not in self.states:
             raise KeyError(f"seed={seed}: must be one of {', '.join(map(str, self.states))}")
         # Of its own seed: a buffer may differ between seeds and stand in no state.
-        network = plain_network(self.config, self.shape, self.classes, seed)
+        network = plain(self.config, self.shape, self.classes, seed)
         network.load_state_dict(dict(self.states[seed]))
         return network.eval()
 
