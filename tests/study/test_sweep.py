@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, config, progress, sweep
+from normdrop.study import CONF, config, sweep
 from normdrop.study import record as results
 
 TINY = (
@@ -409,11 +408,3 @@ def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):
     conditions = planned("--config-dir", str(tmp_path), "experiment=mine")
     assert [condition.config["arrangement"] for condition in conditions] == ["none", "bn"]
     assert {condition.config["study"]["claim"] for condition in conditions} == {"mine"}
-
-
-def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatch):
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 110.0))
-    assert progress._left((100.0, 0.5), 1.5, 3) == " (about 15 s left)"
-    assert (
-        progress._left((100.0, 0.5), 0.52, 3) == progress._left(None, 1.5, 3) == progress._left((0.0, 0.0), 3, 3) == ""
-    )

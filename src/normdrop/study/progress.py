@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from normdrop.asked import count
 from normdrop.study import record
 from normdrop.study.told import duration
 
+PACE = 600  # seconds whose pace tells how long the rest takes
 DRAWN = 10  # seconds at least between two drawings of the overview
 
 
@@ -44,40 +44,32 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
 
     console = Console(highlight=False, soft_wrap=True)
     total, over, drawn, left = len(paths), False, time.monotonic(), ""
-    first: tuple[float, float] | None = None  # when training was first seen, and how much of it
     waiting = {path: _stamp(root / path) for path in paths}
     notes = {note_of(root, path).name: path for path in paths}
     columns = (BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet, speed_estimate_period=PACE) as bar:
         task = bar.add_task("starting", total=total)
         while not over:
             over = stop.wait(max(0.5, total / 2000))  # each look asks the disk about all that has not ended
             running = _running(root, notes)
             new = [path for path in waiting if path not in running and _stamp(root / path) != waiting[path]]
             done = len(ended) + len(new) + sum(part for part, _ in running.values())
-            if done and first is None:
-                first = time.monotonic(), done
-            told, left = left, _left(first, done, total)
+            bar.update(task, completed=done)
+            seconds = bar.tasks[0].time_remaining if done >= 0.05 else None
+            told, left = left, f" (about {duration(seconds)} left)" if seconds else ""
             if left and not told and not ended:  # what the whole costs here, as soon as it is known
                 console.print(f"{count(total, 'configuration')}{left}", markup=False)
             for path in new:
                 del waiting[path]
                 ended.append(path)
-                if not console.is_terminal:
+                if quiet:
                     console.print(f"[{len(ended)}/{total}] {path}{left}", markup=False)
             now = ", ".join(f"{path} {epoch}" for path, (_, epoch) in running.items())
             said = f"{len(ended)} of {count(total, 'configuration')} finished{left}; now {now}"
-            bar.update(task, completed=done, description=said)
+            bar.update(task, description=said)
             if ended and (over or time.monotonic() >= drawn):
                 drawn = _overview(root)
-
-
-def _left(first: tuple[float, float] | None, done: float, total: int) -> str:
-    """How long the rest takes at the pace since `first`, or nothing."""
-    if first is None or done - first[1] < 0.05 or done >= total:
-        return ""
-    seconds = (time.monotonic() - first[0]) / (done - first[1]) * (total - done)
-    return f" (about {duration(math.ceil(seconds))} left)"
 
 
 def _running(root: Path, notes: Mapping[str, str]) -> dict[str, tuple[float, str]]:
