@@ -27,7 +27,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from normdrop.asked import count
+from normdrop.asked import count, leaves
 from normdrop.metrics import METRICS
 from normdrop.study.record import Finished, budget, names_of, positions_of, read
 
@@ -96,14 +96,6 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
         if not any(directory.glob("events.out.tfevents.*")):
             write_condition(directory, one.record, one.replicates, one.history)
     _write_overview(folder / "overview", finished, texts, figures)
-
-
-def write_overview_live(folder: Path) -> None:
-    """Write a study's `overview` of what is finished so far."""
-    with suppress(OSError, ValueError, LookupError):
-        finished = _finished(folder)
-        text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
-        _write_overview(folder / "overview", finished, {"answer": text}, {})
 
 
 def _finished(folder: Path) -> dict[Path, Finished]:
@@ -180,9 +172,9 @@ class Run:
 def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
     """All of a config's values by dotted key, for a later sweep may vary any: numbers as floats, or text."""
     values: dict[str, Any] = {}
-    for key, value in pd.json_normalize(dict(config)).to_dict("records")[0].items():
-        if value is not None and not str(key).startswith(NOT_SHOWN):
-            values[str(key)] = float(value) if type(value) in (int, float) else str(value)
+    for key, value in leaves(config).items():
+        if value is not None and not key.startswith(NOT_SHOWN):
+            values[key] = float(value) if type(value) in (int, float) else str(value)
     return values
 
 
