@@ -91,13 +91,11 @@ def arrange(
     """
     norms: dict[str, Any] = {}
     for name, layer in network.named_modules():
-        if type(layer) in BATCH_NORMS:
+        if type(layer) in BATCH_NORMS and layer.track_running_stats:
             norms[name] = layer
-            if layer.running_mean is None:
-                raise ValueError(f"model: its layer {name} has track_running_stats=False; must be true")
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            kind = type(layer).__name__
-            raise ValueError(f"model: its layer {name} is {kind}; must be nn.BatchNorm1d, 2d or 3d, not a kind of it")
+            must = "must be nn.BatchNorm1d, 2d or 3d itself, with running statistics"
+            raise ValueError(f"model: its layer {name} is {layer}; {must}")
     if not norms:
         why = "put nn.BatchNorm1d, 2d or 3d where the operations shall stand: the arrangement goes there"
         raise ValueError(f"model: {type(network).__name__} has no BatchNorm layer; {why}")

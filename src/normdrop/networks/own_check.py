@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,10 +60,7 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
-        why = told(error)
-        if any("checkpoint" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
-            why += "; torch.utils.checkpoint cannot"
-        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {why}") from error
+        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {told(error)}") from error
 
 
 class Refused(Exception):

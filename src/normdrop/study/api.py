@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
@@ -87,8 +85,7 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
         if isinstance(values.get(group), str):  # the name of a file of conf/
             words.append(f"{group}={values.pop(group)}")
     try:
-        with _hydra_left_alone():
-            config = configs.compose(*words)
+        config = configs.compose(*words)
         config.study = None  # a sweep answers its question
         for key, value in leaves(values).items():
             plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or PyTorch
@@ -106,14 +103,3 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
         known["engine"] = one_engine([known])
     check_fit(known, configs.seeds(known)[0])
     return known
-
-
-@contextmanager
-def _hydra_left_alone() -> Iterator[None]:
-    """The caller's Hydra context as it was, whatever is composed in between."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().hydra = None
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = before  # by now another instance: Hydra puts back a copy

@@ -31,10 +31,14 @@ OmegaConf.register_new_resolver("stem", _stem, replace=True)  # conf/data/table.
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The config that these overrides of conf/ make, unresolved and unchecked."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+    """The config that these overrides of conf/ make, unresolved and unchecked; a caller's Hydra context stays."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = before  # by now another instance: Hydra puts back a copy
 
 
 def plain(config: DictConfig, resolve: bool = True) -> Any:

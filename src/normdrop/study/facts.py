@@ -39,10 +39,7 @@ def one_engine(asked: Iterable[Mapping[str, Any]]) -> str:
     """
     decisive = ("model", "optimizer", "noise", "arrangement", "position", "trainer")
     distinct = {json.dumps([config[key] for key in decisive], default=repr): config for config in asked}
-    for config in distinct.values():
-        if reason_for(config):
-            return "torch"
-    return "compiled"
+    return "torch" if any(map(reason_for, distinct.values())) else "compiled"
 
 
 def _digest(data: ReplicateData) -> str:

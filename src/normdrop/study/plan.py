@@ -241,10 +241,10 @@ def _path(config: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
     parts = [config["data"]["name"], config["arrangement"], config["position"], spelled]
     if setting:
         parts.append(",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items()))
-    if len(parts[0]) > 200:
-        raise ValueError(f"data.name={parts[0]}: too long for the name of a folder; give another, data.name=…")
-    if len(parts[-1].encode()) > 200:
-        raise ValueError(f"{parts[-1]}: too many keys vary for the name of a folder; sweep fewer of them at a time")
+    longest = max(parts, key=len)
+    if len(longest.encode()) > 200:
+        allowed = "give another name, data.name=…, or sweep fewer keys at a time"
+        raise ValueError(f"{longest}: too long for the name of a folder; {allowed}")
     return "/".join(parts)
 
 

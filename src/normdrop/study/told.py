@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import io
 import os
@@ -37,7 +36,7 @@ def prepare() -> None:
     notebook names: it may not be installed here, and every library that imports matplotlib would fail."""
     os.environ.pop("MPLBACKEND", None)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
 
 
