@@ -226,17 +226,17 @@ def kinds(network: nn.Module) -> list[str]:
 )
 def test_the_operations_stand_in_their_order_where_each_bn_layer_stood(arrangement, expected):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
-    assert own.arrange(network, arrangement, 0.3) == ["1", "4"]
+    assert own.arrange(network, config_of(None, arrangement)) == ["1", "4"]
     assert kinds(network) == expected * 2
     assert all(layer.p == 0.3 for layer in network.modules() if isinstance(layer, nn.Dropout))
 
 
 def test_a_pattern_restricts_the_layers_and_others_stay_as_written():
     network = ResNet(SHAPE, CLASSES)
-    assert own.arrange(network, "none", 0.0, layers="stages.*.bn2") == ["stages.0.bn2", "stages.1.bn2"]
+    assert own.arrange(network, config_of(None, "none", layers="stages.*.bn2")) == ["stages.0.bn2", "stages.1.bn2"]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == 4
     with pytest.raises(ValueError, match=r"model\.layers=nope: .* bn, stages\.0\.bn1"):
-        own.arrange(network, "none", 0.0, layers="nope")
+        own.arrange(network, config_of(None, "none", layers="nope"))
 
 
 def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_stays():

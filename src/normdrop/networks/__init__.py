@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 from normdrop.arrangement import has
 from normdrop.networks import own, own_check
 from normdrop.networks.cnn import cnn
-from normdrop.networks.layers import BATCH_NORMS, block
+from normdrop.networks.layers import block
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.own_source import told
 from normdrop.networks.stacked import StackedNetwork
@@ -76,10 +75,9 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
     """
     if config["model"]["name"] in MODELS:
         return []
-    network, other = (plain(config, shape, classes, seed)[1] for seed in (0, 1))
-    written = plain({**config, "arrangement": "bn"}, shape, classes)[1]
-    norms = [name for name, layer in written.named_modules() if type(layer) in BATCH_NORMS]
-    place = fnmatch.filter(norms, config["model"].get("layers") or "*")[-1].rpartition(".")[0]
+    network, other = (own.written(config, shape, classes, seed) for seed in (0, 1))
+    same_weights = all(map(torch.equal, network.parameters(), other.parameters()))
+    place = own.arrange(network, config)[-1].rpartition(".")[0]
     while place and type(network.get_submodule(place)) is nn.Sequential:  # of a block a part alone
         place = place.rpartition(".")[0]
     where = f"{config['arrangement']} in {type(network).__name__}, positions as the module has them"
@@ -89,6 +87,6 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
         first = max(0, last - SHOWN // 2)
         block = ["  …", *block[first : first + SHOWN], "  …"]
     said = [f"{where}; {place or 'all of it'}:", "\n".join(block)]
-    if all(map(torch.equal, network.parameters(), other.parameters())):
+    if same_weights:
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
     return said

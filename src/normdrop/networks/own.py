@@ -37,7 +37,14 @@ def check_keys(
 
 
 def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Sequential:
-    """One replicate's network, arranged: flat rows (batch, features) → logits (batch, classes).
+    """One replicate's network, arranged: flat rows (batch, features) → logits (batch, classes). Raises ValueError."""
+    network = written(config, shape, classes, seed)
+    arrange(network, config)
+    return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
+
+
+def written(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+    """One replicate's network as `make` returns it: (batch, *shape) → logits (batch, classes).
 
     Its weights are those that `make` draws from PyTorch's generator, started from the replicate's own stream:
     the same for each arrangement. Raises ValueError.
@@ -66,9 +73,7 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
     network.train()  # whatever mode `make` left it in
     if not model.get("keep_dropout"):
         silence(network)
-    layers = model.get("layers") or "*"
-    arrange(network, config["arrangement"], config["rate"], config["noise"], layers)
-    return nn.Sequential(nn.Unflatten(1, tuple(shape)), network)
+    return network
 
 
 def silence(network: nn.Module) -> None:
@@ -80,15 +85,14 @@ def silence(network: nn.Module) -> None:
             layer.dropout = 0.0
 
 
-def arrange(
-    network: nn.Module, arrangement: str, rate: float, noise: str = "bernoulli", layers: str = "*"
-) -> list[str]:
+def arrange(network: nn.Module, config: Mapping[str, Any]) -> list[str]:
     """Put the operations of an arrangement, in its order, where a module's BN layers stand; the names of
     those layers.
 
-    layers: a pattern of names (`layer4.*`); other BN layers stay. Positions relative to the activation stay
-    as they are written. Raises ValueError.
+    Of BN layers whose names `model.layers` (`layer4.*`) does not match all stay. Positions relative to the activation
+    stay as they are written. Raises ValueError.
     """
+    layers, its = config["model"].get("layers") or "*", operations(config["arrangement"])
     norms: dict[str, Any] = {}
     for name, layer in network.named_modules():
         if type(layer) in BATCH_NORMS and layer.track_running_stats:
@@ -105,14 +109,14 @@ def arrange(
     for name in found:
         norm, new = norms[name], list[nn.Module]()
         space = BATCH_NORMS.index(type(norm)) + 1
-        for operation in operations(arrangement):
+        for operation in its:
             if operation == "bn":
                 new.append(norm)
             elif operation == "dropout":
-                new.append(dropout(noise, rate, space))
+                new.append(dropout(config["noise"], config["rate"], space))
             else:
                 new.append(OPERATIONS[operation](norm.num_features, space, norm.eps, norm.momentum or 0.1))
-        if all(operation == "dropout" for operation in operations(arrangement)):
+        if {*its} <= {"dropout"}:
             new.append(Identity())
         replace(network, name, new[0] if len(new) == 1 else nn.Sequential(*new))
     return found
