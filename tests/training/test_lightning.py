@@ -280,6 +280,20 @@ def test_rows_of_another_precision_are_taken_as_the_networks(tmp_path, dtype):
     assert module.steps == 5
 
 
+@pytest.mark.parametrize(
+    "y", [torch.tensor([0, 9, -100]), torch.tensor([0, 9, 10]), torch.zeros(3), torch.zeros(3, 1).int()]
+)
+def test_labels_that_are_no_numbers_of_classes_are_refused_in_one_line(notebook, tmp_path, y):
+    _, module, *_ = notebook
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(3, 64), y), batch_size=3)
+    for function in ("fit", "validate", "test"):
+        with pytest.raises(
+            ValueError, match=r"y: is .* from .*; must be .*whole from 0 to 9, in the shape \(batch,\)$"
+        ):
+            getattr(trainer_of(tmp_path), function)(module, loader)
+    assert len(trainer_of(tmp_path).predict(module, loader)) == 1  # which reads no label
+
+
 def test_predict_takes_rows_without_labels(notebook, tmp_path):
     _, module, data, *_ = notebook
     x = torch.rand(5, 1, 8, 8)

@@ -218,8 +218,13 @@ class ReplicatedClassifier(pl.LightningModule):
             )
         x, y = batch
         if x.dim() != 3 or y.shape != x.shape[:2]:  # of a plain DataLoader
-            replicates, y = len(self.network.seeds), y if y.is_floating_point() else y.long()
-            x, y = x.flatten(1).expand(replicates, -1, -1), y.expand(replicates, *y.shape)
+            last, replicates = self.hparams["classes"] - 1, len(self.network.seeds)
+            whole = y.dim() == 1 and not y.is_floating_point() and bool(((y >= 0) & (y <= last)).all())
+            if not (whole or self.trainer.predicting):  # here, since the labels of a data module are checked
+                kind = f"{str(y.dtype).removeprefix('torch.')} of the shape {tuple(y.shape)}"
+                said = f"y: is {kind}, from {y.min().item():g} to {y.max().item():g}" if y.numel() else f"y: is {kind}"
+                raise ValueError(f"{said}; must be numbers of classes, whole from 0 to {last}, in the shape (batch,)")
+            x, y = x.flatten(1).expand(replicates, -1, -1), y.long().expand(replicates, *y.shape)
         return x, y
 
     def on_train_start(self) -> None:
