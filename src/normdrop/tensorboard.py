@@ -8,7 +8,6 @@ took all steps.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -29,7 +28,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from normdrop.asked import count, leaves
 from normdrop.metrics import METRICS
-from normdrop.study.record import Finished, budget, names_of, positions_of, read
+from normdrop.study.record import Finished, budget, names_of, positions_of, read, read_plan
 
 # Final metrics by column of replicates.csv, in the order of HPARAMS' columns.
 FINALS = {metric.column: metric.tag for metric in METRICS.values() if metric.tag}
@@ -100,13 +99,8 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
 
 def _finished(folder: Path) -> dict[Path, Finished]:
     """A study's finished configurations by their folders, without damaged ones. ValueError: its plan is damaged."""
-    plan = folder / "plan.json"
-    try:
-        conditions = json.loads(plan.read_text(encoding="utf-8"))["conditions"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{plan}: damaged ({error})") from error
     found = {}
-    for directory in [folder / path for path in conditions]:
+    for directory in [folder / path for path in read_plan(folder)["conditions"]]:
         with suppress(ValueError):  # another version's
             if one := read(directory):
                 found[directory] = one

@@ -26,7 +26,7 @@ from normdrop import tensorboard
 from normdrop.data.sources import standard_rows
 from normdrop.study import config as configs
 from normdrop.study import record, stop
-from normdrop.study.plan import missing, read_plan
+from normdrop.study.plan import missing
 from normdrop.study.progress import note_of
 from normdrop.study.told import line
 from normdrop.training.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ def train_these(root: Path, number: int, paths: Sequence[str] = ()) -> None:
     Raises what cannot be kept in an error.txt: OSError for a full disk, ValueError for a folder of another config.
     """
     quiet()
-    sweep = read_plan(root)["sweeps"][number]
+    sweep = record.read_plan(root)["sweeps"][number]
     shared = {"command": sweep["command"], "grid": sweep["grid"]}
     parent = multiprocessing.parent_process()
     for path in paths or sweep["jobs"]:

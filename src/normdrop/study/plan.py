@@ -28,7 +28,6 @@ from normdrop.study import record
 from normdrop.study.told import unknown_key
 
 NAMED = ("data", "data.dataset", "arrangement", "position", "rate")  # what a configuration's path shows by itself
-PLAN = "plan.json"
 ENGINE = "one for all"  # under which plan.json knows the engine of a study whose config leaves it open
 
 
@@ -111,18 +110,6 @@ def _parsed(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
 
 
-def read_plan(root: Path) -> dict[str, Any]:
-    """What stands in a study's plan.json. Raises ValueError if it cannot be read."""
-    path = root / PLAN
-    empty: dict[str, Any] = {"sweeps": [], "conditions": {}, "known": {}}
-    try:
-        return empty | json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return empty
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); move it away, the same command writes it again") from error
-
-
 def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collection[str]) -> Plan:
     """The distinct configurations of a grid, checked, and where they lie. Raises ValueError.
 
@@ -157,7 +144,7 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
     folder = Path(compose.master.hydra.sweep.dir)
     if "data" in typed and not {"name", "hydra.sweep.dir"} & {*typed}:
         folder = _beside(folder, asked)
-    known = _settle([condition.config for condition in asked], read_plan(folder)["known"])
+    known = _settle([condition.config for condition in asked], record.read_plan(folder)["known"])
     distinct: dict[str, Condition] = {}
     for condition in asked:
         condition.path = _path(condition.config, condition.setting)

@@ -46,6 +46,7 @@ NOT_HASHED = (
 # Another number wherever an older record can no longer be read or compared.
 FORMAT = 3
 RECORD = "record.json"
+PLAN = "plan.json"
 TABLES = ("replicates.csv", "history.csv")
 ERROR = "error.txt"
 
@@ -126,6 +127,18 @@ def _read(directory: Path) -> Finished | None:
         formats = f"format {written}, this one has {FORMAT}"
         raise ValueError(f"{path}: was written by another version ({formats}); choose another name=")
     return Finished(record, tables) if fits else None
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    """What stands in a study's plan.json. Raises ValueError if it cannot be read."""
+    path = root / PLAN
+    empty: dict[str, Any] = {"sweeps": [], "conditions": {}, "known": {}}
+    try:
+        return empty | json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return empty
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); move it away, the same command writes it again") from error
 
 
 def positions_of(records: Iterable[Mapping[str, Any]]) -> set[str]:

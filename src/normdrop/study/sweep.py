@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from normdrop.asked import count, is_int, require
 from normdrop.study import config as configs
 from normdrop.study import record, stop
-from normdrop.study.plan import PLAN, Composer, Condition, Plan, facts, missing, plan, read_plan
+from normdrop.study.plan import Composer, Condition, Plan, facts, missing, plan
 from normdrop.study.progress import display, note_of
 from normdrop.study.told import command, runnable
 from normdrop.whole import whole
@@ -53,7 +53,7 @@ def run_study(
     if todo:
         number = _write_plan(study, todo)
         _train(study, todo, launcher, number)
-    elif study.known != read_plan(study.root)["known"]:
+    elif study.known != record.read_plan(study.root)["known"]:
         with suppress(OSError):  # a folder that others may only read
             _write_plan(study, [])
 
@@ -138,7 +138,7 @@ def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
     """
     study.root.mkdir(parents=True, exist_ok=True)
     with record.locked(study.root, wait=True):
-        found = read_plan(study.root) | {"known": study.known}
+        found = record.read_plan(study.root) | {"known": study.known}
         sweeps = found["sweeps"]
         sweep: dict[str, Any] = {"command": command(), "grid": study.grid}
         same = [number for number, old in enumerate(sweeps) if sweep.items() <= old.items()]
@@ -149,7 +149,7 @@ def _write_plan(study: Plan, todo: Sequence[Condition]) -> int:
             for condition in study.conditions:
                 asked = {"setting": condition.setting, "seeds": configs.seeds(condition.config), "sweep": number}
                 found["conditions"][condition.path] = asked
-        with whole(study.root / PLAN) as part:
+        with whole(study.root / record.PLAN) as part:
             part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return number
 
