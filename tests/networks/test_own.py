@@ -334,6 +334,16 @@ def test_an_import_when_the_function_is_called_is_refused_in_one_line(tmp_path, 
             plain(config_of("make", file=str(tmp_path / "net.py")), SHAPE, CLASSES)
 
 
+def test_a_file_of_a_package_is_reached_by_one_beside_it(tmp_path):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/net.py").write_text(HELPER.format(first="from .helper_of_one_name import W", then="pass"))
+    (tmp_path / "nets/helper_of_one_name.py").write_text("W = 7\n")
+    with pytest.raises(ValueError, match="name a file beside its package, which imports the function from it"):
+        plain(config_of("make", file=str(tmp_path / "nets/net.py")), SHAPE, CLASSES)
+    (tmp_path / "mine.py").write_text("from nets.net import make\n")
+    assert plain(config_of("make", file=str(tmp_path / "mine.py")), SHAPE, CLASSES)[1][2].out_features == 7
+
+
 def test_two_files_have_each_its_own_folder_of_helpers_without_an_init_file(tmp_path):
     configs = []
     for width in (5, 6):
@@ -652,6 +662,8 @@ REFUSED = {
         lambda *given: inside(None, first=lambda: BACKBONE)(*given),
     ],
     "must be a function": [ONE],
+    r"has lazy layers: .*\(2, 1, 8, 8\)": [flat(nn.BatchNorm1d(64), nn.LazyLinear(10))],
+    "in place of its BN layers, which forward": [inside(lambda network, h: h + network.bn.running_mean)],
     "returns int; must be an nn.Module": [lambda shape, classes: 3],
     "ZeroDivisionError": [lambda shape, classes: 1 / 0],
     "returns probabilities": [after(lambda _, y: y.softmax(dim=1))],
@@ -663,7 +675,6 @@ REFUSED = {
         flat(nn.BatchNorm1d(63)),
         lambda *given: Sound(*given).double(),
         lambda *given: Sound(*given).requires_grad_(False),
-        lambda *given: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(10)),
     ],
     r"cannot train in a stack .*": [inside(checkpointed)],
 }
@@ -692,6 +703,15 @@ def test_what_cannot_be_a_replicate_is_refused_in_one_line(keep, words, make):
     with pytest.raises(ValueError, match=words) as caught:
         own_check.check(config_of(make, keep_dropout=keep), SHAPE, CLASSES)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_that_no_arrangement_touches_may_stay_in_eval_mode():
+    make = inside(lambda network, h: network.frozen.eval()(h), frozen=lambda: nn.BatchNorm1d(64))
+    own_check.check(config_of(make, layers="b*"), SHAPE, CLASSES)
+    with pytest.raises(
+        ValueError, match=r"layer without effect in training, frozen\.0.* name the others in model\.layers"
+    ):
+        own_check.check(config_of(make), SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
@@ -70,6 +71,10 @@ def written(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed:
             raise ValueError(f"model.function={named}: {told(error)}{hint}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
+    if any(map(is_lazy, network.parameters())):
+        raise ValueError(
+            f"model.function={named}: has lazy layers: let it call its network once, on rows {(2, *shape)}"
+        )
     network.train()  # whatever mode `make` left it in
     if not model.get("keep_dropout"):
         silence(network)

@@ -28,7 +28,7 @@ EVERY = vars(nn.Module()).keys()  # attributes of any module
 Of = Callable[..., nn.Sequential]  # from a seed and changes of the config to a network
 AGAIN = (
     "is not the same each time: it keeps a state of its own from step to step, or draws random numbers (use "
-    "nn.Dropout, whose masks are paired)"
+    "nn.Dropout, whose masks are paired; a library's stochastic depth must have rate 0)"
 )
 
 
@@ -60,7 +60,10 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
     except Exception as error:
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
-        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {told(error)}") from error
+        why = told(error)
+        if isinstance(error, AttributeError) and "'Sequential' object" in why:
+            why += "; the arrangement stands in place of its BN layers, which forward() may only call"
+        raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {why}") from error
 
 
 class Refused(Exception):
@@ -116,11 +119,13 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     _check_logits(used(x[:1].clone()), (1, classes), "eval mode")
     if (logits[1] >= 0).all() and torch.allclose(logits[1].sum(dim=1), torch.ones(len(x)), atol=1e-4):
         raise Refused("returns probabilities; must be logits, without a Softmax at the end")
+    untouched = dict(written[1].named_modules())  # by these names; an arranged one stands one level deeper
     for part, layer in used[1].named_modules():
         if type(layer) not in BATCH_NORMS:
             continue
-        if not layer.num_batches_tracked:
-            why = "forward() leaves it out, or puts it in eval mode; let it call each BN layer, and drop spare ones"
+        if not layer.num_batches_tracked and part not in untouched:
+            why = "forward() leaves it out, or puts it in eval mode: let it call each BN layer, drop spare ones, or "
+            why += "name the others in model.layers"
             raise Refused(f"has a layer without effect in training, {part}: {why}")
         fresh[1].get_submodule(part).load_state_dict(layer.state_dict())
     outcomes = [torch.cat(_passed(network, later)) for network in (used, fresh)]

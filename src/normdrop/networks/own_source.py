@@ -132,7 +132,10 @@ def _run(file: Path) -> Source:
     try:
         exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"model.file={file}: {told(error)}") from error
+        hint = (
+            "; name a file beside its package, which imports the function from it" if "relative" in str(error) else ""
+        )
+        raise ValueError(f"model.file={file}: {told(error)}{hint}") from error
     finally:
         sys.path[:] = path
         imported = _own_modules()

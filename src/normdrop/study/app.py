@@ -177,6 +177,8 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         key, equals, value = unreadable.partition("=")
         if not equals:
             return f"{unreadable}: has no '='; an override is key=value"
+        if value.endswith(","):
+            return f"{unreadable}: the values of a grid are typed without blanks, {key}=a,b,c"
         listed = re.fullmatch(r"\[(.*)\]", value)
         items = [item.strip(" '\"") for item in listed[1].split(",")] if listed else value
         return f"{unreadable}: the value cannot be read; if it is text, type it in quotes: {override(key, items)}"

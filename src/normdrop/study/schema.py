@@ -40,6 +40,11 @@ def spelled(value: Any) -> Any:
     return int(value) if value.is_integer() else value
 
 
+def _as_text(value: Any) -> Any:
+    """A whole number as text: layers of an nn.Sequential have numbers for names."""
+    return str(value) if type(value) is int else value
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise ValueError("a list of distinct values")
@@ -117,7 +122,7 @@ class Model(Open):
     # Of a network of one's own, whose further keys are arguments of its function.
     file: Text | None = ABSENT
     function: Text = ABSENT
-    layers: Text = ABSENT
+    layers: Annotated[Text, BeforeValidator(_as_text)] = ABSENT
     keep_dropout: bool = ABSENT
 
 

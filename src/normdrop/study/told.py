@@ -81,6 +81,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     text = f"{key}: there is no such key{meant}"
     if group == "trainer":
         text += "; the seeds train as one stack on one device (see optimizer.clip, logging)"
+    if group == "model" and "function" in has:
+        text += f"; an argument of the function is typed with a plus, +{key}=…"
     return f"{text}; allowed are {', '.join(has)}" if has else text
 
 
