@@ -76,6 +76,7 @@ WRONG = {
     "measure.shift_epochs=[0]": "measure.shift_epochs=[0]: must be greater than or equal to 1",
     "measure.shift_epochs=[1,2]": "measure.shift_epochs=[1, 2]: must be epochs from 1 to trainer.max_epochs=1",
     # names
+    "arrangement=bn,": "arrangement=bn,: the values of a grid are typed without blanks, arrangement=a,b,c",
     "arrangement=bn_dropuot": "dropout_bn, ln, ln_dropout, dropout_ln; did you mean bn_dropout?",
     "position=infront": "position=infront: must be one of after, before, around",
     "noise=gauss": "noise=gauss: must be one of bernoulli, uniform",
@@ -87,6 +88,7 @@ WRONG = {
     "model.widht=8": "model.widht: there is no such key; did you mean model.width?",
     "+model.dept=2": "model.dept: model=mlp has no such key; it has width, depth, output_activation",
     "model=cnn model.width=4": "model.width: there is no such key; allowed are activation, channels, init_gain,",
+    "model=own model.factor=3": "an argument of the function is typed with a plus, +model.",
     "model.residual=no": "model.residual='no': it must be true or false",
     "+model.keep_dropout=no": "model.keep_dropout=no: must be a valid boolean",
     "+model.layers=[2,6]": "model.layers=[2, 6]: must be a valid string",

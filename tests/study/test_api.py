@@ -61,6 +61,29 @@ def test_keyword_arguments_a_dict_and_text_are_one():
     assert logging.getLogger("lightning.pytorch").level == level and torch.get_num_threads() == threads
 
 
+def test_a_group_may_be_named_in_its_dict_and_what_could_make_a_result_false_is_said(tmp_path):
+    module, data = normdrop.build(TINY, data={"name": "breast_cancer"}, optimizer={"name": "sgd", "lr": 0.25})
+    assert data.classes == 2 and module.hparams["config"]["data"]["name"] == "breast_cancer"
+    assert (module.hparams["config"]["optimizer"]["_target_"], module.hparams["config"]["optimizer"]["lr"]) == (
+        "torch.optim.SGD",
+        0.25,
+    )
+    module, _ = normdrop.build(TINY, model={"name": "cnn", "channels": (4, 3)}, replicates=2)
+    assert module.hparams["config"]["model"]["channels"] == [4, 3]
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef make(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))\n"
+    )
+    module, _ = normdrop.build(TINY, model={"file": str(tmp_path / "net.py")}, replicates=2)
+    assert module.hparams["config"]["model"]["name"] == "own"
+    noise = np.random.default_rng(0).normal(size=(90, 2))
+    table = pd.DataFrame(noise, columns=["a", "b"]).assign(cause=np.arange(90) % 2, y=np.arange(90) % 2)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    given = {"data": "table", "data.path": tmp_path / "t.csv", "data.target": "y"}
+    with pytest.warns(UserWarning, match=r"^t: the class can be told exactly from cause: .*'data\.drop=\[cause\]'"):
+        normdrop.build(TINY, given, {"data.train_size": 30})
+
+
 @pytest.mark.parametrize(
     "state", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu"), lambda: kind(torch.float64)]
 )

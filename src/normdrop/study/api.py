@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from torch import nn
 
 from normdrop.asked import first_line, leaves
 from normdrop.data.module import ReplicateData
-from normdrop.networks import MODELS
+from normdrop.data.rows import remarks
 from normdrop.study import config as configs
-from normdrop.study.app import one_line
-from normdrop.study.facts import check_keys, one_engine
+from normdrop.study.app import one_line, options
+from normdrop.study.facts import check_keys, facts_of, one_engine
 from normdrop.training.check import check_fit
 from normdrop.training.fit import Fitted, fit, quietly
 from normdrop.training.kept import load
@@ -41,7 +42,8 @@ def train(*overrides: Given, model: Model | None = None, progress: bool = True, 
     Returns `replicates` (one row per seed: accuracies in [0, 1], NLL in nats), `history` (one row per seed
     and validation) and `network(seed)`, a plain nn.Sequential (batch, features) → logits (batch, classes)
     with its running statistics. Trains in one thread, as a sweep does, so that the numbers are those of the
-    sweep. Raises ValueError with one line for a key, a value or data that cannot be used.
+    sweep. Warns of what in the data could make a result false. Raises ValueError with one line for a key,
+    a value or data that cannot be used.
     """
     with quietly():
         config = _checked(overrides, settings, model)
@@ -78,17 +80,21 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
             raise ValueError(f"{given!r}: settings are keyword arguments, text such as 'rate=0.3', or a dict")
     if model is not None:
         values["model"] = "own" if callable(model) else model
-    if isinstance(values.get("model"), Mapping) and "name" in values["model"]:
-        name = values["model"]["name"]
-        words.append(f"model={name}" if name in MODELS else "model=own")
     for group in ("data", "model", "optimizer", "experiment"):
         if isinstance(values.get(group), str):  # the name of a file of conf/
             words.append(f"{group}={values.pop(group)}")
+        elif isinstance(values.get(group), Mapping):
+            given = values[group] = dict(values[group])
+            if given.get("name") in options(group):
+                words.append(f"{group}={given.pop('name')}")
+            elif group == "model" and {"name", "file", "function"} & given.keys():
+                words.append("model=own")
     try:
         config = configs.compose(*words)
         config.study = None  # a sweep answers its question
         for key, value in leaves(values).items():
             plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or PyTorch
+            plain = list(plain) if isinstance(plain, tuple) else plain
             OmegaConf.update(config, key, str(plain) if isinstance(plain, Path) else plain, force_add=True)
         known = configs.canonical(configs.plain(config))
     except UnsupportedValueType as error:
@@ -101,5 +107,8 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     check_keys(known["data"])
     if known["engine"] == "auto":
         known["engine"] = one_engine([known])
-    check_fit(known, configs.seeds(known)[0])
+    seed = configs.seeds(known)[0]
+    facts = facts_of(known["data"], check_fit(known, seed), seed)
+    for text in remarks(facts):
+        warnings.warn(f"{known['data']['name']}: {text}", stacklevel=3)
     return known

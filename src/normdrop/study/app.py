@@ -146,7 +146,7 @@ def _arguments(words: list[str]) -> list[str]:
 def _help() -> str:
     groups = []
     for group in ("experiment", "data", "model", "optimizer", "hydra/launcher"):
-        groups.append(fill(f"{group} = {' | '.join(_options(group))}", 110, subsequent_indent="    "))
+        groups.append(fill(f"{group} = {' | '.join(options(group))}", 110, subsequent_indent="    "))
     keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
     for file in ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table"):
         group, name = file.split("/")
@@ -155,7 +155,7 @@ def _help() -> str:
     return HELP.format(groups="\n".join(groups), keys="\n\n".join(keys))
 
 
-def _options(group: str) -> list[str]:
+def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
@@ -195,5 +195,5 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
-        return f"{group}={name}: must be one of {', '.join(_options(group))}{nearest(name, _options(group))}{table}"
+        return f"{group}={name}: must be one of {', '.join(options(group))}{nearest(name, options(group))}{table}"
     return text

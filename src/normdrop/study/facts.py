@@ -70,6 +70,19 @@ def _absent(data: ReplicateData, classes: Sequence[str], seed: int) -> list[str]
     return [f"{'; '.join(found)} (seed {seed})"] if found else []
 
 
+def facts_of(config: Mapping[str, Any], data: ReplicateData, seed: int) -> dict[str, Any]:
+    """What the rows of a data config are, and how many of them each part of this seed has, with notes on that."""
+    sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
+    facts = standard_rows(config).facts() | {"parts": sizes}
+    left = facts["rows"] - sum(sizes.values())
+    if left and config["train_size"] is config["train_most"] is None:
+        note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
+        facts["notes"] = [note, *facts["notes"]]
+    # Behind what could make a result false.
+    facts["notes"] = [*facts["notes"][:1], *_absent(data, list(facts["classes"]), seed), *facts["notes"][1:]]
+    return facts
+
+
 def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable[str] = ()) -> list[str]:
     """Set up each distinct data config once, with one seed, and say what it holds. Raises ValueError.
 
@@ -89,17 +102,10 @@ def check_fits(asked: Sequence[tuple[Mapping[str, Any], int]], varying: Iterable
         seen.add(fit)
         name = config["data"]["name"]
         data = check_fit(config, seed)
-        sizes = {part: own.rows.shape[1] for part, own in data.parts.items()}
-        facts = standard_rows(config["data"]).facts() | {"parts": sizes}
         if swept:  # to read all rows takes time
             first = served.setdefault(json.dumps([name, *parts[1:], data.shape, _digest(data)]), config["data"])
             _check_effect(swept, first, config["data"])
-        left = facts["rows"] - sum(facts["parts"].values())
-        if left and config["data"]["train_size"] is config["data"]["train_most"] is None:
-            note = f"{count(left, 'row')} in no part, so that rows of one group, or copies of a row, stay together"
-            facts["notes"] = [note, *facts["notes"]]
-        # Behind what could make a result false.
-        facts["notes"] = [*facts["notes"][:1], *_absent(data, list(facts["classes"]), seed), *facts["notes"][1:]]
+        facts = facts_of(config["data"], data, seed)
         said = [sentence(facts), *remarks(facts)]
         lines |= dict.fromkeys(f"{name}: {text}" for text in said)
         shapes[json.dumps(config["data"])] = config["data"]["shape"] or facts["shape"], len(facts["classes"])
