@@ -44,7 +44,7 @@ def test_the_end_of_a_grid_is_that_of_the_arrangement_that_was_chosen(tmp_path):
             write(tmp_path, arrangement, runs(0.9, 8, val_acc=(0.9 - rate) * bool(rate)), rate, study=study)
     found = study_of(tmp_path)
     table = edges(found, family(found, pairs(found))).set_index("key")
-    assert table.loc["rate", ["low", "choices", "at_low", "at_high"]].to_list() == [0.1, 16, 1.0, 0.0]
+    assert table.loc["rate", ["low", "high", "choices", "at_low", "at_high"]].to_list() == [0.1, 0.5, 16, 1.0, 0.0]
 
 
 def test_the_end_of_a_grid_is_that_of_the_place_where_it_was_chosen(tmp_path):
@@ -213,6 +213,7 @@ def test_the_earliest_batch_of_seeds_decides_and_every_one_is_named(tmp_path, de
     assert "nan" not in " ".join(found["lines"])
     assert len(found["doubts"]) == 1  # a tree with changes, in the second batch
     early = provenance(study_of(grown(tmp_path / "early", [500.0])))
+    assert early["clean"]
     assert any("younger" in line for line in early["doubts"])
 
 

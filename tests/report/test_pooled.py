@@ -116,6 +116,21 @@ def test_log_odds_and_choice_by_nll_stand_beside(tmp_path):
     assert rows.loc["log odds of error", "verdict"] == "better"  # fewer errors
 
 
+def test_the_spread_of_log_odds_is_that_beyond_their_errors(tmp_path):
+    odds, errors = [], []
+    for k in range(8):
+        a, n = 0.85 + k / 100, 6 * 400
+        pair(tmp_path, runs(a + normal(0, 6) / 10, 6), runs(0.8, 6), dataset=f"d{k}")
+        wrong = np.array([((1 - x) * n + 0.5) / (n + 1) for x in (a, 0.8)])
+        odds.append(np.diff(np.log(wrong / (1 - wrong))))
+        errors.append(0.001 / math.sqrt(6) * (1 / (wrong * (1 - wrong))).mean())  # the slope of log odds
+    table = pooled(study_of(tmp_path), rows_of(tmp_path)).query("comparison == 'best_vs_best' and metric == 'test_acc'")
+    tau2 = combine_effects(np.concatenate(odds), np.square(errors), method_re="pm", maxiter=1000).tau2
+    found = table.set_index("variant").loc["log odds of error"]
+    typical = 7 / (np.sum(np.power(errors, -2.0)) - np.sum(np.power(errors, -4.0)) / np.sum(np.power(errors, -2.0)))
+    assert (found["tau"], found["i2"]) == pytest.approx((math.sqrt(tau2), tau2 / (tau2 + typical)), rel=1e-6)
+
+
 def test_seven_data_sets_are_not_pooled_and_what_was_refused_is_left_out_by_name(tmp_path):
     study = population(tmp_path, {"after": normal(0.01, 7)})
     assert pooled(study, rows_of(tmp_path)).empty
