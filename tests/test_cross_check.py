@@ -164,5 +164,5 @@ def test_what_it_does_not_implement_is_refused(script, composed, override):
 
 @pytest.mark.parametrize("experiment", ["population", "size", "drift", "mechanism", "ordering", "reliance"])
 def test_what_the_experiments_ask_for_is_not_refused(script, composed, experiment):
-    further = ("data.dataset=iris",) if experiment == "population" else ()
+    further = {"population": ("data.dataset=iris",), "size": ("data.train_size=250",)}.get(experiment, ())
     script.check("x", composed(f"experiment={experiment}", *further))
