@@ -294,7 +294,7 @@ def test_a_full_disk_ends_in_one_line_and_with_space_the_sweep_goes_on(limit, tw
     os.close(write)
     with os.fdopen(read) as pipe:
         said = pipe.read()
-    assert status == 1
+    assert status == 1, said
     assert re.fullmatch(r"normdrop: \[Errno 27\] File too large.*\n|normdrop: \d of 2 configurations failed.*\n", said)
     status, said = run(tmp_path, *STOPPED, "replicates=2")
     assert status == 0, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import io
 import os
@@ -36,7 +37,8 @@ def prepare() -> None:
     notebook names: it may not be installed here, and every library that imports matplotlib would fail."""
     os.environ.pop("MPLBACKEND", None)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        # One that is flushed for nothing would fail where the disk is full.
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(encoding="utf-8")
 
 
