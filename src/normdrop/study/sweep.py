@@ -14,10 +14,9 @@ from typing import Any
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from normdrop.asked import count, is_int, require
+from normdrop.asked import count, is_int, quoted, require
 from normdrop.study import config as configs
 from normdrop.study import record, stop
 from normdrop.study.plan import Composer, Condition, Plan, facts, missing, plan
@@ -221,7 +220,7 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
 
             train_these(root.absolute(), number)
             return
-        folder, *names = (QuotedString(path, Quote.single).with_quotes() for path in (str(root.absolute()), *paths))
+        folder, *names = map(quoted, (str(root.absolute()), *paths))
         shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
         try:
             for job in launcher.launch([[*shared, f"hydra.sweep.subdir={name}"] for name in names], initial_job_idx=0):
