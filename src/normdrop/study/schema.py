@@ -40,6 +40,12 @@ def spelled(value: Any) -> Any:
     return int(value) if value.is_integer() else value
 
 
+def _real(value: Any) -> Any:
+    if type(value) is int and abs(value) < 2**1023:  # larger ones no float can hold
+        value = float(value)
+    return spelled(value)
+
+
 def _as_text(value: Any) -> Any:
     """A whole number as text: layers of an nn.Sequential have numbers for names."""
     return str(value) if type(value) is int else value
@@ -68,7 +74,7 @@ def _below_outputs(value: Any) -> str:
 
 Spelled = Annotated[Any, BeforeValidator(spelled)]
 Whole = Annotated[int, BeforeValidator(spelled)]
-Real = Annotated[float, BeforeValidator(spelled), Field(allow_inf_nan=False)]
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 Positive = Annotated[Whole, Field(ge=1)]
 Rate = Annotated[Real, Field(ge=0, lt=1)]
 AtLeast0 = Annotated[Real, Field(ge=0)]
