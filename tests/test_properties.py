@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fitting import trained
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
+from normdrop.asked import dotted
 from normdrop.study import config as configs
 from normdrop.training.check import check_fit
 
@@ -84,7 +85,7 @@ TYPED = st.one_of(
     st.floats(allow_nan=False, allow_subnormal=False).map(str),
 )
 PLAIN = configs.plain(configs.compose())
-KEYS = sorted({*configs.keys(PLAIN), "study", "data", "model", "trainer", "measure"})
+KEYS = sorted({*dotted(PLAIN), "study", "data", "model", "trainer", "measure"})
 
 
 @settings(fixed, max_examples=60)
