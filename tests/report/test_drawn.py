@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.markers import CARETLEFT, CARETRIGHT
 
+from exact import normal, runs, study_of, write
 from made import ORDERING, made
 from normdrop.report import figures, page
 
@@ -198,3 +199,13 @@ def test_a_study_of_sizes_draws_its_rungs():
         rings = [line for line in ax.get_lines() if line.get_markersize() == 10]
         (ring, _) = sorted(rings, key=lambda r: -len(r.get_ydata()))
         assert list(ring.get_ydata()) == list(ax.containers[0].lines[0].get_ydata()), "validation prefers rate 0.1"
+
+
+def test_the_shift_is_drawn_as_it_was_measured_from_the_line_at_1(tmp_path):
+    study = {"kind": "mechanism", "claim": "mechanism", "rope": {}, "secondary": []}
+    for arrangement, measured in (("bn_dropout", 1.3), ("dropout_bn", 0.6)):
+        entry = {"layer": 1, "seed": 0, "measured": measured, "case": "noise", "epoch": "end", "running": None}
+        write(tmp_path, arrangement, runs(0.8 + normal(0), recal_test_acc=0.8), shift=[entry], study=study)
+    (ax,) = dict(page.draw(page.section(study_of(tmp_path))))["shift"].axes
+    assert sorted(bar[1] for bar in bars(ax)) == pytest.approx([0.6, 1.3])
+    assert [list(line.get_ydata()) for line in ax.lines if len(line.get_ydata()) == 2] == [[1.0, 1.0]]

@@ -9,8 +9,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from exact import SPREAD, normal, one, pair, rows_of, runs, study_of, write
+from normdrop.metrics import METRICS
 from normdrop.report.checks import doubts, edges, family, neighbours
 from normdrop.report.choose import pairs
+from normdrop.report.compare import needed
 
 NO_ROPE: dict[str, Any] = {"rope": {}, "secondary": []}
 
@@ -29,6 +31,8 @@ def test_the_declared_rows_are_judged_by_holms_p_and_the_exploratory_ones_by_the
     assert set(rows.loc[declared, "verdict"]) == {"inconclusive"}
     assert set(rows.loc[~declared, "verdict"]) == {"better"}
     assert rows["family"].to_list() == ["declared"] * 2 + ["exploratory"] * 2
+    wanted = [needed(SPREAD, 10, METRICS["test_acc"].rope / 2, 0.05)] * 4  # for half of what is of no consequence
+    assert rows["needed"].to_list() == pytest.approx(wanted)
 
 
 def test_the_word_for_new_data_comes_from_holm_over_that_scopes_p_and_from_its_interval(tmp_path):

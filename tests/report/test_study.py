@@ -16,6 +16,7 @@ from normdrop import tensorboard
 from normdrop.report import publish
 from normdrop.report.__main__ import main
 from normdrop.report.checks import never_reached
+from normdrop.report.choose import pairs
 from normdrop.report.study import NEVER, load
 from normdrop.report.verdicts import rows
 
@@ -39,6 +40,12 @@ def test_the_table_has_a_row_per_seed_and_asked_position_and_a_typed_column_per_
     stands_in = study.table[study.table["stands_in"]][["arrangement", "position"]].drop_duplicates().to_numpy().tolist()
     assert ["none", "around"] in stands_in
     assert ["bn_dropout", "around"] not in stands_in
+
+
+def test_a_position_of_which_others_have_the_networks_of_both_sides_is_no_further_test(tmp_path):
+    root = small(tmp_path, positions=("after", "before", "around"), rerun=None)
+    counted = {(pair.place["position"], pair.counted) for pair in pairs(study_of(root))}
+    assert counted == {("after", True), ("before", True), ("around", False)}
 
 
 def test_a_key_that_a_later_sweep_adds_has_for_the_earlier_ones_the_value_of_their_config(tmp_path):
