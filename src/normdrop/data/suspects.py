@@ -80,6 +80,7 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     if rows.copies is not None:
         once = np.sort(np.unique(rows.copies, return_index=True)[1])
     y = rows.y[once]
+    shuffled = np.random.default_rng(0).permutation(y)
     telling, groups, identifiers = [], [], []
     for name, own in places.items():
         block = rows.x[:, own][once].astype(np.float64)
@@ -94,7 +95,7 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
-        elif (named and 2 * distinct <= len(values)) or (whole and _pure(values, y)):
+        elif (named and 2 * distinct <= len(values)) or (whole and _pure(values, y, shuffled)):
             groups.append(name)
         elif named or (steps > 0).all() or (steps < 0).all() or (whole and distinct >= DISTINCT * len(values)):
             identifiers.append(name)
@@ -108,16 +109,20 @@ def _coded(values: np.ndarray, y: np.ndarray) -> bool:
     return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
 
 
-def _pure(values: np.ndarray, y: np.ndarray) -> bool:
-    """Whether rows of one value mostly have one class, by far more than chance, and as those of a name do: not up to
-    some value one class and above it another.
+def _pure(values: np.ndarray, y: np.ndarray, shuffled: np.ndarray) -> bool:
+    """Whether rows of one value mostly have one class, by far more than with shuffled classes, and as those of a name
+    do: not up to some value one class and above it another.
     """
     codes, distinct = pd.factorize(values, sort=True, use_na_sentinel=False)
     if not VALUES <= len(distinct) <= len(values) / 3:
         return False
-    counts, shuffled = (pd.crosstab(codes, own).to_numpy() for own in (y, np.random.default_rng(0).permutation(y)))
-    pure, chance = (own.max(axis=1).sum() / len(values) for own in (counts, shuffled))
-    changes = (np.diff(counts.argmax(axis=1)) != 0).sum()
+    classes = y.max() + 1
+    size = len(distinct) * classes
+    found, by_chance = (
+        np.bincount(codes * classes + own, minlength=size).reshape(-1, classes) for own in (y, shuffled)
+    )
+    pure, chance = (counts.max(axis=1).sum() / len(values) for counts in (found, by_chance))
+    changes = (np.diff(found.argmax(axis=1)) != 0).sum()
     return pure >= PURE and pure - chance >= 1 - PURE and 4 * changes >= len(distinct)
 
 
