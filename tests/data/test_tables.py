@@ -156,6 +156,9 @@ def test_a_decimal_comma_is_one_in_labels_levels_and_groups_too(read):
     assert "fractions" in refusal(reading, label=fractions, kind=cells, g=cells)
     line = refusal(reading, label=LABEL, kind=cells, g=cells, n3=1.5)
     assert "holds '1.5' (row 1), which is not a number" in line and "'data.decimal=\".\"'" in line
+    assert "remove signs of thousands" not in line
+    line = refusal(read, PLAIN.assign(n1=["1,250.5" if i == 7 else value for i, value in enumerate(N1)]))
+    assert "holds '1,250.5' (row 8)" in line and "remove signs of thousands" in line
 
 
 # --- identity
