@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
 from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout
-from normdrop.networks.own_source import function_of, loading_nothing, told
+from normdrop.networks.own_source import function_of, told
 from normdrop.networks.side_by_side import DROPOUTS, replace
 from normdrop.streams import stream
 
@@ -64,11 +64,9 @@ def written(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         try:
-            with loading_nothing(model):
-                network = make(tuple(shape), classes, **extra)
+            network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:
-            hint = "; import it at the top of the file" if isinstance(error, ImportError) else ""
-            raise ValueError(f"model.function={named}: {told(error)}{hint}") from error
+            raise ValueError(f"model.function={named}: {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.function={named}: returns {type(network).__name__}; must be an nn.Module")
     if any(map(is_lazy, network.parameters())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,8 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         if str(error).startswith(("model", "noise")):  # one of ours
             raise
         why = told(error)
+        if any("checkpoint" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+            why += "; torch.utils.checkpoint cannot"
         if isinstance(error, AttributeError) and "'Sequential' object" in why:
             why += "; the arrangement stands in place of its BN layers, which forward() may only call"
         raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {why}") from error
@@ -109,6 +112,9 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     mine, other = _held(used[1]), _held(fresh[1])
     known = [name for name in mine if name in other and _equal(mine[name], other[name])]
     begun, drawn = [parameter.detach() for parameter in used.parameters()], _drawn()
+    for layer in written.modules():
+        if type(layer) in BATCH_NORMS:
+            layer.register_forward_pre_hook(_check_called)
     logits = _passed(used, x)
     if drawn != _drawn():
         raise Refused(AGAIN)
@@ -143,6 +149,11 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
 def _drawn() -> list[Any]:
     """Where the generators stand that a network may draw from: PyTorch's, Python's and NumPy's."""
     return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]  # noqa: NPY002
+
+
+def _check_called(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    if not arguments:
+        raise Refused(f"gives a {type(layer).__name__} its rows by keyword: call it with the rows alone")
 
 
 @torch.no_grad()

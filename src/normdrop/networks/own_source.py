@@ -5,6 +5,7 @@ A file may import others that lie beside it. Nothing is downloaded or unpickled.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -12,7 +13,7 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +29,11 @@ INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was run, as a module; the files by which it is known, with those that it imports; their hash."""
+    """The modules of a file and of what it imports of a user's own, by name, the file's first; their files, by which it
+    is known, and the hash of these.
+    """
 
-    module: types.ModuleType
+    modules: Mapping[str, types.ModuleType]
     files: Sequence[Path]
     hash: str
 
@@ -60,12 +63,14 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 def function_of(model: Mapping[str, Any]) -> Make:
     """The function that makes a config's network. Raises ValueError."""
-    name, function = model["name"], model.get("function", "make")
-    if not callable(function):
-        function = _installed(name, model) if name in installed() else _of_file(model)
+    name, function, source = model["name"], model.get("function", "make"), None
+    if not callable(function) and name in installed():
+        function = _installed(name, model)
+    elif not callable(function):
+        function, source = _of_file(model)
     if isinstance(function, nn.Module):
         raise ValueError("model: is a network; must be a function make(shape, classes) that returns a new one")
-    return function
+    return _without_imports(function, source) if source else function
 
 
 def _installed(name: str, model: Mapping[str, Any]) -> Any:
@@ -77,8 +82,8 @@ def _installed(name: str, model: Mapping[str, Any]) -> Any:
         raise ValueError(f"model.name={name}: {told(error)}") from error
 
 
-def _of_file(model: Mapping[str, Any]) -> Any:
-    """The function that a config names of its file. Raises ValueError."""
+def _of_file(model: Mapping[str, Any]) -> tuple[Any, Source]:
+    """The function that a config names of its file, and that file's source. Raises ValueError."""
     function = model.get("function", "make")
     if function is None:
         raise ValueError(
@@ -91,17 +96,34 @@ def _of_file(model: Mapping[str, Any]) -> Any:
     file = Path(model["file"])
     source = _source(file)
     _check_unchanged(model, f"model.file={file}", source.hash)
-    defined = vars(source.module)
+    module, defined = next((name, vars(module)) for name, module in source.modules.items())
     found = defined.get(str(function))
     if callable(found):
-        return found
-    own = [key for key, value in defined.items() if getattr(value, "__module__", "") == source.module.__name__]
+        return found, source
+    own = [key for key, value in defined.items() if getattr(value, "__module__", "") == module]
     raise ValueError(f"model.function={function}: {file} has no such function; it has {', '.join(own) or 'none'}")
 
 
 def _check_unchanged(model: Mapping[str, Any], what: str, source_hash: str) -> None:
     if model.get("source_hash") not in (None, source_hash):
         raise ValueError(f"{what}: has changed since the sweep began; choose another name=")
+
+
+def _without_imports(make: Make, source: Source) -> Make:
+    """A function that refuses to import further modules of a user's own: its file is not known by these."""
+    file = source.files[0]
+
+    @functools.wraps(make)
+    def called(*arguments: Any, **named: Any) -> nn.Module:
+        with _beside(file, source.modules):
+            network = make(*arguments, **named)
+            late = [name for name, module in _own_modules().items() if not {*_files([module])} <= {*source.files}]
+        if late:
+            names = ", ".join(late)
+            raise ImportError(f"{names}: import it at the top of {file}, which is known by what it imports there")
+        return network
+
+    return called
 
 
 def _source(file: Path) -> Source:
@@ -113,9 +135,6 @@ def _source(file: Path) -> Source:
 
 
 def _run(file: Path) -> Source:
-    """Run a file. Its imports find what lies beside it too, and load what is a user's own anew: two files may have
-    helpers of one name, and one that was edited counts as it is now.
-    """
     # Of two files of one name each has its own: a network is saved by the name of its module.
     module = types.ModuleType(f"own_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}")
     module.__file__ = str(file)
@@ -123,37 +142,37 @@ def _run(file: Path) -> Source:
         text = file.read_bytes()
     except OSError as error:
         raise ValueError(f"model.file={file}: cannot be read: {error.strerror}") from error
-    path, before = [*sys.path], _own_modules()
-    for name in before:
-        del sys.modules[name]
-    sys.modules[module.__name__] = module  # where a dataclass looks for its own module
-    sys.path.append(str(file.parent))  # last: what lies there hides no installed module
-    importlib.invalidate_caches()
-    try:
-        exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
-        hint = (
-            "; name a file beside its package, which imports the function from it" if "relative" in str(error) else ""
-        )
-        raise ValueError(f"model.file={file}: {told(error)}{hint}") from error
-    finally:
-        sys.path[:] = path
-        imported = _own_modules()
-        sys.modules.update(before | imported)
-    files = [Path(str(each.__file__)) for each in imported.values() if getattr(each, "__file__", None)]
-    files = [file, *sorted({*files} - {file})]
-    return Source(module, files, _hash(files))
+    with _beside(file):
+        sys.modules[module.__name__] = module  # where a dataclass looks for its own module
+        try:
+            exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
+        except (Exception, SystemExit) as error:
+            package = "; name a file beside its package, which imports the function from it"
+            hint = package if "relative import" in str(error) else ""
+            raise ValueError(f"model.file={file}: {told(error)}{hint}") from error
+        modules = {module.__name__: module} | _own_modules()
+    sys.modules[module.__name__] = module
+    files = [file, *sorted({*_files(modules.values())} - {file})]
+    return Source(modules, files, _hash(files))
 
 
 @contextmanager
-def loading_nothing(model: Mapping[str, Any]) -> Iterator[None]:
-    """A function of a file imports no further file of a user's own: its file is not known by that one."""
-    before = _own_modules().keys()
-    yield
-    if model.get("file") and (late := _own_modules().keys() - before):
-        for name in late:
+def _beside(file: Path, modules: Mapping[str, types.ModuleType] | None = None) -> Iterator[None]:
+    """Imports find what lies beside a file too, and of a user's own modules these alone, or load them anew, so that two
+    files may have helpers of one name. Behind it Python's path and modules are as before."""
+    path, aside = [*sys.path], _own_modules()
+    for name in aside:
+        del sys.modules[name]
+    sys.modules.update(modules or {})
+    sys.path.append(str(file.parent))  # last: what lies there hides no installed module
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        for name in _own_modules():
             del sys.modules[name]
-        raise ImportError(f"it imports {', '.join(sorted(late))}")
+        sys.modules.update(aside)
+        sys.path[:] = path
 
 
 def _own_modules() -> dict[str, types.ModuleType]:
@@ -167,6 +186,10 @@ def _own_modules() -> dict[str, types.ModuleType]:
         if "site-packages" not in file and "dist-packages" not in file:
             found[name] = module
     return found
+
+
+def _files(modules: Iterable[types.ModuleType]) -> list[Path]:
+    return [Path(str(module.__file__)) for module in modules if getattr(module, "__file__", None)]
 
 
 def _files_of(point: importlib.metadata.EntryPoint) -> list[Path]:
