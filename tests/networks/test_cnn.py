@@ -92,11 +92,16 @@ def test_an_mlp_takes_rows_of_any_shape_as_flat():
     [
         ((30,), {}, r"shape \(30,\).*data.shape="),
         ((8, 8, 3), {}, "channels first"),
+        ((1, 8, 8), {"channels": []}, r"model.channels=\[\]"),
+        ((1, 8, 8), {"channels": 16}, "model.channels=16"),
+        ((1, 8, 8), {"channels": [16, 1]}, "each hidden block"),
         ((1, 8, 8), {"kernel": 9}, r"\(8, 8\) is smaller than its kernel of 9"),
         ((1, 8, 8), {"stride": 10}, "its stride of 10"),
         ((1, 40, 2), {"kernel": 3}, r"\(40, 2\)"),
         ((1, 8, 8), {"channels": [4] * 4}, r"\(2, 2\)"),
         ((1, 8, 8), {"kernel": [3]}, r"model.kernel=\[3\].*each of the 2 blocks"),
+        ((1, 8, 8), {"stride": 0}, "model.stride=0"),
+        ((1, 8, 8), {"kernel": 2.5}, "model.kernel=2.5"),
         ((1, 8, 8), {"residual": True}, "nothing is added"),
     ],
 )

@@ -19,9 +19,6 @@ from normdrop.study import CONF
     ("overrides", "line"),
     [
         (("model=cnn", "model.depth=1"), "model.depth: there is no such key; allowed are activation, channels"),
-        (("model=cnn", "model.channels=16"), "model.channels=16: must be a valid list"),
-        (("model=cnn", "model.channels=[16,1]"), "model.channels=[16, 1]: must be greater than or equal to 2"),
-        (("model=cnn", "model.kernel=2.5"), "model.kernel=2.5: must be a valid integer or a valid list"),
         (("rate=0.1,0.3",), "rate=0.1,0.3: takes one value here; the command line sweeps: normdrop rate=0.1,0.3"),
         (("rates=0.1",), "rates: there is no such key; did you mean rate?"),
         (("rate=2",), "rate=2: must be less than 1"),

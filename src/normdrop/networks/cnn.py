@@ -34,6 +34,8 @@ def cnn(
             f"model=cnn: rows have the shape {shape}; it must be (channels, length) or (channels, height, "
             "width), channels first; give flat columns theirs, e.g. data.shape=[1,8,8], and take no data.pca"
         )
+    if not isinstance(channels, (list, tuple)) or not channels or not integers(channels, 2):  # not 1: as for a width
+        raise ValueError(f"model.channels={channels}: must be a list with one integer ≥ 2 for each hidden block")
     convolution = nn.Conv1d if len(shape) == 2 else nn.Conv2d
     layers: list[nn.Module] = [nn.Unflatten(1, shape)]
     added = False
@@ -53,8 +55,14 @@ def cnn(
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
+def integers(values: Sequence[Any], least: int) -> bool:
+    return all(type(value) is int and value >= least for value in values)
+
+
 def per_block(key: str, value: int | Sequence[int], blocks: int) -> list[int]:
-    values = [value] * blocks if isinstance(value, int) else list(value)
-    if len(values) != blocks:
-        raise ValueError(f"model.{key}={value}: must be one number, or one for each of the {blocks} blocks")
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * blocks
+    if len(values) != blocks or not integers(values, 1):
+        raise ValueError(
+            f"model.{key}={value}: must be an integer ≥ 1, or a list of one for each of the {blocks} blocks"
+        )
     return values

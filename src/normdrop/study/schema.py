@@ -135,9 +135,6 @@ class Model(Open):
 class BuiltInModel(Model):
     width: Units | Annotated[list[Units], Field(min_length=1)] = ABSENT
     depth: Annotated[Positive, Field(le=1000)] = ABSENT
-    channels: Annotated[list[Units], Field(min_length=1)] = ABSENT
-    kernel: Positive | list[Positive] = ABSENT
-    stride: Positive | list[Positive] = ABSENT
     activation: Activation = ABSENT
     output_activation: Activation | None = ABSENT
     dropout_layers: Literal["all", "last"] = ABSENT
