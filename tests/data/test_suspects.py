@@ -74,6 +74,7 @@ def test_what_is_offered_fits_what_was_typed():
         assert "data.drop=[visit_id]" in told and "group_column" not in told and "order_column" not in told
     many = said(**{f"y_{i}": LABEL + i for i in range(40)})
     assert "y_11 (and 28 more)" in many and "data.drop" not in many
+    assert said(typed={"group_column": []}, **{f"y_{i}": LABEL + i for i in range(40)}).endswith("(and 28 more)")
 
 
 @pytest.mark.parametrize("values", [RNG.permutation(9 * N)[:N], np.cumsum(RNG.integers(1, 9, N)), -np.arange(N) / 7])

@@ -77,7 +77,7 @@ def test_a_group_may_be_named_in_its_dict_and_what_could_make_a_result_false_is_
     table = pd.DataFrame(noise, columns=["a", "b"]).assign(cause=np.arange(90) % 2, y=np.arange(90) % 2)
     table.to_csv(tmp_path / "t.csv", index=False)
     given = {"data": "table", "data.path": tmp_path / "t.csv", "data.target": "y"}
-    with pytest.warns(UserWarning, match=r"^t: the class can be told exactly from cause: .*'data\.drop=\[cause\]'"):
+    with pytest.warns(UserWarning, match=r"^t: the class can be told exactly from cause; .*'data\.drop=\[cause\]'"):
         normdrop.build(TINY, given, {"data.train_size": 30})
 
 

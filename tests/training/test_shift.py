@@ -202,3 +202,25 @@ def test_measuring_twice_gives_the_same_and_another_rerun_other_draws(trained_on
     first, again, other = (shift.measure(network, part, BATCH, rerun=rerun, epoch="end") for rerun in (0, 0, 1))
     assert first == again
     assert all(a["measured"] != b["measured"] for a, b in zip(first, other, strict=True))
+
+
+class HalfFrozen(nn.Module):
+    """The first of its BN layers stays in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.free = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+        self.frozen.running_mean.fill_(3.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.free(self.frozen.eval()(x))
+
+
+def test_recalibration_leaves_a_layer_that_its_network_keeps_in_eval_mode():
+    seeds = [0, 1]
+    network = StackedNetwork([nn.Sequential(HalfFrozen(), nn.Linear(6, CLASSES)) for _ in seeds], seeds, BATCH)
+    again = shift.recalibrated(network, gaussian(300, 6, replicates=2))
+    for number in range(len(seeds)):
+        own = again.replicate(number)[0]
+        assert torch.equal(own.frozen.running_mean, torch.full((6,), 3.0))
+        assert own.free.running_mean.numpy() == pytest.approx(-3, abs=1e-4)  # what it is given: rows of mean 0, less 3

@@ -137,7 +137,9 @@ def _separator(file: Path) -> str:
     with _opened(file) as text:
         line = text.readline()
     if named := EXCELS.match(line):
-        return named[1]
+        with suppress(ValueError):
+            if _width(file, named[1], 100) > 1:
+                return named[1]
     found: list[str] = []
     for one in (*SEPARATORS, BLANKS):
         with suppress(ValueError):
@@ -180,7 +182,7 @@ def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
     if len({len(array) for array in arrays.values()}) > 1:
         each = ", ".join(f"{name} has {' × '.join(map(str, array.shape))}" for name, array in arrays.items())
         others = [name for name, array in arrays.items() if len(array) != len(arrays.get(target, array))]
-        way = f": {override('data.drop', [*dropped, *others])}" if others else ""
+        way = f": {override('data.drop', [*dropped, *others])}" if others else " with data.drop=[…]"
         raise ValueError(f"its arrays differ in length, the first number: {each}; leave some out{way}")
     blocks = []
     attrs: dict[Any, Any] = {"notes": []}

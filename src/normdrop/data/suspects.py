@@ -43,7 +43,7 @@ def of(rows: Rows) -> list[str]:
         ways = [f"if made from it, {taken(rows.typed, 'drop', telling)}"] * (len(telling) <= NAMES)
         if free:
             ways.append(f"if it says which rows belong together, {taken(rows.typed, 'group_column', telling)}")
-        notes.append(f"the class can be told exactly from {_listed(telling)}: {'; '.join(ways)}")
+        notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     notes += _copies(rows)
     if groups and free:
         way = f"{taken(rows.typed, 'group_column', groups)} keeps the rows of a group in one part"
@@ -51,7 +51,7 @@ def of(rows: Rows) -> list[str]:
     if identifiers:
         ways = [taken(rows.typed, "drop", identifiers)] * (len(identifiers) <= NAMES)
         ways += [f"for a time {taken(rows.typed, 'order_column', identifiers)}"] * free
-        notes.append(f"{_listed(identifiers)}: like an identifier of the row; {', or '.join(ways)}")
+        notes.append("; ".join([f"{_listed(identifiers)}: like an identifier of the row", *ways]))
     notes += _far(rows)
     shares = np.bincount(rows.y) / len(rows.y)
     if shares.max() >= MAJORITY:
@@ -118,12 +118,13 @@ def _pure(values: np.ndarray, y: np.ndarray, shuffled: np.ndarray) -> bool:
         return False
     classes = y.max() + 1
     size = len(distinct) * classes
-    found, by_chance = (
-        np.bincount(codes * classes + own, minlength=size).reshape(-1, classes) for own in (y, shuffled)
-    )
-    pure, chance = (counts.max(axis=1).sum() / len(values) for counts in (found, by_chance))
-    changes = (np.diff(found.argmax(axis=1)) != 0).sum()
-    return pure >= PURE and pure - chance >= 1 - PURE and 4 * changes >= len(distinct)
+    counts = np.bincount(codes * classes + y, minlength=size).reshape(-1, classes)
+    pure = counts.max(axis=1).sum() / len(values)
+    changes = (np.diff(counts.argmax(axis=1)) != 0).sum()
+    if pure < PURE or 4 * changes < len(distinct):
+        return False
+    by_chance = np.bincount(codes * classes + shuffled, minlength=size).reshape(-1, classes)
+    return bool(pure - by_chance.max(axis=1).sum() / len(values) >= 1 - PURE)
 
 
 def _bounded(values: np.ndarray, y: np.ndarray) -> bool:

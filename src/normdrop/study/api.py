@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,5 +111,11 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
     seed = configs.seeds(known)[0]
     facts = facts_of(known["data"], check_fit(known, seed), seed)
     for text in remarks(facts):
-        warnings.warn(f"{known['data']['name']}: {text}", stacklevel=3)
+        _warn(f"{known['data']['name']}: {text}")
     return known
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once, and at the caller's line: Python's own memory of what it has said is lost with each fit."""
+    warnings.warn(text, stacklevel=4)

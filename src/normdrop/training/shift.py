@@ -39,10 +39,15 @@ def recalibrated(network: StackedNetwork, part: Part) -> StackedNetwork:
     """A copy in eval mode with the running statistics of training rows, noise off.
 
     Layer by layer: each BN layer sees the recalibrated ones before it. The statistics are of all rows at
-    once, the variance unbiased as in BatchNorm1d's running_var.
+    once, the variance unbiased as in BatchNorm1d's running_var. A layer that its network keeps in eval mode stays.
     """
-    network = copy.deepcopy(network).eval()
-    for layer in _moments(network, [next(part.batches(rows=2))]):
+    network = copy.deepcopy(network).train()
+    for layer in network.modules():
+        if isinstance(layer, StackedNoise):
+            layer.eval()
+    first = _moments(network, [next(part.batches(rows=2))])
+    network.eval()
+    for layer in [layer for layer, moments in first.items() if moments.moving]:
         moments = _moments(network, part.batches())[layer]
         count = moments.count[:, None]
         unbiased = moments.variance * count / (count - 1)
@@ -86,8 +91,8 @@ def measure(network: StackedNetwork, part: Part, batch_size: int, rerun: int, ep
 class _Moments:
     """Mean and biased variance, (replicates, units), of all that was added."""
 
-    def __init__(self, replicates: int, case: str) -> None:
-        self.case = case
+    def __init__(self, replicates: int, case: str, moving: bool) -> None:
+        self.case, self.moving = case, moving
         self.count = torch.zeros(replicates, dtype=torch.float64)
         self.sum: Any = None
         self.squares: Any = None
@@ -126,7 +131,7 @@ def _moments(network: StackedNetwork, chunks: Iterable[tuple[Tensor, Tensor]]) -
     def norm(layer: Any, inputs: tuple[Tensor], copies: SideBySide | None = None) -> None:
         (x,) = inputs
         if layer not in seen:
-            seen[layer] = _Moments(len(network.seeds), NOISE if noises else NO_NOISE)
+            seen[layer] = _Moments(len(network.seeds), NOISE if noises else NO_NOISE, layer.training)
         if copies is None:
             seen[layer].add(slice(None), x.reshape(len(network.seeds), layer.features, -1))
         else:  # the rows of one replicate
