@@ -45,7 +45,7 @@ def made(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: in
 
 
 def written(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Module:
-    """One replicate's network as `make` returns it: (batch, *shape) → logits (batch, classes).
+    """One replicate's network as `make` returns it, its dropout silenced: (batch, *shape) → logits (batch, classes).
 
     Its weights are those that `make` draws from PyTorch's generator, started from the replicate's own stream:
     the same for each arrangement. Raises ValueError.
@@ -92,8 +92,8 @@ def arrange(network: nn.Module, config: Mapping[str, Any]) -> list[str]:
     """Put the operations of an arrangement, in its order, where a module's BN layers stand; the names of
     those layers.
 
-    Of BN layers whose names `model.layers` (`layer4.*`) does not match all stay. Positions relative to the activation
-    stay as they are written. Raises ValueError.
+    Layers whose names `model.layers` (`layer4.*`) does not match stay. Positions relative to the activation stay as
+    they are written. Raises ValueError.
     """
     layers, its = config["model"].get("layers") or "*", operations(config["arrangement"])
     norms: dict[str, Any] = {}
