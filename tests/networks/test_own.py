@@ -351,6 +351,20 @@ def test_a_file_of_a_package_is_reached_by_one_beside_it(tmp_path):
     assert plain(config_of("make", file=str(tmp_path / "mine.py")), SHAPE, CLASSES)[1][2].out_features == 7
 
 
+def test_what_a_file_draws_at_its_top_is_the_same_in_each_process(tmp_path, monkeypatch):
+    first = "import copy\nfrom torch import nn\nSTEM = nn.Linear(64, 64)"
+    text = HELPER.format(first=first, then="W = 5").replace("nn.Flatten(), ", "nn.Flatten(), copy.deepcopy(STEM), ")
+    (tmp_path / "net.py").write_text(text)
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        monkeypatch.setattr(own_source, "RUN", {})  # as another process
+        before = torch.get_rng_state()
+        weights.append(plain(config_of("make", file=str(tmp_path / "net.py")), SHAPE, CLASSES)[1][1].weight)
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(*weights)
+
+
 def test_two_files_have_each_its_own_folder_of_helpers_without_an_init_file(tmp_path):
     configs = []
     for width in (5, 6):

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 Make = Callable[..., nn.Module]
@@ -142,7 +143,8 @@ def _run(file: Path) -> Source:
         text = file.read_bytes()
     except OSError as error:
         raise ValueError(f"model.file={file}: cannot be read: {error.strerror}") from error
-    with _beside(file):
+    with _beside(file), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what it draws at its top is the same in each process
         sys.modules[module.__name__] = module  # where a dataclass looks for its own module
         try:
             exec(compile(text, str(file), "exec", dont_inherit=True), module.__dict__)
