@@ -58,6 +58,7 @@ class Child:
         try:  # whatever is raised, in the inner `finally` too, this copy ends here
             try:
                 os.chdir(folder)
+                resource.setrlimit(resource.RLIMIT_CPU, (300, 300))  # what trains for ever is ended, and no test waits
                 out = os.open(self.said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
                 os.dup2(out, 1), os.dup2(out, 2)
                 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
