@@ -291,11 +291,11 @@ def test_what_lacks_an_arrangement_or_a_rate_is_left_out_of_a_mean_over_data_set
     root = fabricate(tmp_path, replicates=3, accuracy=accuracy, **study)
     unfinished = root / "digits/bn_dropout/after/q0.50/model.depth=6/record.json"
     unfinished.rename(unfinished.with_name("later.json"))
-    tensorboard.write_overview(root, {}, {})
+    tensorboard.write_overview_live(root)
     whole = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
     assert whole == pytest.approx({200: 0.9, 500: 0.9}, abs=0.05)
     unfinished.with_name("later.json").rename(unfinished)
-    tensorboard.write_overview(root, {}, {})
+    tensorboard.write_overview_live(root)
     whole = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
     assert whole == pytest.approx({200: 0.7, 500: 0.7}, abs=0.05)
 
@@ -304,19 +304,19 @@ def test_live_it_shows_what_was_finished_since(tmp_path):
     root = fabricate(tmp_path, arrangements=("bn_dropout",), replicates=3, rerun=None)
     first, second = sorted(root.rglob("record.json"))
     second.rename(second.with_name("later.json"))
-    tensorboard.write_overview(root, {}, {})
+    tensorboard.write_overview_live(root)
     assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [200]
     second.with_name("later.json").rename(second)
     held = store.read(first.parent)
     store.write(first.parent, held.record, held.replicates.assign(test_acc=0.5), held.history)
-    tensorboard.write_overview(root, {}, {})
+    tensorboard.write_overview_live(root)
     shown = scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]
     assert list(shown) == [200, 500] and shown[200] == 0.5
 
 
 def test_before_anything_is_finished_there_is_no_overview(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"conditions": {"digits/bn/after/q0.00": {}}}))
-    tensorboard.write_overview(tmp_path, {}, {})
+    tensorboard.write_overview_live(tmp_path)
     assert not (tmp_path / "overview").exists()
 
 
@@ -325,8 +325,9 @@ def test_what_is_damaged_is_left_out(tmp_path, file):
     root = fabricate(tmp_path, arrangements=("bn_dropout",), replicates=2, rerun=None)
     damaged, _ = sorted(root.rglob(file))
     damaged.write_text("{")
-    tensorboard.write_overview(root, {}, {})
-    assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [500]
+    for write_again in (tensorboard.write_overview_live, lambda folder: tensorboard.write_overview(folder, {}, {})):
+        write_again(root)
+        assert list(scalars(root / "overview" / "bn_dropout after")[TEST_BY_RATE]) == [500]
 
 
 def test_deleted_event_files_are_written_again_from_the_record(tmp_path):
@@ -462,9 +463,7 @@ def test_a_key_that_a_later_sweep_varies_is_a_column_of_all_runs(tmp_path):
 def test_many_settings_are_no_more_runs(tmp_path):
     settings = [{"optimizer.lr": number} for number in range(3)]
     study = {"positions": ("after", "before"), "rates": (0.2, 0.5), "settings": settings, "replicates": 2}
-    for path in fake_study(tmp_path, **study).rglob("record.json"):
-        path.with_name("events.out.tfevents.0").touch()
-    tensorboard.write_overview(tmp_path, {}, {})
+    tensorboard.write_overview_live(fake_study(tmp_path, **study))
     assert len(conditions(tmp_path)) > 40
     assert sorted(path.name for path in (tmp_path / "overview").iterdir()) == ["answer", *OVERVIEW]
 

@@ -97,6 +97,14 @@ def write_overview(folder: Path, texts: Mapping[str, str], figures: Mapping[str,
     _write_overview(folder / "overview", finished, texts, figures)
 
 
+def write_overview_live(folder: Path) -> None:
+    """Write a study's `overview` of what is finished so far; event files of configurations are their workers' own."""
+    with suppress(OSError, ValueError, LookupError):
+        finished = _finished(folder)
+        text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
+        _write_overview(folder / "overview", finished, {"answer": text}, {})
+
+
 def _finished(folder: Path) -> dict[Path, Finished]:
     """A study's finished configurations by their folders, without damaged ones. ValueError: its plan is damaged."""
     found = {}

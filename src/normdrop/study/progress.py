@@ -87,9 +87,7 @@ def _overview(root: Path) -> float:
     from normdrop import tensorboard  # here: the first configuration has ended, so that nothing waits for its import
 
     began = time.monotonic()
-    text = "What is finished so far; `normdrop-report` writes the answer."
-    with suppress(OSError, ValueError, LookupError):
-        tensorboard.write_overview(root, {"answer": text}, {})
+    tensorboard.write_overview_live(root)
     ended = time.monotonic()
     return ended + max(DRAWN, 20 * (ended - began))
 
