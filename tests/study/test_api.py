@@ -60,11 +60,9 @@ def test_keyword_arguments_a_dict_and_text_are_one():
 
 def test_a_group_may_be_named_in_its_dict_and_what_could_make_a_result_false_is_said(tmp_path):
     module, data = normdrop.build(TINY, data={"name": "breast_cancer"}, optimizer={"name": "sgd", "lr": 0.25})
-    assert data.classes == 2 and module.hparams["config"]["data"]["name"] == "breast_cancer"
-    assert (module.hparams["config"]["optimizer"]["_target_"], module.hparams["config"]["optimizer"]["lr"]) == (
-        "torch.optim.SGD",
-        0.25,
-    )
+    config = module.hparams["config"]
+    assert data.classes == 2 and config["data"]["name"] == "breast_cancer"
+    assert (config["optimizer"]["_target_"], config["optimizer"]["lr"]) == ("torch.optim.SGD", 0.25)
     module, _ = normdrop.build(TINY, model={"name": "cnn", "channels": (4, 3)}, replicates=2)
     assert module.hparams["config"]["model"]["channels"] == [4, 3]
     (tmp_path / "net.py").write_text(

@@ -21,7 +21,7 @@ from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, config, sweep
+from normdrop.study import CONF, config, progress, sweep
 from normdrop.study import record as results
 
 TINY = (
@@ -408,3 +408,17 @@ def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):
     conditions = planned("--config-dir", str(tmp_path), "experiment=mine")
     assert [condition.config["arrangement"] for condition in conditions] == ["none", "bn"]
     assert {condition.config["study"]["claim"] for condition in conditions} == {"mine"}
+
+
+def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatch, tmp_path, capsys):
+    now, parts = [100.0], [1.5, 0.5, 0.0]  # of three configurations, backwards
+
+    class Stop:
+        def wait(self, _: float) -> bool:
+            now[0] += 10
+            return not parts
+
+    monkeypatch.setattr(progress, "_running", lambda *_: {"a": (parts.pop() if parts else 1.5, "epoch 1")})
+    monkeypatch.setattr("rich.console.monotonic", lambda: now[0])
+    progress._watch(tmp_path, ["a", "b", "c"], [], Stop())
+    assert capsys.readouterr().out == "3 configurations (about 15 s left)\n"
