@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,19 +38,15 @@ def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
     notes = []
     telling, groups, identifiers = _columns(rows)
-    free = not {"group_column", "order_column"} & rows.typed.keys()  # to have one of them
     if telling:
-        ways = [f"if made from it, {taken(rows.typed, 'drop', telling)}"] * (len(telling) <= NAMES)
-        if free:
-            ways.append(f"if it says which rows belong together, {taken(rows.typed, 'group_column', telling)}")
+        ways = _ways(rows, telling, "if made from it, ", "group_column", "if it says which rows belong together, ")
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     notes += _copies(rows)
-    if groups and free:
+    if groups and may_have_role(rows.typed):
         way = f"{taken(rows.typed, 'group_column', groups)} keeps the rows of a group in one part"
         notes.append(f"{_listed(groups)}: like a group of rows (a person, a day?); {way}")
     if identifiers:
-        ways = [taken(rows.typed, "drop", identifiers)] * (len(identifiers) <= NAMES)
-        ways += [f"for a time {taken(rows.typed, 'order_column', identifiers)}"] * free
+        ways = _ways(rows, identifiers, "", "order_column", "for a time ")
         notes.append("; ".join([f"{_listed(identifiers)}: like an identifier of the row", *ways]))
     notes += _far(rows)
     shares = np.bincount(rows.y) / len(rows.y)
@@ -60,6 +56,21 @@ def of(rows: Rows) -> list[str]:
             f"{100 * shares.max():.1f} % of the rows are {usual!r}: accuracy says little, see test_balanced_acc"
         )
     return notes
+
+
+def may_have_role(typed: Mapping[str, Sequence[str]]) -> bool:
+    """Whether data.group_column or data.order_column may be typed: there is but one of the two."""
+    return not {"group_column", "order_column"} & typed.keys()
+
+
+def _ways(rows: Rows, names: list[str], dropped: str, role: str, kept: str) -> list[str]:
+    """What to type to leave columns out, if they are few, and to give the first of them a role, if none is given."""
+    ways = []
+    if len(names) <= NAMES:
+        ways.append(dropped + taken(rows.typed, "drop", names))
+    if may_have_role(rows.typed):
+        ways.append(kept + taken(rows.typed, role, names))
+    return ways
 
 
 def _listed(names: list[str]) -> str:

@@ -23,7 +23,7 @@ from normdrop.asked import check_memory, count, longer, override, quoted, requir
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
-from normdrop.data.suspects import NAMED_SO
+from normdrop.data.suspects import NAMED_SO, may_have_role
 
 # What numeric columns write where there is no value, in any case.
 NO_VALUE = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none")
@@ -327,7 +327,7 @@ def _all_at_once(
     empty = {name: int(_text(frame[name]).fillna("").str.strip().eq("").sum()) for name in levels}
     named = [name for name in levels if NAMED_SO.fullmatch(name) and name not in few and not empty[name]]
     groups = [name for name in named if 2 * levels[name] <= len(frame)][:1]
-    if {"group_column", "order_column"} & typed.keys():
+    if not may_have_role(typed):
         groups = []
     drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
     # In text only an empty cell is one: NA may be a level.
