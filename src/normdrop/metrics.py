@@ -32,6 +32,12 @@ class Metric:
 
 SILENCED_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
+
+def silenced(fraction: float) -> str:
+    """The column of test accuracy with this fraction of the units silenced."""
+    return f"silenced_{fraction:.0%}".removesuffix("%")
+
+
 # In the order of HPARAMS' columns: TensorBoard shows the first five until asked for more, and its plots leave
 # out what lacks one of those: they are never empty. Losses are mean NLL, in evaluation mode. Of a column named
 # <part>_<measure> the measure is one of `training.module.MEASURES`, taken of the rows of that part.
@@ -56,7 +62,7 @@ METRICS = {
         Metric("reliance", "accuracy drop with ablated units", "pp", False, "test/reliance"),
         Metric("reliance_most_used", "accuracy drop with the most used units ablated", "pp"),
         *(
-            Metric(f"silenced_{share:.0%}"[:-1], f"test accuracy, {share:.0%} of units ablated", "pp", True)
+            Metric(silenced(share), f"test accuracy, {share:.0%} of units ablated", "pp", True)
             for share in SILENCED_FRACTIONS
         ),
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normdrop.networks import network_of
+from normdrop.networks import MODELS, network_of, plain
 from normdrop.networks.mlp import mlp
 
 
@@ -72,3 +72,16 @@ def test_the_posts_networks_are_the_default_of_model_blog_with_data_blog(compose
 def test_dropout_layers_last_counts_uniform_noise_as_dropout():
     network = build(depth=2, dropout_layers="last", noise="uniform")
     assert names(network) == "Linear ReLU BatchNorm1d Linear ReLU BatchNorm1d UniformNoise Linear"
+
+
+def test_weights_that_no_initialisation_of_ours_draws_are_the_seeds_too(composed, monkeypatch):
+    def lifted(shape, classes, **placed):
+        layers = nn.ConvTranspose1d(1, 2, 1), nn.Flatten(), nn.Linear(12, classes)
+        return nn.Sequential(nn.Unflatten(1, (1, -1)), *layers)
+
+    monkeypatch.setitem(MODELS, "mlp", lifted)
+    config = {**composed(), "model": {"name": "mlp", "init_gain": 1.0}}
+    seeds = [(1, 0), (1, 0), (2, 0), (1, 1)]  # and reruns
+    drawn = [plain({**config, "rerun": rerun}, (6,), 3, seed)[1].weight for seed, rerun in seeds]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[3])

@@ -222,12 +222,13 @@ def kinds(network: nn.Module) -> list[str]:
         ("bn", ["BatchNorm2d"]),
         ("bn_dropout", ["BatchNorm2d", "Dropout"]),
         ("dropout_bn", ["Dropout", "BatchNorm2d"]),
+        ("bn_dropout_bn", ["BatchNorm2d", "Dropout", "BatchNorm2d"]),  # a name that one may add
     ],
 )
 def test_the_operations_stand_in_their_order_where_each_bn_layer_stood(arrangement, expected):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
     assert own.arrange(network, config_of(None, arrangement)) == ["1", "4"]
-    assert kinds(network) == expected * 2
+    assert kinds(network) == expected * 2  # each layer once: what stood twice would be one
     assert all(layer.p == 0.3 for layer in network.modules() if isinstance(layer, nn.Dropout))
 
 

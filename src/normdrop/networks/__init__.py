@@ -40,7 +40,9 @@ def plain(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: i
         return own.made(config, shape, classes, seed)
     given = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     own.check_keys(given, [MODELS[name], block], f"model={name}", PLACED)
-    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw weights when they are made
+    number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)  # for what layers draw when they are made and `initialise` leaves
         try:
             network = MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
         except (TypeError, RuntimeError) as error:  # a value of the wrong type

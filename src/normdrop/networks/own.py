@@ -6,6 +6,7 @@ file, in an installed package (an entry point of the group normdrop.models), or 
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +115,7 @@ def arrange(network: nn.Module, config: Mapping[str, Any]) -> list[str]:
         space = BATCH_NORMS.index(type(norm)) + 1
         for operation in its:
             if operation == "bn":
-                new.append(norm)
+                new.append(copy.deepcopy(norm) if norm in new else norm)
             elif operation == "dropout":
                 new.append(dropout(config["noise"], config["rate"], space))
             else:

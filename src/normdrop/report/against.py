@@ -25,11 +25,11 @@ def partners(own: Sequence[Study], reference: Sequence[Study]) -> Iterator[tuple
             yield study, other
 
 
-def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float = 0.05) -> pd.DataFrame:
+def compare_runs(own: Sequence[Study], reference: Sequence[Study]) -> pd.DataFrame:
     """One row per comparison that both have, in the two runs' numbers (those of the reference end in _reference).
 
     Further columns: experiment, reference (names of the two studies), SAME and the keys, t and p of Welch's test of the
-    two means, p_holm over all rows, differs (p_holm < alpha), verdict_differs, shared_seeds. Runs that share seeds and
+    two means, p_holm over all rows, differs (p_holm < .05), verdict_differs, shared_seeds. Runs that share seeds and
     code are not independent: t is then too small, never too large.
     """
     tables = []
@@ -48,7 +48,7 @@ def compare_runs(own: Sequence[Study], reference: Sequence[Study], alpha: float 
     table["t"], table["p"] = np.where(equal, 0.0, t), np.where(equal, 1.0, p)
     table["p_holm"] = holm(table["p"])
     other_word = table["verdict"].map(head) != table["verdict_reference"].map(head)
-    return table.assign(differs=table["p_holm"] < alpha, verdict_differs=other_word)
+    return table.assign(differs=table["p_holm"] < 0.05, verdict_differs=other_word)
 
 
 def _keyed(study: Study, keys: list[str]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from normdrop.report.verdicts import HARNESS
 
 EDGE = 0.2  # of choices: more of them at an end of the grid are a doubt
 CHANCE = 1.1  # times the balanced accuracy of a guess: below that nothing was learnt
+ALPHA = 0.05  # of an A/A row, whatever its study declares
 ALARM = 0.005  # A/A claims that chance gives more rarely are an alarm: every page asks
 
 
@@ -134,7 +135,7 @@ def never_reached(study: Study) -> pd.DataFrame:
     return missed.agg(n="size", missed="sum").reset_index()
 
 
-def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
+def alarm(rows: pd.DataFrame) -> dict[str, Any]:
     """Whether the A/A rows of a whole page claim more differences than chance.
 
     rows: all studies' verdicts, of differences on these data. A network (of an arrangement, on a data set, by a metric)
@@ -149,8 +150,8 @@ def alarm(rows: pd.DataFrame, alpha: float = 0.05) -> dict[str, Any]:
     tested = tested.drop_duplicates(["dataset", "a", "comparison", "metric", "n", "estimate", "ci_low", "ci_high"])
     tested = tested.sort_values("p_value", ignore_index=True)
     by_network = tested.groupby(["dataset", "a", "metric"])["p_value"]
-    claiming = tested[by_network.transform("size") * tested["p_value"] <= alpha]
+    claiming = tested[by_network.transform("size") * tested["p_value"] <= ALPHA]
     claiming = claiming.drop_duplicates(["dataset", "a", "metric"])
-    chance = float(stats.binom.sf(len(claiming) - 1, by_network.ngroups, alpha))
+    chance = float(stats.binom.sf(len(claiming) - 1, by_network.ngroups, ALPHA))
     facts = {"claims": len(claiming), "networks": by_network.ngroups, "compared": len(tested), "chance": chance}
     return facts | {"claiming": claiming, "alarm": chance <= ALARM, "twice": len(again) > 0}

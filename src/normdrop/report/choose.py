@@ -24,9 +24,9 @@ class Pair:
     """A and B at one place of a study, at one rate or at the rate that each seed prefers."""
 
     place: dict[str, Any]
-    """dataset, position and the study's keys"""
+    """dataset, position and the study's keys; of an A/A pair also its arrangement and what is tuned or consumed"""
     comparison: str
-    """same_rate or best_vs_best"""
+    """same_rate or best_vs_best; a/a or a/a_tuned"""
     rate: float | None
     """None: chosen"""
     counted: bool
@@ -118,19 +118,23 @@ def shared_rows(study: Study, sides: list[pd.DataFrame], rate: float | None = No
     its own, so that a study can give both as many candidates.
     """
     declared = study.declared
+    one_each = len(declared.sides[0]) == len(declared.sides[1])
     rates = [set(side.loc[with_dropout(side), "rate"]) for side in sides]
+    rates = [own for own in rates if own]  # a side without dropout has whatever the other has
     if rate is not None:
         shared = {rate}
-    elif len(declared.sides[0]) == len(declared.sides[1]):
-        shared = (rates[0] or rates[1]) & (rates[1] or rates[0])  # a side without dropout has whatever the other has
+    elif not rates:
+        shared = set()
+    elif one_each:
+        shared = set.intersection(*rates)
     else:
-        shared = rates[0] | rates[1]
+        shared = set.union(*rates)
     sides = [side[side["rate"].isin(shared) | ~with_dropout(side)] for side in sides]
     for key in declared.within:
         both = set(sides[0][key]) & set(sides[1][key])
         sides = [side[side[key].isin(both)] for side in sides]
-    alike = len(declared.sides[0]) == len(declared.sides[1]) and all(with_dropout(side).all() for side in sides)
-    if declared.within and alike:  # one side may lack a rate at one value alone
+    # One side may lack a rate at one value alone.
+    if declared.within and one_each and all(with_dropout(side).all() for side in sides):
         points = [pd.MultiIndex.from_frame(side[["rate", *declared.within]]) for side in sides]
         sides = [side[own.isin(other)] for side, own, other in zip(sides, points, points[::-1], strict=True)]
     return sides
@@ -182,13 +186,11 @@ def _measured(side: pd.DataFrame, metric: str) -> bool:
 
 def rungs(pair: Pair, metric: str) -> list[pd.DataFrame]:
     """Each side's values, seeds × values of the consumed key in rising order, without seeds that lack one of them."""
-    a, b = (side.loc[complete(side), metric].astype(float).unstack() for side in (pair.a, pair.b))
+    a, b = (side.loc[_complete(side), metric].astype(float).unstack() for side in (pair.a, pair.b))
     return [*a.align(b, join="inner")]
 
 
-def complete(side: pd.DataFrame) -> pd.Index:
-    """The seeds that a side has at each value of a consumed key; one that diverged there is among them."""
-    if side.index.nlevels == 1:
-        return side.index
+def _complete(side: pd.DataFrame) -> pd.Index:
+    """The seeds that a side has at each value of the consumed key; one that diverged there is among them."""
     rungs = side.groupby(level="seed").size()
     return rungs.index[rungs == side.index.get_level_values(1).nunique()]

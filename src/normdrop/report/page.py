@@ -72,7 +72,7 @@ class Section:
     """the same over data sets, a row for each position, rate and metric; empty where there are too few"""
     tables: dict[str, pd.DataFrame]
     """what is written as CSV, by the name of its file"""
-    provenance: dict[str, Any]
+    provenance: dict[str, list[str]]
     figures: dict[str, str] = field(default_factory=dict)
     """files by the names of the figures, which the template has captions for"""
     notes: dict[str, str] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Section:
 
     @property
     def at_one_place(self) -> pd.DataFrame:
-        """What the first figure draws: the means, or the comparisons of a study of one data set and setting."""
+        """The means, or the comparisons of a study of one data set and setting: one figure shows them all."""
         rows = self.means if len(self.means) else self.compared
         rows = rows[rows["metric"] == self.study.declared.metric]
         if len(self.means):
@@ -145,7 +145,7 @@ def write(studies: Sequence[Study], target: Path, other: Sequence[Study] = ()) -
 def section(study: Study) -> Section:
     """All that is computed of a study."""
     over_sets = pd.DataFrame(columns=pooled.COLUMNS)
-    facts: dict[str, Any] = {"lines": [], "doubts": []}
+    facts: dict[str, list[str]] = {"lines": [], "doubts": []}
     beside = defaultdict[str, pd.DataFrame](pd.DataFrame)
     if study.table.empty:
         rows = verdicts.rows(study)

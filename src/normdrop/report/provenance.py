@@ -17,8 +17,8 @@ from normdrop.study.told import duration
 ROOT = Path(__file__).parents[3]
 
 
-def provenance(study: Study) -> dict[str, Any]:
-    """began, ended (text), commits, versions, clean, lines (what declared it, what was trained from) and doubts.
+def provenance(study: Study) -> dict[str, list[str]]:
+    """`lines` (what declared it, when and from what it was trained) and `doubts`.
 
     Seeds may have been added in several batches: each has its own commit, and the earliest one decides what came first.
     """
@@ -31,8 +31,8 @@ def provenance(study: Study) -> dict[str, Any]:
         f"Seeds {spans(tuple(study.table['seed']))}; {spent}; {'; '.join(versions)}.",
         *sorted({f"`{command}`" for command in table["command"].dropna()}),
     ]
-    clean, doubts = bool(table["clean"].all()), []
-    if not clean:
+    doubts = []
+    if not table["clean"].all():
         doubts.append("Some seeds were trained from a tree with changes that no commit has.")
     first = table.groupby(["commit", "experiment"])["began"].min().reset_index()
     for commit, experiment, start in [] if study.undeclared else first.to_numpy().tolist():
@@ -49,8 +49,7 @@ def provenance(study: Study) -> dict[str, Any]:
         typed = [key for key, value in said.items() if trained.get(key, value) != value]
         if typed:
             doubts.append(f"Changed on the command line, which no commit declares: {', '.join(typed)}.")
-    facts = {"began": began, "ended": ended, "commits": commits, "versions": versions, "clean": clean}
-    return facts | {"lines": lines, "doubts": doubts}
+    return {"lines": lines, "doubts": doubts}
 
 
 def _batches(record: Record) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from normdrop.data.module import Part, ReplicateData
-from normdrop.metrics import METRICS, SILENCED_FRACTIONS
+from normdrop.metrics import METRICS, SILENCED_FRACTIONS, silenced
 from normdrop.networks import has_bn, plain
 from normdrop.training import on_gpu, shift
 from normdrop.training.checkpoint import Checkpoint
@@ -281,7 +281,7 @@ def _silenced(module: ReplicatedClassifier, parts: Mapping[str, Part], whole: to
     lost, lost_without = [], []
     for fraction in SILENCED_FRACTIONS:
         at_random = module.silenced_accuracy(parts["test"], fraction)
-        columns[f"silenced_{round(100 * fraction)}"] = at_random
+        columns[silenced(fraction)] = at_random
         lost.append(whole - at_random)
         lost_without.append(whole - module.accuracy_without(parts["test"], ranking, fraction))
     columns["reliance"] = sum(lost[1:], lost[0]) / len(lost)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from normdrop.engine.compiled import Compiled
 
 SILENCING_DRAWS = 20
+BINS = 15  # of confidence, for the calibration error
 EVALUATED = 256  # rows at a time: at the end of a training the activations of more are what takes most memory
 
 # Those that treat each weight by itself: with any other one replicate's step would depend on the rest.
@@ -426,15 +427,15 @@ def _lost(logits: Tensor) -> Tensor:
     return ~logits.sum(dim=(1, 2), dtype=torch.float64).isfinite()
 
 
-def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> Tensor:
+def expected_calibration_error(logits: Tensor, y: Tensor) -> Tensor:
     """Σ over bins of (rows in bin / rows) · |accuracy − mean confidence|, (replicates,).
 
-    Equal-width bins of the highest class probability (Guo, Pleiss, Sun, Weinberger, ICML 2017, equation 3).
+    BINS equal-width bins of the highest class probability (Guo, Pleiss, Sun, Weinberger, ICML 2017, equation 3).
     """
     confidence, guess = logits.softmax(dim=-1).max(dim=-1)
     excess = (guess == y).to(confidence.dtype) - confidence
-    bin_of = (confidence.nan_to_num() * bins).ceil().long().clamp(1, bins) - 1
-    sums = torch.zeros(*excess.shape[:-1], bins, device=excess.device, dtype=excess.dtype)
+    bin_of = (confidence.nan_to_num() * BINS).ceil().long().clamp(1, BINS) - 1
+    sums = torch.zeros(*excess.shape[:-1], BINS, device=excess.device, dtype=excess.dtype)
     return sums.scatter_add_(-1, bin_of, excess).abs().sum(dim=-1) / y.shape[-1]
 
 
