@@ -127,25 +127,35 @@ class Compiled:
         # For a rate of 0 torch draws nothing either.
         layers: list[Any] = [layer for layer in self.network.layers if getattr(layer, "rate", 1)]
         noises = [layer for layer in layers if isinstance(layer, StackedNoise)]
-        records, tables, below, out, weight, units, work = [], [np.empty(0, np.int64)], 0, 0, 0, 0, 0
+        records, tables, out, weight, units, work = [], [np.empty(0, np.int64)], 0, 0, 0, 0
+
+        def take(numbers: int) -> int:
+            """Where the next so many numbers of each row of a batch begin in the work space."""
+            nonlocal work
+            begin, work = work, work + numbers * self.batch_size
+            return begin
+
         for layer in layers:
             if not (own := DESCRIBED[type(layer)](layer)):
                 continue
-            keeps = units + math.ceil(units / self.batch_size)  # beside its like, a number for each feature or row
             if "inputs" in own:
-                work = work or int(own["units"]) * self.batch_size
-                below, out, place = out, work, {"features": layer.fan_out, "positions": 1}
-                own |= {"below": below, "patches": below, "kept": out}
+                if not work:
+                    take(int(own["units"]))  # the rows themselves, at 0
+                own |= {"below": out, "patches": out}
+                place = {"features": layer.fan_out, "positions": 1}
                 if own["kind"] == CONVOLUTION:
-                    own |= {"patches": work, "table": sum(map(len, tables))}
+                    own["table"] = sum(map(len, tables))
                     tables.append(layer.patches().numpy())
+                    own["patches"] = take(len(tables[-1]))
                     place["positions"] = len(tables[-1]) // layer.fan_in
-                    out = own["kept"] = work = work + len(tables[-1]) * self.batch_size
-                units = keeps = layer.fan_out * place["positions"]
-            elif isinstance(layer, StackedNoise):  # of channels, or of units, each a channel of its own
-                own |= {"features": layer.features, "positions": units // layer.features, "stream": noises.index(layer)}
-            own = place | {"out": out, "kept": work, "weight": weight} | own
-            work += keeps * self.batch_size
+                units = layer.fan_out * place["positions"]
+                out = own["kept"] = take(units)
+            else:
+                own["kept"] = take(units + math.ceil(units / self.batch_size))  # its like, and one for a feature or row
+                if isinstance(layer, StackedNoise):  # of channels, or of units, each a channel of its own
+                    own |= {"features": layer.features, "positions": units // layer.features}
+                    own["stream"] = noises.index(layer)
+            own = place | {"out": out, "weight": weight} | own
             weight += len(list(layer.parameters()))
             records.append(tuple(own.get(name, 0) for name in LAYER.names or ()))
         return np.array(records, LAYER), np.concatenate(tables), noises, work

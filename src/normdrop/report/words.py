@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -71,28 +72,31 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     tested = asked[asked["p_value"].notna()]  # where all seeds diverged there is nothing to be tested in any scope
     if tested["p_new_data"].notna().all():
         column, scope = "verdict_new_data", "new samples"
-    told = []  # where (position and keys), setting, word and scope
+    found = []
+
+    def tell(where: dict[str, Any], word: str, setting: str = "", of: str = scope) -> None:
+        """A row with the word of what stands at these position and keys."""
+        own = base[(base[[*where]] == pd.Series(where)).all(axis=1)]
+        row = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
+        row |= {"position": where.get("position", ""), "setting": setting, "word": word}
+        found.append(row | counts(own[column]) | {"scope": of})
+
     if declared.kind == "mechanism" and len(base):
-        shares = mechanism.shares(study, mechanism.recalibration(study, rows))
-        told = [({"position": row["position"]}, "", row["word"], scope) for row in shares.to_dict("records")]
+        for row in mechanism.shares(study, mechanism.recalibration(study, rows)).to_dict("records"):
+            tell({"position": row["position"]}, row["word"])
     elif declared.claim == MAIN:
         means = over_sets[over_sets["family"].eq(DECLARED) & over_sets["metric"].eq(declared.metric)]
         means = means[means["part"].eq(study.kind.answer)]
         apart = tables.varying(means, ["rate", *study.keys])
         for mean in means.to_dict("records"):
-            prediction = mean["pi_low"], mean["pi_high"]
-            word = pooled_word(mean["verdict"], prediction, study.rope(mean["metric"]))
+            word = pooled_word(mean["verdict"], (mean["pi_low"], mean["pi_high"]), study.rope(mean["metric"]))
             where = {key: mean[key] for key in ("position", *apart)}
-            told.append((where, tables.place(mean, apart), word, "data sets at large"))
+            tell(where, word, tables.place(mean, apart), "data sets at large")
         # A position on too few data sets has no mean.
         for position in sorted({*base["position"]} - {*means["position"]}):
-            told.append(({"position": position}, "", "", scope))
+            tell({"position": position}, "")
     elif len(base):
-        told = [({}, "", counted_word(**counts(base[column])), scope)]
-    found = []
-    for where, setting, word, of in told or [({}, "", "", scope)]:
-        own = base[(base[[*where]] == pd.Series(where)).all(axis=1)]
-        row = {"experiment": study.name, "claim": declared.claim, "sentence": declared.sentence}
-        row |= {"position": where.get("position", ""), "setting": setting, "word": word}
-        found.append(row | counts(own[column]) | {"scope": of})
+        tell({}, counted_word(**counts(base[column])))
+    if not found:
+        tell({}, "")
     return pd.DataFrame(found)
