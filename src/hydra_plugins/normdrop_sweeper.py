@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 
 @dataclass
@@ -42,7 +43,9 @@ class StudySweeper(BasicSweeper):
             words = [*self._parse_config(), *arguments, *held, *str(line).split()]
             grid = {override.get_key_element(): _values(override) for override in parser.parse_overrides(words)}
             points += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        typed = {word.partition("=")[0] for word in [*arguments, *held, *self.config.hydra.overrides.hydra]}
+        # As typed: what stands as ${…} there is not for here.
+        hydras: Any = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        typed = {word.partition("=")[0] for word in [*arguments, *held, *hydras]}
         run_study(points, Composer(loader, self.config, points), self.launcher, self.config, typed)
 
 

@@ -26,13 +26,16 @@ def door() -> tuple[Any, str]:
     """numba and "", or None and why it is not to be had."""
     if importlib.util.find_spec("numba") is None:
         return None, "numba is not installed (pip install 'normdrop[fast]')"
+    why = "NUMBA_DISABLE_JIT is set"
     try:
         numba = importlib.import_module("numba")
-    except Exception as error:  # a numba that does not fit numpy raises what it likes
-        why = f"numba cannot be imported: {first_line(error)}"
-        told(f"{why}; going on without the compiled engine")
-        return None, why
-    return (None, "NUMBA_DISABLE_JIT is set") if numba.config.DISABLE_JIT else (numba, "")
+        numba.njit(cached, error_model="numpy")
+        if numba.types and not numba.config.DISABLE_JIT:
+            return numba, ""
+    except Exception as error:  # a numba that does not fit numpy, or half of one, raises what it likes
+        why = f"numba does not work here: {first_line(error)}"
+    told(f"{why}; going on without the compiled engine")
+    return None, why
 
 
 @cache

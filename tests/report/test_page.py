@@ -1,6 +1,7 @@
 """The page: its numbers are those of the tables beside it, it stands alone, and it is whole or absent."""
 
 import base64
+import json
 import math
 import re
 import stat
@@ -16,7 +17,7 @@ from fake_study import fake_study
 from made import ORDERING, made
 from normdrop.report import figures, page
 from normdrop.report.__main__ import main
-from normdrop.report.study import NEVER, Declared, Study
+from normdrop.report.study import NEVER, Declared, Study, load
 
 ALL = ("none", "bn", "bn_dropout", "dropout_bn")
 OVERFITTING = {"claim": "overfitting", "contrast": {"a": "dropout", "b": "none"}, "metrics": ("gap",)}
@@ -268,6 +269,18 @@ def test_what_has_not_finished_is_said_first_and_named(tmp_path):
     first = text.split("<details>")[0]
     assert "0 finished, 1 did not, 1 failed" in first and "No configuration has finished" in first
     assert "`digits/bn`: begun" in text and "`digits/none`: out of memory" in text
+
+
+def test_what_has_grown_and_not_finished_is_not_counted_twice(tmp_path):
+    root = fake_study(tmp_path, arrangements=("bn_dropout", "dropout_bn"), rates=(0.2,), replicates=6, rerun=None)
+    plan = json.loads((root / "plan.json").read_text())
+    for name in plan["conditions"]:
+        plan["conditions"][name]["seeds"] = [*range(9)]
+    plan["conditions"]["digits/bn/after/q0.00"] = {"setting": {}, "seeds": [0], "sweep": 0}
+    (root / "plan.json").write_text(json.dumps(plan))
+    page.write(load(root), tmp_path / "report")
+    said = (tmp_path / "report/report.md").read_text()
+    assert re.search(r"2 finished, 2 of them without all seeds .*, 1 did not, 0 failed", said)
 
 
 @pytest.mark.parametrize("file", ["digits/dropout_bn/after/q0.50/record.json", "plan.json"])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 
 import normdrop
 from normdrop.study import CONF
@@ -98,8 +99,10 @@ def kind(dtype):
 def test_a_callers_hydra_context_stays_as_it_is():
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        JobRuntime.instance().set("name", "the caller's")
         normdrop.build(TINY, replicates=2)
         assert hydra.compose("config", ["rate=0.25"]).rate == 0.25
+        assert JobRuntime.instance().get("name") == "the caller's"
 
 
 def test_help_and_completion_show_what_there_is():

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, config, progress, sweep
+from normdrop.study import CONF, app, config, progress, sweep
 from normdrop.study import record as results
 
 TINY = (
@@ -342,13 +343,32 @@ def test_the_composer_gives_hydras_own_configs(planned, experiment, fewer):
         assert config.canonical(hydras) == own
 
 
+def test_a_wish_to_stop_that_comes_with_the_last_configuration_leaves_out_the_report(command, monkeypatch):
+    rounds = sweep._rounds
+
+    def stopped(*arguments):
+        rounds(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sweep, "_rounds", stopped)
+    said = command("name=study", "arrangement=none", *TINY, "--report")
+    assert "stopped" in said and "Go on with the same command" in said
+    assert [*Path("outputs/study").rglob("record.json")] and not Path("outputs/study/report").exists()
+    assert command("name=study", "arrangement=none", *TINY) == ""  # nothing is left to stop
+
+
 def test_what_has_no_effect_is_said(command, capsys):
     one = ("name=study", "arrangement=none", *TINY)
     assert command(*one) == ""
     assert "without effect" not in told(capsys)
-    assert command(*one, "logging=per_seed", "save_networks=true", "hydra.run.dir=x") == ""
+    assert (
+        command(
+            *one, "logging=per_seed", "save_networks=true", "hydra.run.dir=x", "hydra.sweep.subdir=${hydra.job.num}"
+        )
+        == ""
+    )
     said = told(capsys)
-    assert "hydra.run.dir: without effect" in said
+    assert "hydra.run.dir: without effect" in said and "hydra.sweep.subdir: without effect" in said
     assert "logging=per_seed: without effect" in said
     assert "1 finished configuration without the networks of some or all seeds" in said
     assert "without TensorBoard's files" not in said
@@ -394,6 +414,15 @@ def test_help_and_version_are_ours_and_import_no_torch(option):
     code += "assert not {'torch', 'hydra', 'pandas'} & set(sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("normdrop ") and ("arrangement: bn_dropout" in said) == (option == "--help")
+
+
+def test_help_shows_the_keys_of_the_groups_that_are_typed(monkeypatch, capsys):
+    for words in ([], ["optimizer=sgd", "data=keel", "rate=0.3"]):
+        monkeypatch.setattr(sys, "argv", ["normdrop", "--help", *words])
+        app.main()
+        said = capsys.readouterr().out
+        assert ("momentum: 0.9" in said, "dataset: null" in said) == (bool(words), bool(words))
+        assert "weight_decay:" in said and "group_column:" in said
 
 
 def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):

@@ -140,13 +140,15 @@ def trainer_of(tmp_path, **changes) -> lightning.Trainer:
     ("changes", "words"),
     [
         ({"precision": "64-true"}, "precision=64-true: must be 32-true"),
+        ({"to": torch.float64}, "its parameters=torch.float64: it must be torch.float32"),
         ({"callbacks": [BatchSizeFinder()]}, "callbacks=BatchSizeFinder"),
         ({"callbacks": [StochasticWeightAveraging(0.1)]}, "callbacks=StochasticWeightAveraging"),
     ],
-    ids=["double precision", "batch size finder", "averaged weights"],
+    ids=["double precision", "double precision by hand", "batch size finder", "averaged weights"],
 )
 def test_what_lightning_would_do_otherwise_than_it_says_is_refused_in_one_line(tmp_path, changes, words):
     module, data = normdrop.build(*TINY)
+    module.to(changes.pop("to", None))
     with pytest.raises(ValueError, match=words) as caught:
         trainer_of(tmp_path, **changes).fit(module, datamodule=data)
     assert "\n" not in str(caught.value)

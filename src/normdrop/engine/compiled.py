@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from normdrop.asked import first_line
 from normdrop.engine.kernels import (
     BATCH_NORM,
     BERNOULLI,
@@ -116,7 +117,10 @@ class Compiled:
         gradients = np.zeros(parameters["begin"][-1] + parameters["size"][-1], np.float32)
         spaces = (np.empty(work, np.float32), np.empty(work, np.float32), np.empty(work, np.uint64), gradients)
         with self.threads.limit(limits=1, user_api="blas"):
-            train(layers, table, parameters, rule, data, self.batch_size, states, spaces, self.tiled, losses)
+            try:
+                train(layers, table, parameters, rule, data, self.batch_size, states, spaces, self.tiled, losses)
+            except Exception as error:  # it runs in machine code: this is of numba, which makes that
+                raise RuntimeError(f"numba cannot compile here: {first_line(error)}; take engine=torch") from error
         for generator, state, now in zip(generators, told, states.reshape(-1, 4), strict=True):
             generator.state = {**state, "state": {"state": now}}
         return torch.from_numpy(losses)

@@ -29,7 +29,13 @@ Hydra's options (--cfg job, --config-dir …): normdrop --hydra-help
 
 {groups}
 
-{keys}"""
+{keys}
+
+# The keys of another choice: normdrop --help optimizer=sgd data=keel
+"""
+
+GROUPS = ("experiment", "data", "model", "optimizer", "hydra/launcher")
+HELPED = ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table")  # whose keys it shows
 
 
 atexit.register(gc.freeze)  # or Python looks for garbage among all that was imported once more, for seconds
@@ -48,7 +54,7 @@ def main() -> None:
     typed[:] = sys.argv[1:]
     words = [word for word in typed if word != "--report"]
     if {"-h", "--help"}.intersection(words):
-        return print(_help())
+        return print(_help(words))
     if "--version" in words:
         from importlib.metadata import version
 
@@ -92,6 +98,7 @@ def _study(words: list[str], report: bool) -> int:
         raise
     for folder in planned:
         if report:
+            stop.check()  # a wish to stop that came with the last configuration
             return _report(folder)
         shown = folder / "overview" if (folder / "overview").exists() else folder
         print(f"the answer:   {runnable(f'normdrop-report {folder}')}")
@@ -134,22 +141,28 @@ def _arguments(words: list[str]) -> list[str]:
         if word.startswith(("hydra/sweeper=", "hydra.mode=")) and word != "hydra/sweeper=study":
             why = "a grid is key=a,b,c, one configuration a grid of one; a search calls normdrop.train from Python"
             raise ValueError(f"{word}: leave it out; {why}")
-    options = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
+    hydras = [word for word in words if word not in overrides and word not in ("-m", "--multirun")]
     if known.cfg or known.info or known.hydra_help or known.shell_completion:
-        return [*options, *overrides]
+        return [*hydras, *overrides]
     # A value may not fit conf/config.yaml's own choice of data, model or optimizer, on which Hydra would try it.
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in GROUPS and value.startswith("_"):
+            raise ValueError(f"{word}: a part of others, no option; must be one of {', '.join(options(key))}")
     held[:] = [word for word in overrides if not re.match(r"(hydra|experiment)\b", word.lstrip("~+"))]
     # Without --multirun Hydra takes any mistake beside a sweep for a sweep in the wrong mode.
-    return [*options, "--multirun", *(word for word in overrides if word not in held)]
+    return [*hydras, "--multirun", *(word for word in overrides if word not in held)]
 
 
-def _help() -> str:
+def _help(words: Sequence[str]) -> str:
+    """What may be typed: the groups, and the keys of the config, of its usual groups and of those that `words` name."""
     groups = []
-    for group in ("experiment", "data", "model", "optimizer", "hydra/launcher"):
+    for group in GROUPS:
         groups.append(fill(f"{group} = {' | '.join(options(group))}", 110, subsequent_indent="    "))
     keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
-    for file in ("model/mlp", "model/cnn", "model/own", "optimizer/adam", "data/_split", "data/table"):
-        group, name = file.split("/")
+    asked = [word.replace("=", "/") for word in words if word.partition("=")[2] in options(word.partition("=")[0])]
+    for file in dict.fromkeys([*HELPED, *asked]):
+        group, name = file.rsplit("/", 1)
         text = (CONF / f"{file}.yaml").read_text(encoding="utf-8")
         keys.append(f"# {group}.<key>, {group}={name}\n{text.rstrip()}")
     return HELP.format(groups="\n".join(groups), keys="\n\n".join(keys))
@@ -196,4 +209,5 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
         table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
         return f"{group}={name}: must be one of {', '.join(options(group))}{nearest(name, options(group))}{table}"
-    return text
+    where = getattr(error, "full_key", None)  # OmegaConf's
+    return f"{where}: {text.partition(' full_key: ')[0]}" if where else text

@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig, OmegaConf
 
 from normdrop.arrangement import has, same_network
@@ -32,13 +33,14 @@ OmegaConf.register_new_resolver("stem", _stem, replace=True)  # conf/data/table.
 
 def compose(*overrides: str) -> DictConfig:
     """The config that these overrides of conf/ make, unresolved and unchecked; a caller's Hydra context stays."""
-    before = GlobalHydra.instance().hydra
+    before, job = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     GlobalHydra.instance().hydra = None
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", list(overrides))
     finally:
         GlobalHydra.instance().hydra = before  # by now another instance: Hydra puts back a copy
+        JobRuntime.instance().set("name", job)
 
 
 def plain(config: DictConfig, resolve: bool = True) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from normdrop.asked import count, is_int, quoted, require
 from normdrop.study import config as configs
@@ -72,7 +72,8 @@ def _announce(study: Plan, todo: Sequence[Condition]) -> None:
 
 def _ignored(config: DictConfig, compose: Composer) -> Iterator[str]:
     """A line for each of Hydra's own keys that was asked for and has no effect here."""
-    for word in config.hydra.overrides.hydra:
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    for word in typed:
         key = word.partition("=")[0]
         if key in ("hydra.sweep.subdir", "hydra.output_subdir", "hydra.run.dir", "hydra.job.chdir"):
             yield f"{key}: without effect; a study lies in hydra.sweep.dir, its configurations by what varies"

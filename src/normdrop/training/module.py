@@ -164,7 +164,9 @@ class ReplicatedClassifier(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.total_steps)]
 
     def setup(self, stage: str) -> None:
-        """Refuse what Lightning would do otherwise than it says."""
+        """Refuse what Lightning would do otherwise than it says, and another precision."""
+        for parameter in self.network.parameters():
+            require("module: its parameters", parameter.dtype, parameter.dtype == torch.float32, "torch.float32")
         if self.trainer.world_size > 1:
             raise ValueError(f"devices={self.trainer.world_size}: must be 1; all replicates train in one process")
         if self.trainer.precision != "32-true":
