@@ -169,6 +169,8 @@ WRONG = {
     "name=x/report": "name=x/report: must be the name of a folder: letters",
     "name=Report": "only, none of error.txt, history.csv, networks.pt, overview, plan.json, record.json, repl",
     "data.name=plan.json": "data.name=plan.json: must be the name of a folder",
+    f"data.name={'a' * 201}": f"data.name={'a' * 201}: too long for the name of a folder; give a shorter one",
+    f"name={'a' * 201}": f"name={'a' * 201}: too long for the name of a folder; give a shorter one",
     # the split: what else is refused of it, `data/test_module.py` tries
     "data.train_size=100000": "data.train_size=100000: only 1149 rows are left beside val and test",
     "data.level=-1": "data.level=-1: must be greater than 0",

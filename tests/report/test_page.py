@@ -346,3 +346,10 @@ def test_the_end_says_the_answer_the_page_and_what_to_open(population, tmp_path,
     assert main([str(tmp_path), "--output", str(tmp_path / "else/where")]) == 0
     assert f"tensorboard --logdir {tmp_path}" in capsys.readouterr().out.splitlines()[-1]
     assert "population (1 of 1)" in said.err and not (tmp_path / "report").exists()
+
+
+def test_an_earlier_page_of_another_person_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "report").mkdir()
+    monkeypatch.setattr("os.access", lambda folder, _: Path(folder).name != "report")
+    assert main([str(tmp_path)]) == 1
+    assert f"{tmp_path / 'report'}: nothing can be written to it; --output DIR" in capsys.readouterr().err

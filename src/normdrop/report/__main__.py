@@ -55,8 +55,9 @@ def _check(options: Namespace) -> None:
             raise ValueError(f"--publish {options.publish}: lies in FOLDER, or holds it: every study would count twice")
     target = (options.output or options.publish or options.folder).absolute()
     there = next(parent for parent in (target, *target.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"{there}: nothing can be written to it; --output DIR puts the page elsewhere")
+    for folder in (there, target / "report"):  # of which another person may have written an earlier page
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise ValueError(f"{folder}: nothing can be written to it; --output DIR puts the page elsewhere")
 
 
 def _report(options: Namespace) -> None:

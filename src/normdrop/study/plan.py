@@ -144,6 +144,7 @@ def plan(points: Sequence[Mapping[str, str]], compose: Composer, typed: Collecti
     folder = Path(compose.master.hydra.sweep.dir)
     if "data" in typed and not {"name", "hydra.sweep.dir"} & {*typed}:
         folder = _beside(folder, asked)
+    _check_length("name", folder.name, "give a shorter one")
     known = _settle([condition.config for condition in asked], record.read_plan(folder)["known"])
     distinct: dict[str, Condition] = {}
     for condition in asked:
@@ -226,13 +227,16 @@ def _path(config: Mapping[str, Any], setting: Mapping[str, Any]) -> str:
     rate = config["rate"]  # two decimals, more where they are needed to tell rates apart
     spelled = f"q{rate:.2f}" if round(rate, 2) == rate else f"q{rate:g}"
     parts = [config["data"]["name"], config["arrangement"], config["position"], spelled]
+    _check_length("data.name", parts[0], "give a shorter one")
     if setting:
         parts.append(",".join(re.sub(r"[^\w.=+-]", "_", f"{key}={value}") for key, value in setting.items()))
-    longest = max(parts, key=len)
-    if len(longest.encode()) > 200:
-        allowed = "give another name, data.name=…, or sweep fewer keys at a time"
-        raise ValueError(f"{longest}: too long for the name of a folder; {allowed}")
+        _check_length("what is swept", parts[-1], "sweep fewer keys at a time")
     return "/".join(parts)
+
+
+def _check_length(key: str, name: str, way: str) -> None:
+    if len(name.encode()) > 200:
+        raise ValueError(f"{key}={name}: too long for the name of a folder; {way}")
 
 
 def _natural(value: str) -> tuple[float, str]:
