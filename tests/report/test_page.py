@@ -229,7 +229,25 @@ def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_
     lost = study.table["arrangement"].eq("bn_dropout")
     study.table.loc[lost, ["test_acc", "test_nll", "val_acc", "val_nll"]] = math.nan
     study.table.loc[lost, "diverged"] = True
-    assert "6 of 6 pairs diverged" in page.texts(page.section(study))["answer"]
+    said = [line for line in page.texts(page.section(study))["answer"].splitlines() if "6 of 6 pairs" in line]
+    assert said and "—" not in said[0]
+
+
+@pytest.mark.parametrize("kind", ["difference", "mechanism"])
+def test_where_everything_diverged_the_claim_is_refused_and_no_number_is_missing(kind) -> None:
+    study = made("x", datasets=2, kind=kind, claim="gap", family="best_vs_best", metrics=("test_acc",))
+    study.table[["test_acc", "recal_test_acc", "val_acc", "val_nll"]] = math.nan
+    study.table["diverged"] = True
+    (said,) = [line for line in page.texts(page.section(study))["answer"].splitlines() if "refused" in line]
+    assert said.startswith("**Refused.**") and "—" not in said
+
+
+def test_of_two_studies_of_one_name_the_page_says_whose_answer_comes_first(tmp_path):
+    for where in ("laptop", "cluster"):
+        fake_study(tmp_path / where / "six", arrangements=("bn_dropout", "dropout_bn"), rates=(0.2,), replicates=6)
+    page.write(load(tmp_path), tmp_path / "report")
+    said = (tmp_path / "report/report.md").read_text().splitlines()
+    assert "Of `cluster/six`; further down stands `laptop/six`." in said[:4]
 
 
 def test_a_declared_study_that_lacks_a_side_is_not_called_undeclared() -> None:

@@ -97,6 +97,7 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
             tell({"position": position}, "")
     elif len(base):
         tell({}, counted_word(**counts(base[column])))
-    if not found:
-        tell({}, "")
+    if not found:  # of mechanism none where all is refused
+        refused = len(base) and set(map(head, base[column])) == {"refused"}
+        tell({}, "Refused" if refused else "")
     return pd.DataFrame(found)
