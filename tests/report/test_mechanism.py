@@ -1,5 +1,7 @@
 """What recalibration removes of an effect, and the shift itself; the map."""
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,30 @@ def test_the_map_has_each_cell_and_the_control_and_its_word(tmp_path):
     assert own["word"].to_dict() == {(0.1, "after"): "ahead", (0.1, "before"): "no difference",
                                      (0.01, "after"): "behind", (0.01, "before"): "ahead"}  # fmt: skip
     assert set(table[table["contrast"] != "bn_dropout - dropout_bn"]["word"]) == {"no difference"}
+
+
+def test_the_control_stands_beside_the_order_where_both_were_trained_without_trends(tmp_path):
+    study = {"kind": "ladder", "over": "data.train_size", "family": "same_rate", "claim": "size", "secondary": []}
+    effects = {"bn": {"after": 0.02, "before": 0.0}, "ln": {"after": -0.02, "before": 0.03}}
+    for (layer, by_position), size, rate in itertools.product(effects.items(), (50, 100), (0.3, 0.5)):
+        for position, effect in by_position.items():
+            if layer == "ln" and rate == 0.3:
+                continue
+            for arrangement, own in ((f"{layer}_dropout", effect + normal(0) / 20), (f"dropout_{layer}", 0.0)):
+                where = {"setting": {"data.train_size": size}, "position": position, "study": study}
+                write(tmp_path, arrangement, runs(0.8 + own), rate, **where)
+    section = page.section(study_of(tmp_path))
+    found = section.tables["control"]
+    cells_of_both = [*itertools.product(("after", "before"), (0.5,), ("100", "50"))]
+    assert sorted(found[["position", "rate", "part"]].itertuples(index=False, name=None)) == cells_of_both
+    by_position = found.groupby("position")[["estimate", "estimate_control"]].mean()
+    assert by_position.loc["after"].to_list() == pytest.approx([0.02, -0.02])
+    assert by_position.loc["before"].to_list() == pytest.approx([0.0, 0.03])
+    lines = [line for line in page.texts(section)["answer"].splitlines() if "2 cells" in line]
+    assert [re.findall(r"([+-]\d\.\d+) pp .*?ahead in (\d), behind in (\d)", line) for line in lines] == [
+        [("+2.00", "2", "0"), ("-2.00", "0", "2")],
+        [("+0.00", "0", "0"), ("+3.00", "2", "0")],
+    ]
 
 
 def test_a_side_is_ahead_in_the_map_where_it_is_better(tmp_path):

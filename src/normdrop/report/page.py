@@ -190,8 +190,12 @@ def _beside(study: Study, rows: pd.DataFrame, found: list[Pair]) -> dict[str, pd
     }
     if study.declared.claim == MAIN:
         beside["networks"] = ranks.networks(study)
+    controlled = set().union(*regime.control_of(study)) <= set(study.table["arrangement"])
+    if study.declared.family is None or controlled:
+        cells = regime.cells(study)
+        beside["control"] = regime.control(cells)
     if study.declared.family is None:
-        beside["regime"] = regime.cells(study)
+        beside["regime"] = cells
     if study.declared.kind == "mechanism":
         beside["recalibration"] = mechanism.recalibration(study, rows)
         beside["shares"] = mechanism.shares(study, beside["recalibration"])

@@ -13,6 +13,23 @@ from normdrop.report.study import Study
 from normdrop.report.verdicts import rows
 
 
+def control_of(study: Study) -> list[list[str]]:
+    """Both sides with layer normalization in place of BN."""
+    return [[name.replace("bn", "ln") for name in side] for side in study.declared.sides]
+
+
+def control(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `cells` those that the control has too: what is said of both orders, that of the control in columns that end
+    in _control. Without trends; empty where no control was trained.
+    """
+    if table.empty or table["contrast"].nunique() < 2:
+        return pd.DataFrame()
+    table = table[table["part"] != "trend"].drop(columns=["p_value", "p_tost", "recal", "recal_low", "recal_high"])
+    own, its = (rows for _, rows in table.groupby("contrast", sort=False))
+    said = ["contrast", "n", "estimate", "ci_low", "ci_high", "word"]
+    return own.merge(its, on=[*table.columns.difference(said)], suffixes=("", "_control"))
+
+
 def cells(study: Study) -> pd.DataFrame:
     """The map: A - B at equal rate at every place, and the same with layer normalization in place of BN as the control.
 
@@ -23,8 +40,8 @@ def cells(study: Study) -> pd.DataFrame:
     """
     declared, found = study.declared, []
     place, recalibrated = [*study.place, "rate", "part"], f"recal_{declared.metric}"
-    control = [[name.replace("bn", "ln") for name in side] for side in declared.sides]
-    for a, b in [declared.sides] if control == declared.sides else [declared.sides, control]:
+    its = control_of(study)
+    for a, b in [declared.sides] if its == declared.sides else [declared.sides, its]:
         if not {*a, *b} <= set(study.table["arrangement"]):
             continue
         secondary = (recalibrated,) if recalibrated in METRICS else ()
