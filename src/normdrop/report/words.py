@@ -64,7 +64,7 @@ def words(study: Study, rows: pd.DataFrame, over_sets: pd.DataFrame) -> pd.DataF
     rows, over_sets: its `verdicts.rows` and `pooled.pooled`. Columns: experiment, claim, sentence, position ("": all),
     setting (what tells several means at a position apart, in words), word ("" where none is due: nothing was declared,
     or a study of the order that cannot speak "in general"), better, worse, equivalent, refused, open, n (counts over
-    the family), scope.
+    the family: for new samples where each row has that scope, else on these data), scope (of the word).
     """
     base, declared = family(study, rows), study.declared
     column, scope = "verdict", "these data"
