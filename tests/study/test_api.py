@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 
 import normdrop
-from normdrop.study import CONF
+from normdrop.study import CONF, api
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,14 @@ def kind(dtype):
     torch.set_default_dtype(dtype)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("given", [{"name": "x"}, {"save_networks": True}, "logging=per_seed"])
+def test_what_is_of_a_sweeps_folder_alone_is_told(given):
+    key = given.partition("=")[0] if isinstance(given, str) else next(iter(given))
+    api._warn.cache_clear()
+    with pytest.warns(UserWarning, match=f"^{key}: without effect"):
+        normdrop.build(TINY, given, replicates=2)
 
 
 def test_a_callers_hydra_context_stays_as_it_is():

@@ -79,6 +79,9 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
             values |= given
         elif not isinstance(given, str):
             raise ValueError(f"{given!r}: settings are keyword arguments, text such as 'rate=0.3', or a dict")
+    for key in ("name", "logging", "checkpoint_minutes", "save_networks"):
+        if key in values or any(word.partition("=")[0] == key for word in words):
+            _warn(f"{key}: without effect in Python, which writes no folder")
     if model is not None:
         values["model"] = "own" if callable(model) else model
     for group in ("data", "model", "optimizer", "experiment"):
