@@ -64,11 +64,16 @@ def longer(typed: Mapping[str, Sequence[str]], key: str, values: Sequence[str]) 
 
 
 def taken(typed: Mapping[str, Sequence[str]], key: str, columns: Sequence[str]) -> str:
-    """What gives columns to data.drop, or one to a key of its own, and takes them from data.categorical."""
-    ways = [longer(typed, key, columns) if key == "drop" else override(f"data.{key}", columns[0])]
-    one_hot = typed.get("categorical", ())
-    if {*one_hot} & {*columns}:
-        ways.append(override("data.categorical", [name for name in one_hot if name not in columns]))
+    """What gives columns to data.drop, or the first to a key of its own, and takes them from the lists they are in."""
+    if key == "drop":
+        ways = [longer(typed, key, columns)]
+    else:
+        columns = columns[:1]
+        ways = [override(f"data.{key}", columns[0])]
+    for other in ("drop", "categorical"):
+        names = typed.get(other, ())
+        if other != key and {*names} & {*columns}:
+            ways.append(override(f"data.{other}", [name for name in names if name not in columns]))
     return " ".join(ways)
 
 

@@ -339,6 +339,22 @@ def test_what_is_wrong_with_whole_columns_is_told_at_once_and_what_is_told_is_en
     assert set(read(messy.to_csv(), **typed).columns) == {"n1", "n2", "town"}
 
 
+def test_text_and_what_is_left_out_may_be_a_group_by_name_or_classes(read):
+    who = np.random.default_rng(0).permutation(600) // 8  # 75 of them, of one class each, sorted by it
+    grown = pd.DataFrame({"n1": RNG.normal(size=600), "zz": [f"P{i:02}" for i in who], "label": who > 40})
+    line = refusal(read, grown)
+    assert "data.group_column=zz" in line and "data.drop" not in line
+    assert "data.group_column" not in refusal(read, grown, order_column="n1")
+    assert "data.group_column" not in refusal(read, grown.assign(zz=RNG.permutation(grown.zz)))
+    (note,) = read(grown, drop=["zz"]).remarks
+    assert "data.group_column=zz 'data.drop=[]'" in note
+    numbered = grown.assign(patient=RNG.permutation(200).repeat(3), n2=RNG.normal(size=600))
+    (note,) = read(numbered, drop=["n1", "patient", "zz"]).remarks
+    assert "data.group_column=patient 'data.drop=[n1,zz]'" in note and "zz" in note.partition(":")[0]
+    for role in ("group_column", "order_column"):
+        assert "group_column" not in str(read(numbered, drop=["zz", "patient"], **{role: "n1"}).remarks)
+
+
 def test_booleans_and_decimals_may_have_gaps(tmp_path, read):
     from decimal import Decimal
 

@@ -33,7 +33,7 @@ class Rows:
     notes: what a user should hear of how they were read; shape: of a row before it was flattened, (channels, *space),
     or (features,); columns: the name of each feature's column, or none; groups: (rows,) int64, rows of one number stay
     in one part; order: (rows,) int64, the rows with the largest are tested; typed: the lists of a table's config, which
-    advice adds to.
+    advice adds to; left_out: the columns in data.drop that look like a group of rows.
     """
 
     x: np.ndarray
@@ -49,6 +49,7 @@ class Rows:
     groups: np.ndarray | None = None
     order: np.ndarray | None = None
     typed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, ok, allowed in self._checks():

@@ -38,6 +38,7 @@ def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
     notes = []
     telling, groups, identifiers = _columns(rows)
+    groups += rows.left_out
     if telling:
         ways = _ways(rows, telling, "if made from it, ", "group_column", "if it says which rows belong together, ")
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
@@ -91,7 +92,6 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
     if rows.copies is not None:
         once = np.sort(np.unique(rows.copies, return_index=True)[1])
     y = rows.y[once]
-    shuffled = np.random.default_rng(0).permutation(y)
     telling, groups, identifiers = [], [], []
     for name, own in places.items():
         block = rows.x[:, own][once].astype(np.float64)
@@ -99,18 +99,30 @@ def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
         known = ~np.isnan(values)
         mostly = 2 * known.sum() > len(known)
         distinct = len(pd.unique(values[known]))
-        named = NAMED_SO.fullmatch(name) and distinct > 2
-        whole = len(own) > 1 or (values == np.round(values)).all()
+        counted = _whole(values) and distinct >= DISTINCT * len(values)
         steps = np.diff(values)
         if _coded(values, y) or (mostly and _coded(values[known], y[known])) or _bounded(values, y):
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
-        elif (named and 2 * distinct <= len(values)) or (whole and _pure(values, y, shuffled)):
+        elif like_group(name, values, y):
             groups.append(name)
-        elif named or (steps > 0).all() or (steps < 0).all() or (whole and distinct >= DISTINCT * len(values)):
+        elif (NAMED_SO.fullmatch(name) and distinct > 2) or (steps > 0).all() or (steps < 0).all() or counted:
             identifiers.append(name)
     return telling or _combined(rows, once), groups, identifiers
+
+
+def like_group(name: str, values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether rows of one value may belong together: the column is named so, or its whole numbers tell of their classes
+    what names do.
+    """
+    distinct = len(pd.unique(values[~np.isnan(values)]))
+    named = bool(NAMED_SO.fullmatch(name)) and 2 < distinct <= len(values) / 2
+    return named or (_whole(values) and _pure(values, y))
+
+
+def _whole(values: np.ndarray) -> bool:
+    return bool((np.isnan(values) | (values == np.round(values))).all())
 
 
 def _coded(values: np.ndarray, y: np.ndarray) -> bool:
@@ -120,7 +132,7 @@ def _coded(values: np.ndarray, y: np.ndarray) -> bool:
     return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
 
 
-def _pure(values: np.ndarray, y: np.ndarray, shuffled: np.ndarray) -> bool:
+def _pure(values: np.ndarray, y: np.ndarray) -> bool:
     """Whether rows of one value mostly have one class, by far more than with shuffled classes, and as those of a name
     do: not up to some value one class and above it another.
     """
@@ -134,6 +146,7 @@ def _pure(values: np.ndarray, y: np.ndarray, shuffled: np.ndarray) -> bool:
     changes = (np.diff(counts.argmax(axis=1)) != 0).sum()
     if pure < PURE or 4 * changes < len(distinct):
         return False
+    shuffled = np.random.default_rng(0).permutation(y)
     by_chance = np.bincount(codes * classes + shuffled, minlength=size).reshape(-1, classes)
     return bool(pure - by_chance.max(axis=1).sum() / len(values) >= 1 - PURE)
 

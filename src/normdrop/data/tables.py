@@ -23,7 +23,7 @@ from normdrop.asked import check_memory, count, longer, override, quoted, requir
 from normdrop.data import files
 from normdrop.data.files import clean
 from normdrop.data.rows import SMALL, Rows
-from normdrop.data.suspects import NAMED_SO, may_have_role
+from normdrop.data.suspects import like_group, may_have_role
 
 # What numeric columns write where there is no value, in any case.
 NO_VALUE = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none")
@@ -99,7 +99,7 @@ def table_rows(
     read = {"shape": (), "notes": ()} | frame.attrs
     asked: dict[str, Sequence[Any]] = {key: [name] for key, name in (roles or {}).items() if name is not None}
     asked |= {"target": [target], "categorical": categorical, "drop": drop}
-    frame, given = _named(frame, where, asked)
+    frame, dropped, given = _named(frame, where, asked)
     typed = given | {"missing": ["null" if word is None else str(word) for word in missing]}
     if roles is None:  # a source that has no such key
         typed["group_column"] = []
@@ -111,20 +111,21 @@ def table_rows(
     decimal = decimal or _decimal_of(frame[name] for name in others) or _decimal_of(own.values()) or "."
     y, names = _classes(own.pop("target"), decimal, classes)
     kept, told = _roles(own, decimal)
-    blocks, alike = _features(frame, decimal, where, impute, typed)
+    blocks, alike = _features(frame, y, decimal, where, impute, typed)
     x = np.concatenate([*blocks.values()], axis=1)
     columns = tuple(name for name, block in blocks.items() for _ in range(block.shape[1]))
     kept["notes"] = (*read["notes"], *alike, *told, *unmet)
     kept["shape"] = read["shape"] if math.prod(read["shape"]) == x.shape[1] else ()  # none if others stand beside it
     kept["one_hot"] = sum(map(columns.count, given["categorical"]))
     kept["missing"] = sum(int(np.isnan(block[:, 0]).sum()) for block in blocks.values())
+    kept["left_out"] = tuple(str(name) for name, column in dropped.items() if _like_group(column, y, decimal))
     return Rows(x, y, names, columns=columns, typed=typed, **kept)
 
 
 def _named(
     frame: pd.DataFrame, where: str, asked: Mapping[str, Sequence[Any]]
-) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The table without data.drop, its columns' names cleaned, and the names that each key asks for, as text."""
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[str]]]:
+    """The table without data.drop, and what that leaves out, names cleaned; the names each key asks for, as text."""
     columns = [clean(name) or f"Unnamed: {i}" for i, name in enumerate(frame.columns)]
     listed = ", ".join(columns[:12])
     if len(columns) > 12:
@@ -142,10 +143,12 @@ def _named(
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
             if taken.setdefault(name, key) != key:
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
-    frame = frame.set_axis(columns, axis=1).drop(columns=given["drop"])
+    frame = frame.set_axis(columns, axis=1)
+    dropped = frame[given["drop"]]
+    frame = frame.drop(columns=given["drop"])
     for name in frame.columns[frame.columns.duplicated()]:
         raise ValueError(f"{where}: two columns are named {name}: rename one in the file")
-    return frame, given
+    return frame, dropped, given
 
 
 # --- cells
@@ -276,7 +279,7 @@ def _alike(names: Sequence[str]) -> str:
 
 
 def _features(
-    frame: pd.DataFrame, decimal: str, where: str, impute: bool, typed: Mapping[str, Sequence[str]]
+    frame: pd.DataFrame, y: np.ndarray, decimal: str, where: str, impute: bool, typed: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Each column's features, (rows, features), NaN where it has no value, and notes."""
     blocks: dict[str, np.ndarray] = {}
@@ -309,24 +312,29 @@ def _features(
         if empty and not impute:
             gaps[name] = empty
         blocks[name] = block
-    if wrong := _all_at_once(frame, text, gaps, typed):
+    grouped = [name for name in text if _like_group(frame[name], y, decimal)]
+    if wrong := _all_at_once(frame, text, gaps, grouped, typed):
         raise ValueError(f"{where}: {wrong}")
     return blocks, notes
 
 
 def _all_at_once(
-    frame: pd.DataFrame, text: Mapping[str, str], gaps: Mapping[str, int], typed: Mapping[str, Sequence[str]]
+    frame: pd.DataFrame,
+    text: Mapping[str, str],
+    gaps: Mapping[str, int],
+    grouped: Sequence[str],
+    typed: Mapping[str, Sequence[str]],
 ) -> str:
     """What is wrong with whole columns, and what to type about all of it; or nothing.
 
-    text: columns of text, each with a cell. gaps: columns with cells without a value, and how many.
+    text: columns of text, each with a cell; grouped: those that look like a group of rows. gaps: columns with cells
+    without a value, and how many.
     """
     nameless = [name for name in map(str, frame) if NAMELESS.fullmatch(name)]
     levels = {name: _text(frame[name]).nunique() for name in text if name not in nameless}
     few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10)]
     empty = {name: int(_text(frame[name]).fillna("").str.strip().eq("").sum()) for name in levels}
-    named = [name for name in levels if NAMED_SO.fullmatch(name) and name not in few and not empty[name]]
-    groups = [name for name in named if 2 * levels[name] <= len(frame)][:1]
+    groups = [name for name in grouped if name in levels and name not in few and not empty[name]][:1]
     if not may_have_role(typed):
         groups = []
     drop = [*nameless, *(name for name in levels if name not in (*few, *groups))]
@@ -349,6 +357,14 @@ def _all_at_once(
     if gaps:
         ways.append("put the training mean there: data.impute=true")
     return f"{'; '.join(found)}: {'; '.join(ways)}" if found else ""
+
+
+def _like_group(column: pd.Series, y: np.ndarray, decimal: str) -> bool:
+    values, odd = _numbers(column, decimal)
+    if odd.any():
+        codes, levels = _labels(column, decimal)
+        values = np.random.default_rng(0).permutation(len(levels))[codes]  # the order of text means nothing
+    return like_group(str(column.name), values, y)
 
 
 def _not_a_number(
