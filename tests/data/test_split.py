@@ -197,4 +197,5 @@ def test_without_copies_the_split_is_the_one_of_single_rows():
 
 def test_a_missing_value_and_a_zero_of_either_sign_are_copies():
     x = np.array([[np.nan, 0.0], [np.nan, -0.0], [1.0, 2.0]])
+    assert numeric_rows(np.asfortranarray(x), np.array([0, 1, 0]), range(2)).copies.tolist() in ([0, 0, 1], [1, 1, 0])
     assert numeric_rows(x, np.array([0, 1, 0]), range(2)).copies.tolist() in ([0, 0, 1], [1, 1, 0])

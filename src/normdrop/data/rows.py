@@ -111,7 +111,7 @@ class Rows:
         hashes = {hash(row.tobytes()) for x in self._doubles() for row in x}
         if len(hashes) == len(self.x):
             return None
-        x = np.concatenate([*self._doubles()])
+        x = np.ascontiguousarray(np.concatenate([*self._doubles()]))
         return np.unique(x.view(f"V{x.shape[1] * x.itemsize}").ravel(), return_inverse=True)[1]
 
     @cached_property
