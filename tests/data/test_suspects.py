@@ -116,6 +116,27 @@ def test_rows_that_stand_more_than_once_and_their_labels_are_counted():
     assert note.startswith("100 %")
 
 
+def test_copies_that_an_identifier_or_a_group_hides_are_told_and_tell_no_class():
+    copied = np.random.default_rng(3).permutation(4 * N) % N
+    x = np.random.default_rng(2).normal(size=(N, 3)).round(2)[copied]
+    for name, hiding, way in (("key", np.arange(4 * N), "data.drop=[key]"), ("site", RNG.permutation(4 * N) // 6, "")):
+        rows = Rows(np.column_stack([x, hiding]), LABEL[copied], ("a", "b"), columns=("n1", "n2", "n3", name))
+        notes = suspects.of(rows)
+        assert f"without {name} 100 %" in notes[0] and (way or "data.group_column=site") in notes[0]
+        assert not any("told exactly" in note for note in notes)
+    some = [*range(N), 0]
+    rows = Rows(np.column_stack([NOISE, range(N)])[some], LABEL[some], ("a", "b"), columns=("n1", "n2", "id"))
+    assert "without" not in str(suspects.of(rows))
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_of_columns_with_few_values_chance_tells_no_class_and_makes_no_identifier(seed):
+    values = np.random.default_rng(seed).integers(0, 2, (200, 3))
+    for columns in (["flag"], ["flag", "sex"]):
+        notes = suspects.of(Rows(values[:, : len(columns)], values[:, 2], ("a", "b"), columns=(*columns,)))
+        assert [note.split(" % ")[0] for note in notes] == ["100"]
+
+
 def test_rows_of_a_given_part_that_recur_outside_are_said():
     x, test = np.concatenate([NOISE, NOISE[:5]]), np.arange(N + 5) >= N - 5
     y = np.concatenate([LABEL, LABEL[:5]])

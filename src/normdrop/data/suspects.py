@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,17 +32,24 @@ WHO = (
 # Rows of one value mostly have one class: of so many values, and of three rows each, in this share of the rows.
 VALUES, PURE = 10, 0.9
 NAMES = 12  # of columns are told at most
+# Copies that other columns hide are told where they are this share of the rows, or more.
+HIDDEN = 0.05
 NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|number|name|key|code)?)|.*[a-z]I[dD]")
 
 
 def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
-    notes = []
-    telling, groups, identifiers = _columns(rows)
+    notes: list[str] = []
+    telling, groups, identifiers = _columns(rows, rows.copies)
+    bare = _without(rows, [*identifiers, *groups[:1]])
+    if hidden := _twice(bare) >= _twice(rows) + HIDDEN:
+        telling = _columns(rows, bare.copies)[0]
     groups += rows.left_out
     if telling:
         ways = _ways(rows, telling, "if made from it, ", "group_column", "if it says which rows belong together, ")
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
+    if hidden:
+        notes.append(_hidden(rows, bare, identifiers, groups))
     notes += _copies(rows)
     if groups and may_have_role(rows.typed):
         way = f"{taken(rows.typed, 'group_column', groups)} keeps the rows of a group in one part"
@@ -79,35 +87,39 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:NAMES]) + more
 
 
-def _columns(rows: Rows) -> tuple[list[str], list[str], list[str]]:
+def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str], list[str]]:
     """Columns that tell the class, and those that look like a group of rows, or like an identifier or their order.
 
     A column tells it where each of its values has one class, or each class one value, or bounds of its own. No value
-    counts as one too, but does not excuse a column of which most rows have one.
+    counts as one too, but does not excuse a column of which most rows have one. Of `copies` one row counts.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
         places.setdefault(name, []).append(place)
     once = np.arange(len(rows.y))
-    if rows.copies is not None:
-        once = np.sort(np.unique(rows.copies, return_index=True)[1])
+    if copies is not None:
+        once = np.sort(np.unique(copies, return_index=True)[1])
     y = rows.y[once]
     telling, groups, identifiers = [], [], []
     for name, own in places.items():
-        block = rows.x[:, own][once].astype(np.float64)
-        values = block @ np.arange(1, len(own) + 1)  # of a one-hot column the number of its level
-        known = ~np.isnan(values)
-        mostly = 2 * known.sum() > len(known)
-        distinct = len(pd.unique(values[known]))
-        counted = _whole(values) and distinct >= DISTINCT * len(values)
+        block = rows.x[:, own].astype(np.float64)
+        of_all = block @ np.arange(1, len(own) + 1)  # of a one-hot column the number of its level
+        values = of_all[once]
+        filled = ~np.isnan(of_all)
+        known = filled[once].sum()
+        distinct = len(pd.unique(of_all[filled]))
+        coded = _coded(of_all, rows.y, len(y) / 2)
+        if 2 * known > len(y):
+            coded = coded or _coded(of_all[filled], rows.y[filled], known / 2)
         steps = np.diff(values)
-        if _coded(values, y) or (mostly and _coded(values[known], y[known])) or _bounded(values, y):
+        counted = (steps > 0).all() or (steps < 0).all() or (_whole(values) and distinct >= DISTINCT * len(values))
+        if coded or _bounded(values, y):
             telling.append(name)
         elif len(rows.shape) > 1:
             continue
         elif like_group(name, values, y):
             groups.append(name)
-        elif (NAMED_SO.fullmatch(name) and distinct > 2) or (steps > 0).all() or (steps < 0).all() or counted:
+        elif (NAMED_SO.fullmatch(name) and distinct > 2) or (counted and distinct >= VALUES):
             identifiers.append(name)
     return telling or _combined(rows, once), groups, identifiers
 
@@ -125,11 +137,11 @@ def _whole(values: np.ndarray) -> bool:
     return bool((np.isnan(values) | (values == np.round(values))).all())
 
 
-def _coded(values: np.ndarray, y: np.ndarray) -> bool:
-    """Whether each value has one class, or each class one value, of fewer than there are rows."""
+def _coded(values: np.ndarray, y: np.ndarray, most: float) -> bool:
+    """Whether each class has one value, or each value, of so many at most, one class."""
     codes, distinct = pd.factorize(values, use_na_sentinel=False)
     pairs = len(pd.unique(codes * (y.max() + 1) + y))
-    return 1 < len(distinct) <= len(values) / 2 and pairs in (len(distinct), len(pd.unique(y)))
+    return len(distinct) > 1 and (pairs == len(pd.unique(y)) or pairs == len(distinct) <= most)
 
 
 def _pure(values: np.ndarray, y: np.ndarray) -> bool:
@@ -176,10 +188,10 @@ def _far(rows: Rows) -> Iterator[str]:
 
 
 def _combined(rows: Rows, once: np.ndarray) -> list[str]:
-    """Columns of which a linear combination is 1 in the rows of one class and 0 in all others; of copies `once`."""
+    """Columns of which a linear combination is 1 in the rows of one class and 0 in all others."""
     if not 0 < len(rows.columns) <= min(COMBINED, len(once) // 2):
         return []
-    some = once[:: 1 + len(once) // LOOKED_AT]
+    some = slice(None, None, 1 + len(rows.y) // LOOKED_AT)
     x = np.nan_to_num(rows.x[some].astype(np.float64))
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), np.finfo(float).tiny)
     of_class = np.eye(len(rows.classes))[rows.y[some]]
@@ -188,6 +200,32 @@ def _combined(rows: Rows, once: np.ndarray) -> list[str]:
     exact = np.abs(x @ weights - of_class).max(axis=0) < 1e-6
     used = (np.abs(weights[:, exact]) > 1e-6).any(axis=1)
     return list(dict.fromkeys(np.array(rows.columns)[used].tolist()))
+
+
+def _without(rows: Rows, names: list[str]) -> Rows:
+    """The rows without these columns; as they are where no other would be left."""
+    places = [place for place, name in enumerate(rows.columns) if name not in names]
+    if not names or not places:
+        return rows
+    columns = tuple(rows.columns[place] for place in places)
+    return dataclasses.replace(rows, x=rows.x[:, places], columns=columns, shape=())
+
+
+def _twice(rows: Rows) -> float:
+    """The share of the rows that stand more than once."""
+    return 0.0 if rows.copies is None else float((np.bincount(rows.copies)[rows.copies] > 1).mean())
+
+
+def _hidden(rows: Rows, bare: Rows, identifiers: list[str], groups: list[str]) -> str:
+    """That `bare` has copies, which the columns that it lacks hide."""
+    ways = []
+    if identifiers:
+        ways.append(taken(rows.typed, "drop", identifiers))
+    if groups and may_have_role(rows.typed):
+        ways.append(taken(rows.typed, "group_column", groups))
+    hiding = _listed([*identifiers, *groups[:1]])
+    told = f"without {hiding} {100 * _twice(bare):.0f} % of the rows stand more than once"
+    return f"{told}: {' '.join(ways)} lets data.copies find them" if ways else told
 
 
 def _copies(rows: Rows) -> Iterator[str]:
