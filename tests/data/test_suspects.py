@@ -129,6 +129,27 @@ def test_copies_that_an_identifier_or_a_group_hides_are_told_and_tell_no_class()
     assert "without" not in str(suspects.of(rows))
 
 
+def test_copies_with_noise_are_told_unless_a_group_holds_them_and_rows_near_by_chance_are_not():
+    rng = np.random.default_rng(0)
+    plain, copied = rng.normal(size=(600, 3)) * [1, 1e-3, 1e9], np.arange(600) % 150
+    y = rng.integers(0, 2, 600)
+
+    def told(x, **given) -> list[str]:
+        names = tuple(f"n{i}" for i in range(x.shape[1]))
+        return suspects.of(Rows(x, y, ("a", "b"), columns=names, **given))
+
+    noisy = plain[copied] * (1 + 1e-7 * rng.normal(size=(600, 3)))
+    for x in (noisy, np.column_stack([noisy, np.arange(600)])):
+        (note,) = [note for note in told(x) if "noise" in note]
+        assert note.startswith("100 % ") and "data.group_column=" in note
+    assert told(noisy, groups=copied) == [] and len(told(noisy, groups=np.arange(600) // 3)) == 1
+    line = rng.normal(size=600)
+    for x in (plain, noisy[:, :1], np.sort(plain, axis=0)[:, ::-1] * -1, np.stack([line, line**3], axis=1)):
+        assert "noise" not in str(told(x))
+    few = rng.integers(0, 3, (600, 3)) + 1e-9 * rng.normal(size=(600, 3))
+    assert "noise" not in str(told(few))
+
+
 @pytest.mark.parametrize("seed", range(9))
 def test_of_columns_with_few_values_chance_tells_no_class_and_makes_no_identifier(seed):
     values = np.random.default_rng(seed).integers(0, 2, (200, 3))

@@ -34,6 +34,8 @@ VALUES, PURE = 10, 0.9
 NAMES = 12  # of columns are told at most
 # Copies that other columns hide are told where they are this share of the rows, or more.
 HIDDEN = 0.05
+# Rows are nearly equal if no column differs by this share of its spread; looked for in tables of so many cells at most.
+NEAR, CELLS = 1e-5, 2**23
 NAMED_SO = re.compile(rf"(?i:(.*[\W_])?(id|uuid|guid)|({WHO})[\W_]*(id|no|nr|number|name|key|code)?)|.*[a-z]I[dD]")
 
 
@@ -51,6 +53,7 @@ def of(rows: Rows) -> list[str]:
     if hidden:
         notes.append(_hidden(rows, bare, identifiers, groups))
     notes += _copies(rows)
+    notes += _near(bare)
     if groups and may_have_role(rows.typed):
         way = f"{taken(rows.typed, 'group_column', groups)} keeps the rows of a group in one part"
         notes.append(f"{_listed(groups)}: like a group of rows (a person, a day?); {way}")
@@ -226,6 +229,31 @@ def _hidden(rows: Rows, bare: Rows, identifiers: list[str], groups: list[str]) -
     hiding = _listed([*identifiers, *groups[:1]])
     told = f"without {hiding} {100 * _twice(bare):.0f} % of the rows stand more than once"
     return f"{told}: {' '.join(ways)} lets data.copies find them" if ways else told
+
+
+def _near(rows: Rows) -> Iterator[str]:
+    """Rows that are nearly equal in other groups: far more than by chance, and as many as at ten times the distance."""
+    if rows.x.size > CELLS:
+        return
+    once = slice(None) if rows.copies is None else np.unique(rows.copies, return_index=True)[1]
+    off = pd.DataFrame(rows.x[once].astype(np.float64))
+    off -= off.median()
+    x = (off / off[off != 0].abs().median()).fillna(0.0).to_numpy()
+    gaps = _gaps(x, np.arange(len(rows.y))[once] if rows.groups is None else rows.groups[once])
+    near, wider = (gaps <= NEAR).mean(), (gaps <= 10 * NEAR).mean()
+    chance = _gaps(np.random.default_rng(0).permuted(x, axis=0), np.arange(len(x)))
+    if near >= max(HIDDEN, 0.8 * wider, 5 * (chance <= NEAR).mean()):
+        way = "data.group_column= keeps those of one value in one part; or " if may_have_role(rows.typed) else ""
+        told = f"{100 * near:.0f} % of the rows differ from another by less than 0.001 % of each column's spread"
+        yield f"{told}, like copies with noise: {way}round the columns in the file, for data.copies to find them"
+
+
+def _gaps(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """How far each row is at most, in a column, from the nearer of the two beside it along a random line."""
+    order = np.argsort(x @ np.random.default_rng(0).normal(size=x.shape[1]))
+    gaps = np.abs(np.diff(x[order], axis=0)).max(axis=1)
+    gaps = np.where(np.diff(groups[order]) == 0, np.inf, gaps)
+    return np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))
 
 
 def _copies(rows: Rows) -> Iterator[str]:
