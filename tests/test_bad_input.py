@@ -171,6 +171,12 @@ WRONG = {
     "data.name=plan.json": "data.name=plan.json: must be the name of a folder",
     f"data.name={'a' * 201}": f"data.name={'a' * 201}: too long for the name of a folder; give a shorter one",
     f"name={'a' * 201}": f"name={'a' * 201}: too long for the name of a folder; give a shorter one",
+    # words that YAML or Hydra read as something else
+    "data=table data.target=true": """data.target=true: must be text, and true is none: put it in quotes, """,
+    "data=table data.drop=[a,null]": """null is none: put it in quotes, 'data.drop=[a,"null"]' """,
+    "data=table data.missing=[false,-999]": """in quotes, 'data.missing=["false","-999"]' """,
+    "data=table data.group_column=true": """in quotes, 'data.group_column="true"' """,
+    "data=table data.categorical=[true]": """in quotes, 'data.categorical=["true"]' """,
     # the split: what else is refused of it, `data/test_module.py` tries
     "data.train_size=100000": "data.train_size=100000: only 1149 rows are left beside val and test",
     "data.level=-1": "data.level=-1: must be greater than 0",

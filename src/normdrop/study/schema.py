@@ -13,10 +13,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from normdrop.arrangement import ACTIVATIONS, ARRANGEMENTS, NOISES, POSITIONS
-from normdrop.asked import dotted, quoted
+from normdrop.asked import dotted, override, quoted
 from normdrop.kinds import KINDS
 from normdrop.metrics import METRICS
 from normdrop.study.told import nearest, unknown_key
@@ -49,6 +58,19 @@ def _real(value: Any) -> Any:
 def _as_text(value: Any) -> Any:
     """A whole number as text: layers of an nn.Sequential have numbers for names."""
     return str(value) if type(value) is int else value
+
+
+def _words(value: Any, info: ValidationInfo) -> Any:
+    """Names of columns, or words in them, of which none became a boolean or null on its way."""
+    words = value if isinstance(value, list) else [value]
+    texts = [json.dumps(word) if word is None or isinstance(word, bool) else str(word) for word in words]
+    for word, text in zip(words, texts, strict=True):
+        # No column at all is null, and data.missing looks for the word.
+        null = word is None and words is value and info.field_name != "missing"
+        if null or isinstance(word, bool):
+            way = override(f"data.{info.field_name}", texts if words is value else text)
+            raise ValueError(f"text, and {text} is none: put it in quotes, {way} (in YAML on, off, yes, no and ~ too)")
+    return value
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -85,6 +107,7 @@ Units = Annotated[Whole, Field(ge=2)]
 Steps = Annotated[int, Field(ge=1)]
 ShareOfAnEpoch = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+Words = Annotated[Any, BeforeValidator(_words)]
 Arrangement: Any = Literal[ARRANGEMENTS]
 Activation: Any = Literal[tuple(ACTIVATIONS)]
 Metric: Any = Literal[tuple(METRICS)]
@@ -165,13 +188,13 @@ class Data(Open):
     pca: Spelled
     shape: Spelled
     # Of a table: names of columns and words in it, which stay as they are typed.
-    target: str | int | float | None = ABSENT
-    categorical: Any = ABSENT
-    drop: Any = ABSENT
-    missing: Any = ABSENT
-    split_column: Any = ABSENT
-    group_column: Any = ABSENT
-    order_column: Any = ABSENT
+    target: Annotated[str | int | float | None, BeforeValidator(_words)] = ABSENT
+    categorical: Words = ABSENT
+    drop: Words = ABSENT
+    missing: Words = ABSENT
+    split_column: Words = ABSENT
+    group_column: Words = ABSENT
+    order_column: Words = ABSENT
 
 
 class Contrast(Group):
