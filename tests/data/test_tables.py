@@ -437,6 +437,9 @@ def test_a_name_that_hydra_reads_as_a_number_is_offered_in_quotes(read):
     survey = PLAIN.assign(**{"1.10": N2, "3": N1})
     assert read(survey, drop=[3, "1.10"]).columns == ("n1", "n2")
     assert "data.drop='1.1': the table has no such column (did you mean \"1.10\"?)" in refusal(read, survey, drop=[1.1])
+    assert "'data.drop=[n1,\"1e3\"]'" in refusal(read, PLAIN.assign(**{"1e3": N2}), drop=["n1", 1000.0])
+    assert "'data.target=\"1e3\"'" in refusal(read, PLAIN.assign(**{"1e3": LABEL}), target=1000.0)
+    assert "in quotes" in refusal(read, PLAIN, target=8) and "in quotes" not in refusal(read, PLAIN, target="8")
 
 
 # --- given parts

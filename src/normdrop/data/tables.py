@@ -136,10 +136,9 @@ def _named(
     given = {key: [*map(clean, names)] for key, names in asked.items()}
     taken: dict[str, str] = {}
     for key, names in given.items():
-        for name in names:
+        for name, value in zip(names, asked[key], strict=True):
             if name not in columns:
-                near = difflib.get_close_matches(name, columns, n=1)
-                hint = f" (did you mean {quoted(near[0])}?)" if near else ""
+                hint = _instead(key, names, name, value, columns)
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
             if taken.setdefault(name, key) != key:
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
@@ -149,6 +148,20 @@ def _named(
     for name in frame.columns[frame.columns.duplicated()]:
         raise ValueError(f"{where}: two columns are named {name}: rename one in the file")
     return frame, dropped, given
+
+
+def _instead(key: str, names: Sequence[str], name: str, value: object, columns: Sequence[str]) -> str:
+    """What may be meant by one of the names that a key asks for; value: as it came from the configuration."""
+    number = isinstance(value, (int, float))
+    near = [column for column in columns if number and NUMBER.fullmatch(column) and float(column) == value]
+    near += difflib.get_close_matches(name, columns, n=1)
+    hint = f" (did you mean {quoted(near[0])}?)" if near else ""
+    if number:
+        hint += "; it came as a number, and digits that are a name are typed in quotes"
+    if number and near:
+        meant = [near[0] if one == name else one for one in names]
+        hint += f": {override(f'data.{key}', meant if key in ('categorical', 'drop') else near[0])}"
+    return hint
 
 
 # --- cells
