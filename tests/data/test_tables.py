@@ -563,6 +563,15 @@ def test_a_target_may_be_one_hot(tmp_path):
     assert arrays(tmp_path, "y_0", ["y_1"], x=IMAGES, y=both).y.tolist() == both[:, 0].tolist()
 
 
+def test_columns_of_a_one_hot_target_are_pointed_at_and_others_of_such_names_are_not(read):
+    hot = PLAIN.drop(columns="label").assign(**{f"y_{i}": i == CLASS for i in range(3)})
+    for written in (hot, hot.astype(float)):
+        line = refusal(read, written, target="y")
+        assert "y_0, y_1, y_2 look one-hot" in line and "(rows, classes)" in line
+    assert "one-hot" not in refusal(read, hot.assign(y_3=1), target="y")
+    assert "one-hot" not in refusal(read, hot[["n1", "n2", "y_0"]], target="y")
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_channels_that_stand_last_are_moved_first_and_it_is_said(channels, tmp_path):
     images = np.repeat(IMAGES[..., :1], channels, axis=3) + np.arange(channels, dtype=np.uint8)

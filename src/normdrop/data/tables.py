@@ -138,7 +138,7 @@ def _named(
     for key, names in given.items():
         for name, value in zip(names, asked[key], strict=True):
             if name not in columns:
-                hint = _instead(key, names, name, value, columns)
+                hint = _instead(key, names, name, value, columns) + _one_hot(name, frame.set_axis(columns, axis=1))
                 raise ValueError(f"data.{key}={name!r}: the table has no such column{hint}; it has: {listed}")
             if taken.setdefault(name, key) != key:
                 raise ValueError(f"data.{key}={name!r}: this column is data.{taken[name]}")
@@ -162,6 +162,18 @@ def _instead(key: str, names: Sequence[str], name: str, value: object, columns: 
         meant = [near[0] if one == name else one for one in names]
         hint += f": {override(f'data.{key}', meant if key in ('categorical', 'drop') else near[0])}"
     return hint
+
+
+def _one_hot(name: str, frame: pd.DataFrame) -> str:
+    """That a name may stand for columns name_0, name_1 … of which each row has one."""
+    parts = [column for column in map(str, frame) if column.startswith(f"{name}_")]
+    if len(parts) < 2 or len({*parts}) < len(parts):
+        return ""
+    block = np.stack([_numbers(frame[column], ".")[0] for column in parts])
+    if not np.isin(block, (0, 1)).all() or (block.sum(axis=0) != 1).any():
+        return ""
+    way = f"a target is one column of the classes, or in an NPZ one array {name} of (rows, classes)"
+    return f"; {', '.join(parts[:3])}{' …' if len(parts) > 3 else ''} look one-hot: {way}"
 
 
 # --- cells
