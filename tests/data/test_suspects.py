@@ -92,6 +92,23 @@ def test_a_column_in_which_each_of_large_classes_has_its_own_bounds_is_named(cha
     assert any("data.drop=[price]" in note for note in suspects.of(rows)) == named
 
 
+@pytest.mark.parametrize(("sizes", "named"), [((50, 50, 50), True), ((59, 500), False), ((20, 30, 30, 500), True)])
+def test_the_rows_of_all_classes_but_the_largest_count_where_classes_have_bounds_of_their_own(sizes, named):
+    y = np.repeat(range(len(sizes)), sizes)
+    time = np.cumsum(RNG.integers(1, 9, len(y))) * 0.37
+    mixed = RNG.permutation(len(y))
+    rows = Rows(time[mixed, None], y[mixed], tuple("abcd"[: len(sizes)]), columns=("t",))
+    assert any("data.drop=[t]" in note for note in suspects.of(rows)) == named
+
+
+def test_a_number_that_rises_with_ties_through_a_file_sorted_by_class_is_like_an_identifier():
+    number, y = np.cumsum(RNG.integers(1, 9, 50)).repeat(3), np.repeat([0, 1, 2], 50)
+    x = np.column_stack([RNG.normal(size=(150, 2)), number])
+    (note,) = suspects.of(Rows(x, y, ("a", "b", "c"), columns=("n1", "n2", "t")))
+    assert "data.drop=[t]" in note
+    assert suspects.of(Rows(x, RNG.permutation(y), ("a", "b", "c"), columns=("n1", "n2", "t"))) == []
+
+
 def test_a_value_far_off_all_others_is_pointed_at_and_a_large_one_is_not():
     z = RNG.normal(size=N)
     assert "z has -999999999, far off all others" in said(z=np.where(np.arange(N) % 9, z, -999999999))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # A class this large is a guess that is right so often that accuracy says little.
 MAJORITY = 0.75
-# Of each class so many rows lie within bounds of a column by chance in 1 of 20 columns that err in 1 of 20 rows.
+# So many rows of all classes but the largest are within bounds of a column in 1 of 20 columns that err in 1 of 20 rows.
 BOUNDED = 60
 # A value as many times as far off as the middle half of its column is wide hides all others.
 FAR = 1e6
@@ -103,6 +103,7 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
     if copies is not None:
         once = np.sort(np.unique(copies, return_index=True)[1])
     y = rows.y[once]
+    in_blocks = np.count_nonzero(np.diff(y)) < len(rows.classes)  # the file is sorted by class
     telling, groups, identifiers = [], [], []
     for name, own in places.items():
         block = rows.x[:, own].astype(np.float64)
@@ -115,7 +116,8 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
         if 2 * known > len(y):
             coded = coded or _coded(of_all[filled], rows.y[filled], known / 2)
         steps = np.diff(values)
-        counted = (steps > 0).all() or (steps < 0).all() or (_whole(values) and distinct >= DISTINCT * len(values))
+        rising = [(way >= 0 if in_blocks else way > 0).all() for way in (steps, -steps)]
+        counted = any(rising) or (_whole(values) and distinct >= DISTINCT * len(values))
         if coded or _bounded(values, y):
             telling.append(name)
         elif len(rows.shape) > 1:
@@ -168,11 +170,11 @@ def _pure(values: np.ndarray, y: np.ndarray) -> bool:
 
 def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
     """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
-    if np.unique(y, return_counts=True)[1].min() < BOUNDED:  # told without a look at the values
+    if len(y) - np.bincount(y).max() < BOUNDED:  # told without a look at the values
         return False
     by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
     apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
-    return bool(len(apart) and apart.all() and by_class["count"].min() >= BOUNDED)
+    return bool(len(apart) and apart.all() and by_class["count"].sum() - by_class["count"].max() >= BOUNDED)
 
 
 def _far(rows: Rows) -> Iterator[str]:
