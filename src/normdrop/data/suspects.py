@@ -43,15 +43,20 @@ def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
     notes: list[str] = []
     telling, groups, identifiers = _columns(rows, rows.copies)
-    bare = _without(rows, [*identifiers, *groups[:1]])
-    if hidden := _twice(bare) >= _twice(rows) + HIDDEN:
-        telling = _columns(rows, bare.copies)[0]
+    hiding = identifiers or groups[:1]
+    bare = _without(rows, hiding)
+    hidden = _twice(bare) >= _twice(rows) + HIDDEN
+    key = "group_column" if not identifiers and may_have_role(rows.typed) else "drop"
+    if hidden:
+        telling, groups, _ = _columns(rows, bare.copies)
     groups += rows.left_out
+    identifiers = [name for name in identifiers if name not in telling]
     if telling:
         ways = _ways(rows, telling, "if made from it, ", "group_column", "if it says which rows belong together, ")
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     if hidden:
-        notes.append(_hidden(rows, bare, identifiers, groups))
+        told = f"without {_listed(hiding)} {100 * _twice(bare):.0f} % of the rows stand more than once"
+        notes.append(f"{told}: {taken(rows.typed, key, hiding)} lets data.copies find them")
     notes += _copies(rows)
     notes += _near(bare)
     if groups and may_have_role(rows.typed):
@@ -118,13 +123,12 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
         steps = np.diff(values)
         rising = [(way >= 0 if in_blocks else way > 0).all() for way in (steps, -steps)]
         counted = any(rising) or (_whole(values) and distinct >= DISTINCT * len(values))
+        named = NAMED_SO.fullmatch(name) and distinct > max(2, len(y) / 2)
         if coded or _bounded(values, y):
             telling.append(name)
-        elif len(rows.shape) > 1:
-            continue
-        elif like_group(name, values, y):
+        elif len(rows.shape) == 1 and like_group(name, values, y):
             groups.append(name)
-        elif (NAMED_SO.fullmatch(name) and distinct > 2) or (counted and distinct >= VALUES):
+        if len(rows.shape) == 1 and (named or (counted and distinct >= VALUES)):  # it may tell the class, too
             identifiers.append(name)
     return telling or _combined(rows, once), groups, identifiers
 
@@ -219,18 +223,6 @@ def _without(rows: Rows, names: list[str]) -> Rows:
 def _twice(rows: Rows) -> float:
     """The share of the rows that stand more than once."""
     return 0.0 if rows.copies is None else float((np.bincount(rows.copies)[rows.copies] > 1).mean())
-
-
-def _hidden(rows: Rows, bare: Rows, identifiers: list[str], groups: list[str]) -> str:
-    """That `bare` has copies, which the columns that it lacks hide."""
-    ways = []
-    if identifiers:
-        ways.append(taken(rows.typed, "drop", identifiers))
-    if groups and may_have_role(rows.typed):
-        ways.append(taken(rows.typed, "group_column", groups))
-    hiding = _listed([*identifiers, *groups[:1]])
-    told = f"without {hiding} {100 * _twice(bare):.0f} % of the rows stand more than once"
-    return f"{told}: {' '.join(ways)} lets data.copies find them" if ways else told
 
 
 def _near(rows: Rows) -> Iterator[str]:
