@@ -577,14 +577,23 @@ def test_the_source_unpickles_nothing_and_runs_no_shell():
 # --- in this process: the last, since it trains
 
 
-@pytest.mark.parametrize("fits", [1, 3])
-def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(fits, composed, monkeypatch, capsys):
+FULL = [  # what torch says of a GPU, of a CPU, and NumPy
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    MemoryError("Unable to allocate 450. MiB"),
+]
+
+
+@pytest.mark.parametrize(("fits", "error"), [(1, FULL[0]), (3, FULL[0]), (3, FULL[1]), (3, FULL[2])])
+def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(
+    fits, error, composed, monkeypatch, capsys
+):
     fit, sizes = train._fit, []
 
     def small(config, seeds, *rest):
         sizes.append(len(seeds))
         if len(seeds) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return fit(config, seeds, *rest)
 
     def both_tables() -> tuple[pd.DataFrame, pd.DataFrame]:

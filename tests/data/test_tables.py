@@ -879,7 +879,7 @@ def test_a_table_larger_than_memory_is_refused_before_it_is_read(read, monkeypat
         read(PLAIN)
     monkeypatch.setattr(asked, "memory", lambda: 20_000)  # packed it is small
     np.savez_compressed(tmp_path / "t.npz", x=np.zeros((9, 9999), np.uint8), y=np.arange(9) % 2)
-    with pytest.raises(ValueError, match=r"at most 22 % of its rows would fit"):
+    with pytest.raises(ValueError, match=r"at most 7 % of its rows would fit"):
         table(str(tmp_path / "t.npz"), "y")
 
 

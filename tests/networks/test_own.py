@@ -672,7 +672,12 @@ REFUSED = {
         inside(lambda network, h: nn.functional.dropout(h, 0.5, network.training)),
         after(lambda network, y: y * np.random.rand()),  # noqa: NPY002
     ],
-    "mixes rows": [inside(lambda _, h: h - 0.01 * h.mean(dim=0)), after(lambda _, y: y - y.mean(dim=0))],
+    "mixes rows": [
+        inside(lambda _, h: h - 0.01 * h.mean(dim=0)),
+        after(lambda _, y: y - y.mean(dim=0)),
+        inside(lambda network, h: 0.7 * h + 0.3 * h.flip(0) if network.training else h),
+        after(lambda network, y: y / y.std(dim=0) if network.training else y),
+    ],
     "asks of what kind a layer is": [inside(asking)],
     r"layer without effect in training, (bn\.0|spare\.0)": [
         Frozen,
@@ -893,6 +898,29 @@ def test_a_fit_of_ones_own_network_is_resumed_exported_and_measured_as_any_other
     assert fitted.replicates["test_nll"][2] == pytest.approx(nll, rel=1e-5)
     alone = fit.fit(config, [2]).replicates
     assert alone.equals(fitted.replicates[2:].reset_index(drop=True))
+
+
+class Branching(Sound):
+    """Each seed has its own branch, or layer, and a name that nothing asks for."""
+
+    def __init__(self, shape, classes, kind: str):
+        super().__init__(shape, classes)
+        drawn, self.name = bool(torch.rand(()) < 0.5), f"net {next(NUMBERS)}"
+        self.bend = drawn and kind == "branch"
+        self.act = nn.Tanh() if drawn and kind == "layer" else nn.ReLU()
+
+    def inside(self, h):
+        return torch.tanh(h) if self.bend else self.act(h)
+
+
+@pytest.mark.parametrize(("kind", "named"), [("branch", "bend"), ("layer", "layer 1.act"), ("none", None)])
+def test_seeds_of_which_one_has_another_branch_or_layer_are_refused_in_one_line(kind, named):
+    config = config_of(lambda shape, classes: Branching(shape, classes, kind))
+    if named is None:
+        assert network_of(config, SHAPE, CLASSES, range(8)).seeds == [*range(8)]
+        return
+    with pytest.raises(ValueError, match=rf"^model: at seed \d .*{named}.* than at seed 0: .*branches$"):
+        network_of(config, SHAPE, CLASSES, range(8))
 
 
 def test_a_network_with_tensors_without_elements_is_fitted_to_its_best_epoch(tiny):

@@ -175,7 +175,8 @@ def _parquet(file: Path) -> pd.DataFrame:
 
 def _npz(file: Path, target: str, drop: list[str]) -> pd.DataFrame:
     with zipfile.ZipFile(file) as packed:
-        check_memory(sum(member.file_size for member in packed.infolist()), "it")
+        # The arrays, the table of them, and the rows that are made of that.
+        check_memory(3 * sum(member.file_size for member in packed.infolist()), "to read it")
     with np.load(file, allow_pickle=False) as archive:
         dropped = [name for name in archive.files if name in drop]
         arrays = {name: _array(archive, name, target, drop) for name in archive.files if name not in drop}

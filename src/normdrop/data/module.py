@@ -233,7 +233,7 @@ class ReplicateData(lightning.LightningDataModule):
     def _shared(self, given: Rows) -> dict[str, Part]:
         self._describe(given)
         index = [split(given, seed, **self.sizes) for seed in self.seeds]
-        table = Table.of(given, [scale_of(given.x[own["train"]].astype(np.float64)) for own in index])
+        table = Table.of(given, [scale_of(given.x, own["train"]) for own in index])
         return {name: Part(table, torch.from_numpy(np.stack([own[name] for own in index]))) for name in index[0]}
 
     def _own(self, given: Rows | None) -> dict[str, Part]:

@@ -19,8 +19,8 @@ from normdrop.data import suspects
 
 # Values that stay as they came, since they take less memory than float64: each is exact as float64.
 SMALL = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
-# Rows at a time where a copy of all of them as float64 would not do.
-CHUNK = 4096
+# Cells at a time where a copy of all of them as float64 would not do.
+CHUNK = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +130,9 @@ class Rows:
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""
-        for start in range(0, len(self.x), CHUNK):
-            x = self.x[start : start + CHUNK].astype(np.float64)
+        rows = max(1, CHUNK // self.x.shape[1])
+        for start in range(0, len(self.x), rows):
+            x = self.x[start : start + rows].astype(np.float64)
             yield np.where(np.isnan(x), np.nan, x + 0.0)
 
     def facts(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from normdrop.asked import count, is_int, is_number, require
 from normdrop.data.rows import Rows
 from normdrop.streams import stream
 
+# So many features at a time: of images in bytes all of them would take, as float64, many times their memory.
+WIDE = 256
 # Rounding alone makes a feature vary by less than this share of its magnitude.
 ROUNDING = 16 * np.finfo(np.float64).eps
 # Deals by which the size of a training part of groups is settled.
@@ -200,13 +203,23 @@ def _apportioned(total: int, weights: np.ndarray) -> np.ndarray:
     return whole
 
 
-def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, each (features,), of training rows (rows, features) float64, NaN where missing.
+def scale_of(x: np.ndarray, rows: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, each (features,), of training rows of x (rows, features), NaN where missing.
 
     A feature that is constant there, but for rounding, gets an infinite scale: it is 0 in every part, since what has
     not varied in training cannot have been learnt, and how far a later value lies off depends on its unit. Raises
     ValueError if no feature varies.
     """
+    # None narrower: of a single feature numpy adds the rows in another order.
+    ends = [*range(WIDE, x.shape[1] - WIDE + 1, WIDE), x.shape[1]]
+    scales = [_scale_of(x[rows, begin:end].astype(np.float64)) for begin, end in itertools.pairwise([0, *ends])]
+    mean, deviation = (np.concatenate(parts) for parts in zip(*scales, strict=True))
+    if np.isinf(deviation).all():
+        raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")
+    return mean, deviation
+
+
+def _scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = np.maximum((~np.isnan(train)).sum(axis=0), 1)
     # Powers of two bring each feature to magnitude 1 without rounding: no unit is too small or too large to be squared.
     exponent = np.frexp(np.nan_to_num(np.fmax(np.fmax.reduce(train), -np.fmin.reduce(train))))[1]
@@ -214,10 +227,7 @@ def scale_of(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = np.nansum(x, axis=0) / seen
     mean += np.nansum(x - mean, axis=0) / seen  # what rounding has left, which counts where the offset is large
     std = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / seen)
-    varies = std > ROUNDING
-    if not varies.any():
-        raise ValueError("data: every feature is constant in the training rows: there is nothing to learn from")
-    return np.ldexp(mean, exponent), np.where(varies, np.ldexp(std, exponent), np.inf)
+    return np.ldexp(mean, exponent), np.where(std > ROUNDING, np.ldexp(std, exponent), np.inf)
 
 
 def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -225,7 +235,7 @@ def standardise(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Missing values (NaN) become 0, the training mean; so does every value of a feature that training never saw vary.
     """
-    mean, deviation = scale_of(parts["train"].astype(np.float64))
+    mean, deviation = scale_of(parts["train"])
     return {name: np.nan_to_num((x - mean) / deviation, nan=0.0) for name, x in parts.items()}
 
 

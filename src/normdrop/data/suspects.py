@@ -101,6 +101,8 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
     A column tells it where each of its values has one class, or each class one value, or bounds of its own. No value
     counts as one too, but does not excuse a column of which most rows have one. Of `copies` one row counts.
     """
+    if len(rows.shape) > 1:  # no single pixel is such a column
+        return [], [], []
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
         places.setdefault(name, []).append(place)
@@ -126,9 +128,9 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
         named = NAMED_SO.fullmatch(name) and distinct > max(2, len(y) / 2)
         if coded or _bounded(values, y):
             telling.append(name)
-        elif len(rows.shape) == 1 and like_group(name, values, y):
+        elif like_group(name, values, y):
             groups.append(name)
-        if len(rows.shape) == 1 and (named or (counted and distinct >= VALUES)):  # it may tell the class, too
+        if named or (counted and distinct >= VALUES):  # it may tell the class, too
             identifiers.append(name)
     return telling or _combined(rows, once), groups, identifiers
 

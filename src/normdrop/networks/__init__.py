@@ -54,6 +54,8 @@ def plain(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: i
 def network_of(config: Mapping[str, Any], shape: Sequence[int], classes: int, seeds: Sequence[int]) -> StackedNetwork:
     """The stacked network of a condition, each replicate's weights drawn from its own stream."""
     networks = [plain(config, shape, classes, seed) for seed in seeds]
+    if config["model"]["name"] not in MODELS:
+        own_check.check_alike(networks, seeds, shape)
     return StackedNetwork(networks, seeds, config["batch_size"], config["rerun"])
 
 

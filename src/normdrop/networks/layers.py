@@ -48,9 +48,9 @@ NOISES: dict[str, type[nn.Module]] = {"bernoulli": nn.Dropout, "uniform": Unifor
 CHANNEL_NOISES = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# What an arrangement may name beside dropout, of so many units or channels, in 0 to 3 dimensions of space;
-# each takes the eps and momentum of BN. GroupNorm of one group is layer normalization with a weight for each
-# channel.
+# What an arrangement may name beside dropout, of so many units or channels, in 0 to 3 dimensions of space, and
+# BN's eps and momentum. GroupNorm of one group is layer normalization with a weight for each channel; its eps is
+# PyTorch's.
 OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
     "bn": lambda width, space, eps, momentum: BATCH_NORMS[max(space - 1, 0)](width, eps, momentum),
     "ln": lambda width, space, eps, momentum: nn.GroupNorm(1, width) if space else nn.LayerNorm(width),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import traceback
@@ -67,6 +68,35 @@ def check(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> None
         if isinstance(error, AttributeError) and "'Sequential' object" in why:
             why += "; the arrangement stands in place of its BN layers, which forward() may only call"
         raise ValueError(f"model: {name} cannot train in a stack on rows {tuple(shape)}: {why}") from error
+
+
+@torch.no_grad()
+def check_alike(networks: Sequence[nn.Sequential], seeds: Sequence[int], shape: Sequence[int]) -> None:
+    """Raise ValueError where a seed's network is another one than the first, and not its weights and buffers alone: in
+    a stack all seeds have the first one's layers, numbers and branches.
+    """
+    first, x = networks[0], _rows(0, ROWS[0], math.prod(shape))
+    known = _described(first)
+    for network, seed in zip(networks, seeds, strict=True):
+        differing = [name for name, value in _described(network).items() if not _equal(known.get(name), value)]
+        if not differing:
+            continue
+        its, lent = copy.deepcopy(network).eval(), copy.deepcopy(first).eval()
+        try:  # what differs may be a name, or a number that nothing asks for
+            lent.load_state_dict(its.state_dict())
+            if _same(lent(x.clone()), its(x.clone())):
+                continue
+        except Exception:  # of other layers
+            pass
+        what = f"at seed {seed} {', '.join(differing[:4])} are others than at seed {seeds[0]}"
+        raise ValueError(f"model: {what}: seeds may differ in weights and buffers, not in layers, numbers or branches")
+
+
+def _described(network: nn.Sequential) -> dict[str, Any]:
+    """What a network is beside its parameters and buffers, by name."""
+    buffers = {name for name, _ in network.named_buffers()}
+    held = {name: value for name, value in _held(network).items() if name not in buffers}
+    return held | {f"layer {name}": type(layer).__name__ for name, layer in network.named_modules()}
 
 
 class Refused(Exception):
@@ -144,6 +174,11 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     if not all(map(_same, logits, _passed(written, x))):
         why = "forward() asks of what kind a layer is; let it call each by its name"
         raise Refused(f"is another network once an arrangement stands in place of its BN layers: {why}")
+    bare = of(arrangement="none")
+    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in bare.modules()):
+        among, beside = (_passed(bare, torch.cat([x[:1], others[1:]]))[0][:1] for others in (x, later))
+        if not _same(among, beside):
+            raise Refused("mixes rows: in training, without BN, a row's output changes with the rows beside it")
 
 
 def _drawn() -> list[Any]:

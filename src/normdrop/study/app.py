@@ -178,7 +178,8 @@ def _expected(error: BaseException) -> bool:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import MarkedYAMLError
 
-    return isinstance(error, (HydraException, OmegaConfBaseException, MarkedYAMLError, ValueError, OSError))
+    told = (HydraException, OmegaConfBaseException, MarkedYAMLError, ValueError, OSError, MemoryError)
+    return isinstance(error, told)
 
 
 def one_line(error: BaseException, words: Sequence[str]) -> str:

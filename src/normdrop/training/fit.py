@@ -108,8 +108,9 @@ def fit(
             done.append(_fit(config, group, told, checkpoint, saved))
             todo = todo[len(group) :]
             continue
-        except torch.OutOfMemoryError:
-            if len(group) == 1:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            # Of a CPU's memory torch says so in words alone.
+            if len(group) == 1 or (type(error) is RuntimeError and "can't allocate memory" not in str(error)):
                 raise
             at_a_time = len(group) // 2
             print(f"{config['arrangement']}: out of memory with {len(group)} replicates; going on with {at_a_time}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Kept:
     config: Mapping[str, Any]
     shape: Sequence[int]
     classes: int
-    states: Mapping[int, Mapping[str, Tensor]]
+    states: Mapping[int, Mapping[str, Tensor]] = field(repr=False)
 
     def network(self, seed: int) -> nn.Sequential:
         """The plain network of one seed in evaluation mode: flat rows (batch, features) → logits (batch, classes)."""
