@@ -584,6 +584,15 @@ FULL = [  # what torch says of a GPU, of a CPU, and NumPy
 ]
 
 
+def test_another_error_is_no_lack_of_memory(composed, monkeypatch):
+    def failing(*_):
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(train, "_fit", failing)
+    with pytest.raises(NotImplementedError):
+        trained(composed("trainer.accelerator=cpu"), [0, 1])
+
+
 @pytest.mark.parametrize(("fits", "error"), [(1, FULL[0]), (3, FULL[0]), (3, FULL[1]), (3, FULL[2])])
 def test_out_of_memory_halves_the_replicates_at_a_time_and_changes_no_result(
     fits, error, composed, monkeypatch, capsys

@@ -109,8 +109,8 @@ def fit(
             todo = todo[len(group) :]
             continue
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            # Of a CPU's memory torch says so in words alone.
-            if len(group) == 1 or (type(error) is RuntimeError and "can't allocate memory" not in str(error)):
+            said = "can't allocate memory" in str(error)  # of a CPU's, in words alone
+            if len(group) == 1 or not (said or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
                 raise
             at_a_time = len(group) // 2
             print(f"{config['arrangement']}: out of memory with {len(group)} replicates; going on with {at_a_time}")
