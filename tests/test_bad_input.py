@@ -1,5 +1,6 @@
 """Wrong configurations and files, through the real application: one clear line, exit status 1, nothing written over."""
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fitting import normdrop
 from normdrop import asked
+from normdrop.study import app
 from normdrop.training import fit
 
 TINY = (
@@ -207,6 +209,16 @@ def test_a_wrong_configuration_ends_in_one_line_before_training(arguments, monke
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_network_that_a_package_installs_is_pointed_at(monkeypatch, capsys):
+    def theirs(*, group, name=None):
+        points = [EntryPoint("theirs", "x:make", "normdrop.models")] if group == "normdrop.models" else []
+        return [point for point in points if name in (None, point.name)]
+
+    monkeypatch.setattr(app, "entry_points", theirs)
+    assert refused(monkeypatch, capsys, "model=theirs").endswith("model=own model.name=theirs")
+    assert "model.name=" not in refused(monkeypatch, capsys, "model=others")
+
+
 def test_a_gpu_that_is_not_there_ends_in_one_line(monkeypatch, capsys):
     said = refused(monkeypatch, capsys, "trainer.accelerator=gpu")
     assert said == "trainer.accelerator=gpu: no CUDA device is available here; allowed are auto and cpu"

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
@@ -56,8 +57,6 @@ def main() -> None:
     if {"-h", "--help"}.intersection(words):
         return print(_help(words))
     if "--version" in words:
-        from importlib.metadata import version
-
         return print(f"normdrop {version('normdrop')}")
     traced = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here
@@ -208,7 +207,9 @@ def one_line(error: BaseException, words: Sequence[str]) -> str:
         group, name = re.findall(r"((?:hydra/)?\w+)/(.*?)(?:\.yaml)?$", absent[1])[0]
         if name.startswith(("submitit_", "ray")):
             return f"{group}={name}: needs its plugin: pip install 'normdrop[{'ray' if name[0] == 'r' else 'slurm'}]'"
-        table = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
-        return f"{group}={name}: must be one of {', '.join(options(group))}{nearest(name, options(group))}{table}"
+        way = f"; a file is read by data=table data.path={name}" if group == "data" and "." in name else ""
+        if group == "model" and entry_points(group="normdrop.models", name=name):
+            way = f"; a package's network is taken by model=own model.name={name}"
+        return f"{group}={name}: must be one of {', '.join(options(group))}{nearest(name, options(group))}{way}"
     where = getattr(error, "full_key", None)  # OmegaConf's
     return f"{where}: {text.partition(' full_key: ')[0]}" if where else text
