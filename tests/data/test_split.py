@@ -164,30 +164,6 @@ def test_a_group_larger_than_a_part_is_trained_on_and_costs_few_rows(what):
     assert train >= 1140 - 228 - 183 - 2 * 2 * 8  # at most 8 of the 9 rows of each class's last group in a part
 
 
-def test_groups_that_share_a_copy_are_kept_together_unless_copies_are_drawn_apart():
-    rows = _copied([2] * 120)
-    groups = np.arange(len(rows.y)) // 4 * 2 + np.arange(len(rows.y)) % 2  # of the two copies one in each
-    rows = replace(rows, groups=groups)
-    assert len(np.unique(groups)) == 120 and len(np.unique(rows.together)) == 60
-    ((*sizes,),) = sizes_of(rows, rows.copies, 8) & sizes_of(rows, rows.groups, 8)
-    assert sum(sizes) > 0.95 * len(rows.y)
-    apart = split(rows, 0, copies="apart")
-    assert {*rows.copies[apart["train"]]} & {*rows.copies[apart["test"]]}
-    one = replace(_copied([60] * 4), groups=np.arange(240) % 60)
-    with pytest.raises(ValueError, match=r"data\.group_column and data\.copies=together .* in 1 group "):
-        split(one, 0)
-    assert not rows.fingerprint.startswith("f86c903cd8e4")  # of when such groups were split apart
-
-
-def test_groups_that_share_no_copy_are_split_as_in_earlier_versions():
-    rows = replace(_copied([3] * 40), groups=np.arange(120) // 6)
-    assert rows.fingerprint.startswith("af02d93f3b06")
-    first = [split(rows, seed)["test"][:6].tolist() for seed in (0, 4001)]
-    assert first == [[54, 55, 56, 57, 58, 59], [18, 19, 20, 21, 22, 23]]
-    for together, alone in zip(split(rows, 3).values(), split(rows, 3, copies="apart").values(), strict=True):
-        assert np.array_equal(together, alone)
-
-
 def test_without_copies_the_split_is_the_one_of_single_rows():
     rows = _copied([1] * 60)
     assert rows.copies is None

@@ -11,8 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from normdrop.asked import count
 from normdrop.data import suspects
@@ -98,9 +96,8 @@ class Rows:
         digest.update(self.y.astype("<i8").tobytes())
         for part in (self.test, self.val):
             digest.update(b"-" if part is None else part.astype("u1").tobytes())
-        # Dealt, joined: what was trained when groups were split in another way is not gone on with.
-        joined = None if self.groups is None or self.together is self.groups else self.together
-        for name, column in (("groups dealt", self.groups), ("groups joined", joined), ("order", self.order)):
+        # Dealt: what was trained when groups were split in another way is not gone on with.
+        for name, column in (("groups dealt", self.groups), ("order", self.order)):
             if column is not None:
                 digest.update(name.encode() + column.astype("<f8").tobytes())
         return digest.hexdigest()
@@ -113,20 +110,6 @@ class Rows:
             return None
         x = np.ascontiguousarray(np.concatenate([*self._doubles()]))
         return np.unique(x.view(f"V{x.shape[1] * x.itemsize}").ravel(), return_inverse=True)[1]
-
-    @cached_property
-    def together(self) -> np.ndarray | None:
-        """A number for each row, (rows,), the same for those of a group, for copies, and along chains of both: `groups`
-        itself where no two share a row; None if there are neither groups nor copies.
-        """
-        if self.groups is None or self.copies is None:
-            return self.copies if self.groups is None else self.groups
-        groups = self.groups.max() + 1
-        edges = (self.groups, groups + self.copies)
-        points = groups + self.copies.max() + 1
-        links = coo_array((np.ones(len(self.y)), edges), shape=(points, points))
-        number, component = connected_components(links, directed=False)
-        return self.groups if number == groups else component[self.groups].astype(np.int64)
 
     def _doubles(self) -> Iterator[np.ndarray]:
         """x as float64, a stretch of rows at a time, with one kind of NaN and of zero."""

@@ -37,10 +37,9 @@ def split(
     test_fraction is a share of all rows, val_fraction a share of the others; a part that the data set gives itself is
     taken as it is, before. train_size thins out the training part alone: val and test are the same whatever it is;
     train_most does so where there are more rows than that. copies: rows with the same features go to the same part
-    (`together`) or are drawn like all others (`apart`); see `_grouped`. Rows of a group are kept together, with other
-    groups that share copies if these are; of rows with an order the latest are tested, and those before them validate.
-    The sizes do not depend on the seed. Raises ValueError if a class would be missing from a part that is drawn by
-    rows, or from training.
+    (`together`) or are drawn like all others (`apart`); see `_grouped`. Rows with groups are kept together by them
+    instead; of rows with an order the latest are tested, and those before them validate. The sizes do not depend on
+    the seed. Raises ValueError if a class would be missing from a part that is drawn by rows, or from training.
     """
     require("data.copies", copies, copies in ("together", "apart"), "together or apart")
     for key, value in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
@@ -58,7 +57,9 @@ def split(
         else:
             parts[part] = np.flatnonzero(given)
             train = np.setdiff1d(train, parts[part])
-    groups, key = _kept(rows, copies)
+    groups, key = rows.groups, "data.group_column"
+    if groups is None and copies == "together":
+        groups, key = rows.copies, "data.copies=together (apart draws copies like other rows)"
     if groups is not None and rows.order is None:
         train, drawn = _grouped(rows, train, groups, shares, rng, key)
         parts |= drawn
@@ -71,14 +72,6 @@ def split(
                 train, parts[part] = np.split(train[np.argsort(rows.order[train], kind="stable")], [-size])
     train = _thinned(rows, train, train_size, train_most, rng)
     return {"train": train, "val": parts["val"], "test": parts["test"]}
-
-
-def _kept(rows: Rows, copies: str) -> tuple[np.ndarray | None, str]:
-    """A number for each row, the same for those that stay in one part, and the keys that ask for it, in words."""
-    if copies == "apart" or rows.together is rows.groups:
-        return rows.groups, "data.group_column"
-    beside = "" if rows.groups is None else "data.group_column and "
-    return rows.together, f"{beside}data.copies=together (apart draws copies like other rows)"
 
 
 def _thinned(

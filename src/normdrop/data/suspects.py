@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from normdrop.asked import count, longer, taken
+from normdrop.asked import longer, taken
 
 if TYPE_CHECKING:
     from normdrop.data.rows import Rows
@@ -267,7 +267,4 @@ def _copies(rows: Rows) -> Iterator[str]:
         labels = pd.Series(rows.y).groupby(rows.copies).transform("nunique")
         unsure = f", {(labels > 1).sum()} of them with different labels" if (labels > 1).any() else ""
         apart = "; in order, parts may share them" if rows.order is not None else ""
-        if rows.groups is not None and rows.together is not None and rows.together is not rows.groups:
-            left = count(rows.together.max() + 1, "group")
-            apart = f"; kept together, they make {left} of {rows.groups.max() + 1}"
         yield f"{100 * twice.mean():.0f} % of the rows stand more than once ({twice.sum()}{unsure}){apart}"
