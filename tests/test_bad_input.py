@@ -178,6 +178,7 @@ WRONG = {
     "data=table data.drop=[a,null]": """null is none: put it in quotes, 'data.drop=[a,"null"]' """,
     "data=table data.missing=[false,-999]": """in quotes, 'data.missing=["false","-999"]' """,
     "data=table data.group_column=true": """in quotes, 'data.group_column="true"' """,
+    "data=table data.drop=true": """in quotes, 'data.drop=["true"]' """,
     "data=table data.categorical=[true]": """in quotes, 'data.categorical=["true"]' """,
     # the split: what else is refused of it, `data/test_module.py` tries
     "data.train_size=100000": "data.train_size=100000: only 1149 rows are left beside val and test",

@@ -30,7 +30,7 @@ def door() -> tuple[Any, str]:
     try:
         numba = importlib.import_module("numba")
         numba.njit(cached, error_model="numpy")
-        if numba.types and not numba.config.DISABLE_JIT:
+        if numba.types.Array and not numba.config.DISABLE_JIT:
             return numba, ""
     except Exception as error:  # a numba that does not fit numpy, or half of one, raises what it likes
         why = f"numba does not work here: {first_line(error)}"

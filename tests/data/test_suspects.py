@@ -145,6 +145,9 @@ def test_copies_that_an_identifier_or_a_group_hides_are_told_and_tell_no_class()
     x = np.column_stack([noise[by_class], range(4 * N)])
     notes = suspects.of(Rows(x, LABEL[by_class], ("a", "b"), columns=(*names, "key")))
     assert "without key 100 %" in notes[0] and "n1" not in str(notes)
+    few = np.column_stack([RNG.integers(0, 4, (N, 2)), 10 * RNG.permutation(N)])
+    rows = Rows(few, LABEL, ("a", "b"), columns=("sex", "kids", "income"))
+    assert "without" not in str(suspects.of(rows))  # equal rows of few values are chance
     some = [*range(N), 0]
     rows = Rows(np.column_stack([NOISE, range(N)])[some], LABEL[some], ("a", "b"), columns=("n1", "n2", "id"))
     assert "without" not in str(suspects.of(rows))
@@ -162,13 +165,15 @@ def test_copies_with_noise_are_told_unless_a_group_holds_them_and_rows_near_by_c
     noisy = plain[copied] * (1 + 1e-7 * rng.normal(size=(600, 3)))
     for x in (noisy, np.column_stack([noisy, np.arange(600)])):
         (note,) = [note for note in told(x) if "noise" in note]
-        assert note.startswith("100 % ") and "data.group_column=" in note
+        assert note.startswith("100 % ") and "a data.group_column keeps" in note
     assert told(noisy, groups=copied) == [] and len(told(noisy, groups=np.arange(600) // 3)) == 1
     line = rng.normal(size=600)
     for x in (plain, noisy[:, :1], np.sort(plain, axis=0)[:, ::-1] * -1, np.stack([line, line**3], axis=1)):
         assert "noise" not in str(told(x))
     few = rng.integers(0, 3, (600, 3)) + 1e-9 * rng.normal(size=(600, 3))
     assert "noise" not in str(told(few))
+    answers = np.where(rng.random((600, 8)) < 0.1, np.nan, rng.integers(-1, 2, (600, 8)))
+    assert "noise" not in str(told(answers))  # no answer is no usual one
 
 
 @pytest.mark.parametrize("seed", range(9))
@@ -190,3 +195,13 @@ def test_rows_of_a_given_part_that_recur_outside_are_said():
     assert notes[1].startswith("1 of the 10 validation rows (10 %) have rows of their group outside")
     (note,) = suspects.of(Rows(x, y, ("a", "b"), order=np.arange(N + 5)))
     assert note.endswith("(10); in order, parts may share them")
+
+
+def test_copies_in_several_groups_are_told_as_what_parts_may_share():
+    copied = np.arange(N) % (N // 2)
+    x, y = NOISE[copied], LABEL[copied]
+    for groups, told in ((copied, False), (np.arange(N) // 2, True)):
+        (note,) = [
+            note for note in suspects.of(Rows(x, y, ("a", "b"), groups=groups)) if "stand more than once" in note
+        ]
+        assert note.endswith("so parts may share them") == told

@@ -235,11 +235,14 @@ def test_where_no_seed_reaches_the_target_or_all_of_a_side_diverged_the_verdict_
 
 @pytest.mark.parametrize("kind", ["difference", "mechanism"])
 def test_where_everything_diverged_the_claim_is_refused_and_no_number_is_missing(kind) -> None:
-    study = made("x", datasets=2, kind=kind, claim="gap", family="best_vs_best", metrics=("test_acc",))
+    arrangements = ("none", "bn_dropout", "dropout_bn", "ln_dropout", "dropout_ln")
+    declared = {"kind": kind, "claim": "gap", "family": "best_vs_best", "metrics": ("test_acc",)}
+    study = made("x", datasets=2, arrangements=arrangements, **declared)
     study.table[["test_acc", "recal_test_acc", "val_acc", "val_nll"]] = math.nan
     study.table["diverged"] = True
-    (said,) = [line for line in page.texts(page.section(study))["answer"].splitlines() if "refused" in line]
-    assert said.startswith("**Refused.**") and "—" not in said
+    answer = page.texts(page.section(study))["answer"]
+    (said,) = [line for line in answer.splitlines() if "refused" in line]
+    assert said.startswith("**Refused.**") and "—" not in said and "control" not in answer
 
 
 def test_of_two_studies_of_one_name_the_page_says_whose_answer_comes_first(tmp_path):

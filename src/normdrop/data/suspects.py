@@ -45,8 +45,8 @@ def of(rows: Rows) -> list[str]:
     telling, groups, identifiers = _columns(rows, rows.copies)
     hiding = identifiers or groups[:1]
     bare = _without(rows, hiding)
-    hidden = _twice(bare) >= _twice(rows) + HIDDEN
-    key = "group_column" if not identifiers and may_have_role(rows.typed) else "drop"
+    # By far more than in columns that have nothing to do with each other: those of few values have equal rows anyway.
+    hidden = _twice(bare) >= _twice(rows) + HIDDEN and _twice(bare) >= 5 * _twice(_shuffled(bare))
     if hidden:
         telling, groups, _ = _columns(rows, bare.copies)
     groups += rows.left_out
@@ -56,6 +56,7 @@ def of(rows: Rows) -> list[str]:
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     if hidden:
         told = f"without {_listed(hiding)} {100 * _twice(bare):.0f} % of the rows stand more than once"
+        key = "group_column" if not identifiers and may_have_role(rows.typed) else "drop"
         notes.append(f"{told}: {taken(rows.typed, key, hiding)} lets data.copies find them")
     notes += _copies(rows)
     notes += _near(bare)
@@ -178,9 +179,14 @@ def _bounded(values: np.ndarray, y: np.ndarray) -> bool:
     """Whether each class has a stretch of the values to itself, with more rows than honest columns have there."""
     if len(y) - np.bincount(y).max() < BOUNDED:  # told without a look at the values
         return False
-    by_class = pd.Series(values).groupby(y).agg(["count", "min", "max"]).sort_values("min")
-    apart = by_class["max"].to_numpy()[:-1] < by_class["min"].to_numpy()[1:]
-    return bool(len(apart) and apart.all() and by_class["count"].sum() - by_class["count"].max() >= BOUNDED)
+    order = np.argsort(y, kind="stable")
+    begins = np.flatnonzero(np.diff(y[order], prepend=-1))
+    by_class = values[order]
+    counts = np.add.reduceat(~np.isnan(by_class), begins, dtype=int)
+    low, high = np.fmin.reduceat(by_class, begins), np.fmax.reduceat(by_class, begins)
+    rising = np.argsort(low)
+    apart = high[rising][:-1] < low[rising][1:]
+    return bool(len(apart) and apart.all() and counts.sum() - counts.max() >= BOUNDED)
 
 
 def _far(rows: Rows) -> Iterator[str]:
@@ -222,6 +228,11 @@ def _without(rows: Rows, names: list[str]) -> Rows:
     return dataclasses.replace(rows, x=rows.x[:, places], columns=columns, shape=())
 
 
+def _shuffled(rows: Rows) -> Rows:
+    """Each column in an order of its own."""
+    return dataclasses.replace(rows, x=np.random.default_rng(0).permuted(rows.x, axis=0))
+
+
 def _twice(rows: Rows) -> float:
     """The share of the rows that stand more than once."""
     return 0.0 if rows.copies is None else float((np.bincount(rows.copies)[rows.copies] > 1).mean())
@@ -234,12 +245,12 @@ def _near(rows: Rows) -> Iterator[str]:
     once = slice(None) if rows.copies is None else np.unique(rows.copies, return_index=True)[1]
     off = pd.DataFrame(rows.x[once].astype(np.float64))
     off -= off.median()
-    x = (off / off[off != 0].abs().median()).fillna(0.0).to_numpy()
+    x = (off / off[off != 0].abs().median()).fillna(FAR).to_numpy()  # no value is no usual value
     gaps = _gaps(x, np.arange(len(rows.y))[once] if rows.groups is None else rows.groups[once])
     near, wider = (gaps <= NEAR).mean(), (gaps <= 10 * NEAR).mean()
     chance = _gaps(np.random.default_rng(0).permuted(x, axis=0), np.arange(len(x)))
     if near >= max(HIDDEN, 0.8 * wider, 5 * (chance <= NEAR).mean()):
-        way = "data.group_column= keeps those of one value in one part; or " if may_have_role(rows.typed) else ""
+        way = "a data.group_column keeps those of one value in one part; or " if may_have_role(rows.typed) else ""
         told = f"{100 * near:.0f} % of the rows differ from another by less than 0.001 % of each column's spread"
         yield f"{told}, like copies with noise: {way}round the columns in the file, for data.copies to find them"
 
@@ -267,4 +278,7 @@ def _copies(rows: Rows) -> Iterator[str]:
         labels = pd.Series(rows.y).groupby(rows.copies).transform("nunique")
         unsure = f", {(labels > 1).sum()} of them with different labels" if (labels > 1).any() else ""
         apart = "; in order, parts may share them" if rows.order is not None else ""
+        if rows.groups is not None:
+            places = len(pd.unique(rows.copies * (rows.groups.max() + 1) + rows.groups))
+            apart = "; in several groups, so parts may share them" if places > rows.copies.max() + 1 else ""
         yield f"{100 * twice.mean():.0f} % of the rows stand more than once ({twice.sum()}{unsure}){apart}"

@@ -118,7 +118,7 @@ def table_rows(
     kept["shape"] = read["shape"] if math.prod(read["shape"]) == x.shape[1] else ()  # none if others stand beside it
     kept["one_hot"] = sum(map(columns.count, given["categorical"]))
     kept["missing"] = sum(int(np.isnan(block[:, 0]).sum()) for block in blocks.values())
-    kept["left_out"] = tuple(str(name) for name, column in dropped.items() if _like_group(column, y, decimal))
+    kept["left_out"] = tuple(str(name) for name, column in dropped.items() if _left_out(column, y, decimal))
     return Rows(x, y, names, columns=columns, typed=typed, **kept)
 
 
@@ -382,6 +382,14 @@ def _all_at_once(
     if gaps:
         ways.append("put the training mean there: data.impute=true")
     return f"{'; '.join(found)}: {'; '.join(ways)}" if found else ""
+
+
+def _left_out(column: pd.Series, y: np.ndarray, decimal: str) -> bool:
+    """Whether a column of data.drop looks like a group, and may be one: each row has a value."""
+    if column.nunique() > len(column) / 2:  # told without a look at long text
+        return False
+    full = not _text(column).fillna("").str.strip().eq("").any()
+    return full and _like_group(column, y, decimal)
 
 
 def _like_group(column: pd.Series, y: np.ndarray, decimal: str) -> bool:

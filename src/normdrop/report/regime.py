@@ -27,7 +27,8 @@ def control(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["part"] != "trend"].drop(columns=["p_value", "p_tost", "recal", "recal_low", "recal_high"])
     own, its = (rows for _, rows in table.groupby("contrast", sort=False))
     said = ["contrast", "n", "estimate", "ci_low", "ci_high", "word"]
-    return own.merge(its, on=[*table.columns.difference(said)], suffixes=("", "_control"))
+    both = own.merge(its, on=[*table.columns.difference(said)], suffixes=("", "_control"))
+    return both.dropna(subset=["estimate", "estimate_control"])
 
 
 def cells(study: Study) -> pd.DataFrame:

@@ -159,7 +159,8 @@ def _help(words: Sequence[str]) -> str:
     for group in GROUPS:
         groups.append(fill(f"{group} = {' | '.join(options(group))}", 110, subsequent_indent="    "))
     keys = [(CONF / "config.yaml").read_text(encoding="utf-8").rstrip()]
-    asked = [word.replace("=", "/") for word in words if word.partition("=")[2] in options(word.partition("=")[0])]
+    groups_asked = [word.split("=") for word in words if re.fullmatch(r"(data|model|optimizer)=\w+", word)]
+    asked = [f"{group}/{name}" for group, name in groups_asked if name in options(group)]
     for file in dict.fromkeys([*HELPED, *asked]):
         group, name = file.rsplit("/", 1)
         text = (CONF / f"{file}.yaml").read_text(encoding="utf-8")

@@ -68,7 +68,8 @@ def _words(value: Any, info: ValidationInfo) -> Any:
         # No column at all is null, and data.missing looks for the word.
         null = word is None and words is value and info.field_name != "missing"
         if null or isinstance(word, bool):
-            way = override(f"data.{info.field_name}", texts if words is value else text)
+            listed = words is value or info.field_name in ("categorical", "drop", "missing")
+            way = override(f"data.{info.field_name}", texts if listed else text)
             raise ValueError(f"text, and {text} is none: put it in quotes, {way} (in YAML on, off, yes, no and ~ too)")
     return value
 
