@@ -677,6 +677,8 @@ REFUSED = {
         after(lambda _, y: y - y.mean(dim=0)),
         inside(lambda network, h: 0.7 * h + 0.3 * h.flip(0) if network.training else h),
         after(lambda network, y: y / y.std(dim=0) if network.training else y),
+        inside(lambda _, h: torch.cat([h[:1], h[1:] + 0.1 * h[:-1]])),  # as of a GRU that takes rows for time
+        inside(lambda network, h: torch.cat([h[:1], h[1:] + 0.1 * h[:-1]]) if network.training else h),
     ],
     "asks of what kind a layer is": [inside(asking)],
     r"layer without effect in training, (bn\.0|spare\.0)": [
@@ -900,20 +902,26 @@ def test_a_fit_of_ones_own_network_is_resumed_exported_and_measured_as_any_other
     assert alone.equals(fitted.replicates[2:].reset_index(drop=True))
 
 
+KINDS = [("branch", "bend"), ("layer", "layer 1.act"), ("function", "shape"), ("frozen", "the frozen weights")]
+
+
 class Branching(Sound):
     """Each seed has its own branch, or layer, and a name that nothing asks for."""
 
     def __init__(self, shape, classes, kind: str):
         super().__init__(shape, classes)
         drawn, self.name = bool(torch.rand(()) < 0.5), f"net {next(NUMBERS)}"
+        self.register_buffer("scale", torch.rand(64), persistent=False)
         self.bend = drawn and kind == "branch"
+        self.shape = torch.tanh if drawn and kind == "function" else torch.relu
+        self.first.requires_grad_(not (drawn and kind == "frozen"))
         self.act = nn.Tanh() if drawn and kind == "layer" else nn.ReLU()
 
     def inside(self, h):
-        return torch.tanh(h) if self.bend else self.act(h)
+        return torch.tanh(h) if self.bend else self.act(self.shape(h * self.scale))
 
 
-@pytest.mark.parametrize(("kind", "named"), [("branch", "bend"), ("layer", "layer 1.act"), ("none", None)])
+@pytest.mark.parametrize(("kind", "named"), [*KINDS, ("none", None)])
 def test_seeds_of_which_one_has_another_branch_or_layer_are_refused_in_one_line(kind, named):
     config = config_of(lambda shape, classes: Branching(shape, classes, kind))
     if named is None:

@@ -43,10 +43,8 @@ def of(rows: Rows) -> list[str]:
     """What a user should hear, what says most about the test accuracy first."""
     notes: list[str] = []
     telling, groups, identifiers = _columns(rows, rows.copies)
-    hiding = identifiers or groups[:1]
-    bare = _without(rows, hiding)
-    # By far more than in columns that have nothing to do with each other: those of few values have equal rows anyway.
-    hidden = _twice(bare) >= _twice(rows) + HIDDEN and _twice(bare) >= 5 * _twice(_shuffled(bare))
+    hiding, bare = identifiers, _without(rows, identifiers)
+    hidden = _twice(bare) >= _twice(rows) + HIDDEN and not _by_chance(bare)
     if hidden:
         telling, groups, _ = _columns(rows, bare.copies)
     groups += rows.left_out
@@ -56,8 +54,7 @@ def of(rows: Rows) -> list[str]:
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     if hidden:
         told = f"without {_listed(hiding)} {100 * _twice(bare):.0f} % of the rows stand more than once"
-        key = "group_column" if not identifiers and may_have_role(rows.typed) else "drop"
-        notes.append(f"{told}: {taken(rows.typed, key, hiding)} lets data.copies find them")
+        notes.append(f"{told}: {taken(rows.typed, 'drop', hiding)} lets data.copies find them")
     notes += _copies(rows)
     notes += _near(bare)
     if groups and may_have_role(rows.typed):
@@ -228,9 +225,17 @@ def _without(rows: Rows, names: list[str]) -> Rows:
     return dataclasses.replace(rows, x=rows.x[:, places], columns=columns, shape=())
 
 
-def _shuffled(rows: Rows) -> Rows:
-    """Each column in an order of its own."""
-    return dataclasses.replace(rows, x=np.random.default_rng(0).permuted(rows.x, axis=0))
+def _by_chance(rows: Rows) -> bool:
+    """Whether rows may be equal without being copies: no column has so many values that each row has its own, or in
+    columns that have nothing to do with each other a fifth as many are.
+    """
+    if rows.copies is None:
+        return True
+    once = np.unique(rows.copies, return_index=True)[1]
+    if not any(2 * len(np.unique(column)) >= len(once) for column in rows.x[once].T):
+        return True
+    shuffled = dataclasses.replace(rows, x=np.random.default_rng(0).permuted(rows.x, axis=0))
+    return _twice(rows) < 5 * _twice(shuffled)
 
 
 def _twice(rows: Rows) -> float:

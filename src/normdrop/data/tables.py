@@ -386,9 +386,10 @@ def _all_at_once(
 
 def _left_out(column: pd.Series, y: np.ndarray, decimal: str) -> bool:
     """Whether a column of data.drop looks like a group, and may be one: each row has a value."""
-    if column.nunique() > len(column) / 2:  # told without a look at long text
+    text = _text(column)
+    if text.nunique() > len(column) / 2:  # told without a look at long text
         return False
-    full = not _text(column).fillna("").str.strip().eq("").any()
+    full = not text.fillna("").str.strip().eq("").any()
     return full and _like_group(column, y, decimal)
 
 

@@ -27,6 +27,7 @@ ROWS = 8, 6  # of a trial's batches: the second is short
 # By how much numbers may differ, as a share of the largest.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 EVERY = vars(nn.Module()).keys()  # attributes of any module
+FROZEN = "the frozen weights"
 Of = Callable[..., nn.Sequential]  # from a seed and changes of the config to a network
 AGAIN = (
     "is not the same each time: it keeps a state of its own from step to step, or draws random numbers (use "
@@ -83,8 +84,9 @@ def check_alike(networks: Sequence[nn.Sequential], seeds: Sequence[int], shape: 
             continue
         its, lent = copy.deepcopy(network).eval(), copy.deepcopy(first).eval()
         try:  # what differs may be a name, or a number that nothing asks for
-            lent.load_state_dict(its.state_dict())
-            if _same(lent(x.clone()), its(x.clone())):
+            for ours, theirs in zip(_tensors(lent), _tensors(its), strict=True):
+                ours.copy_(theirs)
+            if FROZEN not in differing and _same(lent(x.clone()), its(x.clone())):
                 continue
         except Exception:  # of other layers
             pass
@@ -96,7 +98,17 @@ def _described(network: nn.Sequential) -> dict[str, Any]:
     """What a network is beside its parameters and buffers, by name."""
     buffers = {name for name, _ in network.named_buffers()}
     held = {name: value for name, value in _held(network).items() if name not in buffers}
-    return held | {f"layer {name}": type(layer).__name__ for name, layer in network.named_modules()}
+    held[FROZEN] = str([name for name, parameter in network.named_parameters() if not parameter.requires_grad])
+    for name, layer in network.named_modules():
+        held[f"layer {name}"] = type(layer).__name__
+        for key, value in vars(layer).items():
+            if key not in EVERY and callable(value):
+                held[f"{name}.{key}"] = getattr(value, "__name__", type(value).__name__)
+    return held
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 class Refused(Exception):
@@ -174,11 +186,18 @@ def _check_alone(of: Of, features: int, classes: int) -> None:
     if not all(map(_same, logits, _passed(written, x))):
         why = "forward() asks of what kind a layer is; let it call each by its name"
         raise Refused(f"is another network once an arrangement stands in place of its BN layers: {why}")
-    bare = of(arrangement="none")
-    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in bare.modules()):
-        among, beside = (_passed(bare, torch.cat([x[:1], others[1:]]))[0][:1] for others in (x, later))
-        if not _same(among, beside):
-            raise Refused("mixes rows: in training, without BN, a row's output changes with the rows beside it")
+    _check_apart(of(arrangement="none"), x, later)
+
+
+def _check_apart(bare: nn.Module, x: Tensor, later: Tensor) -> None:
+    """Refuse a network that mixes rows in training, too, if no BN is left in it, which does."""
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in bare.modules()):
+        return
+    among, _ = _passed(bare, x)
+    first, _ = _passed(bare, torch.cat([x[:1], later[1:]]))
+    last, _ = _passed(bare, torch.cat([later[:-1], x[-1:]]))
+    if not _same(torch.stack([first[0], last[-1]]), among[[0, -1]]):
+        raise Refused("mixes rows: in training, without BN, a row's output changes with the rows beside it")
 
 
 def _drawn() -> list[Any]:
@@ -258,8 +277,9 @@ def _check_stacked(of: Of, features: int, dtype: torch.dtype) -> None:
             noise.turn = 0
     drawn = _drawn()
     x = _rows(2, ROWS[0], features).to(dtype)
-    among, lone = alone[0].eval()(x.clone()), alone[0](x[:1].clone())
-    if not _same(lone, among[:1]):
+    among = alone[0].eval()(x.clone())
+    lone = torch.cat([alone[0](x[place].clone()) for place in (slice(0, 1), slice(-1, None))])
+    if not _same(lone, among[[0, -1]]):
         raise Refused("mixes rows: in eval mode a row's output changes with the rows beside it")
     for number, rows in enumerate(ROWS):
         x = _rows(3 + number, len(SEEDS), rows, features).to(dtype)
