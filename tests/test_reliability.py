@@ -433,6 +433,10 @@ def test_a_single_replicate_that_does_not_fit_fails_its_condition_alone(tmp_path
     assert status == 1
     assert "failed: digits/none/after/q0.00: OutOfMemoryError: CUDA out of memory" in said
     assert len(tables(tmp_path)) == 4
+    lines = [line for line in said.splitlines() if re.match(r"\[\d/3\]", line)]
+    assert len(lines) == 3 and [line for line in lines if " failed" in line] == [
+        line for line in lines if "/none/" in line
+    ]
 
 
 # --- launchers

@@ -63,8 +63,9 @@ def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.E
             for path in new:
                 del waiting[path]
                 ended.append(path)
+                failed = " failed" if (root / path / record.ERROR).exists() else ""
                 if quiet:
-                    console.print(f"[{len(ended)}/{total}] {path}{left}", markup=False)
+                    console.print(f"[{len(ended)}/{total}] {path}{failed}{left}", markup=False)
             now = ", ".join(f"{path} {epoch}" for path, (_, epoch) in running.items())
             said = f"{len(ended)} of {count(total, 'configuration')} finished{left}; now {now}"
             bar.update(task, description=said)
