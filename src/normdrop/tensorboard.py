@@ -101,7 +101,7 @@ def write_overview_live(folder: Path) -> None:
     """Write a study's `overview` of what is finished so far; event files of configurations are their workers' own."""
     with suppress(OSError, ValueError, LookupError):
         finished = _finished(folder)
-        text = f"{len(finished)} configurations are finished so far; `normdrop-report` writes the answer."
+        text = f"{count(len(finished), 'configuration')} finished so far; `normdrop-report` writes the answer."
         _write_overview(folder / "overview", finished, {"answer": text}, {})
 
 

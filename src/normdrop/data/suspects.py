@@ -44,7 +44,7 @@ def of(rows: Rows) -> list[str]:
     notes: list[str] = []
     telling, groups, identifiers = _columns(rows, rows.copies)
     hiding, bare = identifiers, _without(rows, identifiers)
-    hidden = _twice(bare) >= _twice(rows) + HIDDEN and not _by_chance(bare)
+    hidden = _twice(bare).mean() >= _twice(rows).mean() + HIDDEN and not _by_chance(bare)
     if hidden:
         telling, groups, _ = _columns(rows, bare.copies)
     groups += rows.left_out
@@ -53,7 +53,7 @@ def of(rows: Rows) -> list[str]:
         ways = _ways(rows, telling, "if made from it, ", "group_column", "if it says which rows belong together, ")
         notes.append("; ".join([f"the class can be told exactly from {_listed(telling)}", *ways]))
     if hidden:
-        told = f"without {_listed(hiding)} {100 * _twice(bare):.0f} % of the rows stand more than once"
+        told = f"without {_listed(hiding)} {100 * _twice(bare).mean():.0f} % of the rows stand more than once"
         notes.append(f"{told}: {taken(rows.typed, 'drop', hiding)} lets data.copies find them")
     notes += _copies(rows)
     notes += _near(bare)
@@ -104,9 +104,7 @@ def _columns(rows: Rows, copies: np.ndarray | None) -> tuple[list[str], list[str
     places: dict[str, list[int]] = {}
     for place, name in enumerate(rows.columns):
         places.setdefault(name, []).append(place)
-    once = np.arange(len(rows.y))
-    if copies is not None:
-        once = np.sort(np.unique(copies, return_index=True)[1])
+    once = _once(rows, copies)
     y = rows.y[once]
     in_blocks = np.count_nonzero(np.diff(y)) < len(rows.classes)  # the file is sorted by class
     telling, groups, identifiers = [], [], []
@@ -229,29 +227,32 @@ def _by_chance(rows: Rows) -> bool:
     """Whether rows may be equal without being copies: no column has so many values that each row has its own, or in
     columns that have nothing to do with each other a fifth as many are.
     """
-    if rows.copies is None:
-        return True
-    once = np.unique(rows.copies, return_index=True)[1]
+    once = _once(rows, rows.copies)
     if not any(2 * len(np.unique(column)) >= len(once) for column in rows.x[once].T):
         return True
     shuffled = dataclasses.replace(rows, x=np.random.default_rng(0).permuted(rows.x, axis=0))
-    return _twice(rows) < 5 * _twice(shuffled)
+    return bool(_twice(rows).mean() < 5 * _twice(shuffled).mean())
 
 
-def _twice(rows: Rows) -> float:
-    """The share of the rows that stand more than once."""
-    return 0.0 if rows.copies is None else float((np.bincount(rows.copies)[rows.copies] > 1).mean())
+def _once(rows: Rows, copies: np.ndarray | None) -> np.ndarray:
+    """The numbers of the rows, of copies the first alone."""
+    return np.arange(len(rows.y)) if copies is None else np.sort(np.unique(copies, return_index=True)[1])
+
+
+def _twice(rows: Rows) -> np.ndarray:
+    """Which rows stand more than once."""
+    return np.zeros(len(rows.y), bool) if rows.copies is None else np.bincount(rows.copies)[rows.copies] > 1
 
 
 def _near(rows: Rows) -> Iterator[str]:
     """Rows that are nearly equal in other groups: far more than by chance, and as many as at ten times the distance."""
     if rows.x.size > CELLS:
         return
-    once = slice(None) if rows.copies is None else np.unique(rows.copies, return_index=True)[1]
+    once = _once(rows, rows.copies)
     off = pd.DataFrame(rows.x[once].astype(np.float64))
     off -= off.median()
     x = (off / off[off != 0].abs().median()).fillna(FAR).to_numpy()  # no value is no usual value
-    gaps = _gaps(x, np.arange(len(rows.y))[once] if rows.groups is None else rows.groups[once])
+    gaps = _gaps(x, once if rows.groups is None else rows.groups[once])
     near, wider = (gaps <= NEAR).mean(), (gaps <= 10 * NEAR).mean()
     chance = _gaps(np.random.default_rng(0).permuted(x, axis=0), np.arange(len(x)))
     if near >= max(HIDDEN, 0.8 * wider, 5 * (chance <= NEAR).mean()):
@@ -279,7 +280,7 @@ def _copies(rows: Rows) -> Iterator[str]:
                     share = f"{known} of the {part.sum()} {name} rows ({100 * known / part.sum():.0f} %)"
                     yield f"{share} have {what} outside the {name} part"
     if rows.copies is not None:
-        twice = np.bincount(rows.copies)[rows.copies] > 1
+        twice = _twice(rows)
         labels = pd.Series(rows.y).groupby(rows.copies).transform("nunique")
         unsure = f", {(labels > 1).sum()} of them with different labels" if (labels > 1).any() else ""
         apart = "; in order, parts may share them" if rows.order is not None else ""

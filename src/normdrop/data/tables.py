@@ -358,7 +358,7 @@ def _all_at_once(
     nameless = [name for name in map(str, frame) if NAMELESS.fullmatch(name)]
     levels = {name: _text(frame[name]).nunique() for name in text if name not in nameless}
     few = [name for name in levels if levels[name] <= max(MOST_LEVELS, len(frame) / 10)]
-    empty = {name: int(_text(frame[name]).fillna("").str.strip().eq("").sum()) for name in levels}
+    empty = {name: int(_blank(_text(frame[name])).sum()) for name in levels}
     groups = [name for name in grouped if name in levels and name not in few and not empty[name]][:1]
     if not may_have_role(typed):
         groups = []
@@ -389,8 +389,12 @@ def _left_out(column: pd.Series, y: np.ndarray, decimal: str) -> bool:
     text = _text(column)
     if text.nunique() > len(column) / 2:  # told without a look at long text
         return False
-    full = not text.fillna("").str.strip().eq("").any()
-    return full and _like_group(column, y, decimal)
+    return not _blank(text).any() and _like_group(column, y, decimal)
+
+
+def _blank(text: pd.Series) -> pd.Series:
+    """Which cells of text have nothing in them."""
+    return text.fillna("").str.strip().eq("")
 
 
 def _like_group(column: pd.Series, y: np.ndarray, decimal: str) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from normdrop.arrangement import has
 from normdrop.networks import own, own_check
 from normdrop.networks.cnn import cnn
-from normdrop.networks.layers import block
+from normdrop.networks.layers import block, seeded
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.own_source import told
 from normdrop.networks.stacked import StackedNetwork
@@ -40,9 +40,7 @@ def plain(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed: i
         return own.made(config, shape, classes, seed)
     given = {key: value for key, value in config["model"].items() if key not in ("name", "init_gain")}
     own.check_keys(given, [MODELS[name], block], f"model={name}", PLACED)
-    number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)  # for what layers draw when they are made and `initialise` leaves
+    with seeded(seed, config["rerun"]):  # for what `initialise` leaves
         try:
             network = MODELS[name](shape, classes, **{key: config[key] for key in PLACED}, **given)
         except (TypeError, RuntimeError) as error:  # a value of the wrong type

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normdrop import arrangement as names
+from normdrop.streams import stream
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, layer) for name, layer in names.ACTIVATIONS.items()}
 WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,6 +57,15 @@ OPERATIONS: dict[str, Callable[[int, int, float, float], nn.Module]] = {
     "bn": lambda width, space, eps, momentum: BATCH_NORMS[max(space - 1, 0)](width, eps, momentum),
     "ln": lambda width, space, eps, momentum: nn.GroupNorm(1, width) if space else nn.LayerNorm(width),
 }
+
+
+@contextmanager
+def seeded(seed: int, rerun: int) -> Iterator[None]:
+    """What layers draw when they are made is a replicate's own for a while, and PyTorch's generator stays as it is."""
+    number = int(stream(seed, "init", rerun=rerun).integers(2**63))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        yield
 
 
 def dropout(noise: str, rate: float, space: int) -> nn.Module:

@@ -12,16 +12,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from normdrop.arrangement import operations
 from normdrop.asked import check_arguments
-from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout
+from normdrop.networks.layers import BATCH_NORMS, OPERATIONS, Identity, dropout, seeded
 from normdrop.networks.own_source import function_of, told
 from normdrop.networks.side_by_side import DROPOUTS, replace
-from normdrop.streams import stream
 
 # What a model config of such a network holds beside the arguments of `make`.
 KEYS = ("name", "file", "function", "layers", "keep_dropout", "init_gain", "source_hash")
@@ -61,9 +59,7 @@ def written(config: Mapping[str, Any], shape: Sequence[int], classes: int, seed:
     extra = {key: value for key, value in model.items() if key not in KEYS}
     if inspect.Parameter.VAR_KEYWORD not in [each.kind for each in inspect.signature(make).parameters.values()]:
         check_keys(extra, [make], f"model.function={named}")
-    number = int(stream(seed, "init", rerun=config["rerun"]).integers(2**63))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+    with seeded(seed, config["rerun"]):
         try:
             network = make(tuple(shape), classes, **extra)
         except (Exception, SystemExit) as error:

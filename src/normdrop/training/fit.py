@@ -108,7 +108,7 @@ def fit(
             done.append(_fit(config, group, told, checkpoint, saved))
             todo = todo[len(group) :]
             continue
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             said = "can't allocate memory" in str(error)  # of a CPU's, in words alone
             if len(group) == 1 or not (said or isinstance(error, (torch.OutOfMemoryError, MemoryError))):
                 raise
