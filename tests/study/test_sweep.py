@@ -439,7 +439,8 @@ def test_a_claim_of_a_known_kind_is_one_file_of_ones_own(planned, tmp_path):
     assert {condition.config["study"]["claim"] for condition in conditions} == {"mine"}
 
 
-def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("patience", "word"), [(None, "about"), (3, "at most")])
+def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatch, tmp_path, capsys, patience, word):
     now, parts = [100.0], [1.5, 0.5, 0.0]  # of three configurations, backwards
 
     class Stop:
@@ -449,5 +450,6 @@ def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatc
 
     monkeypatch.setattr(progress, "_running", lambda *_: {"a": (parts.pop() if parts else 1.5, "epoch 1")})
     monkeypatch.setattr("rich.console.monotonic", lambda: now[0])
-    progress._watch(tmp_path, ["a", "b", "c"], [], Stop())
-    assert capsys.readouterr().out == "3 configurations (about 15 s left)\n"
+    configs = {path: {"patience": patience if path == "b" else None} for path in "abc"}
+    progress._watch(tmp_path, configs, [], Stop())
+    assert capsys.readouterr().out == f"3 configurations ({word} 15 s left)\n"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from normdrop.asked import count
 from normdrop.study import record
@@ -23,10 +24,13 @@ def note_of(root: Path, path: str) -> Path:
 
 
 @contextmanager
-def display(root: Path, paths: Sequence[str]) -> Iterator[None]:
-    """One progress line for all processes: on a terminal a bar, elsewhere a line for each configuration that ends."""
+def display(root: Path, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """One progress line for all processes: on a terminal a bar, elsewhere a line for each configuration that ends.
+
+    configs: what is to be trained, by path.
+    """
     began, stop, ended = time.monotonic(), threading.Event(), list[str]()
-    watcher = threading.Thread(target=_watch, args=(root, paths, ended, stop), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(root, configs, ended, stop), daemon=True)
     watcher.start()
     try:
         yield
@@ -34,30 +38,34 @@ def display(root: Path, paths: Sequence[str]) -> Iterator[None]:
         stop.set()
         watcher.join()
     taken = duration(time.monotonic() - began)
-    print(f"{len(ended)} of {count(len(paths), 'configuration')} ended in {taken}")
+    print(f"{len(ended)} of {count(len(configs), 'configuration')} ended in {taken}")
 
 
-def _watch(root: Path, paths: Sequence[str], ended: list[str], stop: threading.Event) -> None:
+def _watch(root: Path, configs: Mapping[str, Mapping[str, Any]], ended: list[str], stop: threading.Event) -> None:
     """Look at the notes and the records until told to stop, show how far it is, and put down what has ended."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(highlight=False, soft_wrap=True)
-    total, over, drawn, left = len(paths), False, time.monotonic(), ""
-    waiting = {path: _stamp(root / path) for path in paths}
-    notes = {note_of(root, path).name: path for path in paths}
+    total, over, drawn, left = len(configs), False, time.monotonic(), ""
+    early = any(config["patience"] is not None for config in configs.values())
+    waiting = {path: _stamp(root / path) for path in configs}
+    notes = {note_of(root, path).name: path for path in configs}
     columns = (BarColumn(), TextColumn("{task.description}"))
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet, speed_estimate_period=PACE) as bar:
         task = bar.add_task("starting", total=total)
         while not over:
-            over = stop.wait(max(0.5, total / 2000))  # each look asks the disk about all that has not ended
+            wait = 0.5 if left else 0.1  # until what it costs is known
+            over = stop.wait(max(wait, total / 2000))  # each look asks the disk about all that has not ended
             running = _running(root, notes)
             new = [path for path in waiting if path not in running and _stamp(root / path) != waiting[path]]
             done = len(ended) + len(new) + sum(part for part, _ in running.values())
             bar.update(task, completed=done)
             seconds = bar.tasks[0].time_remaining if done >= 0.05 else None
-            told, left = left, f" (about {duration(seconds)} left)" if seconds else ""
+            # Seeds that validation stops end before their last epoch, at which pace none has yet.
+            word = "at most" if early and not ended and not new else "about"
+            told, left = left, f" ({word} {duration(seconds)} left)" if seconds else ""
             if left and not told and not ended:  # what the whole costs here, as soon as it is known
                 console.print(f"{count(total, 'configuration')}{left}", markup=False)
             for path in new:
