@@ -45,7 +45,8 @@ ARRANGED = [("none", 0.0), ("bn", 0.0), *itertools.product(("dropout", "bn_dropo
 def config_of(make, arrangement: str = "bn_dropout", rate: float = 0.3, **model) -> dict:
     given = {"name": "own", "file": None, "function": make, "layers": "*", "keep_dropout": False, "init_gain": 1.0}
     placed = {"arrangement": arrangement, "position": "after", "rate": rate, "noise": model.pop("noise", "bernoulli")}
-    return placed | {"model": given | model, "rerun": 0, "batch_size": BATCH, "measure": {"silencing": False}}
+    measured = {"measure": {"silencing": False, "shift": True}, "trainer": {"max_epochs": 9}}
+    return placed | {"model": given | model, "rerun": 0, "batch_size": BATCH} | measured
 
 
 def rows(count: int, number: int = 0, replicates: int = 2) -> tuple[Tensor, Tensor]:
@@ -278,6 +279,15 @@ def test_a_sweep_says_that_every_seed_would_begin_with_the_same_weights():
         return ResNet(shape, classes)
 
     assert "every seed begins with the same weights" in shown(config_of(make, "bn"), SHAPE, CLASSES)[-1]
+
+
+def test_a_sweep_says_what_recalibration_takes_of_a_network_with_more_bn_layers_than_epochs():
+    def told(**keys: Any) -> bool:
+        config = config_of(ResNet, "dropout_bn") | {"trainer": {"max_epochs": 6}} | keys
+        return "6 passes" in shown(config, SHAPE, CLASSES)[-1]  # of its six layers
+
+    assert told()
+    assert not told(trainer={"max_epochs": 7}) and not told(measure={"shift": False, "silencing": False})
 
 
 def test_a_network_trains_in_whatever_mode_it_was_made():

@@ -12,7 +12,7 @@ from torch import nn
 from normdrop.arrangement import has
 from normdrop.networks import own, own_check
 from normdrop.networks.cnn import cnn
-from normdrop.networks.layers import block, seeded
+from normdrop.networks.layers import BATCH_NORMS, block, seeded
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.own_source import told
 from normdrop.networks.stacked import StackedNetwork
@@ -91,4 +91,8 @@ def shown(config: Mapping[str, Any], shape: Sequence[int], classes: int) -> list
     said = [f"{where}; {place or 'all of it'}:", "\n".join(block)]
     if same_weights:
         said.append("every seed begins with the same weights: make loads them, or sets a seed of its own")
+    norms = sum(isinstance(layer, BATCH_NORMS) for layer in network.modules())
+    if config["measure"]["shift"] and norms >= config["trainer"]["max_epochs"]:
+        time = f"takes {norms} passes over the training part, one for each BN layer"
+        said.append(f"BN recalibration after training {time}; measure.shift=false leaves it out")
     return said
