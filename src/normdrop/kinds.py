@@ -30,13 +30,13 @@ def loss(values: pd.DataFrame) -> dict[str, pd.Series]:
     lost = values.drop(columns=start).rsub(values[start], axis=0)
     parts = {"": lost.mean(axis=1, skipna=False)}
     if lost.shape[1] > 1:
-        parts |= {text(rung): lost[rung] for rung in lost}
+        parts |= {shown(rung): lost[rung] for rung in lost}
     return parts
 
 
 def ladder(values: pd.DataFrame) -> dict[str, pd.Series]:
     """Each rung, and the trend: the change from the first to the last along a line, rungs equally far apart."""
-    rungs = {text(rung): values[rung] for rung in values}
+    rungs = {shown(rung): values[rung] for rung in values}
     return rungs | {"trend": trend(values)} if len(rungs) > 1 else rungs
 
 
@@ -50,9 +50,8 @@ def trend(values: pd.DataFrame) -> pd.Series:
     return change * last / length
 
 
-def text(rung: object) -> str:
-    """A value of the consumed key, as the name of a part."""
-    return f"{rung:g}" if isinstance(rung, float) else str(rung)
+def shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

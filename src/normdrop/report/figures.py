@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from normdrop.arrangement import POSITIONS
-from normdrop.report.tables import OWN, key_name, place, shown, spoken, varying
+from normdrop.kinds import shown
+from normdrop.report.tables import OWN, key_name, place, spoken, varying
 
 # Of a position or an arrangement; of a rate by its number.
 LOOKS = {

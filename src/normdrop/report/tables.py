@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from normdrop.arrangement import operations
+from normdrop.kinds import shown
 from normdrop.metrics import METRICS
 from normdrop.report.study import Study
 
@@ -53,10 +54,6 @@ def quantity(study: Study, metrics: Iterable[str]) -> str:
     """What a study compares, in words: its kind says what it makes of its metrics."""
     words = " and ".join(METRICS[metric].words for metric in metrics)
     return study.kind.quantity.format(metric=words, over=key_name(study.declared.over or ""))
-
-
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def varying(rows: pd.DataFrame, keys: Sequence[str]) -> list[str]:

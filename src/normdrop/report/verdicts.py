@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from normdrop.kinds import text
+from normdrop.kinds import shown
 from normdrop.metrics import METRICS
 from normdrop.report.choose import Pair, chosen, pairs, values
 from normdrop.report.compare import compare, detectable, holm, judged, needed, refusal
@@ -107,7 +107,7 @@ def _facts(study: Study, pair: Pair, part: str) -> dict[str, Any]:
     """What is known of the two sides, or of the rung that a part is of: its rates and its splits."""
     sides = of_part = [pair.a, pair.b]
     if study.declared.over and part not in ("", study.kind.answer):
-        of_part = [side[side.index.get_level_values(study.declared.over).map(text) == part] for side in sides]
+        of_part = [side[side.index.get_level_values(study.declared.over).map(shown) == part] for side in sides]
     if study.kind.answer:  # of a loss each part is of two rungs
         sides = of_part
     # One fixed test part, or one side that is not fresh, counts; else the largest ratio.
