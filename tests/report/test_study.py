@@ -155,6 +155,15 @@ def test_linked_configurations_and_studies_are_read_and_circles_are_not_followed
     assert "bn" in set(study.table["arrangement"])
 
 
+@pytest.mark.parametrize("link", ["a_link", "z_link"])
+def test_a_study_and_a_link_to_it_are_one(tmp_path, link):
+    small(tmp_path / "ordering")
+    (tmp_path / link).symlink_to(tmp_path / "ordering", target_is_directory=True)
+    (study,) = load(tmp_path)
+    assert study.name == "ordering"
+    assert not study.table.duplicated(["condition", "seed", "position", "arrangement"]).any()
+
+
 def test_a_study_can_be_asked_for_from_within(tmp_path, monkeypatch):
     root = small(tmp_path / "ordering")
     monkeypatch.chdir(root / "digits" / "bn")

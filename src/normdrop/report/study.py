@@ -168,7 +168,9 @@ def load(directory: Path) -> list[Study]:
                 folders[root].left["failed"][name] = lines[0] if lines else "no reason was recorded"
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             folders[root].left["damaged"][name] = f"its record, its table or its plan: {error}"
-    studies = [study for path in sorted(folders) for study in _studies(path, folders[path], top)]
+    # A study and a link to it are one: of its names the one that is no link, where it has one here.
+    once = {os.path.realpath(path): path for path in sorted(folders, key=lambda path: path == path.resolve())}
+    studies = [study for path in sorted(once.values()) for study in _studies(path, folders[path], top)]
     if not studies:
         raise ValueError(f"{directory}: no configurations in it; `normdrop` writes them")
 
