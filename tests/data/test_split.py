@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from normdrop.data import sources
 from normdrop.data.rows import Rows, numeric_rows
-from normdrop.data.split import scale_of, split, standardise
+from normdrop.data.split import project, scale_of, split, standardise
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +175,32 @@ def test_a_missing_value_and_a_zero_of_either_sign_are_copies():
     x = np.array([[np.nan, 0.0], [np.nan, -0.0], [1.0, 2.0]])
     assert numeric_rows(np.asfortranarray(x), np.array([0, 1, 0]), range(2)).copies.tolist() in ([0, 0, 1], [1, 1, 0])
     assert numeric_rows(x, np.array([0, 1, 0]), range(2)).copies.tolist() in ([0, 0, 1], [1, 1, 0])
+
+
+# --- principal components
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (9, 30)])  # more rows than features, and more features than rows
+def test_a_component_that_is_rounding_alone_is_0_in_every_part(shape):
+    def rows(count: int) -> np.ndarray:
+        x = draws.normal(size=(count, shape[1]))
+        x[:, 1], x[:, 3] = x[:, 0] * 1e3, x[:, 0] - 2 * x[:, 2]
+        return x
+
+    draws = np.random.default_rng(0)
+    train, test = rows(shape[0]), draws.normal(size=(50, shape[1])) * 100  # of test rows no feature depends on another
+    most = min(shape[1], shape[0] - 1)
+    rank = min(most, shape[1] - 2)
+    projected = project({"train": train, "test": test}, most)
+    for part in projected.values():
+        assert np.abs(part[:, :rank]).max(axis=0).min() > 0.1
+        assert not part[:, rank:].any()
+    assert np.allclose(projected["train"][:, :rank].std(axis=0), 1)
+    with pytest.raises(ValueError, match=rf"data\.pca={most + 1}: .* from 1 to {most} "):
+        project({"train": train, "test": test}, most + 1)
+
+
+def test_components_are_the_same_whichever_way_they_are_found():
+    train = np.random.default_rng(0).normal(size=(20, 20)) * np.arange(1, 21)
+    wide = np.hstack([train, np.zeros((20, 1))])  # a feature more than rows
+    assert np.allclose(project({"train": train}, 19)["train"], project({"train": wide}, 19)["train"])

@@ -18,6 +18,8 @@ from normdrop.streams import stream
 WIDE = 256
 # Rounding alone makes a feature vary by less than this share of its magnitude.
 ROUNDING = 16 * np.finfo(np.float64).eps
+# The smallest component beside the largest whose direction a covariance shows.
+RESOLVED = float(np.finfo(np.float64).eps) ** 0.5
 # Deals by which the size of a training part of groups is settled.
 TRIALS = 20
 
@@ -236,11 +238,17 @@ def project(parts: dict[str, np.ndarray], components: int) -> dict[str, np.ndarr
     """The parts' first principal components, fitted on the training part and standardised again.
 
     Standardised again because components come with variances of very different size: every network then sees inputs of
-    the scale that its initial weights are made for, whatever the data set.
+    the scale that its initial weights are made for, whatever the data set. A component that is rounding alone, since
+    features depend on each other in the training part, is 0 in all parts, as a feature that never varies there.
     """
-    most = min(parts["train"].shape)
+    rows, features = parts["train"].shape
+    most = min(features, rows - 1)  # centred rows span no more
     ok = is_int(components) and 1 <= components <= most
-    require("data.pca", components, ok, f"a whole number from 1 to {most} (features, training rows), or null")
+    require("data.pca", components, ok, f"a whole number from 1 to {most} (features, training rows - 1), or null")
     # The default solver may be a randomised one, which draws from the global generator.
-    pca = PCA(n_components=components, svd_solver="covariance_eigh").fit(parts["train"])
-    return standardise({name: pca.transform(x) for name, x in parts.items()})
+    solver = "covariance_eigh" if features <= rows else "full"  # which a wide table takes hundreds of times as long for
+    pca = PCA(n_components=components, svd_solver=solver).fit(parts["train"])
+    projected = {name: pca.transform(x) for name, x in parts.items()}
+    deviation = projected["train"].std(axis=0)
+    varies = deviation > RESOLVED * deviation.max(initial=0)
+    return standardise({name: np.where(varies, x, 0.0) for name, x in projected.items()})
