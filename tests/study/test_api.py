@@ -2,6 +2,7 @@
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import hydra
@@ -14,6 +15,7 @@ from hydra.core.utils import JobRuntime
 
 import normdrop
 from normdrop.study import CONF, api
+from normdrop.study import config as configs
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,17 @@ def test_a_group_may_be_named_in_its_dict_and_what_could_make_a_result_false_is_
 
 
 @pytest.mark.parametrize(
-    "state", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu"), lambda: kind(torch.float64)]
+    "state",
+    [
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu"),
+        lambda: kind(torch.float64),
+        lambda: torch.device("meta"),
+    ],
 )
 def test_a_callers_torch_state_that_would_change_numbers_is_refused_in_one_line(state):
-    with state(), pytest.raises(ValueError, match=r"outside of torch\.autocast, no_grad .* default type$"):
+    with state(), pytest.raises(ValueError, match=r"outside of torch\.autocast, no_grad .* defaults$"):
         normdrop.train(TINY, progress=False)
 
 
@@ -94,6 +103,19 @@ def kind(dtype):
     torch.set_default_dtype(dtype)
     yield
     torch.set_default_dtype(before)
+
+
+def test_threads_compose_one_after_another():
+    with ThreadPoolExecutor(4) as threads:
+        composed = threads.map(lambda width: configs.compose(f"model.width={width}"), range(1, 9))
+        assert [config.model.width for config in composed] == [*range(1, 9)]
+
+
+def test_what_train_returns_has_the_rows_of_its_networks():
+    run = normdrop.train(TINY, replicates=2, progress=False)
+    ((x, y),) = run.networks.parts(1)["test"].batches()
+    accuracy = (run.network(1)(x[0]).argmax(dim=1) == y[0]).double().mean()
+    assert accuracy.item() == pytest.approx(run.replicates.set_index("seed")["test_acc"][1], abs=1e-9)
 
 
 @pytest.mark.parametrize("given", [{"name": "x"}, {"save_networks": True}, "logging=per_seed"])

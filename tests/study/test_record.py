@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -163,8 +164,9 @@ def test_a_users_files_beside_the_code_are_no_changes_of_it(tmp_path, monkeypatc
 
 def test_a_hint_has_the_folder_of_a_program_that_its_name_does_not_find(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    assert runnable("normdrop rate=0.3") == "normdrop rate=0.3"
+    assert runnable("normdrop", "rate=0.3") == "normdrop rate=0.3"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runnable("normdrop rate=0.3") == f"{tmp_path}/.venv/bin/normdrop rate=0.3"
+    assert runnable("normdrop", "rate=0.3") == f"{tmp_path}/.venv/bin/normdrop rate=0.3"
     monkeypatch.chdir(tmp_path)
-    assert runnable("normdrop rate=0.3") == ".venv/bin/normdrop rate=0.3"
+    assert runnable("normdrop", "rate=0.3") == ".venv/bin/normdrop rate=0.3"
+    assert shlex.split(runnable("normdrop", Path("my out"))) == [".venv/bin/normdrop", "my out"]

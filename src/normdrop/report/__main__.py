@@ -90,7 +90,7 @@ def _report(options: Namespace) -> None:
     print(f"Page: {target / 'report.html'}")
     shown = folder / "overview" if (folder / "overview").exists() else folder
     if next(shown.rglob("events.out.tfevents.*"), None):  # what is published has none
-        print(f"TensorBoard: {runnable(f'tensorboard --logdir {shown}')}")
+        print(f"TensorBoard: {runnable('tensorboard', '--logdir', shown)}")
 
 
 if __name__ == "__main__":

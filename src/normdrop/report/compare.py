@@ -108,12 +108,13 @@ def t_tests(mean: float, error: float, freedom: int, rope: float, alpha: float) 
     """Student's t: low and high end of the interval, two-sided p, and p of the two one-sided tests of ± rope.
 
     Schuirmann 1987. Differences that are all equal have no spread to test against: the interval is the value itself,
-    the equivalence test takes its limit, and p is that of as many equal signs.
+    and both p are those of sign tests, two-sided and one-sided: as many equal signs, or as many within ± rope.
     """
     if math.isnan(error):
         return NAN, NAN, NAN, NAN
     if error == 0:
-        return mean, mean, 0.5**freedom if mean else 1.0, float(not abs(mean) < rope)  # 1 without a rope
+        p_tost = 0.5 ** (freedom + 1) if abs(mean) < rope else 1.0  # which it is without a rope
+        return mean, mean, 0.5**freedom if mean else 1.0, p_tost
     half = error * t_quantile(1 - alpha / 2, freedom)
     p_value = 2 * special.stdtr(freedom, -abs(mean) / error)
     p_tost = special.stdtr(freedom, (abs(mean) - rope) / error)

@@ -113,6 +113,7 @@ def _checked(overrides: tuple[Given, ...], settings: Mapping[str, Any], model: M
         known["engine"] = one_engine([known])
     seed = configs.seeds(known)[0]
     facts = facts_of(known["data"], check_fit(known, seed), seed)
+    known["data"]["fingerprint"] = facts["fingerprint"]
     for text in remarks(facts):
         _warn(f"{known['data']['name']}: {text}")
     return known

@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def main() -> None:
         if stop.asked():  # whatever became of it: a library that it hits may raise another error instead
             interrupted = isinstance(error, KeyboardInterrupt) and error.args
             done = error if interrupted else "what is finished stays"
-            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {runnable(command())}")
+            sys.exit(f"\nnormdrop: stopped: {done}. Go on with the same command: {runnable(*shlex.split(command()))}")
         said = one_line(error, words)
         if not _expected(error):
             if traced:
@@ -100,10 +101,10 @@ def _study(words: list[str], report: bool) -> int:
             stop.check()  # a wish to stop that came with the last configuration
             return _report(folder)
         shown = folder / "overview" if (folder / "overview").exists() else folder
-        print(f"the answer:   {runnable(f'normdrop-report {folder}')}")
+        print(f"the answer:   {runnable('normdrop-report', folder)}")
         page = folder / "report" / "report.html"
         print(f"its page:     {page}, {'of before this run' if page.exists() else 'once that is written'}")
-        print(f"TensorBoard:  {runnable(f'tensorboard --logdir {shown}')}")
+        print(f"TensorBoard:  {runnable('tensorboard', '--logdir', shown)}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,16 @@ def _stem(path: str | None) -> str:
 OmegaConf.register_new_resolver("stem", _stem, replace=True)  # conf/data/table.yaml names a table after its file
 
 
+COMPOSING = threading.Lock()  # Hydra composes in a context that is one for the process
+
+
 def compose(*overrides: str) -> DictConfig:
     """The config that these overrides of conf/ make, unresolved and unchecked; a caller's Hydra context stays."""
+    with COMPOSING:
+        return _composed(*overrides)
+
+
+def _composed(*overrides: str) -> DictConfig:
     before, job = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     GlobalHydra.instance().hydra = None
     try:

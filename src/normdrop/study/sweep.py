@@ -96,7 +96,7 @@ def _without_effect(study: Plan, compose: Composer) -> Iterator[str]:
     finished = [condition for condition in study.conditions if not condition.missing]
     folders = [study.root / condition.path for condition in finished]
     if without := [folder for folder in folders if not any(folder.glob("events.out.tfevents.*"))]:
-        way = f"{runnable(f'normdrop-report {study.root}')} writes them again"
+        way = f"{runnable('normdrop-report', study.root)} writes them again"
         yield f"{count(len(without), 'finished configuration')} without TensorBoard's files; {way}"
     kept = study.conditions[0].config["save_networks"]
     if kept and (without := [folder for folder in folders if not _networks_kept(folder)]):

@@ -53,12 +53,13 @@ def command() -> str:
     return shlex.join(["normdrop" if name == "__main__.py" else name, *(typed or sys.argv[1:])])
 
 
-def runnable(words: str) -> str:
-    """A command line as it can be typed here: with its program's folder where its name alone would not find it."""
-    if shutil.which(words.split()[0]):
-        return words
-    folder = Path(sys.executable).parent
-    return f"{folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}/{words}"
+def runnable(program: str, *words: object) -> str:
+    """A command line as it can be pasted here: with its program's folder where its name alone would not find it."""
+    if not shutil.which(program):
+        folder = Path(sys.executable).parent
+        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        program = str(folder / program)
+    return shlex.join([program, *map(str, words)])
 
 
 def nearest(value: object, names: Iterable[str]) -> str:

@@ -44,8 +44,9 @@ def quiet() -> None:
 def quietly() -> Iterator[None]:
     """`quiet` for a while, in somebody else's process. Raises ValueError where PyTorch would train otherwise there."""
     usual = torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    usual = usual and torch.get_default_device().type == "cpu"
     if not usual or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        kinds = "torch.autocast, no_grad and inference_mode, with float32 as PyTorch's default type"
+        kinds = "torch.autocast, no_grad and inference_mode, with float32 and the CPU as PyTorch's defaults"
         raise ValueError(f"train: must be called outside of {kinds}")
     threads, logger = torch.get_num_threads(), logging.getLogger("lightning.pytorch")
     level = logger.level
