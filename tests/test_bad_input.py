@@ -186,6 +186,7 @@ WRONG = {
     # what a config must not run
     "data.source=os.system": "data.source=os.system: must be one of digits, breast_cancer",
     "+optimizer.betta=1": "optimizer.betta: torch.optim.Adam has no such key; it has lr, betas",
+    "engine=compiled +optimizer.amsgrad=true": "amsgrad; engine=torch trains everything",
     # what is declared before anything runs
     "experiment=ordering study.alpha=0": "study.alpha=0: must be greater than 0",
     "experiment=ordering study.metric=accuracy study.sentence=I": "study.metric=accuracy: must be one of test_acc",

@@ -7,14 +7,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from normdrop.asked import dotted, leaves
+from normdrop.data import SERVED
 from normdrop.data.module import ReplicateData
 from normdrop.study import facts
 from normdrop.study.config import canonical, config_hash
 from normdrop.study.plan import missing
 from normdrop.study.record import write
 from normdrop.training.check import check_fit
+from normdrop.training.module import decisive
 
 # Who trains beside a replicate, where, under which name, what is kept of it, declared of it and drawn of it.
 EXEMPT = {
@@ -67,8 +70,8 @@ def test_a_study_that_is_declared_is_not_in_the_hash_and_the_order_of_keys_is_no
     assert config_hash(dict(reversed(config.items()))) == config_hash(config)
 
 
-def recorded(directory: Path, config: dict[str, Any]) -> Path:
-    record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1], "batches": []}
+def recorded(directory: Path, config: dict[str, Any], **more: Any) -> Path:
+    record = {"config": config, "config_hash": config_hash(config), "seeds": [0, 1]} | more
     write(directory, record, pd.DataFrame({"seed": [0, 1]}), pd.DataFrame({"seed": [0, 1]}))
     return directory
 
@@ -84,12 +87,34 @@ def test_a_folder_of_another_value_is_refused_by_the_name_of_its_key(config, tmp
 
 
 def test_of_a_folder_of_the_same_config_only_the_seeds_that_it_lacks_are_missing(config, tmp_path):
-    recorded(tmp_path, config)
+    recorded(tmp_path, config, batches=[])
     assert missing(config | {"first_seed": 1, "replicates": 3, "name": "other"}, tmp_path) == [2, 3]
     assert missing(config | {"replicates": 4}, tmp_path) == [2, 3]
     with pytest.raises(ValueError, match=r"another config \(study.claim was None, now speed\)"):
         missing(config | {"study": {"claim": "speed"}}, tmp_path)
     assert missing(config | {"first_seed": 1, "study": {"later": None}}, tmp_path) == [2]
+
+
+def test_a_folder_that_does_not_say_when_its_seeds_were_trained_counts_and_does_not_grow(config, tmp_path):
+    recorded(tmp_path, config)
+    assert missing(config, tmp_path) == []
+    with pytest.raises(ValueError, match="an older version trained its seeds and cannot be grown"):
+        missing(config | {"replicates": 4}, tmp_path)
+
+
+# Beside them, what a checkpoint may go on with: how long training is, how it is computed, and what is measured.
+LOOSE = {"engine", "trainer.max_epochs", "trainer.val_check_interval"} | {
+    *("measure.shift", "measure.shift_epochs", "measure.silencing")
+}
+
+
+def test_another_value_of_any_leaf_that_training_depends_on_is_another_checkpoint(config):
+    def tied(config: dict[str, Any]) -> dict[str, Any]:
+        return decisive({"config": config, "row_shape": [20], "classes": 4, "seeds": [0]})
+
+    rows = {f"data.{key}" for key in config["data"].keys() - {"source", *SERVED}}  # the data module knows them
+    keys = leaves(config).keys() - rows
+    assert {key for key in keys if tied(changed(config, key)) == tied(config)} == EXEMPT | LOOSE
 
 
 # --- one condition of equal ones
@@ -148,6 +173,16 @@ def test_every_condition_that_differs_in_what_a_fit_needs_is_checked(tiny, overr
     good = tiny()
     assert said in fits(good, tiny(override))
     assert fits(good, good) == ""
+
+
+@pytest.mark.parametrize("interval", ["1", "3", "5", "0.2", "0.5", "1.0"])
+def test_validations_may_come_at_any_number_or_share_of_an_epochs_steps(tiny, interval):  # which are five
+    assert fits(tiny(f"trainer.val_check_interval={interval}")) == ""
+
+
+def test_a_gpu_may_be_asked_for_where_one_is(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fits(tiny("trainer.accelerator=gpu", "engine=torch")) == ""
 
 
 def test_the_data_of_a_condition_is_checked_with_a_seed_that_is_to_be_trained(tiny, monkeypatch):

@@ -57,6 +57,7 @@ WRONG = {
     "y one-hot": {"y": np.eye(2, dtype=int)[Y]},
     "y from 1": {"y": Y + 1},
     "classes are numbers": {"classes": (0, 1)},
+    "classes of which one is a number": {"classes": ("a", 1)},
     "test as row numbers": {"test": np.array([0, 1])},
     "test without a row": {"test": FIRST & ~FIRST},
     "val shorter": {"val": FIRST[:7]},
@@ -78,6 +79,11 @@ def test_arrays_of_other_kinds_of_numbers_are_the_same_rows():
     plain = Rows(X, Y, ("a", "b"), groups=Y, order=Y)
     other = Rows(X.astype(int), Y.astype(np.uint8), ("a", "b"), groups=Y.astype(np.int8), order=Y.astype(np.uint8))
     assert other.fingerprint == plain.fingerprint and other.y.dtype == other.groups.dtype == np.int64
+
+
+def test_rows_with_given_parts_and_groups_are_known_as_in_earlier_versions():
+    given = {"test": FIRST, "val": np.arange(8) > 6, "groups": np.arange(8) // 2, "order": np.arange(8)}
+    assert Rows(X, Y, ("a", "b"), **given).fingerprint.startswith("b00911b980a0ab86")
 
 
 def test_groups_and_places_may_be_any_whole_numbers():

@@ -38,6 +38,13 @@ def test_the_shape_of_a_row_decides_the_dimensions_of_its_blocks(shape, noise, b
     assert network(torch.randn(5, torch.Size(shape).numel())).shape == (5, 3)
 
 
+@pytest.mark.parametrize("network", [build(), mlp(6, 3, **BLOCK)], ids=["cnn", "mlp"])
+def test_batch_normalization_is_pytorchs_own_unless_a_config_says_otherwise(network):
+    norms = [layer for layer in network if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    usual = nn.BatchNorm1d(1)
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(usual.eps, usual.momentum)}
+
+
 def test_layer_normalization_is_a_group_norm_of_one_group_with_a_weight_for_each_channel():
     norm = build(arrangement="dropout_ln")[4]
     assert (norm.num_groups, norm.num_channels) == (1, 4)

@@ -32,6 +32,7 @@ from normdrop.streams import stream
 from normdrop.study import config as study_config
 from normdrop.study import facts
 from normdrop.training import fit, shift
+from normdrop.training.check import check_fit
 from normdrop.training.kept import Kept
 from normdrop.training.module import cross_entropy
 from own_networks import NETWORKS, ResNet
@@ -420,6 +421,13 @@ def test_a_function_of_ones_own_takes_what_a_built_in_model_would_not(composed, 
     assert (model["activation"], model["width"], model["depth"]) == ("silu", [1.5, 1], 0)
 
 
+def test_a_function_of_ones_own_that_takes_any_key_is_given_it():
+    def make(shape: tuple[int, ...], classes: int, **sizes: int) -> nn.Module:
+        return ResNet(shape, classes, **sizes)
+
+    assert plain(config_of(make, width=3), SHAPE, CLASSES)[1].stem.out_channels == 3
+
+
 FILES = {
     "blocks.py": "import deeper\n",
     "deeper.py": "",
@@ -766,6 +774,8 @@ def test_networks_that_differ_between_seeds_are_refused(layer):
     networks = [nn.Sequential(layer(deep), nn.BatchNorm1d(64)) for deep in (0, 1)]
     with pytest.raises(ValueError, match="its layers differ between seeds"):
         StackedNetwork([nn.Sequential(nn.Linear(64, 64), *network) for network in networks], SEEDS, BATCH)
+    with pytest.raises(ValueError, match="shorter"):
+        StackedNetwork([nn.Sequential(nn.Linear(64, 64), *network) for network in (networks[0], [])], SEEDS, BATCH)
 
 
 # --- what can
@@ -776,6 +786,13 @@ def shared(shape, classes):
     linear, norm, drop, relu = nn.Linear(64, 64), nn.BatchNorm1d(64, affine=False), nn.Dropout(0.2), nn.ReLU()
     twice = linear, norm, relu, drop
     return nn.Sequential(nn.Flatten(), *twice, *twice, nn.Linear(64, classes))
+
+
+def sharing(shape, classes):
+    """Two layers with one weight."""
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(64), nn.ReLU(), second, nn.Linear(64, classes))
 
 
 def named(shape, classes):
@@ -835,7 +852,7 @@ def test_an_ordinary_network_is_accepted(make):
     network_of(config_of(make), SHAPE, CLASSES, SEEDS)
 
 
-@pytest.mark.parametrize("make", [shared, named, Keeping])
+@pytest.mark.parametrize("make", [shared, sharing, named, Keeping])
 def test_what_is_unusual_and_sound_trains_as_its_plain_copies_do(make):
     own_check.check(config_of(make), SHAPE, CLASSES)
     assert_trains_like_plain([plain(config_of(make), SHAPE, CLASSES, seed) for seed in SEEDS])
@@ -851,6 +868,11 @@ def test_layers_in_place_leave_the_data_as_they_are():
 def test_the_arrangement_is_tried_whatever_is_asked_for_first():
     with pytest.raises(ValueError, match="without effect in training"):
         own_check.check(config_of(Frozen, "none", 0.0), SHAPE, CLASSES)
+
+
+def test_a_network_of_ones_own_is_tried_before_anything_trains(tiny):
+    with pytest.raises(ValueError, match="without effect in training"):
+        check_fit(tiny() | {"model": config_of(Frozen)["model"]}, 0)
 
 
 def test_what_a_network_of_ones_own_decides_itself_is_refused():

@@ -40,6 +40,12 @@ def test_the_padding_of_a_parameter_stays_zero_through_training():
     assert not layer.bias[:, 20:].any() and not layer.weight[:, 20 * FEATURES :].any()
 
 
+@pytest.mark.parametrize("shape", [(FEATURES,), (2, 8, FEATURES), (3, 8, FEATURES + 1), (3, 8, FEATURES, 1)], ids=str)
+def test_rows_of_another_shape_are_refused_in_one_line(shape):
+    with pytest.raises(ValueError, match=r"x has the shape \(.*\): must be \(3 replicates, batch, 6 features\)"):
+        StackedNetwork(plain_networks(FLAT), SEEDS, BATCH)(torch.zeros(shape))
+
+
 # --- noise
 
 
@@ -59,6 +65,14 @@ def test_noise_of_rate_zero_and_noise_in_eval_mode_are_the_identity():
     x = torch.randn(4, 64, 256, generator=torch.Generator().manual_seed(0))
     assert noise_layer(nn.Dropout(0.0))(x) is x
     assert noise_layer(nn.Dropout(0.5)).eval()(x) is x
+
+
+def test_two_dropout_layers_behind_the_same_weights_have_each_its_own_masks():
+    plain = nn.Sequential(nn.Linear(FEATURES, 64), nn.Dropout(0.5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3))
+    stacked = StackedNetwork([plain] * len(SEEDS), SEEDS, BATCH)
+    first, second = (layer for layer in stacked.modules() if isinstance(layer, StackedNoise))
+    ones = torch.ones(len(SEEDS), 64, BATCH)
+    assert not torch.equal(first(ones), second(ones))
 
 
 # --- streams

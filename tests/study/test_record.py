@@ -66,6 +66,21 @@ def test_where_the_checksums_do_not_fit_a_condition_is_not_finished(four, name, 
     assert results.read(four) is None
 
 
+def test_what_is_replaced_while_it_is_read_is_read_as_it_is_then(four, monkeypatch):
+    original = Path.read_bytes
+
+    def replaced(path: Path) -> bytes:
+        found = original(path)
+        if path.name == results.RECORD:
+            monkeypatch.setattr(Path, "read_bytes", original)
+            write(four, 6)
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    held = results.read(four)
+    assert held.record["seeds"] == [*held.replicates["seed"]] == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_record_of_another_version_is_named(four):
     record = json.loads((four / results.RECORD).read_text())
     (four / results.RECORD).write_text(json.dumps(record | {"format": 1}))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from sklearn.datasets.tests.test_openml import _monkey_patch_webbased_functions
 from fitting import normdrop
 from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
-from normdrop.study import CONF, app, config, progress, sweep
+from normdrop.study import CONF, app, config, job, plan, progress, sweep
 from normdrop.study import record as results
 
 TINY = (
@@ -123,6 +124,13 @@ def test_a_grid_has_these_folders(planned, words, folders):  # @ is a space with
     assert paths(planned(*(word.replace("@", " ") for word in words.split()))) == sorted(folders)
 
 
+def test_the_folder_may_depend_on_the_name_and_on_hydras_own_keys(planned, monkeypatch, tmp_path):
+    roots, original = [], sweep.plan
+    monkeypatch.setattr(sweep, "plan", lambda *given: roots.append(found := original(*given)) or found)
+    planned("name=mine", "hydra.sweep.dir=${hydra.runtime.cwd}/elsewhere/${name}")
+    assert [study.root for study in roots] == [tmp_path / "elsewhere/mine"]
+
+
 def test_with_gelu_more_networks_are_distinct(planned):
     grid = ("arrangement=bn_dropout,dropout_bn", "position=after,before,around", "rate=0.5")
     assert len(planned(*grid)) == 4
@@ -192,6 +200,57 @@ def tables(root: Path) -> list[bytes]:
 def told(capsys: pytest.CaptureFixture[str]) -> str:
     """What was printed, its lines joined: the console wraps them."""
     return " ".join(capsys.readouterr().out.split())
+
+
+def test_what_another_process_of_the_sweep_has_tried_in_vain_is_left_alone(command, monkeypatch):
+    tried = []
+
+    def failing(config: dict, *_) -> None:
+        tried.append(config["arrangement"])
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(job, "fit", failing)
+    assert "2 of 2 configurations failed" in command(*STUDY)
+    job.train_these(Path("outputs/study"), 0)
+    assert sorted(tried) == ["bn_dropout", "none"]
+
+
+def test_a_process_whose_sweep_was_killed_begins_with_no_other_configuration(command, monkeypatch):
+    monkeypatch.setattr(job, "fit", lambda *_: 1 / 0)
+    assert "2 of 2 configurations failed" in command(*STUDY)
+    errors = [Path("outputs/study", path, results.ERROR) for path in CONDITIONS]
+    for error in errors:
+        error.unlink()
+    monkeypatch.setattr(job.multiprocessing, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
+    job.train_these(Path("outputs/study"), 0)
+    assert not any(error.exists() for error in errors)
+
+
+def test_what_is_known_of_rows_counts_until_code_file_or_source_may_give_others(tmp_path, monkeypatch):
+    code, file = [tmp_path / "data" / name for name in ("a.py", "b.py")], tmp_path / "rows.csv"
+    code[0].parent.mkdir()
+    for path in (*code, file):
+        path.touch()
+    monkeypatch.setattr(plan, "__file__", str(tmp_path / "study/plan.py"))
+    asked: list[str] = []
+    answers = SimpleNamespace(fingerprint_of=lambda data: asked.append(data["source"]) or "rows")
+    monkeypatch.setattr(plan, "facts", lambda: answers)
+    known: dict[str, str] = {}
+
+    def looked_at() -> list[str]:
+        nonlocal known
+        asked.clear()
+        sources = ({"source": "table", "path": str(file)}, {"source": "digits"}, {"source": "openml"})
+        known = plan._settle([{"data": data, "engine": "torch"} for data in sources], known)
+        return sorted(asked)
+
+    assert [looked_at() for _ in range(2)] == [["digits", "openml", "table"], ["openml"]]
+    file.write_text("1")
+    os.utime(file, ns=(0, 0))
+    assert looked_at() == ["openml", "table"]
+    for number, path in enumerate(code, start=1):
+        os.utime(path, (0, 2e9 + number))
+        assert looked_at() == ["digits", "openml", "table"]
 
 
 def test_what_is_finished_is_skipped_what_is_absent_trained_again_and_what_is_new_added(command, tmp_path, capsys):

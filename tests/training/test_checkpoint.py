@@ -47,7 +47,8 @@ def steps_of(config, monkeypatch, stop: int | None, checkpoint: Checkpoint) -> t
     with monkeypatch.context() as patch:
         patch.setattr(ReplicatedClassifier, "training_step", counted)
         try:
-            return taken, fits.fit(config, SEEDS, checkpoint=checkpoint)
+            fitted = fits.fit(config, SEEDS, checkpoint=checkpoint)
+            return taken, fitted
         except Stopped:
             return taken, None
 
@@ -80,7 +81,15 @@ def test_a_finished_group_is_not_trained_again(tiny, monkeypatch, tmp_path):
     fitted = fits.fit(config, SEEDS, checkpoint=checkpoint)
     assert outcome(fitted) == expected
     taken, _ = steps_of(config, monkeypatch, None, checkpoint)
-    assert taken == 0 or taken == 10  # the last group alone leaves nothing behind
+    assert taken == 10  # the last group alone leaves nothing behind
+
+
+def test_a_search_that_was_at_its_end_takes_no_further_step(tiny, monkeypatch, tmp_path):
+    config = tiny(*CASES["search"])
+    checkpoint = Checkpoint(tmp_path, "a config", minutes=0)
+    (taken, fitted), (more, again) = (steps_of(config, monkeypatch, None, checkpoint) for _ in range(2))
+    assert 0 < taken < 5 * 9 and more == 0
+    assert outcome(again) == outcome(fitted) and again.facts["steps"] == taken
 
 
 def test_a_short_condition_writes_no_checkpoint(tiny, tmp_path):
@@ -105,3 +114,11 @@ def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):
     config = tiny("measure.shift=false")
     steps_of(config, monkeypatch, 7, Checkpoint(tmp_path, "a config", minutes=0))
     assert fits.fit(config, SEEDS, checkpoint=Checkpoint(tmp_path, "a config", minutes=0)).facts["earlier_seconds"] > 0
+
+
+def test_the_time_of_each_group_counts_of_those_before_as_of_the_one_in_work(tiny, monkeypatch, tmp_path):
+    config, checkpoint = tiny("replicates_at_a_time=1", "measure.shift=false"), Checkpoint(tmp_path, "a", minutes=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "state_dict", lambda self: {"seconds": 1000.0})
+        steps_of(config, monkeypatch, 17, checkpoint)  # of the second group's first epoch too there is a state
+    assert fits.fit(config, SEEDS, checkpoint=checkpoint).facts["earlier_seconds"] == 2000

@@ -113,6 +113,30 @@ def test_how_many_train_at_a_time_changes_no_byte(tiny, tmp_path):
         assert finish(config | {"replicates_at_a_time": at_a_time}, tmp_path / f"{at_a_time}") == together
 
 
+def test_what_is_not_in_the_hash_changes_no_number(tiny):
+    config = tiny("measure.silencing=true", "measure.shift_epochs=[1]")
+    other = {"first_seed": 3, "replicates": 2, "name": "other", "logging": "full", "replicates_at_a_time": 1}
+    other |= {"study": {"claim": "ordering"}, "save_networks": True, "checkpoint_minutes": 1}
+    assert other.keys() == {*results.FIXED}
+    for one, again in zip(trained(config, [3, 4]), trained(config | other, [3, 4]), strict=True):
+        if isinstance(one, pd.DataFrame):
+            assert of(one, 3, 4) == of(again, 3, 4)
+        else:
+            assert sorted(map(str, one["shift"])) == sorted(map(str, again["shift"]))
+
+
+def test_groups_tell_how_much_of_all_is_done_and_the_history_so_far(tiny):
+    shares, seeds = [], []
+
+    def tell(share: float, epoch: str, history) -> None:
+        shares.append(share)
+        seeds.append({*history()["seed"]})
+
+    fit.fit(tiny("replicates_at_a_time=2"), [0, 1, 2], tell)
+    assert shares == pytest.approx([1 / 3, 2 / 3, 5 / 6, 1])
+    assert seeds == [{0, 1}] * 2 + [{0, 1, 2}] * 2
+
+
 def test_an_extension_trains_the_new_replicates_alone_and_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
     whole = finish(tiny("replicates=6"), tmp_path / "whole")
     finish(tiny("replicates=4"), tmp_path / "grown")
@@ -256,6 +280,21 @@ def test_a_replicate_whose_loss_is_not_finite_is_marked_and_others_go_on_bit_for
     assert of(history, 0, 2) == of(alone[1], 0, 2)
 
 
+def test_a_loss_that_was_not_finite_once_leaves_no_result_whatever_comes_later(tiny, monkeypatch):
+    step = ReplicatedClassifier._step
+
+    def once(self, x, y):
+        loss = step(self, x, y)
+        return loss.index_fill(1, torch.tensor([1]), torch.inf) if self.steps == 2 else loss
+
+    monkeypatch.setattr(ReplicatedClassifier, "_step", once)
+    found = fit.fit(tiny("engine=torch", "trainer.max_epochs=3"), [0, 1, 2])
+    assert found.replicates["diverged"].tolist() == [False, True, False]
+    assert found.history.query("seed == 1")["val_nll"].notna().tolist() == [True, False, False]
+    lost = [{bool(p.isnan().all()) for p in found.network(seed).parameters()} for seed in (0, 1, 2)]
+    assert lost == [{False}, {True}, {False}]
+
+
 def test_a_replicate_that_cannot_be_evaluated_is_marked_as_diverged(tiny, monkeypatch):
     plant(monkeypatch, seed=1, part="test", value=float("inf"))
     replicates, _, _ = trained(tiny("arrangement=none"), [0, 1])
@@ -342,6 +381,30 @@ def test_a_record_says_what_was_trained_on_what_and_stands_for_its_equals(tiny, 
     assert {(entry["layer"], entry["seed"]) for entry in record["shift"]} == {(1, 0), (1, 1), (2, 0), (2, 1)}
     assert record["device"] == "cpu" and record["versions"]["torch"] == importlib.metadata.version("torch")
     assert record["wall_seconds"] > 0
+
+
+def test_a_record_that_grows_holds_the_time_of_all_its_seeds_and_the_most_steps(tiny, tmp_path, monkeypatch):
+    original = job.fit
+
+    def taken_up(config: dict, seeds: list[int], *more) -> fit.Fitted:
+        """As after a stop, which had come far."""
+        fitted = original(config, seeds, *more)
+        fitted.facts |= {"earlier_seconds": 1000.0, "steps": 99 - seeds[0]}
+        return fitted
+
+    monkeypatch.setattr(job, "fit", taken_up)
+    for count in (1, 2):
+        finish(tiny(f"replicates={count}", "measure.shift=false"), tmp_path)
+    record = results.read(tmp_path).record
+    assert record["steps"] == 99 and 2000 <= record["wall_seconds"] < 3000
+    assert all(1000 <= batch["finished"] - batch["began"] < 2000 for batch in record["batches"])
+
+
+def test_rows_that_have_changed_since_they_were_planned_are_not_trained_on(tiny, tmp_path):
+    config = tiny()
+    config["data"]["fingerprint"] = "0" * 64
+    with pytest.raises(ValueError, match="data=digits: its rows have changed since the sweep began"):
+        finish(config, tmp_path)
 
 
 def test_replicates_csv_has_the_published_columns_in_order(tiny, tmp_path):

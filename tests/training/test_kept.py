@@ -1,5 +1,6 @@
 """Networks that a condition keeps are those that its table speaks of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +45,14 @@ def test_a_seed_or_a_folder_without_a_network_is_named(folder, tmp_path):
         normdrop.load(folder).network(7)
     with pytest.raises(ValueError, match=r"networks\.pt: there is no such file; .* with save_networks=true"):
         normdrop.load(tmp_path)
+
+
+def test_networks_lie_beside_earlier_ones_only_where_a_condition_grows(folder, tmp_path):
+    kept, found = normdrop.load(folder), []
+    for seed, grows in ((0, True), (2, True), (1, False)):
+        replace(kept, states={seed: kept.states[seed]}).write(tmp_path, grows)
+        found.append([*normdrop.load(tmp_path).states])
+    assert found == [[0], [0, 2], [1]]
 
 
 def test_networks_are_not_judged_on_other_rows_than_theirs(folder):

@@ -71,6 +71,15 @@ def test_a_data_module_serves_every_fit_from_its_beginning_and_goes_on_within_on
     assert stood[0] == stood[1] == stood[2]
 
 
+def test_a_checkpoint_within_an_epoch_keeps_the_losses_before_it(tmp_path):
+    (whole, rows), (rest, same) = (normdrop.build(*TINY) for _ in range(2))
+    each = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    settings = QUIET | {"max_epochs": 1, "logger": False, "default_root_dir": tmp_path}
+    lightning.Trainer(callbacks=[each], **settings).fit(whole, datamodule=rows)
+    lightning.Trainer(**settings).fit(rest, datamodule=same, ckpt_path=tmp_path / "step=3.ckpt")
+    assert torch.equal(rest.history[0]["train_loss"], whole.history[0]["train_loss"])
+
+
 def test_validate_and_test_give_the_means_over_replicates(notebook):
     _, module, data, validated, tested, *_ = notebook
     module.eval()

@@ -77,10 +77,12 @@ def test_patience_ends_a_search_when_so_many_epochs_brought_nothing_lower(search
 
 
 def test_with_patience_a_replicates_rows_are_the_same_whoever_trains_beside_it(tiny):
-    config = tiny(*SEARCH, "select_epoch=best", "patience=2", "measure.shift_epochs=[3,4,5,6]")
+    config = tiny(*SEARCH, "select_epoch=best", "patience=2", "measure.shift_epochs=[3,6,7,8]")
     together = fit(config, SEEDS)
     ends = together.history.groupby("seed")["epoch"].max()
     assert ends.nunique() > 1
+    apart = fit(config | {"replicates_at_a_time": 1}, SEEDS)
+    assert apart.facts["steps"] == together.facts["steps"] == 5 * (ends.max() + 1)
     for seed in SEEDS:
         alone = fit(config, [seed])
         assert of(alone.replicates, seed) == of(together.replicates, seed)
