@@ -103,8 +103,9 @@ def test_a_folder_that_does_not_say_when_its_seeds_were_trained_counts_and_does_
 
 
 # Beside them, what a checkpoint may go on with: how long training is, how it is computed, and what is measured.
-LOOSE = {"engine", "trainer.max_epochs", "trainer.val_check_interval"} | {
-    *("measure.shift", "measure.shift_epochs", "measure.silencing")
+LOOSE = {
+    *("engine", "trainer.max_epochs", "trainer.val_check_interval"),
+    *("measure.shift", "measure.shift_epochs", "measure.silencing"),
 }
 
 
@@ -226,6 +227,14 @@ def test_a_key_that_gives_the_same_rows_whatever_its_value_cannot_be_swept(tiny,
 def test_a_key_that_moves_rows_between_parts_can_be_swept(tiny):
     configs = [(tiny("data=digits", f"data.val_fraction={share}"), 0) for share in (0.2, 0.3)]
     assert facts.check_fits(configs, ["data.val_fraction"])
+
+
+@pytest.mark.parametrize("given", ["t.csv", "./t.csv", "'~/t.csv'"])
+def test_the_path_of_a_table_is_recorded_such_that_any_folder_finds_it(composed, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    known = canonical(composed("data=table", f"data.path={given}", "data.target=label"))
+    assert known["data"]["path"] == str(tmp_path / "t.csv")
 
 
 def test_the_config_that_trains_is_the_one_spelling_of_what_was_given(composed):

@@ -321,6 +321,8 @@ def test_a_configured_table_is_named_after_its_file(tmp_path):
     pd.DataFrame({"a": range(60), "id": "x", "label": ["yes", "no"] * 30}).to_csv(path, index=False)
     overrides = ["+data=table", f"data.path='{path}'", "data.target=label", "data.drop=[id]"]
     assert composed(*overrides).name == "my_table"
+    packed = [composed("+data=table", f"data.path='my table.csv.{ending}'").name for ending in ("gz", "bz2", "xz")]
+    assert packed == ["my_table"] * 3
     assert from_config(*overrides).features == 1
 
 

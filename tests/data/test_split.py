@@ -40,6 +40,13 @@ def test_train_size_thins_out_the_training_part_alone(rows):
     assert all(np.array_equal(whole[part], thin[part]) for part in ("val", "test"))
 
 
+@pytest.mark.parametrize(
+    ("size", "most", "left"), [(50, 100, 50), (100, 50, 50), (None, 100, 100), (100, 2000, 100), (None, 2000, 1149)]
+)
+def test_of_a_size_and_the_most_the_smaller_counts(rows, size, most, left):
+    assert len(split(rows, 0, train_size=size, train_most=most)["train"]) == left
+
+
 def test_the_official_test_part_of_mnist1d_stays_untouched():
     rows = sources.mnist1d(rows=500)
     assert rows.x.shape == (500, 40)
@@ -110,6 +117,13 @@ def test_what_rounding_alone_makes_vary_counts_as_constant():
     assert scale_of(train)[1].tolist() == [np.inf, 0.5]
 
 
+@pytest.mark.parametrize("features", [2, 256, 257, 513, 600])
+def test_a_features_scale_is_the_same_to_the_last_bit_however_many_stand_beside_it(features):
+    x = np.random.default_rng(0).normal(1e3, 3, (999, 600))
+    for ours, theirs in zip(scale_of(x[:, -features:]), scale_of(x), strict=True):
+        assert ours.tolist() == theirs[-features:].tolist()
+
+
 def test_missing_values_become_the_training_mean():
     parts = {"train": np.array([[0.0], [np.nan], [4.0]]), "val": np.array([[np.nan], [4.0]])}
     out = standardise(parts)
@@ -149,6 +163,13 @@ def test_groups_of_very_different_sizes_cost_few_rows():
     rows = replace(_copied(sizes.tolist()), x=np.arange(3.0 * len(groups)).reshape(-1, 3), groups=groups)
     found = sizes_of(rows, groups, 8)
     assert len(found) == 1 and sum(*found) > 0.98 * len(groups)
+
+
+def test_groups_of_one_size_cost_what_is_cut_of_one_and_no_more():
+    groups = np.arange(200) // 5
+    rows = Rows(np.arange(200.0)[:, None], groups % 2, ("a", "b"), groups=groups)
+    # Of each class's 100 rows 20 are tested and 16 of the others validate: three groups and one row of a fourth.
+    assert sizes_of(rows, groups, 8) == {(2 * (80 - 20), 2 * 16, 2 * 20)}
 
 
 @pytest.mark.parametrize("what", ["groups", "copies"])

@@ -24,6 +24,7 @@ import own_networks
 from normdrop.data.module import Part
 from normdrop.networks import has_bn, network_of, own, own_check, own_source, plain, shown
 from normdrop.networks.cnn import cnn
+from normdrop.networks.layers import UniformNoise
 from normdrop.networks.mlp import initialise, mlp
 from normdrop.networks.noise import StackedNoise
 from normdrop.networks.side_by_side import Place, SideBySide, pair_noise
@@ -875,6 +876,21 @@ def test_a_network_of_ones_own_is_tried_before_anything_trains(tiny):
         check_fit(tiny() | {"model": config_of(Frozen)["model"]}, 0)
 
 
+@pytest.mark.parametrize(
+    ("layer", "key"),
+    [
+        *((kind(0.3), "p") for kind in (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)),
+        (UniformNoise(0.3), "rate"),
+        (nn.GRU(4, 4, num_layers=2, dropout=0.3), "dropout"),
+        (nn.MultiheadAttention(4, 2, dropout=0.3), "dropout"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_its_own_noise_is_silenced_wherever_pytorch_keeps_the_rate(layer, key):
+    own.silence(nn.Sequential(layer))
+    assert getattr(layer, key) == 0
+
+
 def test_what_a_network_of_ones_own_decides_itself_is_refused():
     with pytest.raises(ValueError, match="position=before: leave it out"):
         plain(config_of(ResNet) | {"position": "before"}, SHAPE, CLASSES)
@@ -883,6 +899,13 @@ def test_what_a_network_of_ones_own_decides_itself_is_refused():
 
 
 # --- what the registry holds
+
+
+def test_a_layer_with_a_hook_of_its_own_keeps_it():
+    layer = nn.Linear(6, 3)
+    layer.register_forward_hook(lambda layer, rows, out: 2 * out)
+    stacked, x = StackedNetwork([nn.Sequential(layer)] * 2, SEEDS, BATCH), torch.ones(2, BATCH, 6)
+    torch.testing.assert_close(stacked(x)[0], layer(x[0]))
 
 
 def test_a_layer_runs_side_by_side_where_its_stacked_form_does_not_hold():

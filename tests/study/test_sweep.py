@@ -371,6 +371,7 @@ def test_data_that_the_command_line_chose_have_a_folder_of_their_own(planned, ta
     named = {
         ("experiment=quick",): "quick",
         ("experiment=quick", "data=digits,breast_cancer"): "quick_digits_breast_cancer",
+        ("experiment=quick", "data=digits,breast_cancer,synthetic,blog"): "quick_digits_3_more",
         ("data=table", "data.path=${hydra:runtime.cwd}/x.csv", "data.target=label"): "single_x",
         ("data=table", "data.path=x.csv", "data.target=label", "name=mine"): "mine",
     }

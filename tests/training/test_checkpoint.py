@@ -1,5 +1,6 @@
 """A fit that is stopped anywhere goes on from its checkpoint and ends byte for byte as one left alone."""
 
+import importlib.metadata
 import itertools
 import json
 
@@ -108,6 +109,25 @@ def test_a_checkpoint_counts_for_its_config_and_seeds_alone(tiny, monkeypatch, t
         checkpoint=Checkpoint(tmp_path, "another" if other == "config" else "a config", minutes=0),
     )
     assert fitted.facts["earlier_seconds"] == 0
+
+
+def test_a_checkpoint_counts_for_its_kind_of_device_and_its_versions_alone(monkeypatch, tmp_path):
+    known, version = set(), importlib.metadata.version
+    for device, other in (("cpu", ""), ("cuda", ""), *(("cpu", name) for name in ("torch", "lightning", "normdrop"))):
+        checkpoint = Checkpoint(tmp_path, "a config", minutes=1)
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name, its=other: "0" if name == its else version(name)
+        )
+        assert checkpoint.of(SEEDS, device, last=True) is None
+        known.add(checkpoint.path)
+    assert len(known) == 5
+
+
+def test_of_what_is_stopped_again_and_again_all_the_time_counts(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "a config", minutes=1)
+    checkpoint.of(SEEDS, "cpu", last=True)
+    checkpoint.load_state_dict({"seconds": 50.0})
+    assert checkpoint.state_dict()["seconds"] >= 50
 
 
 def test_the_time_of_what_was_taken_up_counts(tiny, monkeypatch, tmp_path):
