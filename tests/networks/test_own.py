@@ -251,8 +251,9 @@ def test_all_arrangements_begin_with_the_same_weights_and_global_random_state_st
         weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         first = [layer.weight for layer in networks["none"].modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         assert all(torch.equal(a, b) for a, b in zip(weights, first, strict=True))
-    other = plain(config_of(ResNet), SHAPE, CLASSES, seed=4)
-    assert not torch.equal(other[1].stem.weight, networks["bn"][1].stem.weight)
+    for seed, rerun in ((4, 0), (3, 1)):
+        other = plain(config_of(ResNet) | {"rerun": rerun}, SHAPE, CLASSES, seed)
+        assert not torch.equal(other[1].stem.weight, networks["bn"][1].stem.weight)
 
 
 def test_a_sweep_shows_the_block_around_its_last_place_as_it_stands():
