@@ -162,6 +162,22 @@ def shared(tiny):
     return config, made
 
 
+@pytest.mark.parametrize("taken", [0, 2, 5])
+def test_an_order_that_is_saved_again_before_it_goes_on_is_where_it_was(taken):
+    def order() -> BatchOrder:
+        return BatchOrder(torch.arange(2 * 70).view(2, 70), [0, 3], 16)
+
+    first, again = order(), order()
+    list(first)
+    list(itertools.islice(first, taken))
+    saved = first.state(5)
+    again.restore(saved)
+    assert again.state(5) == saved
+    list(first)
+    first.restart()
+    assert first.state(5) == order().state(5)
+
+
 def linear_weights(config: dict, seeds=(0, 3)) -> list[torch.Tensor]:
     network = network_of(config, 64, 10, list(seeds))
     return [p for layer in network.layers if isinstance(layer, StackedLinear) for p in (layer.weight, layer.bias)]

@@ -148,7 +148,6 @@ class BatchOrder:
                 yield batch
 
     def restart(self) -> None:
-        self._given = 0
         self.restore({"skip": 0, "streams": self._first})
 
     # Not by the names that Lightning looks for in a loader: it restores one too late where a schedule asks for steps.
@@ -159,7 +158,8 @@ class BatchOrder:
         return {"skip": 0 if ended else self._given, "streams": streams}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._skip = state["skip"]
+        self._given = self._skip = state["skip"]
+        self._began = [*state["streams"]]  # of what is saved again before it goes on
         for generator, its in zip(self._generators, state["streams"], strict=True):
             restore(generator, its)
 
