@@ -245,8 +245,9 @@ def project(parts: dict[str, np.ndarray], components: int) -> dict[str, np.ndarr
     most = min(features, rows - 1)  # centred rows span no more
     ok = is_int(components) and 1 <= components <= most
     require("data.pca", components, ok, f"a whole number from 1 to {most} (features, training rows - 1), or null")
-    # The default solver may be a randomised one, which draws from the global generator.
-    solver = "covariance_eigh" if features <= rows else "full"  # which a wide table takes hundreds of times as long for
+    # The default solver may be a randomised one, which draws from the global generator. The covariances of a wide table
+    # would take hundreds of times as long.
+    solver = "covariance_eigh" if features <= rows else "full"
     pca = PCA(n_components=components, svd_solver=solver).fit(parts["train"])
     projected = {name: pca.transform(x) for name, x in parts.items()}
     deviation = projected["train"].std(axis=0)
