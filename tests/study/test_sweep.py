@@ -25,6 +25,7 @@ from normdrop.arrangement import ARRANGEMENTS, POSITIONS, same_network
 from normdrop.report.study import load
 from normdrop.study import CONF, app, config, job, plan, progress, sweep
 from normdrop.study import record as results
+from normdrop.study.plan import Condition
 
 TINY = (
     *("data.train_size=70", "batch_size=16", "model.width=8", "trainer.max_epochs=2", "replicates=2"),
@@ -510,6 +511,7 @@ def test_the_time_that_is_left_is_at_the_pace_since_training_was_seen(monkeypatc
 
     monkeypatch.setattr(progress, "_running", lambda *_: {"a": (parts.pop() if parts else 1.5, "epoch 1")})
     monkeypatch.setattr("rich.console.monotonic", lambda: now[0])
-    configs = {path: {"patience": patience if path == "b" else None} for path in "abc"}
-    progress._watch(tmp_path, configs, [], Stop())
+    patiences = {"a": None, "b": patience, "c": None}
+    todo = [Condition(path, [], {"patience": epochs}, {}, {}, [0]) for path, epochs in patiences.items()]
+    progress._watch(tmp_path, todo, [], Stop())
     assert capsys.readouterr().out == f"3 configurations ({word} 15 s left)\n"

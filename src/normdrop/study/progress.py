@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from normdrop.asked import count
 from normdrop.study import record
+from normdrop.study.plan import Condition
 from normdrop.study.told import duration
 
 PACE = 600  # seconds whose pace tells how long the rest takes
@@ -24,13 +24,10 @@ def note_of(root: Path, path: str) -> Path:
 
 
 @contextmanager
-def display(root: Path, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """One progress line for all processes: on a terminal a bar, elsewhere a line for each configuration that ends.
-
-    configs: what is to be trained, by path.
-    """
+def display(root: Path, todo: Sequence[Condition]) -> Iterator[None]:
+    """One progress line for all processes: on a terminal a bar, elsewhere a line for each configuration that ends."""
     began, stop, ended = time.monotonic(), threading.Event(), list[str]()
-    watcher = threading.Thread(target=_watch, args=(root, configs, ended, stop), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(root, todo, ended, stop), daemon=True)
     watcher.start()
     try:
         yield
@@ -38,19 +35,19 @@ def display(root: Path, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[No
         stop.set()
         watcher.join()
     taken = duration(time.monotonic() - began)
-    print(f"{len(ended)} of {count(len(configs), 'configuration')} ended in {taken}")
+    print(f"{len(ended)} of {count(len(todo), 'configuration')} ended in {taken}")
 
 
-def _watch(root: Path, configs: Mapping[str, Mapping[str, Any]], ended: list[str], stop: threading.Event) -> None:
+def _watch(root: Path, todo: Sequence[Condition], ended: list[str], stop: threading.Event) -> None:
     """Look at the notes and the records until told to stop, show how far it is, and put down what has ended."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(highlight=False, soft_wrap=True)
-    total, over, drawn, left = len(configs), False, time.monotonic(), ""
-    early = any(config["patience"] is not None for config in configs.values())
-    waiting = {path: _stamp(root / path) for path in configs}
-    notes = {note_of(root, path).name: path for path in configs}
+    total, over, drawn, left = len(todo), False, time.monotonic(), ""
+    early = any(condition.config["patience"] is not None for condition in todo)
+    waiting = {condition.path: _stamp(root / condition.path) for condition in todo}
+    notes = {note_of(root, path).name: path for path in waiting}
     columns = (BarColumn(), TextColumn("{task.description}"))
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet, speed_estimate_period=PACE) as bar:

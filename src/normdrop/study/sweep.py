@@ -210,18 +210,18 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
     """Train configurations: in this process, in processes of its own, or each as a job of Hydra's launcher. Raises what
     stopped a process.
     """
-    jobs = {condition.path: condition.config for condition in todo}
+    paths = [condition.path for condition in todo]
     kind = type(launcher).__name__
     if kind == "Processes":
         _side_by_side(launcher.n_jobs, root, number, todo)
         return
-    with display(root, jobs):
+    with display(root, todo):
         if kind == "BasicLauncher":
             from normdrop.study.job import train_these
 
             train_these(root.absolute(), number)
             return
-        folder, *names = map(quoted, (str(root.absolute()), *jobs))
+        folder, *names = map(quoted, (str(root.absolute()), *paths))
         shared = [f"+sweep={number}", f"hydra.sweep.dir={folder}", "hydra.output_subdir=null"]
         try:
             for job in launcher.launch([[*shared, f"hydra.sweep.subdir={name}"] for name in names], initial_job_idx=0):
@@ -229,7 +229,7 @@ def _launch(launcher: Any, root: Path, number: int, todo: Sequence[Condition]) -
         except OSError:  # a full disk, not a fault of the job's
             raise
         except Exception:
-            if not any(note_of(root, path).exists() for path in jobs):  # else a job was killed, which is told later
+            if not any(note_of(root, path).exists() for path in paths):  # else a job was killed, which is told later
                 raise
 
 
@@ -246,7 +246,6 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
     gpus = torch.cuda.device_count() if on_gpu(todo[0].config["trainer"]["accelerator"]) else 0
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" and not gpus else "spawn")
     said, workers = context.SimpleQueue(), []
-    jobs = {condition.path: condition.config for condition in todo}
     signal.pthread_sigmask(signal.SIG_BLOCK, job.STOPPING)  # until a process has settled what they do to it
     try:
         for index in range(min(n_jobs or gpus or joblib.cpu_count(), len(todo))):
@@ -255,7 +254,7 @@ def _side_by_side(n_jobs: int | None, root: Path, number: int, todo: Sequence[Co
             worker.start()
             workers.append(worker)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, job.STOPPING)
-        with display(root, jobs):  # after the copies: it has a thread
+        with display(root, todo):  # after the copies: it has a thread
             for worker in workers:
                 while worker.is_alive():
                     worker.join(timeout=1)
